@@ -1,0 +1,295 @@
+"""What is measured, and how. Each measure yields finished lines of the table.
+
+Rounds alternate between us and what we are compared with, so that a machine that slows down slows both; the figure is
+the median.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from benchmarks import client
+from tests.tools import ask
+from tests.tools.ports import free_port
+from tests.tools.processes import children_of, memory
+from tests.tools.service import CSERVICE, PYTHON, Service, UnixConnection
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+SCRIPTS = Path(PYTHON).parent
+
+
+class Rounds(NamedTuple):
+    """How much of it."""
+
+    repeat: int
+    seconds: float
+    """Of load, in one round."""
+    idle: float
+    """Seconds over which idle processes are watched."""
+
+
+FULL = Rounds(5, 5.0, 20.0)
+QUICK = Rounds(1, 1.0, 3.0)
+
+
+def line(what: str, ours: str, other: str, ratio: float | None) -> str:
+    """One row of the table."""
+    return f"| {what} | {ours} | {other} | {'–' if ratio is None else f'{ratio:.2f}'} |"
+
+
+# throughput
+
+
+@contextlib.contextmanager
+def own_manager(port: int, *command: str) -> Iterator[None]:
+    """A server with its own process manager, until it answers. What it writes goes to a file, as ours does."""
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(command, cwd=EXAMPLES, stdout=log, stderr=log)
+        try:
+            until_answered(port, process)
+            yield
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def until_answered(port: int, process: subprocess.Popen[bytes]) -> None:
+    """Return as soon as *port* answers."""
+    while process.poll() is None:
+        with contextlib.suppress(OSError):
+            ask.http(("127.0.0.1", port))
+            return
+        time.sleep(0.005)
+    raise RuntimeError(f"{process.args!r} ended with {process.returncode}")
+
+
+@contextlib.contextmanager
+def served(*arguments: str, count: int) -> Iterator[Service]:
+    """A service of ours with *count* workers, all serving."""
+    with tempfile.TemporaryDirectory() as directory:
+        options = ("-w", str(count), "--log-file", f"{directory}/log")
+        with Service(*options, *arguments, cwd=EXAMPLES) as service:
+            service.serving(count)
+            yield service
+
+
+class Case(NamedTuple):
+    """One comparison of throughput. ``PORT`` stands for the port."""
+
+    ours: tuple[str, ...]
+    theirs: tuple[str, ...]
+    arrival: client.Arrival = "spread"
+
+
+QUIET = str(Path(__file__).parent / "quiet_uvicorn.py")
+UVICORN = ("uvicorn", "asgi_app:app", "--workers", "2", "--port", "PORT")
+GRANIAN = ("granian", "asgi_app:app", "--workers", "2", "--port", "PORT", "--interface", "asgi")
+APP = ("--bind", "127.0.0.1:PORT", "asgi_app:app")
+
+CASES = {
+    "uvicorn, no access log": Case(("--env", "PORT=PORT", QUIET), (*UVICORN, "--no-access-log")),
+    "uvicorn, with its access log": Case(APP, UVICORN),
+    "granian": Case(("--server", "granian", *APP), GRANIAN),
+    "granian, all connections at once": Case(("--server", "granian", *APP), GRANIAN, "burst"),
+}
+
+
+def throughput(rounds: Rounds) -> Iterator[str]:
+    """Requests a second of an app on two workers, ours and the server's own."""
+    port = free_port()
+    for name, case in CASES.items():
+        ours = [part if part == "PORT=PORT" else part.replace("PORT", str(port)) for part in case.ours]
+        ours = [f"PORT={port}" if part == "PORT=PORT" else part for part in ours]
+        program, *options = (part.replace("PORT", str(port)) for part in case.theirs)
+        figures: list[tuple[float, float]] = []
+        for _ in range(rounds.repeat):
+            with served(*ours, count=2):
+                one = client.throughput(port, rounds.seconds, case.arrival)
+            with own_manager(port, str(SCRIPTS / program), *options):
+                figures.append((one, client.throughput(port, rounds.seconds, case.arrival)))
+        ratio = statistics.median(one / other for one, other in figures)
+        yield line(
+            f"requests/s, 2 workers on {name}",
+            f"{statistics.median(one for one, _ in figures):,.0f}",
+            f"`{program} --workers 2`: {statistics.median(other for _, other in figures):,.0f}",
+            ratio,
+        )
+
+
+# starting and replacing
+
+
+def alone(port: int) -> float:
+    """Seconds from the start of the example program, alone, to its first answer."""
+    start = time.perf_counter()
+    environment = {**os.environ, "PORT": str(port)}
+    with subprocess.Popen(
+        [PYTHON, "http_server.py"], cwd=EXAMPLES, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        until_answered(port, process)
+        seconds = time.perf_counter() - start
+        process.kill()
+    return seconds
+
+
+def starting(rounds: Rounds) -> Iterator[str]:
+    """From the command to all of eight serving, and from a worker's death to its successor serving."""
+    port = free_port()
+    single, eight, replaced = [], [], []
+    for _ in range(rounds.repeat):
+        single.append(alone(port))
+        start = time.perf_counter()
+        with served("--env", f"PORT={port}", "http_server.py", count=8) as service:
+            eight.append(time.perf_counter() - start)
+            victim = service.serving(8)[0]
+            killed = time.perf_counter()
+            os.kill(victim, signal.SIGKILL)
+            service.until_event("worker_ready", 9)
+            replaced.append(time.perf_counter() - killed)
+    floor = statistics.median(single)
+    floor_text = f"the program alone, to its first answer: {floor:.2f} s"
+    measured = {"start to 8 of 8 serving": eight, "SIGKILL of a worker to its successor serving": replaced}
+    for what, figures in measured.items():
+        median = statistics.median(figures)
+        yield line(what, f"{median:.2f} s", floor_text, median / floor)
+
+
+# what it costs
+
+
+def processor(pid: int) -> float:
+    """Seconds of processor that *pid* itself has used, to the nanosecond."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text(encoding="ascii").split()[0]) / 1e9
+
+
+def overhead(rounds: Rounds) -> Iterator[str]:
+    """Memory and idle processor time of guardian and master with eight workers."""
+    sleeper = subprocess.Popen([PYTHON, "-c", "import signal; signal.pause()"])
+    port = free_port()
+    try:
+        with served("--env", f"PORT={port}", "http_server.py", count=8) as service:
+            master = service.json("info")["master_pid"]
+            others = [pid for pid in children_of(service.pid) if pid != master and pid not in service.serving(8)]
+            before = {pid: processor(pid) for pid in (service.pid, master, *others)}
+            time.sleep(rounds.idle)
+            bare = memory(sleeper.pid)
+            names = {service.pid: "guardian", master: "master"} | dict.fromkeys(others, "log writer")
+            for pid, name in names.items():
+                size = memory(pid)
+                idle = (processor(pid) - before[pid]) / rounds.idle
+                yield line(
+                    f"{name}, 8 workers: resident memory",
+                    f"{size / 2**20:.1f} MiB",
+                    f"a Python that sleeps: {bare / 2**20:.1f} MiB",
+                    size / bare,
+                )
+                yield line(f"{name}, 8 workers: idle processor use", f"{idle * 100:.2f} % of a core", "–", None)
+    finally:
+        sleeper.kill()
+        sleeper.wait()
+
+
+def whole_tree(service: Service, master: int) -> float:
+    """Seconds of processor that the service has used: its processes and all that have ended."""
+    total = 0.0
+    for pid in {service.pid, master, *children_of(service.pid)}:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+            ticks = sum(int(field) for field in fields[11:15]) if pid == service.pid else sum(map(int, fields[11:13]))
+            total += ticks / os.sysconf("SC_CLK_TCK")
+    return total
+
+
+def crash_loop(rounds: Rounds) -> Iterator[str]:
+    """Processor time of eight workers that fail at import, against eight that sleep."""
+    seconds = max(rounds.idle, 3.0)
+    figures = {}
+    with tempfile.TemporaryDirectory() as directory:
+        for name, source in {"failing": "import nosuch_module", "sleeping": "import signal; signal.pause()"}.items():
+            (Path(directory) / f"{name}.py").write_text(source, encoding="utf-8")
+            with Service("-w", "8", f"{name}.py", cwd=Path(directory)) as service:
+                service.until_event("worker_start", 8)
+                master = service.json("info")["master_pid"]
+                time.sleep(seconds)
+                figures[name] = whole_tree(service, master)
+                spawns = sum(event["type"] == "worker_start" for event in service.events)
+                if name == "failing":
+                    tries = spawns
+    yield line(
+        f"8 workers that fail at import, {seconds:.0f} s: processor time",
+        f"{figures['failing']:.2f} s ({tries} starts)",
+        f"8 that sleep, started once: {figures['sleeping']:.2f} s",
+        figures["failing"] / figures["sleeping"],
+    )
+
+
+# commanding
+
+
+def timed(*command: str) -> float:
+    """Seconds that *command* takes."""
+    start = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - start
+
+
+def commands(rounds: Rounds) -> Iterator[str]:
+    """How long ``cservice workers --json`` takes, and how soon a killed master's successor answers."""
+    port = free_port()
+    with served("--env", f"PORT={port}", "http_server.py", count=2) as service:
+        ours, floor = [], []
+        for _ in range(rounds.repeat * 6):
+            ours.append(timed(CSERVICE, "--name", service.name, "workers", "--json"))
+            floor.append(timed(PYTHON, "-c", "import click, http.client"))
+        ratio = statistics.median(ours) / statistics.median(floor)
+        yield line(
+            "`cservice workers --json`",
+            f"{statistics.median(ours) * 1000:.0f} ms",
+            f'`python -c "import click, http.client"`: {statistics.median(floor) * 1000:.0f} ms',
+            ratio,
+        )
+        gaps = [answered_after_death(service) for _ in range(rounds.repeat)]
+        yield line("SIGKILL of the master to the first command answered", f"{statistics.median(gaps):.2f} s", "–", None)
+
+
+def answered_after_death(service: Service) -> float:
+    """Kill the master; return the seconds until its successor answers."""
+    master = service.json("info")["master_pid"]
+    start = time.perf_counter()
+    os.kill(master, signal.SIGKILL)
+    while True:
+        connection = UnixConnection(service.door)
+        try:
+            connection.request("GET", "/api/v1/workers")
+            if connection.getresponse().status == 200:
+                return time.perf_counter() - start
+        except (OSError, http.client.HTTPException):
+            continue  # the connection was in the dead master's hands
+        finally:
+            connection.close()
+
+
+ALL: dict[str, Callable[[Rounds], Iterator[str]]] = {
+    "throughput": throughput,
+    "starting": starting,
+    "overhead": overhead,
+    "crash-loop": crash_loop,
+    "commands": commands,
+}
+"""Name -> measure, in the order in which they are run."""
+
+if __name__ == "__main__":
+    sys.exit("run: python -m benchmarks")

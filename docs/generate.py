@@ -1,0 +1,167 @@
+"""Writes the parts of the documentation that the code knows best: python docs/generate.py [--check].
+
+A page is written by hand but for its blocks, each between ``<!-- generated: NAME -->`` and ``<!-- end -->``. A block is
+filled from the table that the program itself runs on, so it cannot be wrong, only stale; a test sees to that.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cluster_service.config.table import SERVICE, SETTINGS, Setting
+from cluster_service.control.errors import CODES
+from cluster_service.control.registry import COMMANDS, Command, Parameter
+from cluster_service.core import events
+from cluster_service.core.worker import LEAVING, PUBLIC, TRANSITIONS
+from cluster_service.wire.records import name_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+DOCS = Path(__file__).parent
+ROOT = DOCS.parent
+
+BLOCK = re.compile(r"(<!-- generated: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def cell(text: str) -> str:
+    """*text* for a cell of a table."""
+    return text.replace("|", "\\|").replace("\n", " ").replace("``", "`").strip()
+
+
+def table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A Markdown table."""
+    heads = list(heads)
+    lines = [heads, ["--"] * len(heads), *([cell(entry) for entry in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def worker_diagram() -> str:
+    """The life of a worker, from the table of transitions."""
+    lines = ["```mermaid", "stateDiagram-v2", "    [*] --> " + next(iter(TRANSITIONS))]
+    for state, moves in TRANSITIONS.items():
+        into: dict[str, list[str]] = {}
+        for event, other in moves.items():
+            into.setdefault(other, []).append(event)
+        lines += [f"    {state} --> {other}: {', '.join(names)}" for other, names in into.items()]
+        if not moves:
+            lines.append(f"    {state} --> [*]")
+    shown = ", ".join(f"`{state}` is shown as `{name}`" for state, name in PUBLIC.items())
+    leaving = ", ".join(f"`{state}`" for state in TRANSITIONS if state in LEAVING)
+    return "\n".join([*lines, "```", "", f"A worker that was asked to end is in {leaving}. To users {shown}."])
+
+
+def command_reference() -> str:
+    """Every command with its arguments, from the registry."""
+    return "\n\n".join(command_entry(command) for command in COMMANDS.all())
+
+
+def command_entry(command: Command) -> str:
+    """One command."""
+    facts = [f"access: {command.access}"]
+    facts += ["a long operation (`--no-wait`)"] if command.operation else []
+    facts += ["REST: `POST /api/v1/commands/" + command.name + "`"]
+    doc = str(command.describe()["doc"])
+    parts = [f"## {command.name}", f"    cservice {command.usage}", doc, f"*{'; '.join(facts)}*"]
+    if command.parameters:
+        parts.append(table(("argument", "meaning"), (parameter_row(entry) for entry in command.parameters)))
+    return "\n\n".join(parts)
+
+
+def parameter_row(parameter: Parameter) -> tuple[str, str]:
+    """One argument: how it is written, and what it means."""
+    value = "" if parameter.kind == "flag" else f" {parameter.label}"
+    written = [f"`{parameter.label}`"] if parameter.positional else []
+    written += [f"`{name}{value}`" for name in (parameter.short, parameter.option) if name]
+    default = f" Without it: {parameter.default}." if parameter.default else ""
+    must = " Required." if parameter.required else ""
+    doc = parameter.doc[0].upper() + parameter.doc[1:]
+    return " or ".join(written), f"{doc.rstrip('.')}.{must}{default}"
+
+
+def settings_reference() -> str:
+    """Every setting, from the configuration's table."""
+    heads = ("setting", "option", "environment", "default", "meaning")
+    parts = []
+    for scope, title in ((SERVICE, "The service"), ("group", "The workers")):
+        rows = [setting_row(setting) for setting in SETTINGS if setting.scope == scope]
+        parts.append(f"### {title}\n\n{table(heads, rows)}")
+    return "\n\n".join(parts)
+
+
+def setting_row(setting: Setting) -> tuple[str, str, str, str, str]:
+    """One setting."""
+    also = f" (also {', '.join(f'`{name}`' for name in setting.also)})" if setting.also else ""
+    value = f" {setting.metavar}" if setting.metavar else ""
+    options = ", ".join(f"`{flag}{value if flag.startswith('--') else ''}`" for flag in setting.flags)
+    environment = f"`{setting.environment}`" if "environment" in setting.sources else ""
+    default = setting.shown or (f"`{setting.default}`" if setting.default not in (None, (), "") else "")
+    choices = f" One of {', '.join(f'`{choice}`' for choice in setting.choices)}." if setting.choices else ""
+    return f"`{setting.name}`{also}", options, environment, default, setting.doc + choices
+
+
+def events_reference() -> str:
+    """Every event with its fields, from the records."""
+    entries = []
+    for cls in events.EVENTS:
+        fields = ", ".join(f"`{field.name}`" for field in dataclasses.fields(cls))
+        doc = re.sub(r"``(.*?)``", r"`\1`", inspect.getdoc(cls) or "").replace("\n", " ")
+        doc = re.sub(r"[*](\w+)[*]", r"`\1`", doc)
+        entries.append(f"## {name_of(cls)}\n\n{doc}\n\nFields: {fields}")
+    return "\n\n".join(entries)
+
+
+def reasons() -> str:
+    """Why workers start and end."""
+    return ", ".join(f"`{reason}`" for reason in events.REASONS)
+
+
+def error_codes() -> str:
+    """Every error code, with what it is at each door."""
+    rows = ((f"`{code}`", str(status), str(exit_code)) for code, (status, exit_code) in CODES.items())
+    return table(("code", "HTTP status", "exit code"), rows)
+
+
+BLOCKS: dict[str, Callable[[], str]] = {
+    "worker-diagram": worker_diagram,
+    "commands": command_reference,
+    "settings": settings_reference,
+    "events": events_reference,
+    "reasons": reasons,
+    "error-codes": error_codes,
+}
+"""Name of a block -> what fills it."""
+
+
+def filled(page: str) -> str:
+    """The text of a page with its blocks made anew. Raises KeyError for a block that nothing fills."""
+    return BLOCK.sub(lambda match: f"{match[1]}{BLOCKS[match[2]]()}\n{match[3]}", page)
+
+
+def pages() -> list[Path]:
+    """The pages that may hold blocks."""
+    return sorted([*DOCS.rglob("*.md"), *ROOT.glob("*.md")])
+
+
+def stale() -> list[Path]:
+    """The pages whose blocks are not what the code says."""
+    return [page for page in pages() if filled(text := page.read_text(encoding="utf-8")) != text]
+
+
+def main() -> int:
+    """Write the stale pages, or with ``--check`` name them and return 1."""
+    found = stale()
+    for page in found:
+        print(page.relative_to(ROOT))
+        if "--check" not in sys.argv:
+            page.write_text(filled(page.read_text(encoding="utf-8")), encoding="utf-8")
+    return int(bool(found) and "--check" in sys.argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,178 @@
+"""From settings to a running guardian: take the name's lock, write the boot message, become the guardian.
+
+    start(settings, program=None)    does not return, unless ``settings.detach``: then returns the guardian's pid once
+                                     the service is up. Raises AlreadyRunning, CommandError.
+
+The process that the user started becomes the guardian by exec: same pid, a small fresh interpreter, and no access key
+in its arguments or environment (the boot message travels in an anonymous file).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from . import rundir
+from .control.errors import CommandError
+
+if TYPE_CHECKING:
+    from .config import Settings
+
+GUARDIAN = os.path.join(os.path.dirname(os.path.abspath(__file__)), "guardian", "__main__.py")
+SECRETS = ("CSERVICE_ACCESS_KEY", "CSERVICE_ACCESS_KEY_FILE")
+
+
+class AlreadyRunning(Exception):
+    """A service of that name runs on this machine. ``name``, ``pid``, ``since`` (ISO 8601)."""
+
+    def __init__(self, holder: rundir.Holder) -> None:
+        super().__init__(f"{holder} is already running")
+        self.holder = holder
+        self.name, self.pid, self.since = holder.name, holder.pid, holder.since
+
+
+@dataclass(frozen=True)
+class Program:
+    """A program to run as the master."""
+
+    argv: tuple[str, ...]
+    cwd: str
+    safe_path: bool = True
+
+    @classmethod
+    def plain(cls) -> Program:
+        """The master without a user's program. It lives in no release: its directory is the root."""
+        return cls((sys.executable, "-P", "-m", "cluster_service.master"), "/")
+
+    @classmethod
+    def this(cls) -> Program:
+        """The running program, to be run again. Raises CommandError when it cannot be (an interactive session)."""
+        again = sys.orig_argv[1:]
+        if not again or sys.flags.interactive or again[0] == "-":
+            raise CommandError(
+                "bad_request",
+                "cservice.start() must be called from a program in a file, since the master runs that program again",
+                "Put the call in a file and run it, or use: cservice start TARGET",
+            )
+        return cls((sys.executable, *again), os.getcwd())
+
+    def to_json(self, environ: dict[str, str]) -> dict[str, Any]:
+        """As the boot message holds it."""
+        return {"argv": list(self.argv), "cwd": self.cwd, "env": environ}
+
+
+def start(settings: Settings, program: Program | None = None) -> int:
+    """Start the service of *settings*; see the module. *program*: what the master runs; by default only ourselves."""
+    plain = Program.plain()
+    environ = {key: value for key, value in os.environ.items() if key not in SECRETS}
+    try:
+        lock = rundir.take_lock(settings.run_dir, settings.name)
+    except rundir.Held as held:
+        raise AlreadyRunning(held.holder) from None
+    message = {
+        "name": settings.name,
+        "run_dir": settings.run_dir,
+        "lock_fd": lock,
+        "stop_timeout": settings.stop_timeout,
+        "master": (program or plain).to_json(environ),
+        "safe_master": plain.to_json(environ),
+        "master_hang_timeout": settings.master_hang_timeout,
+        "log_file": settings.log_file or (log_path(settings) if settings.detach else None),
+        "pid_file": settings.pid_file,
+        "settings": settings.to_json(),
+    }
+    if settings.detach:
+        return _detach(settings, lock, message, environ)
+    return _become(settings.name, lock, message, environ)
+
+
+def log_path(settings: Settings) -> str:
+    """Where a detached service writes its log when it was not told."""
+    return settings.log_file or os.path.join(settings.run_dir, f"{settings.name}.log")
+
+
+def _become(name: str, lock: int, message: dict[str, Any], environ: dict[str, str]) -> NoReturn:
+    boot = os.memfd_create("cservice-boot", 0)
+    data = json.dumps(message).encode()
+    while data:
+        data = data[os.write(boot, data) :]
+    os.set_inheritable(lock, True)  # noqa: FBT003
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os.execve(  # noqa: S606 - our own file under our own interpreter
+        sys.executable, [sys.executable, "-I", "-S", GUARDIAN, "--boot-fd", str(boot), name], environ
+    )
+
+
+def _detach(settings: Settings, lock: int, message: dict[str, Any], environ: dict[str, str]) -> int:
+    """Fork the guardian into a session of its own and wait until the service is up. Raises CommandError."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    log = log_path(settings)
+    written = os.path.getsize(log) if os.path.exists(log) else 0
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setsid()
+            rundir.write_lock(lock, settings.name, os.getpid())
+            null = os.open(os.devnull, os.O_RDWR)
+            output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
+            for target, source in ((0, null), (1, output), (2, output)):
+                os.dup2(source, target)
+            os.chdir("/")
+            _become(settings.name, lock, message, environ)
+        except BaseException as error:  # noqa: BLE001 - a forked child must not return into its parent's code
+            os.write(2, f"cservice: {error}\n".encode())
+        finally:
+            os._exit(70)
+    os.close(lock)
+    pidfd = os.pidfd_open(pid)
+    try:
+        _wait_until_up(settings, pidfd, pid, log, written)
+    finally:
+        os.close(pidfd)
+    return pid
+
+
+def _wait_until_up(settings: Settings, pidfd: int, pid: int, log: str, written: int) -> None:
+    """Follow the service's first operation to its end. Raises CommandError failed."""
+    import select  # noqa: PLC0415
+    import time  # noqa: PLC0415
+
+    from .control.client import connect  # noqa: PLC0415
+
+    poller = select.poll()
+    poller.register(pidfd, select.POLLIN)
+    deadline = time.monotonic() + 60
+    while True:
+        if poller.poll(20):
+            os.waitpid(pid, 0)
+            raise CommandError("failed", f"the service ended at its start:\n{_tail(log, written)}", f"Its log is {log}")
+        try:
+            client = connect(settings.name, run_dir=settings.run_dir)
+            operation = client.follow("1")
+        except CommandError as error:
+            if time.monotonic() > deadline:
+                raise CommandError(
+                    "failed", f"the service does not answer: {error.message}", f"Its log is {log}"
+                ) from None
+            continue
+        if operation["state"] == "done":
+            return
+        raise CommandError(
+            "failed",
+            f"the service (pid {pid}) runs, but does not serve: {operation['reason']}",
+            f"It goes on trying. Look at it with cservice workers, end it with cservice shutdown all. Its log is {log}",
+        )
+
+
+def _tail(log: str, begin: int) -> str:
+    try:
+        with open(log, "rb") as file:
+            file.seek(begin)
+            return "\n".join(file.read().decode(errors="replace").splitlines()[-20:])
+    except OSError:
+        return ""

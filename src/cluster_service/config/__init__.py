@@ -1,0 +1,35 @@
+"""Arguments, environment and files -> what to start. The only place that knows file formats.
+
+    settings(options, *, target=None, args=(), program=False, source="keywords", directory=None, environ=os.environ)
+        -> Settings                       raises CommandError bad_request with a sentence; then nothing was changed
+    group_settings(target, options, *, directory, taken=(), environ=os.environ)
+        -> core.spec.GroupSpec            for the command ``start TARGET`` on a running service
+    Settings(spec, host, port, access_key, allow_query_key, trusted_hosts, doors, run_dir, log_file, pid_file, detach,
+             master_hang_timeout, warnings); .name, .stop_timeout, .socket, .to_json(), Settings.from_json(data)
+
+``table``     every setting, once: its kind, default, option, other names
+``values``    one function for each kind of value: durations, sizes, …
+``merge``     flags over environment over files
+``resolve``  what all of it comes to: Settings
+``binds`` ``cpus`` ``keys`` ``targets``   what an address, "auto", a key and a target come to on this machine
+``probe``     runs under the workers' interpreter
+
+The names are imported when they are first used: most commands need none of this.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .resolve import Settings, group_settings, settings
+
+__all__ = ["Settings", "group_settings", "settings"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib  # noqa: PLC0415 - part of being lazy
+
+    return getattr(importlib.import_module(".resolve", __name__), name)

@@ -1,0 +1,162 @@
+"""Runs under the workers' interpreter (3.9 or newer) and says, as one line of JSON, what it knows of an app.
+
+    python probe.py MODULE ATTRIBUTE          in the workers' directory, with their environment
+    {"version": [3, 12]}                      always
+    "missing": "a.b", "near": [...]           the module is surely not there
+    "file": "…", "names": [...]               the module is there, and its source surely binds no such name
+
+Nothing of the app is imported or run. Whatever is not sure is not said: packages made of other things than files,
+`from x import *`, `globals()`, `__getattr__`.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.machinery
+import importlib.util
+import json
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+DYNAMIC = {"globals", "locals", "vars", "exec", "eval", "setattr", "__import__", "__dict__", "modules"}
+"""Names that, used anywhere in a module, mean that its names cannot be told from its source."""
+
+
+def find(module: str) -> dict[str, Any]:
+    """Return ``{"missing", "near"}``, ``{"file", "package"}``, or nothing when it cannot be told."""
+    parts = module.split(".")
+    try:
+        spec = importlib.util.find_spec(parts[0])  # of a top-level name: imports nothing
+    except (ImportError, ValueError, AttributeError):
+        return {}
+    if spec is None:
+        return {"missing": parts[0], "near": sorted(_modules_in(os.getcwd()))}
+    for depth, part in enumerate(parts[1:], 2):
+        places = spec.submodule_search_locations
+        if places is None:
+            return {"missing": ".".join(parts[:depth]), "near": []}
+        folders = list(getattr(places, "_path", places))
+        if not all(os.path.isdir(folder) for folder in folders):
+            return {}
+        found = next((found for found in (_file_spec(part, folder) for folder in folders) if found), None)
+        if found is None:
+            if spec.origin and spec.origin.endswith("__init__.py") and _changes_path(spec.origin):
+                return {}
+            near = sorted({name for folder in folders for name in _modules_in(folder)})
+            return {"missing": ".".join(parts[:depth]), "near": near}
+        spec = found
+    if not spec.origin or not spec.origin.endswith(".py") or not os.path.isfile(spec.origin):
+        return {}
+    return {"file": spec.origin, "package": bool(spec.submodule_search_locations)}
+
+
+def _file_spec(name: str, folder: str) -> importlib.machinery.ModuleSpec | None:
+    loaders = [
+        (importlib.machinery.ExtensionFileLoader, importlib.machinery.EXTENSION_SUFFIXES),
+        (importlib.machinery.SourceFileLoader, importlib.machinery.SOURCE_SUFFIXES),
+        (importlib.machinery.SourcelessFileLoader, importlib.machinery.BYTECODE_SUFFIXES),
+    ]
+    finder = importlib.machinery.FileFinder(folder, *loaders)
+    return finder.find_spec(name)
+
+
+def _changes_path(init: str) -> bool:
+    try:
+        with open(init, encoding="utf-8") as file:
+            return "__path__" in file.read()
+    except (OSError, UnicodeDecodeError):
+        return True
+
+
+def _modules_in(folder: str) -> Iterator[str]:
+    try:
+        entries = os.listdir(folder)
+    except OSError:
+        return
+    for entry in entries:
+        name, suffix = os.path.splitext(entry)
+        if name.isidentifier() and (suffix == ".py" or (not suffix and os.path.isdir(os.path.join(folder, entry)))):
+            yield name
+
+
+def bound_names(source: bytes) -> set[str] | None:
+    """Return the names that the module *source* may bind at its top level, or None when that cannot be told."""
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):
+        return None
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and node.id in DYNAMIC:
+            return None
+        if isinstance(node, ast.Attribute) and node.attr in DYNAMIC:
+            return None
+        if isinstance(node, ast.ImportFrom) and any(alias.name == "*" for alias in node.names):
+            return None
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name == "__getattr__":
+            return None
+        if isinstance(node, ast.Global):
+            names.update(node.names)
+    names.update(_binds(tree))
+    return names
+
+
+def _binds(scope: ast.AST) -> Iterator[str]:
+    """Every name bound in *scope* itself: not within functions and classes, but within if, try, with, for and match."""
+    for node in ast.iter_child_nodes(scope):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            yield node.name
+            continue
+        if isinstance(node, ast.Lambda):
+            continue
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            for alias in node.names:
+                yield (alias.asname or alias.name).split(".")[0]
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id
+        elif isinstance(getattr(node, "name", None), str):  # except … as name, case … as name
+            yield str(getattr(node, "name"))  # noqa: B009 - no common type has it
+        yield from _binds(node)
+
+
+def _is_submodule(init: str, name: str) -> bool:
+    folder = os.path.dirname(init)
+    return name in set(_modules_in(folder)) or _file_spec(name, folder) is not None
+
+
+def look(module: str, attribute: str) -> dict[str, Any]:
+    """Return what is sure of ``module:attribute``."""
+    found = find(module)
+    if "file" not in found:
+        return found
+    file = str(found["file"])
+    with open(file, "rb") as source:
+        names = bound_names(source.read())
+    name = attribute.split(".", maxsplit=1)[0]
+    if names is None or name in names or (name.startswith("__") and name.endswith("__")):
+        return {}
+    if found["package"] and _is_submodule(file, name):
+        return {}
+    public: list[str] = sorted(known for known in names if not known.startswith("_"))
+    return {"file": file, "names": public}
+
+
+def main() -> None:
+    """Print what is known of the app in the arguments."""
+    sys.path[0] = os.getcwd()
+    module, attribute = sys.argv[1:3]
+    found: dict[str, Any] = {"version": list(sys.version_info[:2])}
+    if module:
+        try:
+            found.update(look(module, attribute))
+        except Exception:  # noqa: BLE001, S110 - what cannot be told is not told
+            pass
+    print(json.dumps(found))  # noqa: T201 - its answer
+
+
+if __name__ == "__main__":
+    main()

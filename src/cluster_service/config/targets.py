@@ -1,0 +1,208 @@
+"""What a target is, where it is, and which interpreter runs it: settled before anything starts.
+
+A script that does not compile, or raises, is not refused here: that is for its workers to say, as it would be after an
+edit. What is missing is refused, and so is an app whose module surely is not there or surely binds no such name.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+from typing import TYPE_CHECKING, Literal
+
+from cluster_service.control.errors import CommandError
+
+from . import values
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+APP = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*\Z")
+_PYTHON_LINE = re.compile(rb"#!.*\bpython[\d.]*\b")
+_PROBE_SECONDS = 20.0
+
+Kind = Literal["script", "app", "command"]
+
+
+def locate(target: str, *, program: bool, directory: str, cwd: str, environ: Mapping[str, str]) -> tuple[Kind, str]:
+    """Return what *target* is, and it absolutely.
+
+    *program*: it stood after ``--`` and may be any program. *directory*: the caller's; a path is looked for there, then
+    in *cwd*. Raises CommandError bad_request when there is no such thing.
+    """
+    if program:
+        return "command", _program(target, directory, cwd, environ)
+    path = _existing(target, directory, cwd)
+    if path is not None:
+        if target.endswith(".py") or not os.access(path, os.X_OK) or _is_python(path):
+            return "script", path
+        return "command", path
+    if APP.match(target):
+        return "app", target
+    if target.endswith(".py") or "/" in target or ":" in target:
+        raise _missing(target, directory, cwd)
+    found = shutil.which(target, path=environ.get("PATH", os.defpath))
+    if found is None:
+        raise _missing(target, directory, cwd)
+    return "command", os.path.abspath(found)
+
+
+def _existing(target: str, directory: str, cwd: str) -> str | None:
+    for base in (directory, cwd):
+        path = os.path.abspath(os.path.join(base, os.path.expanduser(target)))
+        if os.path.isfile(path):
+            if not os.access(path, os.R_OK):
+                raise CommandError("bad_request", f"{path} cannot be read by you (user {os.geteuid()})")
+            return path
+    return None
+
+
+def _is_python(path: str) -> bool:
+    with open(path, "rb") as file:
+        return _PYTHON_LINE.match(file.readline(256)) is not None
+
+
+def _missing(target: str, directory: str, cwd: str) -> CommandError:
+    looked = directory if directory == cwd else f"{directory} or {cwd}"
+    if os.path.isdir(os.path.join(directory, target)):
+        what = f"{target} is a directory"
+    elif target.endswith(".py") or "/" in target:
+        what = f"no such file: {target} (looked for in {looked})"
+    elif ":" in target:
+        what = f"{target!r} is no app: write package.module:app"
+    else:
+        what = f"{target!r} is no file in {looked} and no program on the PATH"
+    hint = "A target is a file (worker.py), an app (package.module:app) or any program after -- (-- node server.js)."
+    return CommandError("bad_request", what + _near_file(target, directory), hint)
+
+
+def _near_file(target: str, directory: str) -> str:
+    folder, name = os.path.split(os.path.join(directory, target))
+    try:
+        files = [entry for entry in os.listdir(folder) if entry.endswith(".py")]
+    except OSError:
+        return ""
+    return values.suggestion(name, files)
+
+
+def _program(target: str, directory: str, cwd: str, environ: Mapping[str, str]) -> str:
+    if "/" in target:
+        paths = [os.path.abspath(os.path.join(base, os.path.expanduser(target))) for base in (directory, cwd)]
+        path = next((path for path in paths if os.path.isfile(path)), None)
+        if path is None:
+            raise CommandError("bad_request", f"there is no program {target} in {directory}")
+        if not os.access(path, os.X_OK):
+            hint = "chmod +x makes it a program; a Python file is started without the --."
+            raise CommandError("bad_request", f"{path} is not executable", hint)
+        return path
+    found = shutil.which(target, path=environ.get("PATH", os.defpath))
+    if found is None:
+        here = os.path.isfile(os.path.join(directory, target))
+        hint = (
+            f"To run the file {target} here: {target if target.endswith('.py') else '-- ./' + target}" if here else ""
+        )
+        raise CommandError("bad_request", f"there is no program {target!r} on the PATH", hint)
+    return os.path.abspath(found)
+
+
+def interpreter(
+    chosen: str | None, kind: Kind, target: str, *, directory: str, cwd: str, environ: Mapping[str, str]
+) -> str:
+    """Return the absolute path of the Python that runs *target*; empty for a command.
+
+    *chosen* by the user, else the ``.venv`` beside the target or in *cwd*, else ours. Raises CommandError bad_request.
+    """
+    if kind == "command":
+        return ""
+    if chosen is not None:
+        return _chosen(chosen, directory, environ)
+    for place in ([os.path.dirname(target)] if kind == "script" else []) + [cwd]:
+        path = os.path.join(place, ".venv", "bin", "python")
+        if os.path.isfile(path):
+            return path
+    return sys.executable
+
+
+def _chosen(chosen: str, directory: str, environ: Mapping[str, str]) -> str:
+    path: str | None
+    if "/" in chosen:
+        path = os.path.abspath(os.path.join(directory, os.path.expanduser(chosen)))
+        if os.path.isdir(path):  # a virtual environment
+            path = os.path.join(path, "bin", "python")
+    else:
+        path = shutil.which(chosen, path=environ.get("PATH", os.defpath))
+    if path is None or not os.path.isfile(path):
+        raise CommandError(
+            "bad_request", f"there is no interpreter {chosen}", "Name its path: --python .venv/bin/python"
+        )
+    if not os.access(path, os.X_OK):
+        raise CommandError("bad_request", f"the interpreter {path} is not executable")
+    return os.path.abspath(path)
+
+
+def check_python(python: str, kind: Kind, target: str, *, cwd: str, environ: Mapping[str, str]) -> None:
+    """Raise CommandError bad_request unless *python* starts, is 3.9 or newer and, for an app, can find it.
+
+    A script that our own interpreter runs needs no look: the process that would do it is running.
+    """
+    import json  # noqa: PLC0415
+    import subprocess  # noqa: PLC0415 - only here, and slow to import
+
+    if kind == "command" or (kind == "script" and python == sys.executable):
+        return
+    probe = os.path.join(os.path.dirname(__file__), "probe.py")
+    module, _, attribute = target.partition(":") if kind == "app" else ("", "", "")
+    try:
+        done = subprocess.run(
+            [python, "-B", probe, module, attribute],
+            cwd=cwd,
+            env=dict(environ),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_PROBE_SECONDS,
+            check=False,
+        )
+    except OSError as error:
+        raise CommandError("bad_request", f"the interpreter {python} does not start: {error.strerror}") from None
+    except subprocess.TimeoutExpired:
+        raise CommandError(
+            "bad_request", f"the interpreter {python} did not answer in {_PROBE_SECONDS:.0f} s"
+        ) from None
+    lines = done.stdout.decode("utf-8", "replace").splitlines()
+    try:
+        found = json.loads(lines[-1])
+        version = tuple(found["version"])
+    except (IndexError, KeyError, TypeError, ValueError):
+        said = (done.stderr.decode("utf-8", "replace").splitlines() or ["nothing"])[-1]
+        raise CommandError(
+            "bad_request", f"{python} does not answer as a Python interpreter would: it said {said!r}"
+        ) from None
+    if version < (3, 9):
+        raise CommandError("bad_request", f"{python} is Python {version[0]}.{version[1]}: workers need 3.9 or newer")
+    if kind == "app":
+        _judge_app(target, module, attribute, found, python, cwd)
+
+
+def _judge_app(target: str, module: str, attribute: str, found: Mapping[str, object], python: str, cwd: str) -> None:
+    missing, file, names = found.get("missing"), found.get("file"), found.get("names")
+    if isinstance(missing, str):
+        near = found.get("near")
+        what = f"there is no module {missing!r}" + (f" (of {module!r})" if missing != module else "")
+        hint = f"Looked for in {cwd} and where {python} finds its packages; --cwd and --python change that."
+        near_by = (
+            values.suggestion(missing.rpartition(".")[2], [str(name) for name in near])
+            if isinstance(near, list)
+            else ""
+        )
+        raise CommandError("bad_request", f"{target}: {what}{near_by}", hint)
+    if isinstance(names, list):
+        name = attribute.partition(".")[0]
+        raise CommandError(
+            "bad_request",
+            f"{target}: {file} defines no {name!r}{values.suggestion(name, [str(known) for known in names])}",
+            "It defines "
+            + (", ".join(str(known) for known in names[:12]) or "nothing")
+            + (", …" if len(names) > 12 else "."),
+        )

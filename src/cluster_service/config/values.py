@@ -1,0 +1,118 @@
+"""The kinds of value that settings and arguments have: one function each, from what a person or a file wrote.
+
+A value comes as text (command line, environment) or as what TOML and JSON make of it (numbers, booleans, lists). Every
+function raises CommandError bad_request with a sentence that says what was wrong and how to write it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING, Any
+
+from cluster_service.control.errors import CommandError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_DURATION = re.compile(r"\+?(\d+(?:\.\d*)?|\.\d+)\s*(ms|s|m|h|)\Z", re.ASCII)
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_SIZE = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([kmgt]?)(?:i?b)?\Z", re.ASCII | re.IGNORECASE)
+_BYTES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_TRUE = {"1", "true", "yes", "on"}
+_FALSE = {"0", "false", "no", "off"}
+
+LONGEST = 10 * 365 * 86400.0
+"""The longest duration, in seconds: what is longer is a slip of the pen (and overflows a timer)."""
+
+
+def _bad(sentence: str, hint: str = "") -> CommandError:
+    return CommandError("bad_request", sentence, hint)
+
+
+def duration(value: Any, unit: str = "s") -> float:
+    """Return *value* in seconds. A plain number counts in *unit*."""
+    text = str(value).strip() if isinstance(value, (str, int, float)) and not isinstance(value, bool) else ""
+    match = _DURATION.match(text)
+    if match is None:
+        raise _bad(f"{value!r} is not a duration: write 60 (seconds), 1500ms, 10s, 5m or 2h")
+    seconds = float(match[1]) * _SECONDS[match[2] or unit]
+    if seconds > LONGEST:
+        raise _bad(f"{value!r} is longer than ten years: write 60 (seconds), 1500ms, 10s, 5m or 2h")
+    return seconds
+
+
+def size(value: Any) -> int:
+    """Return *value* in bytes."""
+    match = _SIZE.match(str(value).strip()) if not isinstance(value, bool) else None
+    if match is None:
+        raise _bad(f"{value!r} is not a size: write 1048576 (bytes), 64k, 512m or 2g")
+    return int(float(match[1]) * _BYTES[match[2].lower()])
+
+
+def integer(value: Any, least: int | None = None, most: int | None = None) -> int:
+    """Return *value* as a whole number between *least* and *most*."""
+    if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
+        number = None
+    else:
+        try:
+            number = int(value)
+        except (TypeError, ValueError, OverflowError):
+            number = None
+    if number is None or (least is not None and number < least) or (most is not None and number > most):
+        raise _bad(f"{value!r} is not {_a_number(least, most)}")
+    return number
+
+
+def _a_number(least: int | None, most: int | None) -> str:
+    if most is not None:
+        return f"a whole number from {0 if least is None else least} to {most}"
+    return "a whole number" if least is None else f"a whole number of at least {least}"
+
+
+def flag(value: Any) -> bool:
+    """Return *value* as true or false."""
+    if isinstance(value, bool):
+        return value
+    word = str(value).strip().lower()
+    if word in _TRUE:
+        return True
+    if word in _FALSE:
+        return False
+    raise _bad(f"{value!r} is neither true nor false: write true or false")
+
+
+def text(value: Any) -> str:
+    """Return *value* as text that can stand in an argument or a path: not empty and without NUL."""
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (str, int, float))
+        or (isinstance(value, float) and math.isnan(value))
+    ):
+        raise _bad(f"{value!r} is not text")
+    word = str(value)
+    if not word or "\0" in word:
+        raise _bad(f"{value!r} is empty" if not word else f"{value!r} holds a NUL character")
+    return word
+
+
+def choice(value: Any, choices: Iterable[str]) -> str:
+    """Return *value* if it is one of *choices*."""
+    known = list(choices)
+    if value not in known:
+        raise _bad(f"{value!r} is not one of {', '.join(known)}{suggestion(str(value), known)}")
+    return str(value)
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """Return ``: did you mean 'workers'?`` when *word* is nearly one of *known*, else nothing."""
+    near = nearest(word, known)
+    return f": did you mean {near!r}?" if near else ""
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """Return the one of *known* that *word* most likely was meant to be, or None when there is none."""
+    import difflib  # noqa: PLC0415 - only on the way to an error
+
+    found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return found[0] if found else None

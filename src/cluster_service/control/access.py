@@ -1,0 +1,237 @@
+"""Who may knock, and for what. Pure: a request's facts in, a decision out; time is an argument.
+
+The order is fixed, and every refusal is a CommandError: ``Host`` (421) -> ``Origin`` and ``Sec-Fetch-Site`` (403) ->
+[the route: 404, 405] -> the key (401, 400, 429) -> the right (403). Nothing that a request says makes it *more*
+trusted but a key; that it says it was forwarded makes it less.
+
+On the Unix door the peer's credentials were checked when it connected, so whoever speaks there is the owner. A key is
+compared by HMAC under a random key of this process, with every key and without early exit; it stands in no message.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import re
+import secrets
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from .errors import CommandError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from .registry import Level
+
+FORWARDED = frozenset(
+    ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-port", "x-real-ip")
+)
+"""Headers that proxies add: whoever sends one is not the machine's own user."""
+
+LOCAL_NAMES = frozenset(("localhost",))
+FAILURE_DELAY = 0.3
+"""Seconds that the answer to a wrong key takes; only the one who knocked waits."""
+BURST = 10
+"""Wrong keys that one peer may try in a row before it is told to wait ..."""
+REFILL = 0.5
+"""... and how many more it may try a second."""
+PEERS = 1024
+"""Peers that are remembered; the one that was heard of longest ago is forgotten first."""
+
+_HOST = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+)(?::(?P<port>\d{1,5}))?\Z", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Knock:
+    """The facts of a request that access is decided by."""
+
+    door: Literal["unix", "tcp"]
+    peer: str
+    """The address of the other end (TCP), or its ``uid:N`` (Unix)."""
+    local: str = ""
+    """The address at which it was received (TCP)."""
+    headers: tuple[tuple[str, str], ...] = ()
+    """Names in lower case."""
+    query_keys: tuple[str, ...] = ()
+    body_keys: tuple[str, ...] = field(default=(), repr=False)
+
+    def values(self, name: str) -> list[str]:
+        """Return every value of the header *name*."""
+        return [value for key, value in self.headers if key == name]
+
+
+@dataclass(frozen=True)
+class Admission:
+    """Who was let in. *key*: ``owner`` at the Unix door, else the number of the access key, never the key."""
+
+    key: str
+    level: Literal["local", "remote"]
+    query: bool = False
+    """The key stood in the query: the answer is to say that this is deprecated."""
+
+
+class Access:
+    """The keys of the TCP door and its rules."""
+
+    def __init__(
+        self,
+        keys: Sequence[str] = (),
+        *,
+        trusted_hosts: Iterable[str] = (),
+        bound: Iterable[str] = (),
+        allow_query_key: str = "true",
+    ) -> None:
+        """*bound*: the host names or addresses that the TCP door was told to listen on; *allow_query_key*: true,
+        loopback, false.
+        """
+        self._secret = secrets.token_bytes(32)
+        self._digests = tuple(self._digest(key) for key in keys if key)
+        self._hosts = LOCAL_NAMES | {host.strip("[]").lower() for host in (*trusted_hosts, *bound) if host}
+        self._query = allow_query_key
+        self._tries: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def __repr__(self) -> str:
+        """``<Access 1 key, hosts: localhost>``: no key."""
+        count = len(self._digests)
+        return f"<Access {count} key{'' if count == 1 else 's'}, hosts: {', '.join(sorted(self._hosts))}>"
+
+    def _digest(self, key: str) -> bytes:
+        return hmac.digest(self._secret, key.encode("utf-8", "surrogateescape"), "sha256")
+
+    # -- before anything else is looked at ---------------------------------------------------------------------------
+
+    def check_origin(self, knock: Knock) -> None:
+        """Refuse a request that a web page sent, or that was sent to a name that is not ours (DNS rebinding)."""
+        hosts = knock.values("host")
+        if len(hosts) != 1 or not self._is_ours(hosts[0], knock):
+            said = f"{hosts[0]!r}" if len(hosts) == 1 else f"{len(hosts)} Host headers"
+            raise CommandError(
+                "misdirected",
+                f"this door is not called {said[:80]}",
+                "Use localhost, or name the host with --trusted-host.",
+            )
+        for origin in knock.values("origin"):
+            scheme, _, host = origin.partition("://")
+            if scheme not in ("http", "https") or host.lower() != hosts[0].lower():
+                raise CommandError("forbidden", "requests from web pages of other origins are refused")
+        for site in knock.values("sec-fetch-site"):
+            if site not in ("none", "same-origin"):
+                raise CommandError("forbidden", "requests from web pages of other sites are refused")
+
+    def _is_ours(self, header: str, knock: Knock) -> bool:
+        match = _HOST.match(header)
+        if match is None:
+            return False
+        host = match["host"].strip("[]").lower()
+        return host in self._hosts or _is_loopback(host) or (bool(knock.local) and _same_address(host, knock.local))
+
+    # -- the key -----------------------------------------------------------------------------------------------------
+
+    def admit(self, knock: Knock, now: float) -> Admission:
+        """Return who knocks. Raises CommandError unauthorised, bad_request (two keys), too_many_requests.
+
+        *now*: seconds of a monotonic clock.
+        """
+        if knock.door == "unix":
+            return Admission("owner", "local")
+        if self._waits(knock.peer, now):
+            raise CommandError(
+                "too_many_requests", "too many wrong access keys from this address", "Wait a few seconds."
+            )
+        headers = _header_keys(knock)
+        given = {self._digest(key) for key in (*headers, *knock.query_keys, *knock.body_keys)}
+        if len(given) > 1:
+            raise CommandError(
+                "bad_request", "the request holds two different access keys", "Send one, as Authorization: Bearer KEY."
+            )
+        matched = -1
+        for digest in given:
+            for number, known in enumerate(self._digests):
+                if hmac.compare_digest(digest, known):
+                    matched = number
+        in_query = bool(knock.query_keys)
+        if matched >= 0 and in_query and not self._query_allowed(knock):
+            raise CommandError(
+                "unauthorised", "an access key in the URL is not accepted here", "Send it as Authorization: Bearer KEY."
+            )
+        if matched < 0:
+            if given:
+                self._failed(knock.peer, now)
+            what = "the access key is wrong" if given else "an access key is needed"
+            raise CommandError("unauthorised", what, "Send it as Authorization: Bearer KEY, X-Access-Key or accessKey.")
+        return Admission(f"key{matched + 1}", "local" if self._is_local(knock) else "remote", in_query)
+
+    def _query_allowed(self, knock: Knock) -> bool:
+        return self._query == "true" or (self._query == "loopback" and _is_loopback(knock.peer))
+
+    @staticmethod
+    def _is_local(knock: Knock) -> bool:
+        """From this machine, by a name that only this machine has, and not passed on by a proxy."""
+        hosts = knock.values("host")
+        match = _HOST.match(hosts[0]) if hosts else None
+        host = match["host"].strip("[]").lower() if match else ""
+        forwarded = any(name in FORWARDED for name, _ in knock.headers)
+        return _is_loopback(knock.peer) and (host in LOCAL_NAMES or _is_loopback(host)) and not forwarded
+
+    # -- wrong keys --------------------------------------------------------------------------------------------------
+
+    def _waits(self, peer: str, now: float) -> bool:
+        left, at = self._tries.get(peer, (float(BURST), now))
+        return left + (now - at) * REFILL < 1.0
+
+    def _failed(self, peer: str, now: float) -> None:
+        left, at = self._tries.pop(peer, (float(BURST), now))
+        self._tries[peer] = (min(float(BURST), left + (now - at) * REFILL) - 1.0, now)
+        while len(self._tries) > PEERS:
+            self._tries.popitem(last=False)
+
+
+def check_right(name: str, level: Level, admission: Admission) -> None:
+    """Raise CommandError forbidden unless a command of that *level* may be given by *admission*."""
+    if level == "remote" or (level == "local" and admission.level == "local"):
+        return
+    hint = "Give it on the machine itself." if level == "local" else ""
+    raise CommandError("forbidden", f"{name} may not be given from here ({REFUSALS[level]})", hint)
+
+
+REFUSALS: Mapping[str, str] = {
+    "local": "only from the machine itself, and not through a proxy",
+    "inproc": "only by the program of the service",
+    "disabled": "it is switched off",
+}
+
+
+def _header_keys(knock: Knock) -> list[str]:
+    keys = []
+    for value in knock.values("authorization"):
+        scheme, _, key = value.strip().partition(" ")
+        if scheme.lower() == "bearer" and key.strip():
+            keys.append(_utf8(key.strip()))
+    return keys + [_utf8(value.strip()) for value in knock.values("x-access-key") if value.strip()]
+
+
+def _utf8(text: str) -> str:
+    """A header is Latin-1 on its way; a key of other letters was sent as the bytes of its UTF-8."""
+    try:
+        return text.encode("latin-1").decode("utf-8")
+    except UnicodeError:
+        return text
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return bool((mapped or address).is_loopback)
+
+
+def _same_address(host: str, local: str) -> bool:
+    try:
+        one, other = ipaddress.ip_address(host), ipaddress.ip_address(local)
+    except ValueError:
+        return False
+    return (getattr(one, "ipv4_mapped", None) or one) == (getattr(other, "ipv4_mapped", None) or other)

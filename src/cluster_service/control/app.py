@@ -1,0 +1,332 @@
+"""The routes of the doors. Each reads what was sent, asks ``access``, runs a command of the registry, and answers JSON.
+
+    make_app(service, access, closing) -> an ASGI application
+
+Whatever happens, the answer is JSON: the result, or the error object. Replies hold no traceback: it goes to the log,
+under an id that the reply gives. A query string is never logged, and a key never repeated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.routing import Route
+
+from cluster_service.config import values
+from cluster_service.config.table import canonical
+
+from . import arguments
+from .access import FAILURE_DELAY, Access, Admission, Knock, check_right
+from .errors import CommandError
+from .registry import COMMANDS, Command
+from .sent import COMMAND_NAMES, KEY_NAMES, Sent
+from .stream import EventStream
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from .service import Json, Service
+
+LONGEST_WAIT = 60.0
+"""Seconds that one request may wait for news of an operation."""
+
+log = logging.getLogger("cluster_service.control")
+
+
+class Owner:
+    """Wraps the application for one connection of the Unix door, whose peer is known."""
+
+    def __init__(self, app: Any, uid: int) -> None:
+        self._app = app
+        self._uid = uid
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, with its peer."""
+        scope["peer_uid"] = self._uid
+        await self._app(scope, receive, send)
+
+
+def make_app(service: Service, access: Access, closing: asyncio.Event) -> ASGIApp:
+    """Return the application. Requests that wait are answered as soon as *closing* is set."""
+    routes = _Routes(service, access, closing)
+    reads = [
+        Route(f"/api/v1/{name}", routes.reading(name), methods=["GET"])
+        for name in ("workers", "health", "info", "operations")
+    ]
+    return Starlette(
+        routes=[
+            Route("/cli", routes.cli, methods=["POST"]),
+            Route("/api/v1/commands/{name}", routes.command, methods=["POST"]),
+            Route("/api/v1/commands", routes.commands, methods=["GET"]),
+            *reads,
+            Route("/api/v1/operations/{id}", routes.operation, methods=["GET"]),
+            Route("/api/v1/events", routes.events, methods=["GET"]),
+            Route("/live", routes.live, methods=["GET"]),
+            Route("/ready", routes.ready, methods=["GET"]),
+        ],
+        exception_handlers={HTTPException: routes.no_route},
+    )
+
+
+Handler = Callable[[Sent, Admission], Awaitable[Response]]
+
+
+class _Routes:
+    """The endpoints, for one service."""
+
+    def __init__(self, service: Service, access: Access, closing: asyncio.Event) -> None:
+        self._service = service
+        self._access = access
+        self._closing = closing
+
+    # -- endpoints ---------------------------------------------------------------------------------------------------
+
+    async def live(self, request: Request) -> Response:
+        """``GET /live``: without a key, and without detail."""
+        return self._probe(request, self._service.alive)
+
+    async def ready(self, request: Request) -> Response:
+        """``GET /ready``: without a key, and without detail."""
+        return self._probe(request, self._service.ready)
+
+    async def cli(self, request: Request) -> Response:
+        """``POST /cli``: one command line; an operation is waited for."""
+
+        async def answer(sent: Sent, admission: Admission) -> Response:
+            words = arguments.split(sent.line())
+            command = COMMANDS.get(words[0])
+            options = {
+                name: value for name, value in (sent.data or {}).items() if name not in KEY_NAMES | COMMAND_NAMES
+            }
+            given = arguments.from_words(
+                command, words[1:], {canonical(name): value for name, value in options.items()}
+            )
+            try:
+                return await self._run(sent, admission, command, given, wait=True)
+            except CommandError as error:
+                if error.code in ("not_found", "busy", "stopping"):
+                    return _error(error, status=400)  # as the original says it: the command failed
+                raise
+
+        return await self._guarded(request, answer)
+
+    async def command(self, request: Request) -> Response:
+        """``POST /api/v1/commands/{name}``: a JSON object of arguments; an operation is answered 202 while it runs."""
+
+        async def answer(sent: Sent, admission: Admission) -> Response:
+            command = COMMANDS.get(request.path_params["name"])
+            if sent.body and sent.data is None:
+                raise CommandError(
+                    "bad_request", "the body is not a JSON object of arguments", f"Usage: {command.usage}"
+                )
+            data = {name: value for name, value in (sent.data or {}).items() if name not in KEY_NAMES}
+            return await self._run(sent, admission, command, arguments.from_json(command, data), wait=False)
+
+        return await self._guarded(request, answer)
+
+    async def commands(self, request: Request) -> Response:
+        """``GET /api/v1/commands``."""
+
+        async def answer(_sent: Sent, _admission: Admission) -> Response:
+            return _reply({"commands": [command.describe() for command in COMMANDS.all()]})
+
+        return await self._guarded(request, answer)
+
+    def reading(self, name: str) -> Callable[[Request], Awaitable[Response]]:
+        """``GET /api/v1/workers`` and the like: the command of that name, without arguments."""
+
+        async def endpoint(request: Request) -> Response:
+            async def answer(sent: Sent, admission: Admission) -> Response:
+                return await self._run(sent, admission, COMMANDS.get(name), {}, wait=False)
+
+            return await self._guarded(request, answer)
+
+        return endpoint
+
+    async def operation(self, request: Request) -> Response:
+        """``GET /api/v1/operations/{id}?seen=N&wait=S``: at once, or when there is more than *seen* steps or it has
+        ended.
+        """
+
+        async def answer(sent: Sent, admission: Admission) -> Response:
+            check_right("operations", COMMANDS.get("operations").access, admission)
+            query = dict(sent.query)
+            seen = values.integer(query.get("seen", 0), 0)
+            wait = min(LONGEST_WAIT, values.duration(query.get("wait", 0)))
+            return _reply(await self._news(request.path_params["id"], seen, wait))
+
+        return await self._guarded(request, answer)
+
+    async def events(self, request: Request) -> Response:
+        """``GET /api/v1/events``: a stream (SSE) from now on, or from after ``Last-Event-ID``."""
+
+        async def answer(sent: Sent, admission: Admission) -> Response:
+            check_right("events", "remote", admission)
+            last = sent.request.headers.get("last-event-id")
+            after = None if last is None else values.integer(last, 0)
+            return EventStream(self._service.events(after), self._closing)
+
+        return await self._guarded(request, answer)
+
+    async def no_route(self, request: Request, error: Exception) -> Response:
+        """Answer for what is not there, or not by that method."""
+        try:
+            self._access.check_origin(Sent(request).knock())
+        except CommandError as refusal:
+            return _error(refusal)
+        if isinstance(error, HTTPException) and error.status_code == 405:
+            allowed = (error.headers or {}).get("Allow", "POST")
+            message = f"{request.method} will not do here"
+            return _error(CommandError("method_not_allowed", message, f"Use {allowed}."), {"Allow": allowed})
+        return _error(
+            CommandError("not_found", "there is nothing at this path", "GET /api/v1/commands lists the commands.")
+        )
+
+    # -- what they share ---------------------------------------------------------------------------------------------
+
+    def _probe(self, request: Request, question: Callable[[], bool]) -> Response:
+        try:
+            self._access.check_origin(Sent(request).knock())
+            fine = question()
+        except CommandError as error:
+            return _error(error)
+        return _reply({"status": "ok" if fine else "unavailable"}, 200 if fine else 503)
+
+    async def _guarded(self, request: Request, answer: Handler) -> Response:
+        """Let in who may come in, and turn whatever is raised into an answer."""
+        sent = Sent(request)
+        deprecated = {}
+        if any(name in KEY_NAMES for name, _ in sent.query):
+            deprecated = {"Deprecation": "true", "Referrer-Policy": "no-referrer"}
+        try:
+            self._access.check_origin(sent.knock())
+            await sent.read()
+            admission = await self._admit(sent)
+            response = await answer(sent, admission)
+        except CommandError as error:
+            response = _error(error)
+        except Exception:
+            identity = secrets.token_hex(4)
+            log.exception(
+                "error %s at %s %s", identity, request.method, request.url.path.encode("unicode_escape").decode()
+            )
+            message = f"an error in the service itself; its log tells more under {identity}"
+            response = _error(CommandError("internal", message))
+        response.headers.update(deprecated)
+        return response
+
+    async def _admit(self, sent: Sent) -> Admission:
+        knock = sent.knock()
+        began = time.monotonic()
+        try:
+            return self._access.admit(knock, began)
+        except CommandError as error:
+            if error.code == "unauthorised":
+                what = f"{sent.request.method} {sent.request.url.path}"
+                self._audit(knock, None, what[:200], {}, error.code, began)
+                await asyncio.sleep(FAILURE_DELAY)
+            raise
+
+    async def _run(
+        self, sent: Sent, admission: Admission, command: Command, given: Mapping[str, Any], *, wait: bool
+    ) -> Response:
+        """Run *command* and answer; *wait* for the end of an operation, unless the command said otherwise."""
+        began = time.monotonic()
+        outcome = "internal"
+        passed = {name: value for name, value in given.items() if name != "no_wait"}
+        try:
+            check_right(command.name, command.access, admission)
+            result = command.run(self._service, **passed)
+            if inspect.isawaitable(result):
+                result = await result
+            outcome = "accepted" if command.operation else "done"
+        except CommandError as error:
+            outcome = error.code
+            raise
+        finally:
+            if command.changes or outcome not in ("done", "accepted"):
+                self._audit(sent.knock(), admission, command.name, passed, outcome, began)
+        if not command.operation:
+            return _reply(result)
+        if wait and not given.get("no_wait"):
+            result = await self._end(result)
+        return _operation(result)
+
+    async def _end(self, operation: Json) -> Json:
+        """Wait for the end of *operation*, or for the closing of the door."""
+        while operation["state"] == "running" and not self._closing.is_set():
+            operation = await self._news(operation["id"], len(operation["steps"]), LONGEST_WAIT)
+        return operation
+
+    async def _news(self, operation: str, seen: int, wait: float) -> Json:
+        if wait <= 0 or self._closing.is_set():
+            return self._service.operation(operation)
+        following = asyncio.ensure_future(self._service.follow(operation, seen, wait))
+        closing = asyncio.ensure_future(self._closing.wait())
+        try:
+            await asyncio.wait((following, closing), return_when=asyncio.FIRST_COMPLETED)
+            return following.result() if following.done() else self._service.operation(operation)
+        finally:
+            following.cancel()
+            closing.cancel()
+
+    def _audit(
+        self,
+        knock: Knock,
+        admission: Admission | None,
+        command: str,
+        given: Mapping[str, Any],
+        outcome: str,
+        began: float,
+    ) -> None:
+        """Tell the audit log. Reads that went well are not told: a monitor asks every second."""
+        shown = {name: value for name, value in given.items() if name not in ("env", "args")}
+        self._service.audit(
+            {
+                "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                "key": admission.key if admission else None,
+                "door": knock.door,
+                "peer": knock.peer,
+                "command": command.encode("unicode_escape").decode(),
+                "arguments": shown,
+                "outcome": outcome,
+                "duration_s": round(time.monotonic() - began, 3),
+            }
+        )
+
+
+def _operation(operation: Json) -> Response:
+    """Answer with an operation: 202 while it runs, 200 when it went well, and else 400 with its reason as the error."""
+    if operation["state"] == "running":
+        return _reply(operation, 202, {"Location": f"/api/v1/operations/{operation['id']}"})
+    if operation["state"] == "done":
+        return _reply(operation)
+    reason = operation["reason"] or f"the operation is {operation['state']}"
+    return _reply({**CommandError("failed", reason).to_json(), "operation": operation}, 400)
+
+
+def _error(error: CommandError, headers: Mapping[str, str] | None = None, status: int | None = None) -> Response:
+    extra = {"WWW-Authenticate": "Bearer"} if error.code == "unauthorised" else {}
+    if error.code == "too_many_requests":
+        extra = {"Retry-After": "5"}
+    return _reply(error.to_json(), status or error.status, {**extra, **(headers or {})})
+
+
+def _reply(data: Json, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(
+        json.dumps(data, default=str) + "\n",
+        status,
+        {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", **(headers or {})},
+        "application/json",
+    )

@@ -1,0 +1,224 @@
+"""From what was written to a command's arguments, the same at every door.
+
+A command line is words: positional arguments in their order, ``--name value``, ``--name=value`` and, once the required
+ones are there, ``name:value``; ``--`` and what follows it; at its end a JSON object of options may stand. A request's
+body is a JSON object of arguments. Both end in ``check``. Every CommandError names the command and the argument.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from cluster_service.config import values
+from cluster_service.config.table import canonical
+
+from .errors import CommandError
+
+if TYPE_CHECKING:
+    from .registry import Command, Parameter
+
+_SELECTOR = re.compile(r"(?:pid:\d{1,10}|\d{1,10}|[A-Za-z][\w.-]{0,80})\Z", re.ASCII)
+_CHANGE = re.compile(r"[+-]?\d{1,6}\Z", re.ASCII)
+_NUMBER = re.compile(r"-\d+\Z", re.ASCII)
+
+PROGRAM = "program"
+"""The argument that says that the target stood after ``--``."""
+
+
+def _selector(_parameter: Parameter, value: Any) -> str:
+    text = str(value)
+    if isinstance(value, bool) or not _SELECTOR.match(text):
+        raise CommandError("bad_request", f"{value!r} names no worker: write all, a group, GROUP.SLOT, a slot or a pid")
+    return text
+
+
+def _change(_parameter: Parameter, value: Any) -> str:
+    text = str(value).strip()
+    if isinstance(value, bool) or not _CHANGE.match(text):
+        raise CommandError("bad_request", f"{value!r} is no number of workers: write 4, +1 or -1")
+    return text
+
+
+def _timeout(_parameter: Parameter, value: Any) -> float:
+    seconds = values.duration(value)
+    if seconds <= 0:
+        raise CommandError("bad_request", f"{value!r} is no time at all: write 60 (seconds), 1500ms, 10s, 5m or 2h")
+    return seconds
+
+
+def _setting(_parameter: Parameter, value: Any) -> Any:
+    if isinstance(value, str) and "\0" in value:
+        raise CommandError("bad_request", f"{value!r} holds a NUL character")
+    return value
+
+
+KINDS: dict[str, Callable[[Parameter, Any], Any]] = {
+    "text": lambda _parameter, value: values.text(value),
+    "integer": lambda _parameter, value: values.integer(value),
+    "duration": lambda _parameter, value: values.duration(value),
+    "timeout": _timeout,
+    "size": lambda _parameter, value: values.size(value),
+    "flag": lambda _parameter, value: values.flag(value),
+    "choice": lambda parameter, value: values.choice(value, parameter.choices),
+    "selector": _selector,
+    "change": _change,
+    "target": lambda _parameter, value: values.text(value),
+    "directory": lambda _parameter, value: values.text(value),
+    "setting": _setting,
+}
+"""Each kind of parameter: what was given -> the checked value. ``setting``: checked by the configuration, later."""
+
+
+def split(line: str) -> list[str]:
+    """Return the words of a command line as a shell would; a JSON object at its end is one word.
+
+    Raises CommandError bad_request when a quotation does not end.
+    """
+    line = line.strip()
+    tail: list[str] = []
+    if line.endswith("}"):
+        for match in re.finditer(r"(?<=\s)\{", line):
+            try:
+                json.loads(line[match.start() :])
+            except ValueError:
+                continue
+            tail = [line[match.start() :]]
+            line = line[: match.start()]
+            break
+    try:
+        return shlex.split(line) + tail
+    except ValueError:
+        raise CommandError(
+            "bad_request", "a quotation in the command does not end", "Write \\' or \\\" for the mark itself."
+        ) from None
+
+
+def from_words(command: Command, words: Sequence[str], options: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the checked arguments in *words*, beside *options* that were read already."""
+    by_name = {parameter.name: parameter for parameter in command.parameters}
+    by_flag = {
+        flag: parameter for parameter in command.parameters for flag in (parameter.option, parameter.short) if flag
+    }
+    places = [parameter for parameter in command.parameters if parameter.positional]
+    given: dict[str, Any] = dict(options or {})
+    rest = list(words)
+    if rest and rest[-1].startswith("{") and rest[-1].endswith("}"):
+        given = {**_json_options(command, rest.pop()), **given}
+    while rest:
+        word = rest.pop(0)
+        if word == "--":
+            _after_dashes(command, given, rest)
+            break
+        if word.startswith("-") and word != "-" and not _NUMBER.match(word):
+            _named(command, by_flag, given, word, rest)
+            continue
+        name, colon, value = word.partition(":")
+        missing = [place for place in places if place.name not in given]
+        if colon and canonical(name) in by_name and not any(place.required for place in missing):
+            _set(command, by_name[canonical(name)], given, value)
+        elif missing:
+            given[missing[0].name] = word
+        else:
+            raise _bad(command, f"{word!r} is one argument too many")
+    return check(command, given)
+
+
+def _json_options(command: Command, text: str) -> dict[str, Any]:
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise _bad(command, f"the options {text} are not a JSON object: {error}") from None
+    assert isinstance(data, dict)  # noqa: S101 - it starts with a brace
+    return {canonical(name): value for name, value in data.items()}
+
+
+def _named(
+    command: Command, by_flag: Mapping[str, Parameter], given: dict[str, Any], word: str, rest: list[str]
+) -> None:
+    flag, equals, value = word.partition("=")
+    parameter = by_flag.get("--" + canonical(flag[2:]).replace("_", "-") if flag.startswith("--") else flag)
+    negative = None
+    if parameter is None and flag.startswith("--no-"):
+        negative = by_flag.get("--" + flag[5:])
+        if negative is not None and negative.kind != "flag":
+            negative = None
+    if negative is not None:
+        _set(command, negative, given, "false")
+        return
+    if parameter is None:
+        raise _bad(command, f"there is no option {flag}{values.suggestion(flag, by_flag)}")
+    if parameter.kind == "flag":
+        _set(command, parameter, given, value if equals else "true")
+        return
+    if not equals:
+        if not rest:
+            raise _bad(command, f"{flag} needs a value ({parameter.label})")
+        value = rest.pop(0)
+    _set(command, parameter, given, value)
+
+
+def _set(command: Command, parameter: Parameter, given: dict[str, Any], value: str) -> None:
+    if parameter.many:
+        given[parameter.name] = [*given.get(parameter.name, []), value]
+    elif parameter.name in given:
+        raise _bad(command, f"{parameter.option} was given twice")
+    else:
+        given[parameter.name] = value
+
+
+def _after_dashes(command: Command, given: dict[str, Any], rest: list[str]) -> None:
+    """``start -- node server.js``: any program; ``start worker.py -- --fast``: the arguments of the target."""
+    takes = {parameter.name for parameter in command.parameters}
+    if "args" not in takes or not rest:
+        raise _bad(command, "nothing can stand after --" if rest else "there is nothing after --")
+    if "target" not in given:
+        given["target"] = rest.pop(0)
+        given[PROGRAM] = True
+    given["args"] = [*given.get("args", []), *rest]
+
+
+def from_json(command: Command, data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the checked arguments in a JSON object; names in snake, kebab or camel case."""
+    given: dict[str, Any] = {}
+    for name, value in data.items():
+        if canonical(name) in given:
+            raise _bad(command, f"{name!r} was given twice")
+        given[canonical(name)] = value
+    return check(command, given)
+
+
+def check(command: Command, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return *given* with each value checked. None means: not given."""
+    by_name = {parameter.name: parameter for parameter in command.parameters}
+    arguments: dict[str, Any] = {}
+    for name, value in given.items():
+        if value is None:
+            continue
+        parameter = by_name.get(name)
+        if parameter is None:
+            raise _bad(command, f"there is no argument {name!r}{values.suggestion(name, by_name)}")
+        try:
+            arguments[name] = _checked(parameter, value)
+        except CommandError as error:
+            raise CommandError(error.code, f"{command.name}: {parameter.name}: {error.message}", error.hint) from None
+    for parameter in command.parameters:
+        if parameter.required and parameter.name not in arguments:
+            raise _bad(command, f"{parameter.label} is missing: {parameter.doc}")
+    return arguments
+
+
+def _checked(parameter: Parameter, value: Any) -> Any:
+    kind = KINDS[parameter.kind]
+    if not parameter.many:
+        return kind(parameter, value)
+    if isinstance(value, Mapping):
+        return dict(value)  # environment variables, as an object
+    return [kind(parameter, item) for item in (value if isinstance(value, list) else [value])]
+
+
+def _bad(command: Command, sentence: str) -> CommandError:
+    return CommandError("bad_request", f"{command.name}: {sentence}", f"Usage: {command.usage}")

@@ -1,0 +1,264 @@
+"""``cservice``: the command line, made by click from the registry of commands and the table of settings.
+
+    cservice [--name N | --url U --access-key K] [--json] COMMAND …       the options may stand after the command too
+    cservice "restart all" --access-key K                                 one quoted command line: the same
+    cservice server.py …                                                  the same as: cservice start server.py …
+    cservice                                                              the console
+
+Only what the given command needs is imported. The exit codes are those of ``errors.CODES``, and 130 after Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cluster_service.config import values
+
+from . import arguments
+from .errors import CommandError
+from .registry import COMMANDS, Command, Parameter
+from .session import INTERRUPTED, ReaderLeft, Session, out, say
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+GLOBAL_NAMES = ("name", "url", "access_key", "access_key_file", "run_dir", "as_json")
+START = "Start a program as a service, or add a group of workers to the one that runs."
+BROKEN_PIPE = 141
+"""The exit code when nobody reads any more: 128 + SIGPIPE, as a shell tells it."""
+
+
+def global_options(*, hidden: bool = False) -> list[click.Parameter]:
+    """Return the options that say which service is meant. *hidden*: not repeated in a command's help."""
+    options: list[tuple[list[str], dict[str, Any]]] = [
+        (["--name", "name"], {"metavar": "NAME", "help": "Name of the service (default: default)."}),
+        (["--url", "url"], {"metavar": "URL", "help": "A service elsewhere: http://host:port, unix:/path."}),
+        (["--access-key", "access_key"], {"metavar": "KEY", "help": "Access key (also CSERVICE_ACCESS_KEY)."}),
+        (["--access-key-file", "access_key_file"], {"metavar": "FILE", "help": "File that holds the access key."}),
+        (["--run-dir", "run_dir"], {"metavar": "DIR", "help": "Private directory of the control socket."}),
+        (["--json", "as_json"], {"is_flag": True, "help": "Print one JSON document and nothing else."}),
+    ]
+    return [click.Option(names, hidden=hidden, **more) for names, more in options]
+
+
+class Main(click.Group):
+    """The group of commands, each made when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the commands' names."""
+        del ctx
+        return COMMANDS.names()
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Make the command."""
+        del ctx
+        if cmd_name == "start":
+            from .starting import make_start  # noqa: PLC0415 - brings the settings with it
+
+            return make_start()
+        return ServiceCommand(COMMANDS.get(cmd_name))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Take a quoted command line apart, and a program for its ``start``."""
+        first = args[0]
+        spaced = any(char.isspace() for char in first.strip())
+        if first.endswith(".py") and (not spaced or os.path.isfile(first)):
+            args = ["start", *args]
+        elif spaced:
+            args = [*arguments.split(first), *args[1:]]
+        name = args[0]
+        return name, self.get_command(ctx, name), args[1:]
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands' summaries."""
+        del ctx
+        with formatter.section("Commands"):
+            summaries = {command.name: command.summary for command in COMMANDS.all()} | {"start": START}
+            formatter.write_dl(list(summaries.items()))
+
+
+class ServiceCommand(click.Command):
+    """A command of the registry. click knows its options; its words are read as at every other door."""
+
+    def __init__(self, command: Command) -> None:
+        parameters: list[click.Parameter] = [click.Argument(["words"], nargs=-1, type=click.UNPROCESSED)]
+        parameters += [option_of(parameter) for parameter in command.parameters]
+        super().__init__(
+            command.name,
+            params=[*parameters, *global_options(hidden=True)],
+            callback=self._run,
+            context_settings={"ignore_unknown_options": True, "help_option_names": ["-h", "--help"]},
+        )
+        self.command = command
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the same help as ``help COMMAND``."""
+        from .render import show  # noqa: PLC0415
+
+        formatter.write("Usage: cservice ")
+        formatter.write(show("help", self.command.describe(), terminal=False).removeprefix("Usage: ") + "\n")
+        formatter.write(
+            "\nThe options of cservice itself (--name, --url, --json …) may stand here too: cservice --help\n"
+        )
+        del ctx
+
+    def _run(self, words: tuple[str, ...], **options: Any) -> int:
+        session = session_of(click.get_current_context(), options)
+        given = {
+            parameter.name: value
+            for parameter in self.command.parameters
+            if (value := options.get(parameter.name)) not in (None, (), False)
+        }
+        given = {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
+        try:
+            checked = arguments.from_words(self.command, words, given)
+        except CommandError as error:
+            return session.failed(error)
+        return session.give(self.command, checked)
+
+
+def option_of(parameter: Parameter) -> click.Option:
+    """Return the click option of a command's parameter; its value is checked by ``arguments``."""
+    names = [parameter.option, parameter.name] + ([parameter.short] if parameter.short else [])
+    if parameter.kind == "flag":
+        return click.Option(names, is_flag=True, help=parameter.doc)
+    return click.Option(names, multiple=parameter.many, metavar=parameter.label, help=parameter.doc, type=str)
+
+
+def session_of(context: click.Context, options: dict[str, Any]) -> Session:
+    """Return the session that the options before the command, and then those after it, ask for."""
+    base = context.find_object(Session)
+    assert base is not None  # noqa: S101 - made by the group
+    return base.with_options(**{name: options.get(name) for name in GLOBAL_NAMES})
+
+
+def make_main() -> Main:
+    """Return the command line."""
+    options = global_options()
+    options.append(click.Option(["--version", "show_version"], is_flag=True, help="Show the version of this program."))
+    return Main(
+        "cservice",
+        params=options,
+        callback=_main,
+        invoke_without_command=True,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+        help="Run a program as a service of many workers, and command the services that run.\n\n"
+        "Without a command: a console. `cservice server.py` is `cservice start server.py`.",
+        subcommand_metavar="COMMAND ...",
+    )
+
+
+def _main(show_version: bool, **options: Any) -> int | None:  # noqa: FBT001 - click passes it by name
+    context = click.get_current_context()
+    context.obj = from_environment().with_options(**options)
+    if show_version:
+        from cluster_service import __version__  # noqa: PLC0415
+
+        out(f"cluster-service {__version__}")
+        context.exit(0)
+    if context.invoked_subcommand is None:
+        return _console(context.obj)
+    return None
+
+
+def from_environment() -> Session:
+    """Return the session that the environment asks for."""
+    return Session().with_options(
+        name=os.environ.get("CSERVICE_NAME"),
+        url=os.environ.get("CSERVICE_URL"),
+        access_key=os.environ.get("CSERVICE_ACCESS_KEY"),
+        access_key_file=os.environ.get("CSERVICE_ACCESS_KEY_FILE")
+        if not os.environ.get("CSERVICE_ACCESS_KEY")
+        else None,
+    )
+
+
+def _console(session: Session) -> int:
+    from . import console  # noqa: PLC0415
+
+    try:
+        session.client()  # to be told at once when there is none
+    except CommandError as error:
+        return session.failed(error)
+    return console.run(session).code
+
+
+def usage_error(error: click.UsageError) -> CommandError:
+    """Say what click found wrong the way everything else here is said."""
+    context = error.ctx
+    path = context.command_path if context is not None else "cservice"
+    hint = f"{path} --help tells more."
+    where = f"{context.info_name}: " if context is not None and context.parent is not None else ""
+    if isinstance(error, click.NoSuchOption):
+        known = [
+            name
+            for parameter in (context.command.get_params(context) if context else ())
+            for name in (*parameter.opts, *parameter.secondary_opts)
+            if name.startswith("-")
+        ]
+        return CommandError(
+            "bad_request",
+            f"{where}there is no option {error.option_name}{values.suggestion(error.option_name, known)}",
+            hint,
+        )
+    message = error.format_message().rstrip(".")
+    return CommandError("bad_request", where + message[:1].lower() + message[1:], hint)
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run the command line and return the exit code."""
+    try:
+        code = make_main().main(list(argv), prog_name="cservice", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except click.exceptions.Exit as end:
+        return end.exit_code
+    except click.UsageError as error:
+        return _plain(argv).failed(usage_error(error))
+    except CommandError as error:
+        return _plain(argv).failed(error)
+    except (KeyboardInterrupt, click.Abort):
+        say("")
+        return INTERRUPTED
+
+
+def _plain(argv: Sequence[str]) -> Session:
+    """A session to tell an error by, when the options could not be read: was JSON asked for before the program's own
+    arguments?
+    """
+    own = []
+    for word in argv:
+        if word == "--" or word.endswith(".py"):
+            break
+        own.append(word)
+    return Session(as_json="--json" in own)
+
+
+def guarded(program: Callable[[], int]) -> int:
+    """Run *program*; a reader that has left is no error worth words."""
+    try:
+        return program()
+    except (ReaderLeft, BrokenPipeError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(null, stream.fileno())
+        return BROKEN_PIPE
+
+
+def main() -> None:
+    """``cservice``."""
+    sys.exit(guarded(lambda: run(sys.argv[1:])))
+
+
+def main_detached() -> None:
+    """``cserviced``: ``cservice start --detach``."""
+    sys.exit(guarded(lambda: run(["start", "--detach", *sys.argv[1:]])))
+
+
+__all__ = ["main", "main_detached", "make_main", "run"]

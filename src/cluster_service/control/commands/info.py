@@ -1,0 +1,25 @@
+"""``info``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from cluster_service.control.registry import Command
+
+if TYPE_CHECKING:
+    from cluster_service.control.service import Service
+
+
+def run(service: Service) -> dict[str, Any]:
+    """Return the service as a whole."""
+    return service.info()
+
+
+COMMAND = Command(
+    name="info",
+    doc="""Show the service as a whole: version, pids, uptime, ports, doors, groups, the running operation.""",
+    run=run,
+    access="remote",
+    changes=False,
+    render="fields",
+)

@@ -1,0 +1,69 @@
+"""``start``, of a group in a running service. To start a service is the command line's own: there is none to ask
+yet.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from cluster_service.config.table import GROUP, SETTINGS, Setting
+from cluster_service.control.registry import Command, Parameter
+
+from . import NO_WAIT
+
+if TYPE_CHECKING:
+    from cluster_service.control.service import Service
+
+
+def run(service: Service, target: str, **options: Any) -> dict[str, Any]:
+    """Start the operation."""
+    return service.start(target, options)
+
+
+def _parameter(setting: Setting) -> Parameter:
+    is_flag = setting.kind == "flag"
+    return Parameter(
+        setting.name,
+        "flag" if is_flag else "setting",
+        setting.doc,
+        short=next((flag for flag in setting.flags if not flag.startswith("--")), ""),
+        many=setting.many,
+        metavar=setting.metavar or "|".join(setting.choices),
+        default=setting.shown or ("" if setting.default in (None, ()) else str(setting.default)),
+    )
+
+
+_OWN = ("target", "cwd", "timeout", "args")
+
+COMMAND = Command(
+    name="start",
+    doc="""Add a group of workers to the running service, one worker at a time.
+
+    TARGET is a Python file, an app (package.module:app) or, after --, any program. Relative paths start from the
+    directory of the caller.
+    """,
+    run=run,
+    parameters=(
+        Parameter(
+            "target",
+            "target",
+            "what to run: worker.py, package.module:app, or -- any program",
+            required=True,
+            positional=True,
+        ),
+        Parameter("cwd", "directory", "the workers' directory", positional=True, default="the caller's"),
+        Parameter(
+            "timeout",
+            "timeout",
+            "how long each worker may take to become ready, and to end",
+            positional=True,
+            default="60s",
+        ),
+        *(_parameter(setting) for setting in SETTINGS if setting.scope == GROUP and setting.name not in _OWN),
+        Parameter("args", "text", "arguments of the target: what stands after --", many=True),
+        Parameter("program", "flag", "the target is any program, as after --"),
+        NO_WAIT,
+    ),
+    operation=True,
+    render="operation",
+)

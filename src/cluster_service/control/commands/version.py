@@ -1,0 +1,27 @@
+"""``version``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from cluster_service import __version__
+from cluster_service.control.registry import Command
+
+if TYPE_CHECKING:
+    from cluster_service.control.service import Service
+
+
+def run(service: Service | None) -> dict[str, Any]:
+    """Return the version of the service, or of the command line itself when there is none."""
+    return {"version": __version__, "service": service.name if service is not None else None}
+
+
+COMMAND = Command(
+    name="version",
+    doc="""Show the version of the running service, or of this program when none runs.""",
+    run=run,
+    access="remote",
+    changes=False,
+    render="version",
+    without_service=True,
+)

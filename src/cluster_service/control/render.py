@@ -1,0 +1,258 @@
+"""What people are shown: aligned text when it is piped, a table with colour on a terminal.
+
+``show(name, data, terminal)`` returns the text of one result. *name* is the ``render`` of the command.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+Json = Mapping[str, Any]
+
+COLOURS = {
+    "serving": "green", "ok": "green", "done": "green", "starting": "cyan", "running": "cyan", "draining": "yellow",
+    "stopping": "yellow", "waiting": "yellow", "degraded": "yellow", "undone": "yellow", "cancelled": "yellow",
+    "broken": "red", "down": "red", "failed": "red",
+}  # fmt: skip
+"""The colour of a cell that is one of these words."""
+
+
+def is_terminal() -> bool:
+    """Tell whether standard output is a terminal that is to have colour (https://no-color.org)."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def show(name: str, data: Json, *, terminal: bool) -> str:
+    """Return *data* as the rendering *name* shows it, without a newline at its end."""
+    return RENDERINGS.get(name, _fields)(data, terminal=terminal)
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, terminal: bool) -> str:
+    """Return a table; columns of numbers are aligned to the right."""
+    lines = [[clean(cell) for cell in row] for row in rows]
+    right = [bool(lines) and all(_is_number(row[column]) for row in lines) for column in range(len(heads))]
+    if terminal:
+        return _rich_table(heads, lines, right)
+    widths = [max(len(row[column]) for row in [list(heads), *lines]) for column in range(len(heads))]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if to_right else cell.ljust(width)
+            for cell, width, to_right in zip(row, widths, right, strict=True)
+        ).rstrip()
+        for row in [list(heads), *lines]
+    )
+
+
+def _rich_table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[bool]) -> str:
+    import io  # noqa: PLC0415
+    import shutil  # noqa: PLC0415
+
+    from rich.box import SIMPLE_HEAD  # noqa: PLC0415 - rich is slow to import: only for a terminal
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    drawn = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    for head, to_right in zip(heads, right, strict=True):
+        drawn.add_column(head, justify="right" if to_right else "left", overflow="fold")
+    for row in rows:
+        drawn.add_row(*(Text(cell, style=COLOURS.get(cell, "")) for cell in row))
+    console = Console(file=io.StringIO(), force_terminal=True, width=max(60, shutil.get_terminal_size().columns))
+    with console.capture() as captured:
+        console.print(drawn)
+    return "\n".join(line.rstrip() for line in captured.get().strip("\n").splitlines())
+
+
+def coloured(word: str, *, terminal: bool) -> str:
+    """Return *word* in its colour."""
+    codes = {"green": 32, "yellow": 33, "red": 31, "cyan": 36}
+    colour = COLOURS.get(word)
+    return f"\x1b[{codes[colour]}m{word}\x1b[0m" if terminal and colour else word
+
+
+def clean(value: object) -> str:
+    """Return *value* as one line in which no control character reaches the terminal."""
+    text = "-" if value is None or value == "" else str(value)
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def clean_lines(text: str) -> str:
+    """Return *text*, of several lines perhaps, without other control characters."""
+    return "\n".join(clean(line) if line else "" for line in text.splitlines())
+
+
+def _is_number(cell: str) -> bool:
+    return cell == "-" or cell[:1].isdigit()
+
+
+def span(seconds: float | None) -> str:
+    """``4.2 s``, ``3m 12s``, ``2h 05m``, ``9d 04h``."""
+    if seconds is None:
+        return "-"
+    if seconds < 60:
+        return f"{seconds:.1f}s"
+    whole = int(seconds)
+    if whole < 3600:
+        return f"{whole // 60}m {whole % 60:02}s"
+    if whole < 86400:
+        return f"{whole // 3600}h {whole % 3600 // 60:02}m"
+    return f"{whole // 86400}d {whole % 86400 // 3600:02}h"
+
+
+def memory(count: float | None) -> str:
+    """``31 MB``."""
+    return (
+        "-" if count is None else f"{count / (1 << 20):.0f} MB" if count < 10 << 30 else f"{count / (1 << 30):.1f} GB"
+    )
+
+
+def _workers(data: Json, *, terminal: bool) -> str:
+    heads = ("GROUP", "SLOT", "PID", "STATE", "GEN", "UPTIME", "RESTARTS", "MEMORY", "CPU", "LISTENING")
+    rows = [
+        (
+            row["group"], row["slot"], row["pid"], row["state"], row.get("generation"), span(row.get("uptime_s")),
+            row.get("restarts"), memory(row.get("memory_bytes")), _percent(row.get("cpu_percent")),
+            " ".join(row.get("listening") or ()),
+        )
+        for row in data["workers"]
+    ]  # fmt: skip
+    if not rows:
+        return f"service {clean(data['service'])} has no workers"
+    drawn = table(heads, [[clean(cell) for cell in row] for row in rows], terminal=terminal)
+    return "\n".join([drawn, *_troubles(data["workers"])])
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}%"
+
+
+def _troubles(rows: Iterable[Json]) -> list[str]:
+    """One line for each cause, naming every slot that it keeps from serving."""
+    causes: dict[str, list[str]] = {}
+    for row in rows:
+        if row["state"] in ("serving", "draining", "stopping"):
+            continue
+        detail = (row.get("last_exit") or {}).get("detail") or row.get("detail")
+        if detail:
+            again = row.get("next_try_s")
+            causes.setdefault(clean(detail), []).append(
+                f"{row['group']}.{row['slot']}" + (f" (next try in {span(again)})" if again is not None else "")
+            )
+    return [f"{clean(', '.join(slots))}: {detail}" for detail, slots in causes.items()]
+
+
+def _health(data: Json, *, terminal: bool) -> str:
+    lines = [
+        f"{coloured(clean(data['status']), terminal=terminal)}: {data.get('serving')} of {data.get('wanted')} serving"
+    ]
+    shown = set()
+    for problem in data.get("problems") or ():
+        detail = problem.get("detail")
+        lines.append(
+            f"{clean(problem['group'])}.{problem['slot']} {clean(problem['state'])}"
+            + (f": {clean(detail)}" if detail else "")
+        )
+        output = tuple(problem.get("output") or ())
+        if output and output not in shown:
+            shown.add(output)
+            lines += [f"    {clean(line)}" for line in output]
+    more = {key: value for key, value in data.items() if key not in ("status", "serving", "wanted", "problems")}
+    return "\n".join([*lines, *([_fields(more, terminal=terminal)] if more else [])])
+
+
+def _fields(data: Json, *, terminal: bool) -> str:
+    width = max((len(name) for name in data), default=0)
+    lines = []
+    for name, value in data.items():
+        if isinstance(value, Mapping) and value and all(isinstance(item, Mapping) for item in value.values()):
+            lines.append(name)
+            lines += [f"  {clean(key)}  {_inline(item)}" for key, item in value.items()]
+        else:
+            shown = span(value) if name.endswith("_s") and isinstance(value, (int, float)) else _inline(value)
+            lines.append(f"{name.ljust(width)}  {coloured(shown, terminal=terminal)}")
+    return "\n".join(lines)
+
+
+def _inline(value: object) -> str:
+    if isinstance(value, Mapping):
+        return "  ".join(f"{clean(key)}={_inline(item)}" for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return " ".join(_inline(item) for item in value) or "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return clean(value)
+
+
+def _operation(data: Json, *, terminal: bool) -> str:
+    """The last line of an operation; its steps were told as they came."""
+    state = coloured(clean(data["state"]), terminal=terminal)
+    of = f" ({data['replaced']} of {data['of']})" if data.get("of") else ""
+    reason = f": {clean(data['reason'])}" if data.get("reason") else ""
+    return f"{clean(data['command'])}: {state}{of}{reason}"
+
+
+def _operations(data: Json, *, terminal: bool) -> str:
+    if "operations" not in data:
+        return _operation(data, terminal=terminal)
+    if not data["operations"]:
+        return "no operations yet"
+    rows = [
+        (
+            row["id"],
+            row["command"],
+            row["state"],
+            f"{row['replaced']}/{row['of']}",
+            row.get("started_at"),
+            str(row.get("reason") or "").partition("\n")[0],
+        )
+        for row in data["operations"]
+    ]
+    heads = ("ID", "COMMAND", "STATE", "DONE", "STARTED", "REASON")
+    return table(heads, [[clean(cell) for cell in row] for row in rows], terminal=terminal)
+
+
+def _version(data: Json, **_: bool) -> str:
+    return f"cluster-service {clean(data['version'])}" + (
+        f" (service {clean(data['service'])})" if data.get("service") else ""
+    )
+
+
+def _help(data: Json, **_: bool) -> str:
+    if "commands" in data:
+        width = max(len(command["usage"]) for command in data["commands"])
+        width = min(width, 44)
+        lines = [f"  {command['usage'].ljust(width)}  {command['doc'].splitlines()[0]}" for command in data["commands"]]
+        more = ["", "help COMMAND tells more. Durations are 60 (seconds), 1500ms, 10s, 5m or 2h."]
+        return "\n".join(["Commands:", *lines, *more])
+    lines = [f"Usage: {data['usage']}", "", *str(data["doc"]).splitlines()]
+    parameters = data["parameters"]
+    if parameters:
+        names = [parameter["label"] if parameter["positional"] else parameter["option"] for parameter in parameters]
+        width = max(map(len, names))
+        lines += ["", "Arguments:"]
+        for name, parameter in zip(names, parameters, strict=True):
+            notes = [
+                f"{note}: {value}"
+                for note, value in (
+                    ("one of", ", ".join(parameter.get("choices", ()))),
+                    ("default", parameter.get("default")),
+                )
+                if value
+            ]
+            lines.append(f"  {name.ljust(width)}  {parameter['doc']}" + (f" ({'; '.join(notes)})" if notes else ""))
+    return "\n".join(lines)
+
+
+RENDERINGS: dict[str, Callable[..., str]] = {
+    "workers": _workers,
+    "health": _health,
+    "fields": _fields,
+    "operation": _operation,
+    "operations": _operations,
+    "version": _version,
+    "help": _help,
+    "exiting": lambda _data, **_: "every worker was killed; the service has ended",
+}

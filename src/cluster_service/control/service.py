@@ -1,0 +1,67 @@
+"""What the doors may ask of a running service. The master implements it; the doors know nothing else of the master."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+Json = dict[str, Any]
+"""A JSON object."""
+
+
+class Service(Protocol):
+    """A running service, as its commands see it.
+
+    The methods that change something start an operation and return it (``{"id", "command", "state", "reason", "steps",
+    "replaced", "of"}``); they raise CommandError when the request is wrong, and then nothing was changed.
+    Durations are seconds.
+    """
+
+    name: str
+
+    def workers(self) -> list[Json]:
+        """One object a worker, and one for each slot that has none (waiting, broken); by group and slot."""
+
+    def health(self) -> Json:
+        """``{"status", "serving", "wanted", "problems": [{"group", "slot", "state", "detail"}]}``."""
+
+    def info(self) -> Json:
+        """The service as a whole: name, version, pids, uptime, share, ports, doors, groups, operation."""
+
+    def alive(self) -> bool:
+        """Whether the service is to be left running (``/live``)."""
+
+    def ready(self) -> bool:
+        """Whether it should be sent traffic: at least one worker serves and no shutdown is under way (``/ready``)."""
+
+    def operations(self) -> list[Json]:
+        """The operations remembered, newest first."""
+
+    def operation(self, operation_id: str) -> Json:
+        """One operation. Raises CommandError not_found."""
+
+    async def follow(self, operation_id: str, seen: int, wait: float) -> Json:
+        """The operation, as soon as it has more than *seen* steps or has ended, and after *wait* seconds at most."""
+
+    def restart(self, selector: str, timeout: float | None) -> Json:
+        """Replace workers ready-first. *selector*: all, GROUP, GROUP.SLOT, SLOT, PID or pid:N."""
+
+    def scale(self, change: str, group: str | None, timeout: float | None) -> Json:
+        """*change*: ``4``, ``+1``, ``-1``."""
+
+    def shutdown(self, selector: str, timeout: float | None) -> Json:
+        """End workers gracefully, or with ``all`` the service."""
+
+    def start(self, target: str, options: Mapping[str, Any]) -> Json:
+        """Add a group. *options*: cwd, workers, group, timeout, args, and the settings of ``config.group_settings``."""
+
+    def exit_now(self) -> Json:
+        """Kill every worker and end. Returns ``{"exiting": true}``; the connection may break at once."""
+
+    def events(self, after: int | None) -> AsyncIterator[Json]:
+        """The events from number *after* on (None: only new ones), for ever."""
+
+    def audit(self, entry: Json) -> None:
+        """Write one line to the audit log: time, key id, door, peer, command, outcome, duration."""

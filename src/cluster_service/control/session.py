@@ -1,0 +1,192 @@
+"""One command given by a person or a script: asked, followed, shown, and turned into an exit code.
+
+Human text goes to standard output and errors to standard error. With ``--json`` standard output is one JSON document
+and nothing else, the error object when the command failed; the sentence goes to standard error all the same.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from . import arguments, render
+from .client import Client, OperationFailed, connect
+from .errors import CommandError
+from .registry import COMMANDS, Command
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Self, TextIO
+
+INTERRUPTED = 130
+"""The exit code after Ctrl-C."""
+
+
+class ReaderLeft(Exception):
+    """Nobody reads what is printed any more. Not an OSError: click has an exit code of its own for those."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """Which service is meant, and how results are shown."""
+
+    name: str = "default"
+    url: str | None = None
+    access_key: str | None = None
+    access_key_file: str | None = None
+    run_dir: str | None = None
+    as_json: bool = False
+    compact: bool = False
+    """JSON documents of one line each: there may be several."""
+
+    def with_options(self, **options: Any) -> Self:
+        """Return the session with those of *options* that were given."""
+        return replace(self, **{name: value for name, value in options.items() if value not in (None, False)})
+
+    def client(self) -> Client:
+        """Return a client of the service that is meant. Raises CommandError."""
+        key = self.access_key
+        if self.access_key_file is not None:
+            from cluster_service.config.keys import from_file  # noqa: PLC0415 - rarely needed
+
+            key = from_file(os.path.abspath(self.access_key_file), "--access-key-file")
+        return connect(self.name, url=self.url, access_key=key, run_dir=self.run_dir)
+
+    # -- output ------------------------------------------------------------------------------------------------------
+
+    def show(self, command: Command, data: Mapping[str, Any]) -> None:
+        """Print a result."""
+        if self.as_json:
+            self.document(data)
+        else:
+            out(render.show(command.render, data, terminal=render.is_terminal()))
+
+    def document(self, data: Mapping[str, Any]) -> None:
+        """Print a JSON document."""
+        out(json.dumps(data, indent=None if self.compact else 2, ensure_ascii=False))
+
+    def failed(self, error: CommandError) -> int:
+        """Tell an error; return its exit code."""
+        say(f"cservice: {render.clean_lines(error.message)}")
+        if error.hint:
+            say(f"  {render.clean_lines(error.hint)}")
+        if self.as_json:
+            self.document(error.to_json())
+        return error.exit_code
+
+    # -- commands ----------------------------------------------------------------------------------------------------
+
+    def line(self, words: Sequence[str]) -> int:
+        """Give the command that *words* are; return the exit code."""
+        try:
+            command = COMMANDS.get(words[0])
+            return self.give(command, arguments.from_words(command, words[1:]))
+        except CommandError as error:
+            return self.failed(error)
+
+    def give(self, command: Command, given: Mapping[str, Any]) -> int:
+        """Give *command* with its checked arguments; return the exit code."""
+        try:
+            return self._give(command, dict(given))
+        except OperationFailed as error:
+            told = f"{error.operation['command']}: {error.operation['state']}: {error.message}"
+            say(f"cservice: {render.clean_lines(told)}")
+            if self.as_json:
+                self.document(error.to_json())
+            return error.exit_code
+        except CommandError as error:
+            return self.failed(error)
+
+    def _give(self, command: Command, given: dict[str, Any]) -> int:
+        wait = not given.pop("no_wait", False)
+        try:
+            client = self.client()
+        except CommandError as error:
+            if not command.without_service or self.url is not None or error.code != "unavailable":
+                raise
+            self.show(command, _answer_alone(command, given))
+            return 0
+        result = client.give(command.name, from_here(command, given))
+        if "steps" in result:
+            return self._follow(client, command, result, wait=wait)
+        self.show(command, result)
+        return 0
+
+    def _follow(self, client: Client, command: Command, operation: dict[str, Any], *, wait: bool) -> int:
+        if not wait and operation["state"] == "running":
+            if self.as_json:
+                self.document(operation)
+            else:
+                out(
+                    f"{operation['command']} has begun as operation {operation['id']}; "
+                    f"follow it: {self.rejoin(operation['id'])}"
+                )
+            return 0
+
+        def on_step(step: Mapping[str, Any]) -> None:
+            if not self.as_json:
+                out(render.clean(step["text"]))
+
+        try:
+            self._ended(command, client.follow(operation, on_step))
+        except KeyboardInterrupt:
+            say(f"\ncservice: left; {operation['command']} goes on. Rejoin it: {self.rejoin(operation['id'])}")
+            if self.as_json:
+                self.document(operation)
+            return INTERRUPTED
+        return 0
+
+    def _ended(self, command: Command, operation: dict[str, Any]) -> None:
+        if operation["state"] != "done":
+            raise OperationFailed(operation)
+        if self.as_json:
+            self.document(operation)
+        else:
+            shown = "operation" if command.render == "operations" else command.render
+            out(render.show(shown, operation, terminal=render.is_terminal()))
+
+    def rejoin(self, operation: str) -> str:
+        """Return the command line that follows an operation."""
+        if self.url is not None:
+            return f"cservice --url {self.url} operations {operation}"
+        return f"cservice {'' if self.name == 'default' else f'--name {self.name} '}operations {operation}"
+
+
+def _answer_alone(command: Command, given: Mapping[str, Any]) -> dict[str, Any]:
+    result = command.run(None, **given)
+    assert isinstance(result, dict)  # noqa: S101 - a command that needs no service does not wait
+    return result
+
+
+def from_here(command: Command, given: dict[str, Any]) -> dict[str, Any]:
+    """Make what is relative to this directory absolute: the service lives in another one."""
+    for parameter in command.parameters:
+        value = given.get(parameter.name)
+        if parameter.kind == "directory":
+            given[parameter.name] = os.path.abspath(os.path.expanduser(value or "."))
+        elif parameter.kind == "target" and isinstance(value, str):
+            path = os.path.abspath(os.path.expanduser(value))
+            is_file = os.path.isfile(path) and not (given.get(arguments.PROGRAM) and "/" not in value)
+            given[parameter.name] = path if is_file else value
+    return given
+
+
+def out(text: str) -> None:
+    """Print to standard output, now: a reader may be waiting for it. Raises ReaderLeft."""
+    _write(sys.stdout, text)
+
+
+def say(text: str) -> None:
+    """Print to standard error. Raises ReaderLeft."""
+    _write(sys.stderr, text)
+
+
+def _write(stream: TextIO, text: str) -> None:
+    try:
+        stream.write(text + "\n")
+        stream.flush()
+    except BrokenPipeError:
+        raise ReaderLeft from None

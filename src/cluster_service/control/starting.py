@@ -1,0 +1,171 @@
+"""``cservice start``: the one command that there is no service to ask for.
+
+Its options are the table of settings. Everything after TARGET belongs to the program; after ``--`` the target may be
+any program. When a service of that name runs already, nothing is started: this becomes a console of the running one.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cluster_service import rundir
+from cluster_service.config.merge import gather
+from cluster_service.config.table import BY_NAME, GROUP, SETTINGS, Setting
+
+from . import arguments, console
+from .cli import session_of
+from .errors import CommandError
+from .registry import COMMANDS
+from .session import out, say
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from .session import Session
+
+DASHES = "\0--"
+"""Stands for the ``--`` before TARGET, which click would take away."""
+
+
+HELP = """Start TARGET as a service.
+
+TARGET is a Python file (worker.py), an app (package.module:app, ASGI or WSGI) or, after --, any program (-- node
+server.js). What follows it are its arguments. If a service of that name runs already, --group adds a group of workers
+to it; without --group this becomes a console of it.
+
+The options may also stand in the environment (CSERVICE_WORKERS=4), in cluster-service.toml, or in
+[tool.cluster-service] of pyproject.toml.
+"""
+
+
+class Start(click.Command):
+    """The click command, which remembers whether TARGET stood after ``--``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Keep the first ``--``: it may be what makes the target a program."""
+        if "--" in args:
+            place = args.index("--")
+            args = [*args[:place], DASHES, *args[place + 1 :]]
+        return super().parse_args(ctx, args)
+
+
+def make_start() -> click.Command:
+    """Return the click command."""
+    options: list[click.Parameter] = [_option(setting) for setting in SETTINGS if setting.flags]
+    options.append(
+        click.Option(["--no-wait", "no_wait"], is_flag=True, help="When it adds a group: do not wait for it.")
+    )
+    options.append(click.Option(["--json", "as_json"], is_flag=True, help="Print JSON."))
+    options.append(click.Argument(["words"], nargs=-1, type=click.UNPROCESSED, metavar="TARGET [ARGS]..."))
+    return Start(
+        "start",
+        params=options,
+        callback=_run,
+        context_settings={
+            "allow_interspersed_args": False,
+            "help_option_names": ["-h", "--help"],
+            "max_content_width": 110,
+        },
+        help=HELP,
+    )
+
+
+def _option(setting: Setting) -> click.Option:
+    names = [*setting.flags, setting.name]
+    default = setting.shown or (str(setting.default) if setting.default not in (None, (), True, False) else "")
+    text = setting.doc + (f" [{default}]" if default else "")
+    if setting.kind == "flag":
+        return click.Option(names, default=None, help=text)
+    return click.Option(
+        names, metavar=setting.metavar or "|".join(setting.choices), multiple=setting.many, default=None, help=text
+    )
+
+
+def _run(words: tuple[str, ...], as_json: bool, no_wait: bool, **given: Any) -> int:  # noqa: FBT001 - click passes them by name
+    session = session_of(click.get_current_context(), {"as_json": as_json})
+    options = {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in given.items()
+        if value not in (None, ())
+    }
+    for name in ("name", "run_dir", "access_key", "access_key_file"):  # those that stood before the command
+        value = getattr(session, name)
+        from_environment = os.environ.get(BY_NAME[name].environment)
+        if name not in options and value not in (None, from_environment) and (name, value) != ("name", "default"):
+            options[name] = value
+    rest = list(words)
+    program = rest[:1] == [DASHES]
+    if program:
+        rest.pop(0)
+    rest = ["--" if word == DASHES else word for word in rest]
+    target = rest.pop(0) if rest else None
+    try:
+        if program and target is None:
+            raise CommandError(
+                "bad_request", "start: there is no program after --", "For example: cservice start -- node server.js"
+            )
+        return _start(session, options, target, rest, program=program, no_wait=no_wait)
+    except CommandError as error:
+        return session.failed(error)
+
+
+def _start(
+    session: Session, options: dict[str, Any], target: str | None, args: list[str], *, program: bool, no_wait: bool
+) -> int:
+    from cluster_service import boot, config  # noqa: PLC0415 - after the options were read
+
+    directory = os.getcwd()
+    found = gather(options, "flags", directory, os.environ)
+    name = found["name"].value if "name" in found else BY_NAME["name"].default
+    run_dir = found["run_dir"].value if "run_dir" in found else None
+    session = session.with_options(name=name, run_dir=run_dir)
+    if session.url is not None or ("group" in options and rundir.find(name, run_dir) is not None):
+        return _add_group(session, options, target, args, program=program, no_wait=no_wait)
+    settings = config.settings(options, target=target, args=args, program=program, source="flags", directory=directory)
+    for warning in settings.warnings:
+        say(f"cservice: warning: {warning}")
+    try:
+        running = rundir.find(name, run_dir)
+        if running is not None:
+            raise boot.AlreadyRunning(running[1])
+        pid = boot.start(settings)
+    except boot.AlreadyRunning as already:
+        return _attach(session, already.holder)
+    if session.as_json:
+        session.document({"name": name, "pid": pid})
+    else:
+        out(f"service {name!r} runs (pid {pid})")
+    return 0
+
+
+def _add_group(
+    session: Session, options: Mapping[str, Any], target: str | None, args: list[str], *, program: bool, no_wait: bool
+) -> int:
+    command = COMMANDS.get("start")
+    known = {setting.name for setting in SETTINGS if setting.scope == GROUP}
+    strangers = [
+        name
+        for name in options
+        if name not in known and name not in ("name", "run_dir", "access_key", "access_key_file")
+    ]
+    if strangers:
+        flag = BY_NAME[strangers[0]].flags[-1].split("/")[0]
+        raise CommandError(
+            "bad_request", f"{flag} is the service's, which runs already: it cannot be given with a group"
+        )
+    given: dict[str, Any] = {name: value for name, value in options.items() if name in known}
+    given |= {"target": target, "args": args or None, "program": program or None, "no_wait": no_wait or None}
+    return session.give(command, arguments.check(command, given))
+
+
+def _attach(session: Session, holder: rundir.Holder) -> int:
+    """Be a console of the service that runs already."""
+    say(f"cservice: {holder} is already running; nothing was started.")
+    if sys.stdin is not None and sys.stdin.isatty():
+        say("This is a console of the running one: help lists its commands, quit leaves it.")
+    outcome = console.run(session, greeting=" ")
+    return outcome.code if outcome.given else CommandError("unavailable", "").exit_code

@@ -1,0 +1,205 @@
+"""The slots and generations of one group: what is wanted of it, and how its slots have fared.
+
+A *generation* is a number that only grows; each names a release. A slot wants one generation; a worker of another one
+is stale. While no worker of a generation has ever become ready, the generation is *unproven*: if it then fails, one
+slot at a time tries it for all (``trial``), since eight workers that all fail at import teach no more than one does.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from .restarts import STEADY, History, verdict
+from .spec import GroupSpec, Release
+
+if TYPE_CHECKING:
+    from .worker import Worker
+
+
+@dataclass
+class Slot:
+    """One place for a worker, and its past."""
+
+    number: int
+    generation: int
+    reason: str = "start"
+    """Why its next worker is started."""
+    timeout: float | None = None
+    """Seconds that an operator gave for each start and stop."""
+    history: History = field(default_factory=History)
+    next_try: float | None = 0.0
+    """When it may be tried; None: not by itself."""
+    broken: bool = False
+    restarts: int = 0
+    last_exit: dict[str, Any] | None = None
+    """``{"pid", "exit_code", "signal", "was_ready", "detail", "output"}`` of the last worker that failed here."""
+
+    def renew(self, generation: int, reason: str, timeout: float | None) -> None:
+        """Want *generation*, at once, whatever happened before."""
+        self.generation, self.reason, self.timeout = generation, reason, timeout
+        self.history, self.next_try, self.broken = History(), 0.0, False
+
+
+@dataclass
+class Trial:
+    """The attempts at a generation of which no worker has ever become ready."""
+
+    generation: int = 0
+    history: History = field(default_factory=History)
+    next_try: float | None = 0.0
+    failed_at: float = 0.0
+
+
+@dataclass
+class Group:
+    """A group's wanted state and its slots."""
+
+    spec: GroupSpec
+    slots: dict[int, Slot]
+    generation: int
+    """The highest generation ever given."""
+    releases: dict[int, Release]
+    proven: list[int] = field(default_factory=list)
+    """Generations of which a worker has become ready."""
+    trial: Trial = field(default_factory=Trial)
+    ready_by: str = ""
+    """How its workers have become ready (told, listen, notify); from then on merely being alive does not count."""
+    relistens: bool = False
+    """Its workers call listen on a socket that listens already; so one that has only bound it is not ready yet."""
+    at_a_time: int = 0
+    """How many workers may boot at the same time; 0: any number."""
+    promoted: int = 1
+    """The generation that new slots are of: the last that a whole operation ended well with."""
+    leave_reason: str = "scale"
+    """Why the workers of dropped slots end: scale or shutdown."""
+    detail: str = ""
+    """The last cause of a failure, with digits masked."""
+    repeated: int = 0
+    """How often in a row it was that same cause."""
+
+    @classmethod
+    def new(cls, spec: GroupSpec, at_a_time: int = 0) -> Group:
+        """A group whose workers are all still to be started."""
+        slots = {number: Slot(number, 1) for number in range(1, spec.count + 1)}
+        return cls(spec, slots, 1, {1: spec.release}, at_a_time=at_a_time)
+
+    @property
+    def name(self) -> str:
+        """The group's name."""
+        return self.spec.name
+
+    @property
+    def target(self) -> str:
+        """What its newest generation runs."""
+        return self.releases[self.generation].target
+
+    def next_generation(self, release: Release | None = None) -> int:
+        """Make a new generation (of *release*, else of the newest one) and return its number."""
+        self.releases[self.generation + 1] = release or self.releases[self.generation]
+        self.generation += 1
+        return self.generation
+
+    def resize(self, count: int) -> None:
+        """Have *count* slots: the lowest free numbers are added, the highest ones dropped."""
+        self.leave_reason = "scale"
+        for number in sorted(self.slots, reverse=True)[: max(0, len(self.slots) - count)]:
+            del self.slots[number]
+        number = 1
+        while len(self.slots) < count:
+            if number not in self.slots:
+                self.slots[number] = Slot(number, self.promoted, "scale")
+            number += 1
+
+    def tell(self, detail: str) -> int:
+        """Remember the cause of a failure; return how often in a row it was the same before."""
+        masked = re.sub(r"\d+", "0", detail)
+        self.repeated = self.repeated + 1 if masked == self.detail else 0
+        self.detail = masked
+        return self.repeated
+
+    def trying(self, generation: int) -> bool:
+        """Whether *generation* is unproven and has failed: one slot at a time tries it."""
+        return generation not in self.proven and self.trial.generation == generation
+
+    def next_try(self, slot: Slot) -> float | None:
+        """When *slot* may be tried; None: not by itself."""
+        if slot.next_try is None or not self.trying(slot.generation):
+            return slot.next_try
+        return None if self.trial.next_try is None else max(slot.next_try, self.trial.next_try)
+
+    def prove(self, worker: Worker) -> None:
+        """*worker* is ready: its generation can be."""
+        if worker.generation in self.proven:
+            return
+        self.proven.append(worker.generation)
+        for slot in self.slots.values():
+            if slot.generation == worker.generation and slot.next_try is not None:
+                slot.next_try = min(slot.next_try, worker.ready_at or 0.0)
+                slot.history = slot.history.steady()
+
+    def fail(self, worker: Worker, now: float) -> list[Slot]:
+        """Count a failure of *worker*; return the slots that are broken by it."""
+        slot = self.slots.get(worker.slot)
+        if slot is None or slot.generation != worker.generation:
+            return []
+        if worker.ready_at is not None and now - worker.ready_at >= STEADY:
+            slot.history = slot.history.steady()
+        slot.history = slot.history.failed(now)
+        slot.reason = "failure"
+        jitter = zlib.crc32(f"{worker.name}/{worker.number}".encode()) / 2**32
+        judged = verdict(self.spec.restart, slot.history, now, jitter)
+        slot.next_try = judged.at
+        broken = [slot] if judged.broken else []
+        if worker.generation not in self.proven and self.spec.restart.auto_restart:
+            broken = self._fail_trial(worker, now, jitter) or broken
+        fresh = [each for each in broken if not each.broken]
+        for each in broken:
+            each.broken = True
+            each.history = History(each.history.streak, each.history.failures, broken=True)
+        return fresh
+
+    def _fail_trial(self, worker: Worker, now: float, jitter: float) -> list[Slot]:
+        """Count a failure of an unproven generation once a round, however many slots took part in the round."""
+        if self.trial.generation != worker.generation:
+            self.trial = Trial(worker.generation)
+        elif worker.since <= self.trial.failed_at:
+            return []
+        history = self.trial.history.failed(now)
+        judged = verdict(self.spec.restart, history, now, jitter)
+        self.trial = Trial(
+            worker.generation, History(history.streak, history.failures, judged.broken), judged.at, failed_at=now
+        )
+        if not judged.broken:
+            return []
+        return [slot for slot in self.slots.values() if slot.generation == worker.generation]
+
+    def prune(self, used: set[int]) -> None:
+        """Drop the releases of generations that nothing is, or will be, of."""
+        keep = used | {slot.generation for slot in self.slots.values()} | {self.generation, self.promoted}
+        self.releases = {number: release for number, release in self.releases.items() if number in keep}
+        self.proven = [number for number in self.proven if number in keep]
+
+    def to_json(self) -> dict[str, Any]:
+        """For the notebook."""
+        data = asdict(self)
+        data["slots"] = [asdict(slot) for slot in self.slots.values()]
+        data["releases"] = [[number, asdict(release)] for number, release in self.releases.items()]
+        return data
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Group:
+        """Inverse of ``to_json`` after a trip through JSON."""
+        known = dict(data)
+        known["spec"] = GroupSpec.from_json(known["spec"])
+        slots = [Slot(**{**slot, "history": _history(slot["history"])}) for slot in known["slots"]]
+        known["slots"] = {slot.number: slot for slot in slots}
+        known["releases"] = {number: Release.from_json(release) for number, release in known["releases"]}
+        known["trial"] = Trial(**{**known["trial"], "history": _history(known["trial"]["history"])})
+        return cls(**known)
+
+
+def _history(data: dict[str, Any]) -> History:
+    return History(data["streak"], tuple(data["failures"]), data["broken"])

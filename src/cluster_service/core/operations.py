@@ -1,0 +1,64 @@
+"""Long commands: what each waits for, and when it has failed. Judged anew each turn from what is wanted and seen.
+
+An operation does no work. Its request has edited what is wanted; the operation only watches, tells its steps, and
+ends. So a master that dies in the middle has nothing to resume.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+STEPS = 200
+"""Steps remembered of one operation."""
+
+KEPT = 50
+"""Operations remembered."""
+
+
+@dataclass
+class Operation:
+    """One long command. Times are monotonic seconds."""
+
+    id: str
+    command: str
+    """As an operator would type it: ``restart all``."""
+    kind: str
+    """start, restart, scale or shutdown."""
+    at: float
+    slots: list[list[Any]] = field(default_factory=list)
+    """The ``[group, slot]`` that it is about."""
+    generations: dict[str, int] = field(default_factory=dict)
+    """restart: the generation that each group's slots shall have."""
+    state: str = "running"
+    reason: str | None = None
+    steps: list[list[Any]] = field(default_factory=list)
+    """``[at, text]``."""
+    replaced: int = 0
+    ended_at: float | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended."""
+        return self.state == "running"
+
+    @property
+    def groups(self) -> set[str]:
+        """The groups that it is about."""
+        return {group for group, _ in self.slots}
+
+    def concerns(self, group: str, slot: int) -> bool:
+        """Whether it is about this slot."""
+        return [group, slot] in self.slots
+
+    def step(self, now: float, text: str) -> None:
+        """Remember a step."""
+        self.steps.append([now, text])
+        del self.steps[:-STEPS]
+
+    def to_json(self) -> dict[str, Any]:
+        """For the notebook."""
+        return asdict(self)
+
+    def __repr__(self) -> str:
+        return f"<Operation {self.id} {self.command!r} {self.state} {self.replaced}/{len(self.slots)}>"

@@ -1,0 +1,60 @@
+"""Replacing workers, ready-first, as arithmetic over counts.
+
+Worked example: 8 slots, ratio 0.33. ``surge`` is 2, so at most 10 workers stay at any time:
+
+    old 8 new 0        start 2            (8 serving + 2 booting)
+    one new serves     stop 1, start 1    (7 old + 1 new serving, 2 booting)
+    ...                until no old one is left
+
+A stale worker is stopped only when its successor in the same slot serves: the number that serve never falls below what
+it was. Rolling back is the same arithmetic with the slot's generation set back; there is no other code for it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from .worker import Worker
+
+RATIO = 0.33
+"""The share of a group that may be in replacement at the same time."""
+
+
+def surge(count: int, ratio: float = RATIO) -> int:
+    """How many workers more than *count* may stay during a rollout: at least one."""
+    return max(1, int(count * ratio))
+
+
+class SlotPlan(NamedTuple):
+    """What one slot needs now. ``wants``: nothing, ``start`` (it has no worker) or ``replace`` (it has a stale one)."""
+
+    wants: str
+    stop: tuple[Worker, ...]
+
+
+def plan_slot(generation: int, workers: Sequence[Worker]) -> SlotPlan:
+    """Compare a slot's wanted *generation* with its *workers* (those leaving are ignored)."""
+    staying = sorted((worker for worker in workers if worker.staying), key=lambda worker: worker.number)
+    current = [worker for worker in staying if worker.generation == generation]
+    stale = [worker for worker in staying if worker.generation != generation]
+    serving = [worker for worker in current if worker.serving]
+    if serving:
+        return SlotPlan("nothing", tuple(worker for worker in staying if worker is not serving[0]))
+    keep_stale = [worker for worker in stale if worker.serving] or stale[:1]
+    extra = tuple(worker for worker in stale if worker not in keep_stale)
+    if current or extra:  # those that are too many go first; one that is only ordered cannot go yet
+        return SlotPlan("nothing", extra)
+    return SlotPlan("replace" if stale else "start", ())
+
+
+def replacing(generation_of: dict[int, int], workers: Iterable[Worker]) -> int:
+    """How many slots hold a stale worker and a successor on its way. *generation_of*: slot → wanted generation."""
+    stale: set[int] = set()
+    coming: set[int] = set()
+    for worker in workers:
+        if worker.staying and worker.slot in generation_of:
+            (coming if worker.generation == generation_of[worker.slot] else stale).add(worker.slot)
+    return len(stale & coming)

@@ -1,0 +1,266 @@
+"""Facts: what is seen. Each edits what the cluster knows of a worker or a port; the turn draws the conclusions.
+
+Recording a death and judging it are different jobs: ``exited`` records it at once (the slot may be tried again),
+``bury`` tells of it when the worker's last lines have come, and only then operations judge it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cluster_service.wire.facts import WorkerState
+
+from . import actions, events, judge, wanted
+from .requests import Restart
+from .worker import LEAVING, Worker, cause, signal_name
+
+if TYPE_CHECKING:
+    from cluster_service.wire import facts
+
+    from .cluster import Cluster
+
+LAST_LINES = 1.0
+"""Seconds that the log writer has to hand over the last lines of a worker that exited."""
+
+KEPT_LINES, KEPT_LENGTH = 10, 200
+"""How much of them is kept for each slot: the notebook is written often."""
+
+
+def snapshot(cluster: Cluster, fact: facts.Snapshot, now: float) -> None:
+    """Reconcile the notebook with what the guardian holds: after a cold start, a crash or an upgrade of the master."""
+    states = {state["worker"]: WorkerState(**state) for state in fact.workers}
+    cluster.last_worker = max(cluster.last_worker, fact.last_worker)
+    for worker in list(cluster.workers.values()):
+        state = states.pop(worker.number, None)
+        if state is not None:
+            _see(cluster, worker, state, now)
+        elif worker.state == "gone":
+            bury(cluster, worker, [], now)
+        elif worker.state == "ordered" and worker.number <= fact.last_worker:
+            _cannot_start(cluster, worker, "the master died before it heard why", now)
+        else:  # the order to start it never arrived
+            worker.move("lost")
+            del cluster.workers[worker.number]
+    for state in states.values():
+        _adopt_unknown(cluster, state, now)
+    for listener in fact.listeners:
+        if not listener["door"]:
+            cluster.unused.setdefault(listener["address"], None)
+    cluster.publish(events.MasterStart(sum(w.staying for w in cluster.workers.values()), fact.safe, fact.master_starts))
+    if not cluster.begun:
+        cluster.begun = True
+        slots = [[name, number] for name, group in cluster.groups.items() for number in group.slots]
+        judge.begin(cluster, "start", "start", slots, now)
+    if fact.stopping and not cluster.ending:
+        wanted.shutdown_all(cluster, None, now)
+
+
+def _see(cluster: Cluster, worker: Worker, state: WorkerState, now: float) -> None:
+    """Bring what the notebook says of *worker* up to what the guardian says."""
+    if worker.state == "ordered":
+        _spawned(cluster, worker, state.pid, state.started_at)
+        worker.deadline = now + worker.ready_timeout  # nobody watched it so far
+    worker.told = worker.told if state.ready is None else state.ready
+    worker.notified = worker.notified or state.notified.get("READY") == "1"
+    worker.status = state.notified.get("STATUS", worker.status)
+    worker.listening, worker.bound = list(state.listening), list(state.bound)
+    worker.bind_error = state.bind_error
+    by = "told" if worker.told is not None else "listen" if worker.listening else "notify" if worker.notified else ""
+    if by:
+        _speaks(cluster, worker, by)
+    if state.exited:
+        if worker.state != "gone":
+            _exited(cluster, worker, state.code, state.signal, now)
+        elif "sweep" not in state.signals:
+            cluster.todo.append(actions.Sweep(worker.number))
+        if state.output:
+            bury(cluster, worker, state.output, now)
+    elif worker.state in LEAVING and "stop" not in state.signals:
+        worker.was_never_asked()
+    if worker.state == "killing" and "kill" not in state.signals and not state.exited:
+        cluster.todo.append(actions.Kill(worker.number))
+
+
+def _adopt_unknown(cluster: Cluster, state: WorkerState, now: float) -> None:
+    """Take in a worker that the notebook does not know of (it was lost): what it was started as comes with it."""
+    meta = state.meta
+    group = cluster.groups.get(str(meta.get("group")))
+    if state.exited:
+        cluster.todo += [actions.Sweep(state.worker), actions.Forget(state.worker)]
+        return
+    worker = Worker(
+        state.worker,
+        str(meta.get("group")),
+        int(meta.get("slot", 0)),
+        int(meta.get("generation", 0)),
+        str(meta.get("reason", "start")),
+        state.started_at,
+    )
+    cluster.workers[worker.number] = worker
+    if group is not None and worker.generation >= group.generation:
+        group.releases[worker.generation] = group.releases[group.generation]
+        group.generation = group.promoted = worker.generation
+    if group is not None and worker.slot in group.slots:
+        group.slots[worker.slot].generation = max(worker.generation, group.slots[worker.slot].generation)
+        worker.ready_timeout = group.spec.ready_timeout
+    _see(cluster, worker, state, now)
+
+
+def spawned(cluster: Cluster, fact: facts.Spawned, now: float) -> None:
+    """There is a process."""
+    worker = cluster.workers.get(fact.worker)
+    if worker is not None and worker.can("spawned"):
+        _spawned(cluster, worker, fact.pid, fact.at or now)
+
+
+def _spawned(cluster: Cluster, worker: Worker, pid: int, at: float) -> None:
+    worker.move("spawned")
+    worker.pid, worker.since, worker.deadline = pid, at, at + worker.ready_timeout
+    cluster.publish(events.WorkerStart(worker.group, worker.slot, pid, worker.reason, worker.generation))
+
+
+def spawn_failed(cluster: Cluster, fact: facts.SpawnFailed, now: float) -> None:
+    """There is none: counted like a worker that failed to start."""
+    worker = cluster.workers.get(fact.worker)
+    if worker is None or not worker.can("spawn_failed"):
+        return
+    _cannot_start(cluster, worker, fact.error, now)
+
+
+def _cannot_start(cluster: Cluster, worker: Worker, error: str, now: float) -> None:
+    worker.verdict = f"could not be started: {error}"
+    worker.died_at = now
+    worker.move("spawn_failed")
+    fail(cluster, worker, now)
+    bury(cluster, worker, [], now)
+
+
+def exited(cluster: Cluster, fact: facts.Exited, now: float) -> None:
+    """A process has ended: account for it at once, tell of it when its last lines have come."""
+    worker = cluster.workers.get(fact.worker)
+    if worker is not None and worker.can("exited"):
+        _exited(cluster, worker, fact.code, fact.signal, now)
+
+
+def _exited(cluster: Cluster, worker: Worker, code: int | None, signal: int | None, now: float) -> None:
+    worker.code, worker.signal, worker.died_at = code, signal, now
+    worker.move("exited")
+    worker.deadline = now + LAST_LINES
+    cluster.todo.append(actions.Sweep(worker.number))
+    if not worker.stop_reason:
+        fail(cluster, worker, now)
+
+
+def output(cluster: Cluster, fact: facts.Output, now: float) -> None:
+    """The last lines have come."""
+    worker = cluster.workers.get(fact.worker)
+    if worker is not None and worker.state == "gone":
+        bury(cluster, worker, fact.lines, now)
+
+
+def listening(cluster: Cluster, fact: facts.Listening, _now: float) -> None:
+    """A shared socket was opened, or a worker listens on it."""
+    if fact.descriptor:  # a door
+        return
+    if fact.address not in cluster.unused:
+        cluster.unused[fact.address] = None
+        cluster.publish(events.PortOpen(fact.address))
+    worker = cluster.workers.get(fact.worker or 0)
+    if worker is None or worker.state == "gone":
+        return
+    if fact.bound:
+        worker.bound = sorted({*worker.bound, fact.address})
+    elif fact.address not in worker.listening:
+        worker.listening.append(fact.address)
+        _speaks(cluster, worker, "listen")
+        if fact.address in worker.bound and worker.group in cluster.groups:
+            cluster.groups[worker.group].relistens = True
+
+
+def listen_failed(cluster: Cluster, fact: facts.ListenFailed, _now: float) -> None:
+    """A worker could not bind: most likely the cause of its death."""
+    worker = cluster.workers.get(fact.worker or 0)
+    if worker is not None:
+        worker.bind_error = fact.error
+
+
+def ready(cluster: Cluster, fact: facts.Ready, _now: float) -> None:
+    """A worker said that it is ready, or not yet."""
+    worker = cluster.workers.get(fact.worker)
+    if worker is not None:
+        worker.told = fact.ready
+        _speaks(cluster, worker, "told")
+
+
+def notified(cluster: Cluster, fact: facts.Notified, _now: float) -> None:
+    """A worker said something in the sd_notify way."""
+    worker = cluster.workers.get(fact.worker)
+    if worker is not None:
+        if fact.fields.get("READY") == "1":
+            worker.notified = True
+            _speaks(cluster, worker, "notify")
+        worker.status = fact.fields.get("STATUS", worker.status)
+
+
+def _speaks(cluster: Cluster, worker: Worker, by: str) -> None:
+    """Workers of this group say when they are ready, be it late: to be merely alive counts no more."""
+    group = cluster.groups.get(worker.group)
+    if group is not None:
+        group.ready_by = by
+
+
+def signalled(cluster: Cluster, fact: facts.Signalled, now: float) -> None:
+    """The guardian was sent a signal that is ours to act on."""
+    if fact.signal in ("TERM", "INT") and not cluster.ending:
+        wanted.shutdown_all(cluster, None, now)
+    elif fact.signal == "HUP" and not cluster.running() and not cluster.ending:
+        wanted.restart(cluster, Restart("all"), now)
+
+
+def fail(cluster: Cluster, worker: Worker, now: float) -> None:
+    """Count the end of *worker*, or its not becoming ready, against its slot: once."""
+    group = cluster.groups.get(worker.group)
+    if worker.failed or group is None:
+        return
+    worker.failed = True
+    for slot in group.fail(worker, now):
+        detail = cause(worker, [], now)
+        cluster.publish(events.SlotBroken(group.name, slot.number, len(slot.history.failures), detail))
+
+
+def bury(cluster: Cluster, worker: Worker, lines: list[str], now: float) -> None:
+    """Tell of the end of *worker*, now that its last lines are known, and forget it."""
+    del cluster.workers[worker.number]
+    cluster.todo.append(actions.Forget(worker.number))
+    group = cluster.groups.get(worker.group)
+    died_at = now if worker.died_at is None else worker.died_at
+    detail = cause(worker, lines, died_at)
+    signal = None if worker.signal is None else signal_name(worker.signal)
+    repeated = group.tell(detail) if worker.failed and group else 0
+    cluster.publish(
+        events.WorkerExit(
+            worker.group,
+            worker.slot,
+            worker.pid or 0,
+            worker.stop_reason or "failure",
+            worker.code,
+            signal,
+            worker.ready_at is not None,
+            detail,
+            repeated,
+        )
+    )
+    if not worker.failed or group is None:
+        return
+    slot = group.slots.get(worker.slot)
+    if slot is not None:
+        slot.last_exit = {
+            "pid": worker.pid,
+            "exit_code": worker.code,
+            "signal": signal,
+            "was_ready": worker.ready_at is not None,
+            "detail": detail,
+            "output": [line[:KEPT_LENGTH] for line in lines[-KEPT_LINES:]],
+        }
+    if worker.ready_at is None:
+        judge.failed_boot(cluster, worker, group, detail, lines, now)

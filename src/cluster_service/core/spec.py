@@ -1,0 +1,113 @@
+"""What is wanted: frozen, absolute, and the same in memory, in the notebook and in the boot message.
+
+Durations are seconds (float). Paths are absolute. Nothing here is resolved later: a relative path, a symlink or an
+"auto" has been settled by whoever made the spec.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+Kind = Literal["script", "app", "command"]
+Share = Literal["auto", "seccomp", "python", "inherit", "none"]
+"""How workers get their ports; ``auto`` is the best that the guardian finds it can do."""
+
+DEFAULT_GROUP = "web"
+
+
+@dataclass(frozen=True)
+class Release:
+    """What code a worker runs: everything that must be known to start it, and nothing about how many."""
+
+    kind: Kind
+    target: str
+    """script: the file's absolute path; app: ``package.module:app``; command: the program's absolute path."""
+    args: tuple[str, ...] = ()
+    cwd: str = "/"
+    python: str = ""
+    """The interpreter's absolute path (not resolved further: a virtualenv's is a symlink); empty for a command."""
+    env: tuple[tuple[str, str], ...] = ()
+    """Set on top of the service's own environment."""
+    server: str = "uvicorn"
+    binds: tuple[str, ...] = ()
+    """``127.0.0.1:8000``, ``[::1]:8000``, ``unix:/path``. For an app: where it is served. For others: passed as
+    LISTEN_FDS when the share is ``inherit``."""
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Release:
+        """Inverse of ``dataclasses.asdict`` after a trip through JSON."""
+        known = dict(data)
+        known["args"] = tuple(known.get("args", ()))
+        known["binds"] = tuple(known.get("binds", ()))
+        known["env"] = tuple((str(key), str(value)) for key, value in known.get("env", ()))
+        return cls(**known)
+
+
+@dataclass(frozen=True)
+class RestartPolicy:
+    """When a worker that ended by itself is started again. Applies to each slot on its own."""
+
+    auto_restart: bool = True
+    delay: float = 0.1
+    """Seconds before the first restart; doubled for each failure in a row."""
+    per_minute: int = 10
+    """Restarts in any 60 seconds after which the slot is broken."""
+    slow_pace: float = 60.0
+    """Seconds between tries while the slot is broken."""
+
+
+@dataclass(frozen=True)
+class GroupSpec:
+    """A number of workers that run the same release."""
+
+    name: str
+    count: int
+    release: Release
+    share: Share = "auto"
+    ready_timeout: float = 60.0
+    stop_timeout: float = 60.0
+    ready_after: float = 5.0
+    """A worker that never says that it is ready, and never listens, is taken to be ready after this long alive."""
+    restart: RestartPolicy = field(default_factory=RestartPolicy)
+    user: str | None = None
+    user_group: str | None = None
+
+    def with_count(self, count: int) -> GroupSpec:
+        """The same group with another count."""
+        return replace(self, count=count)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> GroupSpec:
+        """Inverse of ``dataclasses.asdict`` after a trip through JSON."""
+        known = dict(data)
+        known["release"] = Release.from_json(known["release"])
+        known["restart"] = RestartPolicy(**known.get("restart", {}))
+        return cls(**known)
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A whole service, as it was asked for at the start."""
+
+    name: str
+    groups: tuple[GroupSpec, ...]
+    give_up: Literal["never", "all-broken"] = "never"
+    """``all-broken``: when every slot of every group is broken the service ends with ``GIVE_UP_CODE``."""
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-able object; ``from_json`` reads it."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Spec:
+        """Inverse of ``to_json``."""
+        return cls(
+            name=data["name"],
+            groups=tuple(GroupSpec.from_json(group) for group in data["groups"]),
+            give_up=data.get("give_up", "never"),
+        )
+
+
+GIVE_UP_CODE = 69
+"""The exit code of a service that gave up: EX_UNAVAILABLE of sysexits(3)."""

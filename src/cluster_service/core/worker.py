@@ -1,0 +1,175 @@
+"""The life of a worker: one table, and a record of what has been seen of one.
+
+Everything that affects a worker's state is in ``TRANSITIONS``; the diagram in the documentation is drawn from it. An
+event that the table does not name for a state is a mistake in the core, never in the outside world: the cluster
+asks ``can`` before it moves a worker.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+TRANSITIONS: dict[str, dict[str, str]] = {
+    # The order to start it has been given, nothing has been heard yet.
+    "ordered": {"spawned": "starting", "spawn_failed": "gone", "exited": "gone", "lost": "gone"},
+    # There is a process; it does not serve yet.
+    "starting": {"ready": "serving", "stop": "stopping", "exited": "gone", "lost": "gone"},
+    "serving": {"stop": "draining", "exited": "gone", "lost": "gone"},
+    # It was serving and was asked to end: it finishes what it holds.
+    "draining": {"kill": "killing", "exited": "gone", "lost": "gone"},
+    # It was asked to end before it ever served.
+    "stopping": {"kill": "killing", "exited": "gone", "lost": "gone"},
+    # Its announced time was over: it was sent SIGKILL.
+    "killing": {"exited": "gone", "lost": "gone"},
+    "gone": {},
+}
+
+STAYING = frozenset({"ordered", "starting", "serving"})
+"""States of a worker that nobody has asked to end."""
+
+LEAVING = frozenset({"draining", "stopping", "killing"})
+
+PUBLIC = {"ordered": "starting", "killing": "stopping"}
+"""States that have another name in the public interface."""
+
+
+@dataclass
+class Worker:
+    """What has been seen of one worker. Times are monotonic seconds."""
+
+    number: int
+    group: str
+    slot: int
+    generation: int
+    reason: str
+    since: float
+    """When it was ordered, then when it was spawned."""
+    state: str = "ordered"
+    pid: int | None = None
+    deadline: float | None = None
+    """When it must be ready (starting), will be killed (draining, stopping), or its last lines are due (gone)."""
+    ready_timeout: float = 60.0
+    ready_at: float | None = None
+    told: bool | None = None
+    notified: bool = False
+    status: str = ""
+    """The STATUS it last gave by sd_notify."""
+    listening: list[str] = field(default_factory=list)
+    bound: list[str] = field(default_factory=list)
+    """Addresses that it has bound while they listened already: it may never call listen itself."""
+    bind_error: str = ""
+    stop_reason: str = ""
+    """Why it was asked to end; empty when nobody asked."""
+    stop_timeout: float | None = None
+    """Seconds, where an operator gave another time than the group's."""
+    failed: bool = False
+    """Its end, or its failure to become ready, has been counted against its slot."""
+    verdict: str = ""
+    """Why we gave up on it, in one sentence; empty when it ended by itself."""
+    code: int | None = None
+    signal: int | None = None
+    died_at: float | None = None
+
+    def can(self, event: str) -> bool:
+        """Whether *event* may happen to it now."""
+        return event in TRANSITIONS[self.state]
+
+    def move(self, event: str) -> None:
+        """Enter the state that the table names. Raises KeyError where it names none."""
+        self.state = TRANSITIONS[self.state][event]
+
+    def was_never_asked(self) -> None:
+        """Go back to before it was asked to end: that was decided, but the master died before it said so.
+
+        What was true then need not be now (its successor may be gone, its announced time is over): it is decided anew.
+        """
+        self.state = "starting" if self.ready_at is None else "serving"
+        self.deadline = self.since + self.ready_timeout if self.ready_at is None else None
+        self.stop_reason = ""
+
+    @property
+    def name(self) -> str:
+        """``web.1``."""
+        return f"{self.group}.{self.slot}"
+
+    @property
+    def addresses(self) -> list[str]:
+        """The shared addresses that it uses."""
+        return [*self.listening, *(address for address in self.bound if address not in self.listening)]
+
+    @property
+    def staying(self) -> bool:
+        """There is, or is about to be, a process that nobody has asked to end."""
+        return self.state in STAYING
+
+    @property
+    def serving(self) -> bool:
+        """It is ready and has not been asked to end."""
+        return self.state == "serving"
+
+    @property
+    def booting(self) -> bool:
+        """It is on its way to serve for the first time."""
+        return self.state in ("ordered", "starting")
+
+    @property
+    def public_state(self) -> str:
+        """The state's name in the public interface."""
+        return PUBLIC.get(self.state, self.state)
+
+    def __repr__(self) -> str:
+        return f"<Worker {self.number} {self.name} pid {self.pid} generation {self.generation} {self.state}>"
+
+
+def readiness(worker: Worker, *, only_told: bool, ready_after: float | None, now: float) -> str | None:
+    """Return how *worker* is ready (told, listen, notify, alive) or None when it is not, or not yet.
+
+    Told goes before everything: a worker that said "not yet" is waited for, whatever else it does. *only_told*: it is
+    an app, and the runtime that serves it tells. *ready_after*: seconds alive that count as ready; None: never.
+    """
+    if worker.told is not None or only_told:
+        return "told" if worker.told else None
+    if worker.listening:
+        return "listen"
+    if worker.notified:
+        return "notify"
+    if ready_after is not None and now >= worker.since + ready_after:
+        return "alive"
+    return None
+
+
+SIGNALS = {
+    1: "SIGHUP", 2: "SIGINT", 3: "SIGQUIT", 4: "SIGILL", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE", 9: "SIGKILL",
+    10: "SIGUSR1", 11: "SIGSEGV", 12: "SIGUSR2", 13: "SIGPIPE", 14: "SIGALRM", 15: "SIGTERM", 24: "SIGXCPU",
+    31: "SIGSYS",
+}  # fmt: skip
+"""Linux's names for the signals that end processes (signal(7))."""
+
+
+def signal_name(number: int) -> str:
+    """``SIGSEGV``, or ``signal 40`` for one without a name here."""
+    return SIGNALS.get(number, f"signal {number}")
+
+
+def cause(worker: Worker, lines: list[str], now: float) -> str:
+    """Return in one sentence why *worker* is gone. *lines*: the last that it wrote."""
+    when = "before it was ready" if worker.ready_at is None else f"after serving for {seconds(now - worker.ready_at)}"
+    if worker.verdict:
+        how = worker.verdict
+    elif worker.signal is not None:
+        how = f"was killed by {signal_name(worker.signal)} {when}"
+    elif worker.code is not None:
+        how = f"exited with code {worker.code} {when}"
+    else:
+        how = f"disappeared {when}"
+    said = [line.strip() for line in lines if line.strip()]
+    why = worker.bind_error or (said[-1] if said and not worker.stop_reason else "")
+    return f"{how}: {why}" if why else how
+
+
+def seconds(duration: float) -> str:
+    """``0.3 s``, ``12 s``, ``3 min``, ``2 h``: short enough for a sentence."""
+    for limit, unit, name in ((10, 1, "s"), (120, 1, "s"), (7200, 60, "min")):
+        if duration < limit:
+            return f"{duration:.1f} {name}" if limit == 10 else f"{duration / unit:.0f} {name}"
+    return f"{duration / 3600:.0f} h"

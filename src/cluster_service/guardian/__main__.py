@@ -1,0 +1,133 @@
+"""The programs of the guardian (``--boot-fd N NAME``) and of its log writer (``--log-writer N``).
+
+Started by ``cservice start``, which becomes it by exec: so this is the process that the user, systemd or the
+container knows. NAME only serves the reader of a process list. Whatever state it was started in (closed standard
+descriptors, signals ignored or blocked, stray descriptors), it puts in order first.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+from types import ModuleType
+from typing import Any
+
+
+class _LateInspect(ModuleType):
+    """Stands in for ``inspect``, which ``dataclasses`` imports, until something of it is used that is not here.
+
+    With all that it imports in its turn it would be an eighth of the guardian's memory, and our records need none of
+    it.
+    """
+
+    @staticmethod
+    def get_annotations(owner: type) -> dict[str, Any]:
+        """Return the annotations of a class, as they stand."""
+        return dict(vars(owner).get("__annotations__") or {})
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        sys.modules.pop("inspect", None)
+        import inspect  # noqa: PLC0415 - the real one
+
+        return getattr(inspect, name)
+
+
+def main() -> int:
+    """Run; return the exit code."""
+    if len(sys.argv) < 3 or sys.argv[1] not in ("--boot-fd", "--log-writer") or not sys.argv[2].isdigit():
+        os.write(2, b"the guardian is started by: cservice start\n")
+        return 2
+    if sys.version_info < (3, 14):  # from where on annotations are made when they are asked for
+        sys.modules["inspect"] = _LateInspect("inspect")
+    # Without site-packages (-S) our package is found where this file is.
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+    number = int(sys.argv[2])
+    return _write_logs(number) if sys.argv[1] == "--log-writer" else _guard(number)
+
+
+def _write_logs(control: int) -> int:
+    from cluster_service.guardian import logs  # noqa: PLC0415 - after the path is set
+
+    logs.main(control)
+    return 0
+
+
+def _guard(boot_fd: int) -> int:
+    from cluster_service.guardian import boot as boots  # noqa: PLC0415 - after the path is set
+    from cluster_service.guardian.loop import Guardian  # noqa: PLC0415 - as above
+
+    descriptor = _above_standard(boot_fd)
+    try:
+        boot = boots.read(descriptor)
+        lock = None if boot.lock_fd is None else _above_standard(boot.lock_fd)
+    except (boots.BootError, OSError) as error:
+        return _refuse(str(error))
+    _open_standard()
+    _close_others(lock)
+    os.chdir("/")  # the directory of the caller may be a release, or be unmounted
+    problem = _write_pid_file(boot.pid_file) or _try_log_file(boot.log_file)
+    return _refuse(problem) if problem else Guardian(boot).run()
+
+
+def _refuse(problem: str) -> int:
+    os.write(2, f"cservice: {problem}\n".encode("utf-8", "replace"))
+    return 1
+
+
+def _above_standard(descriptor: int) -> int:
+    """Return a close-on-exec descriptor for the same that is not 0, 1 or 2, where it may be when those were closed."""
+    if descriptor > 2:
+        os.set_inheritable(descriptor, False)  # noqa: FBT003 - positional only
+        return descriptor
+    moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
+    os.close(descriptor)
+    return moved
+
+
+def _open_standard() -> None:
+    for number in (0, 1, 2):
+        try:
+            fcntl.fcntl(number, fcntl.F_GETFD)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+            os.set_inheritable(number, True)  # noqa: FBT003 - positional only
+
+
+def _close_others(lock: int | None) -> None:
+    if lock is None:
+        os.closerange(3, 1 << 20)
+    else:
+        os.closerange(3, lock)
+        os.closerange(lock + 1, 1 << 20)
+
+
+def _write_pid_file(path: str | None) -> str:
+    if path is None:
+        return ""
+    temporary = f"{path}.{os.getpid()}"
+    try:
+        # A new file, then renamed over the old one: a symlink or a file of another user is never written through.
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        os.write(descriptor, b"%d\n" % os.getpid())
+        os.close(descriptor)
+        os.rename(temporary, path)
+    except OSError as error:
+        return f"the pid file {path} cannot be written: {error.strerror}"
+    return ""
+
+
+def _try_log_file(path: str | None) -> str:
+    if path is None:
+        return ""
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640))
+    except OSError as error:
+        return f"the log file {path} cannot be opened: {error.strerror}"
+    return ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,67 @@
+"""The boot message: everything the guardian is told, once, by whoever started it; a JSON object in a memory file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from . import posix
+
+
+class BootError(Exception):
+    """The boot message is none, as a sentence."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """How to start a master."""
+
+    argv: list[str]
+    cwd: str
+    env: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Boot:
+    """What the guardian reads of the boot message. Durations are seconds; paths are absolute."""
+
+    name: str
+    run_dir: str
+    master: Start
+    safe_master: Start
+    message: dict[str, Any]
+    """The whole of it, for the master: with the settings, which are opaque here and hold the access key."""
+    lock_fd: int | None = None
+    """Of the file ``run_dir/NAME.lock``, which the guardian has locked and removes at its end."""
+    stop_timeout: float = 60.0
+    master_hang_timeout: float = 30.0
+    log_file: str | None = None
+    pid_file: str | None = None
+
+
+def read(descriptor: int) -> Boot:
+    """Read the boot message from *descriptor* and close it. Raises BootError."""
+    try:
+        message = json.loads(posix.read_memory_file(descriptor))
+        master = _start(message["master"])
+        safe = message.get("safe_master")
+        lock = message.get("lock_fd")
+        return Boot(
+            name=str(message["name"]),
+            run_dir=str(message["run_dir"]),
+            master=master,
+            safe_master=master if safe is None else _start(safe),
+            message=message,
+            lock_fd=None if lock is None else int(lock),
+            stop_timeout=float(message.get("stop_timeout", 60.0)),
+            master_hang_timeout=float(message.get("master_hang_timeout", 30.0)),
+            log_file=message.get("log_file"),
+            pid_file=message.get("pid_file"),
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BootError(f"started without a proper boot message ({error!r}); use: cservice start") from None
+
+
+def _start(data: dict[str, Any]) -> Start:
+    return Start([str(part) for part in data["argv"]], str(data.get("cwd", "/")), dict(data["env"]))

@@ -1,0 +1,194 @@
+"""What a new process does between fork and exec. It never returns to the guardian's code.
+
+The launch socket (SOCK_SEQPACKET, close-on-exec) is its only tie: a seccomp listener is sent over it, or a sentence
+when something fails; its end of file means that the program has been executed.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import socket
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
+
+from . import posix
+
+if TYPE_CHECKING:
+    from .posix import Machine
+
+_FIRST = 3  # the first descriptor after standard error: where LISTEN_FDS begin
+
+
+class Identity(NamedTuple):
+    """As whom a program runs. *name* is for ``initgroups``; None: no further groups."""
+
+    uid: int
+    gid: int
+    name: str | None
+
+
+class Plan(NamedTuple):
+    """Everything that the child must know; made before the fork, so that as little as possible can fail after it."""
+
+    argv: list[str]
+    env: dict[str, str]
+    cwd: str
+    stdout: int
+    stderr: int
+    descriptors: list[int]
+    """Become 3, 4, 5 ... in the program."""
+    limits: tuple[int, int]
+    """RLIMIT_NOFILE as the guardian found it."""
+    identity: Identity | None = None
+    machine: Machine | None = None
+    """With it: install the seccomp filter and send its listener."""
+    death_signal: int = 0
+    """Sent to the program when the guardian dies."""
+    listen_fds: bool = False
+    """Set LISTEN_PID, which only the child knows."""
+
+
+class Failure(Exception):
+    """A sentence for the operator."""
+
+
+def run(plan: Plan, guardian: int, launch: int) -> NoReturn:
+    """Become the program. *guardian* is the parent's pid. All signals are blocked when this is called."""
+    try:
+        os.setpgid(0, 0)
+        _reset_signals()
+        launch = _arrange_descriptors(plan, launch)
+        _prepare(plan, guardian, launch)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        _execute(plan)
+    except Failure as failure:
+        _report(launch, str(failure))
+    except BaseException as error:  # noqa: BLE001 - told, in the only way there is
+        _report(launch, f"{plan.argv[0]}: cannot be started: {error}")
+    finally:
+        os._exit(127)
+
+
+def _report(launch: int, text: str) -> None:
+    try:
+        os.write(launch, text.encode("utf-8", "replace")[:4000])
+    except OSError:  # the guardian is gone
+        os._exit(127)
+
+
+def _reset_signals() -> None:
+    signal.set_wakeup_fd(-1)
+    for number in signal.valid_signals():
+        if number not in (signal.SIGKILL, signal.SIGSTOP):
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _arrange_descriptors(plan: Plan, launch: int) -> int:
+    """Put the descriptors where the program expects them, close all others, return where the launch socket is."""
+    wanted = [os.open(os.devnull, os.O_RDWR), plan.stdout, plan.stderr, *plan.descriptors, launch]
+    # First out of one another's way, upwards; then down to their places.
+    above = [_duplicate_above(descriptor, len(wanted)) for descriptor in wanted]
+    for target, descriptor in enumerate(above):
+        os.dup2(descriptor, target)
+    launch = len(wanted) - 1
+    os.set_inheritable(launch, False)  # noqa: FBT003 - positional only
+    os.closerange(len(wanted), 1 << 20)
+    return launch
+
+
+def _duplicate_above(descriptor: int, least: int) -> int:
+    import fcntl  # noqa: PLC0415 - imported long ago; the module's name is only needed here
+
+    return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, least)
+
+
+def _prepare(plan: Plan, guardian: int, launch: int) -> None:
+    import resource  # noqa: PLC0415 - as above
+
+    resource.setrlimit(resource.RLIMIT_NOFILE, plan.limits)
+    # With CAP_SYS_ADMIN no_new_privs is not needed, and without it programs that are setuid go on working. The
+    # capability goes with the change of user.
+    privileged = plan.machine is not None and posix.has_capability(posix.CAP_SYS_ADMIN)
+    if plan.machine is not None and privileged:
+        _send_listener(plan.machine, launch)
+    if plan.identity is not None:
+        _become(plan.identity)
+    _change_directory(plan.cwd)
+    if plan.death_signal:
+        posix.prctl(posix.PR_SET_PDEATHSIG, plan.death_signal)  # after setuid, which clears it
+        if os.getppid() != guardian:
+            os._exit(127)
+    if plan.machine is not None and not privileged:
+        posix.prctl(posix.PR_SET_NO_NEW_PRIVS, 1)
+        _send_listener(plan.machine, launch)
+
+
+def _send_listener(machine: Machine, launch: int) -> None:
+    listener = posix.install_filter(posix.bind_filter(machine), machine)
+    with socket.socket(fileno=os.dup(launch)) as pair:
+        socket.send_fds(pair, [b"\0"], [listener])
+    os.close(listener)
+
+
+def _become(identity: Identity) -> None:
+    try:
+        if identity.name is None:
+            os.setgroups([])
+        else:
+            os.initgroups(identity.name, identity.gid)
+        os.setgid(identity.gid)
+        os.setuid(identity.uid)
+    except OSError as error:
+        who = identity.name or identity.uid
+        if error.errno == errno.EAGAIN:
+            raise Failure(f"user {who} has reached the limit of processes (RLIMIT_NPROC)") from None
+        raise Failure(f"cannot become user {who}: {error.strerror}; only root can") from None
+
+
+def _change_directory(path: str) -> None:
+    try:
+        os.chdir(path)
+    except OSError as error:
+        known = {errno.ENOENT: "no such directory", errno.ENOTDIR: "not a directory"}
+        raise Failure(f"cannot start in {path}: {known.get(error.errno or 0, error.strerror)}") from None
+
+
+def _execute(plan: Plan) -> NoReturn:
+    env = plan.env
+    if plan.listen_fds:
+        env = {**env, "LISTEN_PID": str(os.getpid())}
+    program = plan.argv[0]
+    if "/" in program:
+        candidates = [program]
+    else:
+        candidates = [os.path.join(part or ".", program) for part in env.get("PATH", os.defpath).split(":")]
+    failed: OSError | None = None
+    where = program
+    for candidate in candidates:
+        try:
+            os.execve(candidate, plan.argv, env)  # noqa: S606 - that is what this is for
+        except (FileNotFoundError, NotADirectoryError) as error:
+            if failed is None and os.path.exists(candidate):
+                failed, where = error, candidate
+        except OSError as error:
+            failed, where = error, candidate
+            if error.errno != errno.EACCES:
+                break
+    if failed is None:
+        place = "" if "/" in program else " on the PATH"
+        raise Failure(f"no such program{place}: {program}")
+    raise Failure(_explain(where, failed))
+
+
+def _explain(program: str, error: OSError) -> str:
+    number = error.errno or 0
+    if os.path.isdir(program):
+        return f"{program} is a directory, not a program"
+    if number == errno.EACCES and os.access(program, os.F_OK) and not os.access(program, os.X_OK):
+        return f"{program} is not executable; try: chmod +x {program}"
+    return {
+        errno.ENOENT: f"{program} cannot be run: the interpreter that its first line names does not exist",
+        errno.ENOEXEC: f"{program} is no program for this machine, and has no first line like #!/bin/sh",
+        errno.EAGAIN: f"{program} cannot be run: its user has reached the limit of processes (RLIMIT_NPROC)",
+    }.get(number, f"{program} cannot be run: {error.strerror}")

@@ -1,0 +1,172 @@
+"""The ways the service ends.
+
+Asked by SIGTERM or SIGINT: the master is told, and says ``Stopping`` when it takes the shutdown on. If it does not
+within five seconds, or there is none, the guardian drains alone: SIGTERM to every worker, after the stop timeout
+SIGKILL to its process group. A second signal: SIGKILL at once. (Two within a quarter of a second are one: timeout(1)
+and others send each signal both to the process and to its group.)
+
+Asked by the master: ``Bye``. However it comes, in the end there is no process, no descriptor and no file left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from typing import TYPE_CHECKING
+
+from cluster_service.wire import facts
+
+from . import reap
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .boot import Boot
+    from .holdings import Holdings
+    from .keeper import Keeper
+    from .logclient import Logs
+    from .loop import Loop
+    from .ports import Ports
+
+TAKEOVER_TIME = 5.0
+"""Seconds that a master has to say ``Stopping``."""
+_ONE_SIGNAL = 0.25
+_MASTER_TIME = 3.0
+_KILL_TIME = 5.0
+_WRITER_TIME = 6.0
+
+
+class Ending:
+    """Whether, how and when the service ends."""
+
+    def __init__(self, boot: Boot, holdings: Holdings, keeper: Keeper, ports: Ports, logs: Logs, loop: Loop) -> None:
+        self._boot = boot
+        self._holdings = holdings
+        self._keeper = keeper
+        self._ports = ports
+        self._logs = logs
+        self._loop = loop
+        self.before = reap.children()
+        """Children that this process had before it was the guardian: none of ours."""
+        self.code: int | None = None
+        """The exit code, once the end has come."""
+        self.draining = False
+        self._asked_at: float | None = None
+        self._takeover_by: float | None = None
+        self._end_by: float | None = None
+        self._kill_by: float | None = None
+
+    # ------------------------------------------------------------ asked
+
+    def signalled(self, name: str, now: float) -> None:
+        """The guardian was sent a signal that means: end."""
+        if self._asked_at is not None:
+            if now - self._asked_at >= _ONE_SIGNAL:
+                self._logs.line(f"a second {name}: ending at once")
+                self.finish(0)
+            return
+        self._asked_at = now
+        self._holdings.stopping = True
+        self._keeper.tell(facts.Signalled(name))
+        if self._keeper.master is None:
+            self._drain(now, "there is no master")
+        else:
+            self._takeover_by = now + TAKEOVER_TIME
+
+    def taken_over(self, deadline: float) -> None:
+        """The master does the shutdown, in *deadline* seconds at most (0: as long as it takes)."""
+        self._takeover_by = None
+        self._end_by = self._loop.now() + deadline if deadline > 0 else None
+
+    def master_lost(self, now: float) -> None:
+        """A master has ended: in the midst of a shutdown the next one has to take it on anew."""
+        if self._holdings.stopping and not self.draining:
+            self._takeover_by = now + TAKEOVER_TIME
+
+    def finish(self, code: int) -> None:
+        """End now."""
+        if self.code is None:
+            self.code = code
+
+    # ------------------------------------------------------------ time
+
+    def deadline(self) -> float | None:
+        """When ``tick`` has something to do."""
+        times = [time for time in (self._takeover_by, self._end_by, self._kill_by) if time is not None]
+        return min(times, default=None)
+
+    def tick(self, now: float) -> None:
+        """Do what has become due."""
+        if self._takeover_by is not None and now >= self._takeover_by:
+            self._drain(now, "the master does not take the shutdown on")
+        if self._end_by is not None and now >= self._end_by:
+            self._logs.line("the time of the shutdown is over: ending what is left")
+            self.finish(0)
+        if self._kill_by is not None and now >= self._kill_by:
+            self._kill_by = None
+            self._logs.line("the stop timeout is over: killing what is left")
+            self._kill_workers()
+        if self.draining and not self._holdings.by_pid:
+            self.finish(0)
+
+    def _drain(self, now: float, why: str) -> None:
+        self._takeover_by = self._end_by = None
+        self.draining = True
+        self._kill_by = now + self._boot.stop_timeout
+        self._logs.line(f"{why}: stopping {len(self._holdings.by_pid)} workers without it")
+        self._keeper.retire(now)
+        self._ports.close_all(doors=False)
+        for worker in self._holdings.alive():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker.pid, signal.SIGTERM)
+
+    def _kill_workers(self) -> None:
+        for worker in list(self._holdings.workers.values()):
+            reap.signal_group(worker.pid, signal.SIGKILL, leader_lives=not worker.exited, others=self._holdings.by_pid)
+
+    # ------------------------------------------------------------ the end
+
+    def close_down(self, turn: Callable[[float], None]) -> None:
+        """Leave nothing behind. *turn* runs the loop once, until a time of the monotonic clock at most, and reaps."""
+        self._keeper.retired = True
+        self._kill_workers()
+        self._ports.close_all()
+        self._keeper.hang_up()
+        if not self.draining:
+            self._wait(turn, _MASTER_TIME, lambda: self._keeper.master is not None)
+        self._keeper.kill_now()
+        self._wait(turn, _KILL_TIME, self._kill_children)
+        self._logs.end()
+        self._wait(turn, _WRITER_TIME, lambda: self._logs.pid is not None)
+        self._logs.kill()
+        self._remove_files()
+
+    def _wait(self, turn: Callable[[float], None], seconds: float, unfinished: Callable[[], bool]) -> None:
+        end = self._loop.now() + seconds
+        while unfinished() and self._loop.now() < end:
+            turn(end)
+
+    def _kill_children(self) -> bool:
+        """SIGKILL every child but the log writer; what they leave becomes our child. Whether there were any."""
+        left = reap.children() - self.before - {self._logs.pid or 0}
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return bool(left)
+
+    def _remove_files(self) -> None:
+        files = [self._boot.pid_file] if self._boot.pid_file and _names_us(self._boot.pid_file) else []
+        if self._boot.lock_fd is not None:  # removed while it is held: nobody can have taken it over
+            files.append(os.path.join(self._boot.run_dir, f"{self._boot.name}.lock"))
+        for file in files:
+            with contextlib.suppress(OSError):
+                os.unlink(file)
+
+
+def _names_us(pid_file: str) -> bool:
+    try:
+        with open(pid_file, encoding="ascii", errors="replace") as file:
+            return file.read().strip() == str(os.getpid())
+    except OSError:
+        return False

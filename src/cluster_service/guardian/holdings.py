@@ -1,0 +1,160 @@
+"""What the guardian holds for the service. Everything a new master must know is here, and ``snapshot`` tells it.
+
+A worker that has exited is kept until the master says that its exit is in the notebook. A socket is held until the
+master closes it, however many workers come and go. Nothing here does any I/O.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from cluster_service.wire.facts import Snapshot, WorkerState
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterator
+
+    from cluster_service.wire.addresses import Address
+
+    from .paths import Kept
+
+
+@dataclass(eq=False)
+class Worker:
+    """One worker's process, its descriptors, and what is known of it."""
+
+    number: int
+    label: str
+    pid: int = 0
+    meta: dict[str, Any] = field(default_factory=dict)
+    started_at: float = 0.0
+    uid: int = 0
+    share: str = "none"
+    channel: socket.socket | None = None
+    notify: socket.socket | None = None
+    ports: socket.socket | None = None
+    launched: bool = False
+    """Whether its program has been executed, and the master been told."""
+    ready: bool | None = None
+    notified: dict[str, str] = field(default_factory=dict)
+    listening: list[str] = field(default_factory=list)
+    bound: list[str] = field(default_factory=list)
+    signals: list[str] = field(default_factory=list)
+    exited: bool = False
+    code: int | None = None
+    signal: int | None = None
+    output: list[str] | None = None
+    """None until the log writer has told, or did not tell in time."""
+    bind_error: str = ""
+
+    def __repr__(self) -> str:
+        state = "exited" if self.exited else "running" if self.launched else "launching"
+        return f"<Worker {self.number} {self.label} pid {self.pid}: {state}>"
+
+    def state(self) -> dict[str, Any]:
+        """Return the worker's part of a snapshot."""
+        state = WorkerState(
+            worker=self.number,
+            pid=self.pid,
+            meta=self.meta,
+            started_at=self.started_at,
+            ready=self.ready,
+            notified=self.notified,
+            listening=self.listening,
+            bound=self.bound,
+            signals=self.signals,
+            exited=self.exited,
+            code=self.code,
+            signal=self.signal,
+            output=self.output or [],
+            bind_error=self.bind_error,
+        )
+        return dict(vars(state))
+
+
+@dataclass(eq=False)
+class Held:
+    """One socket that is held, whoever uses it."""
+
+    address: Address
+    key: str
+    """The address as text, its directory without symlinks: what makes two addresses the same."""
+    socket: socket.socket
+    inode: int
+    """The socket's own inode number, by which a worker's descriptor is known to be of it."""
+    door: bool = False
+    declared: bool = False
+    """Whether the master asked for it; otherwise a worker's bind did."""
+    listening: bool = False
+    users: set[int] = field(default_factory=set)
+    """Numbers of the living workers that were given it."""
+    kept: Kept | None = None
+    """The file of a Unix socket."""
+
+    def __repr__(self) -> str:
+        return f"<Held {self.address}: {'listening' if self.listening else 'bound'}, {len(self.users)} users>"
+
+
+class Holdings:
+    """Workers, sockets and the notebook."""
+
+    def __init__(self, guardian_pid: int, started_at: float) -> None:
+        self.guardian_pid = guardian_pid
+        self.started_at = started_at
+        self.workers: dict[int, Worker] = {}
+        self.by_pid: dict[int, Worker] = {}
+        """Workers whose process has not been reaped."""
+        self.held: dict[str, Held] = {}
+        self.by_inode: dict[int, Held] = {}
+        self.notebook = ""
+        self.last_worker = 0
+        self.master_starts = 0
+        self.safe = False
+        self.stopping = False
+        self.share: dict[str, str] = {}
+
+    def __repr__(self) -> str:
+        return f"<Holdings: {len(self.by_pid)} of {len(self.workers)} workers alive, {len(self.held)} sockets>"
+
+    def add_worker(self, worker: Worker) -> None:
+        """A process was forked."""
+        self.workers[worker.number] = worker
+        self.by_pid[worker.pid] = worker
+
+    def alive(self) -> Iterator[Worker]:
+        """The workers whose process has not been reaped."""
+        return iter(list(self.by_pid.values()))
+
+    def add_held(self, held: Held) -> None:
+        """A socket was opened."""
+        self.held[held.key] = held
+        self.by_inode[held.inode] = held
+
+    def drop_held(self, held: Held) -> None:
+        """A socket is about to be closed."""
+        self.held.pop(held.key, None)
+        self.by_inode.pop(held.inode, None)
+        for worker in self.workers.values():
+            for addresses in () if worker.exited else (worker.listening, worker.bound):
+                if str(held.address) in addresses:
+                    addresses.remove(str(held.address))
+
+    def snapshot(self, version: int) -> Snapshot:
+        """Return the whole truth."""
+        return Snapshot(
+            version=version,
+            guardian_pid=self.guardian_pid,
+            started_at=self.started_at,
+            workers=[self.workers[number].state() for number in sorted(self.workers)],
+            listeners=[
+                {"address": str(held.address), "door": held.door, "listening": held.listening}
+                for held in self.held.values()
+            ],
+            notebook=self.notebook,
+            last_worker=self.last_worker,
+            master_starts=self.master_starts,
+            safe=self.safe,
+            stopping=self.stopping,
+            share=self.share,
+        )

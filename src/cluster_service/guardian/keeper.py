@@ -1,0 +1,320 @@
+"""The guardian's one policy: there is a master.
+
+One that dies is replaced: at once the first time, then after 0.1, 0.2, 0.4 ... at most 10 seconds, by how often it
+died within the last minute. After the fifth death in a minute the next one is started in safe mode (no hooks of the
+user, no TCP door), because what kills it is probably one of these. A safe master that has lived for a minute is asked
+to step down for a normal one; if that fails in the same way the next try comes after two minutes, then four, at most
+an hour. Workers notice nothing of any of it.
+
+One that does not answer for ``master_hang_timeout`` (stopped, or its loop stands) is killed and replaced. It is asked
+a third of that time after it was last heard of, and only then: an idle service is idle. Time in which the machine
+slept, or in which the guardian itself did not run, does not count.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from cluster_service.wire import facts, frames
+
+from . import child, spawn
+from .link import Link, Overflow
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .boot import Boot
+    from .holdings import Holdings
+    from .logclient import Logs
+    from .loop import Loop
+    from .spawn import Launch
+
+WINDOW = 60.0
+"""Seconds in which deaths are counted, and after which a master has proved itself."""
+SAFE_AFTER = 5
+_LONGEST_PAUSE = 10.0
+_LONGEST_SAFE = 3600.0
+_STEP_DOWN_TIME = 10.0
+"""Seconds that a master has to end after it was asked to, or after it has closed its stream."""
+_HELLO_TIME = 30.0
+"""Seconds that a new master has to say hello, however short ``master_hang_timeout`` is."""
+
+
+def pause_after(deaths: int) -> float:
+    """Return the seconds to wait before the next start, after so many *deaths* within ``WINDOW``."""
+    return 0.0 if deaths <= 1 else min(_LONGEST_PAUSE, 0.1 * 2.0 ** (deaths - 2))
+
+
+class Master:
+    """One master's process."""
+
+    def __init__(self, launch: Launch, link: Link, *, safe: bool, now: float) -> None:
+        self.pid = launch.pid
+        self.progress = spawn.Progress(launch)
+        self.link = link
+        self.safe = safe
+        self.started = now
+        self.heard = now
+        self.pinged: float | None = None
+        self.leave_by: float | None = None
+        """It was asked to end, or has closed its stream: after this it is killed."""
+        self.expected = False
+        """Its end is wanted, and not to be counted as a death."""
+
+    def __repr__(self) -> str:
+        return f"<Master pid {self.pid}{' (safe)' if self.safe else ''}: {self.link!r}>"
+
+
+class Keeper:
+    """Starts, watches and replaces the master."""
+
+    def __init__(self, boot: Boot, holdings: Holdings, loop: Loop, logs: Logs, limits: tuple[int, int]) -> None:
+        self._boot = boot
+        self._holdings = holdings
+        self._loop = loop
+        self._logs = logs
+        self._limits = limits
+        self.on_message: Callable[[dict[str, Any]], None] = lambda _message: None
+        self.on_lost: Callable[[float], None] = lambda _now: None
+        """Called when a master has ended."""
+        self.master: Master | None = None
+        self.retired = False
+        """No further master is started."""
+        self._next_start: float | None = 0.0
+        self._deaths: deque[float] = deque()
+        self._safe_tries = 0
+
+    def __repr__(self) -> str:
+        return f"<Keeper: {self.master or 'no master'}, {len(self._deaths)} deaths lately>"
+
+    # ------------------------------------------------------------ time
+
+    def deadline(self) -> float | None:
+        """When ``tick`` has something to do, unless something happens before."""
+        master = self.master
+        if master is None:
+            return None if self.retired else self._next_start
+        times = [time for time in (master.leave_by, self._step_up_at(master)) if time is not None]
+        return min([*times, self._hung_at(master) if master.pinged is not None else self._ping_at(master)])
+
+    def tick(self, now: float) -> None:
+        """Do what has become due."""
+        master = self.master
+        if master is None:
+            if not self.retired and self._next_start is not None and now >= self._next_start:
+                self._start(now)
+            return
+        step_up = self._step_up_at(master)
+        if master.leave_by is not None and now >= master.leave_by:
+            self._kill(master, "did not end when it was asked to")
+            master.leave_by = None
+        elif now >= self._hung_at(master):
+            self._kill(master, f"has not answered for {now - master.heard:.0f} s")
+            master.heard = now  # should it not die of that (in uninterruptible sleep), it is killed again later
+            master.pinged = None
+        elif step_up is not None and now >= step_up:
+            self._safe_tries += 1
+            self._logs.line("the safe master has lived long enough: trying a normal one again")
+            self.replace(now)
+        elif master.pinged is None and master.link.greeted and now >= self._ping_at(master):
+            master.pinged = now
+            self.tell(facts.Ping())
+
+    def suspended(self, now: float) -> None:
+        """The machine, or the guardian itself, did not run for a while: nobody is blamed for that time."""
+        if self.master is not None:
+            self.master.heard = now
+            self.master.pinged = None
+
+    def _ping_at(self, master: Master) -> float:
+        if not master.link.greeted:
+            return self._hung_at(master)
+        return master.heard + self._boot.master_hang_timeout / 3
+
+    def _hung_at(self, master: Master) -> float:
+        patience = self._boot.master_hang_timeout
+        return master.heard + (patience if master.link.greeted else max(patience, _HELLO_TIME))
+
+    def _step_up_at(self, master: Master) -> float | None:
+        if not master.safe or master.expected or self.retired:
+            return None
+        return master.started + min(_LONGEST_SAFE, WINDOW * 2.0**self._safe_tries)
+
+    # ------------------------------------------------------------ its life
+
+    def _start(self, now: float) -> None:
+        self._next_start = None
+        self._forget_old_deaths(now)
+        safe = len(self._deaths) >= SAFE_AFTER
+        try:
+            with spawn.Resources() as resources:
+                master = self.master = self._launch(resources, safe=safe, now=now)
+        except (spawn.CannotSpawn, OSError) as error:
+            self._died(now, f"the master cannot be started: {error}")
+            return
+        self._holdings.master_starts += 1
+        self._holdings.safe = safe
+        self._loop.watch(master.progress.sock.fileno(), self._on_launch)
+        self._loop.watch(master.link.sock.fileno(), self._on_link)
+
+    def _launch(self, resources: spawn.Resources, *, safe: bool, now: float) -> Master:
+        start = self._boot.safe_master if safe else self._boot.master
+        ours, theirs = resources.pair(socket.SOCK_STREAM)
+        outs, errs = resources.pipe(), resources.pipe()
+        memory = resources.memory_file(json.dumps(self._boot.message).encode())
+        env = {**start.env, "CSERVICE_GUARDIAN_FD": "3", "CSERVICE_BOOT_FD": "4", "CSERVICE_ROLE": "master"}
+        launched = spawn.launch(
+            child.Plan(
+                argv=start.argv,
+                env=env,
+                cwd=start.cwd,
+                stdout=outs[1],
+                stderr=errs[1],
+                descriptors=[theirs.fileno(), memory],
+                limits=self._limits,
+            )
+        )
+        resources.keep(ours, outs[0], errs[0])
+        self._logs.add(-self._holdings.master_starts - 1, "cservice", outs[0], errs[0])
+        return Master(launched, Link(ours), safe=safe, now=now)
+
+    def _on_launch(self, _events: int) -> None:
+        master = self.master
+        if master is not None and master.progress.sock.fileno() >= 0 and master.progress.read():
+            self._loop.drop(master.progress.sock.fileno())
+            master.progress.sock.close()
+            if master.progress.error:
+                self._logs.line(f"the master cannot be started: {master.progress.error}")
+
+    def _on_link(self, events: int) -> None:
+        master = self.master
+        if master is None:
+            return
+        if events & select.EPOLLOUT:
+            master.link.flush()
+            self._rearm(master)
+        if events & ~select.EPOLLOUT:
+            self._receive(master)
+
+    def _receive(self, master: Master) -> None:
+        """Read once and carry out what was read."""
+        try:
+            messages = master.link.receive()
+        except BlockingIOError:
+            return
+        except EOFError:
+            self._loop.drop(master.link.sock.fileno())
+            master.leave_by = master.leave_by or self._loop.now() + _STEP_DOWN_TIME
+            return
+        except frames.FrameError as error:
+            self._loop.drop(master.link.sock.fileno())
+            self._kill(master, f"sent what is no message ({error})")
+            return
+        master.heard = self._loop.now()
+        master.pinged = None
+        for message in messages:
+            self.on_message(message)
+
+    def tell(self, fact: Any, descriptor: int | None = None) -> None:
+        """Tell the master, if there is one that has said hello; if not, the next one's snapshot will."""
+        master = self.master
+        if master is None or not master.link.greeted:
+            return
+        try:
+            master.link.send(fact, descriptor)
+        except Overflow as error:
+            master.link.greeted = False
+            self._kill(master, f"does not read ({error})")
+            return
+        self._rearm(master)
+
+    def _rearm(self, master: Master) -> None:
+        events = select.EPOLLIN | (select.EPOLLOUT if master.link.waiting else 0)
+        self._loop.change(master.link.sock.fileno(), events)
+
+    def replace(self, now: float) -> None:
+        """Ask the master to step down; the next one starts when it has ended."""
+        master = self.master
+        if master is None:
+            self._next_start = now
+            return
+        self._ask_to_leave(master, now)
+        self._deaths.clear()
+
+    def retire(self, now: float) -> None:
+        """Start no further master, and ask this one to end."""
+        self.retired = True
+        if self.master is not None:
+            self._ask_to_leave(self.master, now)
+
+    def _ask_to_leave(self, master: Master, now: float) -> None:
+        master.expected = True
+        master.leave_by = master.leave_by or now + _STEP_DOWN_TIME
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(master.pid, signal.SIGTERM)
+
+    def _kill(self, master: Master, why: str) -> None:
+        self._logs.line(f"the master (pid {master.pid}) {why}: it is killed and replaced")
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(master.pid, signal.SIGKILL)
+
+    def hang_up(self) -> None:
+        """Let the master see the end of the stream: the service has ended, and it ends too."""
+        if self.master is not None:
+            self._loop.drop(self.master.link.sock.fileno())
+            self.master.link.close()
+
+    def kill_now(self) -> None:
+        """End the master's whole process group at once."""
+        if self.master is not None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.master.pid, signal.SIGKILL)
+
+    def reaped(self, how: str, now: float) -> None:
+        """The master's process has ended."""
+        master = self.master
+        if master is None:
+            return
+        self._on_launch(0)
+        self._drain(master)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(master.pid, signal.SIGTERM)  # what it was running for its hooks ends with it
+        self.master = None
+        self._logs.exited(-self._holdings.master_starts, failed=not master.expected)
+        if now - master.started >= WINDOW and not master.safe:
+            self._safe_tries = 0
+        if master.expected:
+            self._next_start = now
+        else:
+            self._died(now, f"the master (pid {master.pid}) {how}")
+        self.on_lost(now)
+
+    def _drain(self, master: Master) -> None:
+        """Carry out everything that it had sent before it died."""
+        self._loop.drop(master.link.sock.fileno())
+        with contextlib.suppress(BlockingIOError, EOFError, frames.FrameError):
+            while True:
+                for message in master.link.receive():
+                    self.on_message(message)
+        master.link.close()
+
+    def _died(self, now: float, sentence: str) -> None:
+        self._deaths.append(now)
+        self._forget_old_deaths(now)
+        pause = pause_after(len(self._deaths))
+        self._next_start = now + pause
+        if not self.retired:
+            when = "now" if not pause else f"in {pause:.1f} s"
+            mode = ", in safe mode" if len(self._deaths) >= SAFE_AFTER else ""
+            self._logs.line(f"{sentence}; another is started {when}{mode}; the workers go on")
+
+    def _forget_old_deaths(self, now: float) -> None:
+        while self._deaths and self._deaths[0] < now - WINDOW:
+            self._deaths.popleft()

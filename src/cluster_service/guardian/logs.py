@@ -1,0 +1,353 @@
+"""The log writer: a process of its own that reads the workers' pipes and writes whole lines with the workers' names.
+
+Run by the guardian as ``python -I -S guardian/__main__.py --log-writer FD``. Laws: it never waits for a worker;
+it never loses a line because its own output is slow (it stops reading, so the pipes fill, and the workers wait as
+they would for a slow terminal); but an output that is closed, or a full disk, stops nobody: lines are dropped and
+counted, and the count is written when writing works again. Memory is bounded.
+
+Control messages, one JSON object a datagram, from the guardian:
+
+    {"do": "config", "log_file": null | path, "linger": seconds}
+    {"do": "add", "source": 3, "label": "web.1", "stream": "out" | "err"} + the pipe's read end
+    {"do": "release", "source": 3}                  it is up: hold its lines back no longer
+    {"do": "exited", "source": 3, "failed": true}   -> {"tail": 3, "lines": [...]}
+    {"do": "line", "label": "cservice", "text": "..."}
+    {"do": "reopen"}
+
+and to it, besides the tail: {"closed": 3, "stream": "out"} when a pipe is at its end. The end of the control stream
+means: write what still comes, for *linger* seconds at most, and end.
+
+A worker's first lines are held back for up to a second. If it has died by then, and a worker of its group had died
+with the same lines just before (but for digits: pids, times), one line says so: eight workers that cannot start are
+one traceback, not eight, and not eight more at each try.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import select
+import signal
+import socket
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from .sink import CHUNK, Sink
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+LONGEST_LINE = 64 * 1024
+TAIL_LINES, TAIL_CHARACTERS = 20, 500
+HOLD_SECONDS, HOLD_BYTES = 1.0, 64 * 1024
+PAUSE_AT = 256 * 1024
+"""Bytes that wait for an output beyond which the pipes that go there are not read."""
+DRAIN_LIMIT = 4 * 1024 * 1024
+"""Bytes that wait beyond which not even the last words of a dead worker are read; they stay in its pipe."""
+FLUSH_SECONDS = 5.0
+_DIGITS = re.compile(rb"0x[0-9a-f]+|\d+")
+_COLOURS = (36, 32, 33, 35, 34, 96)
+
+
+class Stream:
+    """The read end of one pipe of a worker."""
+
+    def __init__(self, source: Source, name: str, descriptor: int) -> None:
+        self.source = source
+        self.name = name
+        self.descriptor = descriptor
+        self.partial = b""
+
+    def lines(self, data: bytes) -> list[bytes]:
+        """Return the lines that *data* completes."""
+        *lines, rest = (self.partial + data).split(b"\n")
+        while len(rest) > LONGEST_LINE:
+            lines.append(rest[:LONGEST_LINE])
+            rest = rest[LONGEST_LINE:]
+        self.partial = rest
+        return lines
+
+    def rest(self) -> list[bytes]:
+        """Return what there is of a line that will not be completed."""
+        rest, self.partial = self.partial, b""
+        return [rest] if rest else []
+
+
+class Source:
+    """One worker (or the master)."""
+
+    def __init__(self, label: str, hold_until: float) -> None:
+        self.label = label
+        self.streams: dict[str, Stream] = {}
+        self.tail: deque[bytes] = deque(maxlen=TAIL_LINES)
+        self.exited = False
+        self.hold_until = hold_until
+        self.held: list[tuple[str, bytes, bytes]] | None = []
+        """(stream, line, line as it will be written), while lines are held back."""
+        self.held_size = 0
+
+    @property
+    def group(self) -> str:
+        """What workers of one group have in common: ``web.1`` -> ``web.``."""
+        head, dot, _ = self.label.rpartition(".")
+        return head + dot
+
+    def signature(self) -> list[tuple[str, bytes]]:
+        """Return the held lines, digits masked."""
+        return sorted((stream, _DIGITS.sub(b"#", line)) for stream, line, _ in self.held or ())
+
+
+class Writer:
+    """The whole process."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self.control = control
+        self.poll = select.poll()
+        self.sources: dict[int, Source] = {}
+        self.streams: dict[int, Stream] = {}
+        self.failures: dict[str, list[tuple[str, bytes]]] = {}
+        self.log_file: str | None = None
+        self.out, self.err = Sink(1), Sink(2)
+        if os.path.sameopenfile(1, 2):
+            self.err = self.out
+        self.end_by: float | None = None
+        self.linger = 60.0
+        self.registered: set[int] = set()
+        self._verbs: dict[str, Callable[[dict[str, Any]], None]] = {
+            "config": self._configure,
+            "release": self._on_release,
+            "exited": self._on_exited,
+            "line": self._on_line,
+            "reopen": lambda _message: self._open_log_file(),
+        }
+
+    # ------------------------------------------------------------ the loop
+
+    def run(self) -> None:
+        """Serve until the control stream has ended and everything is written."""
+        while not self._finished():
+            self._register()
+            for descriptor, _ in self.poll.poll(self._timeout()):
+                if descriptor == self.control.fileno():
+                    self._receive()
+                elif descriptor in self.streams:
+                    self._read(self.streams[descriptor])
+            now = time.monotonic()
+            for source in list(self.sources.values()):
+                if source.held is not None and now >= source.hold_until:
+                    self._release(source)
+            self.out.flush()
+            self.err.flush()
+
+    def _finished(self) -> bool:
+        if self.end_by is None:
+            return False
+        if not self.streams:
+            self.end_by = min(self.end_by, time.monotonic() + FLUSH_SECONDS)
+            if not self.out.size and not self.err.size:
+                return True
+        return time.monotonic() >= self.end_by
+
+    def _register(self) -> None:
+        """Poll what is to be polled now."""
+        wanted = {} if self.end_by is not None else {self.control.fileno(): select.POLLIN}
+        for descriptor, stream in self.streams.items():
+            if self._sink(stream.name).size < PAUSE_AT:
+                wanted[descriptor] = select.POLLIN
+        for sink in {self.out, self.err}:
+            if sink.stuck:
+                wanted[sink.descriptor] = select.POLLOUT
+        for descriptor in self.registered - wanted.keys():
+            self.poll.unregister(descriptor)
+        for descriptor in wanted.keys() - self.registered:
+            self.poll.register(descriptor, wanted[descriptor])
+        self.registered = set(wanted)
+
+    def _timeout(self) -> float | None:
+        times = [source.hold_until for source in self.sources.values() if source.held is not None]
+        if self.end_by is not None:
+            times.append(self.end_by)
+        return max(0.0, min(times) - time.monotonic()) * 1000 + 1 if times else None
+
+    # ------------------------------------------------------------ pipes
+
+    def _sink(self, stream: str) -> Sink:
+        return self.out if stream == "out" else self.err
+
+    def _read(self, stream: Stream) -> bool:
+        """Read once. False when there was nothing."""
+        try:
+            data = os.read(stream.descriptor, CHUNK)
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError:
+            data = b""
+        if not data:
+            self._closed(stream)
+            return False
+        self._lines(stream.source, stream.name, stream.lines(data))
+        return True
+
+    def _closed(self, stream: Stream) -> None:
+        self._lines(stream.source, stream.name, stream.rest())
+        self._forget_descriptor(stream)
+        source = stream.source
+        for number, known in list(self.sources.items()):
+            if known is source:
+                self._tell({"closed": number, "stream": stream.name})
+                if source.exited and not source.streams:
+                    del self.sources[number]
+
+    def _forget_descriptor(self, stream: Stream) -> None:
+        if stream.descriptor in self.registered:
+            self.registered.discard(stream.descriptor)
+            self.poll.unregister(stream.descriptor)
+        del self.streams[stream.descriptor]
+        del stream.source.streams[stream.name]
+        os.close(stream.descriptor)
+
+    def _lines(self, source: Source, stream: str, lines: list[bytes]) -> None:
+        if not lines:
+            return
+        source.tail.extend(line[: 4 * TAIL_CHARACTERS] for line in lines[-TAIL_LINES:])
+        prefix = self._prefix(source.label, self._sink(stream))
+        if source.held is None:
+            self._sink(stream).put(prefix + (b"\n" + prefix).join(lines) + b"\n")
+            return
+        for line in lines:
+            source.held.append((stream, line, prefix + line + b"\n"))
+            source.held_size += len(line) + 64
+        if source.held_size > HOLD_BYTES:
+            self._release(source)
+
+    def _prefix(self, label: str, sink: Sink) -> bytes:
+        text = f"[{label}] "
+        if sink.colour:
+            text = f"\x1b[{_COLOURS[sum(label.encode()) % len(_COLOURS)]}m[{label}]\x1b[0m "
+        if self.log_file is not None:
+            now = time.time()
+            text = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.localtime(now))}.{int(now % 1 * 1000):03d}" + (
+                time.strftime("%z ", time.localtime(now)) + text
+            )
+        return text.encode("utf-8", "replace")
+
+    # ------------------------------------------------------------ holding back and folding
+
+    def _release(self, source: Source, *, up: bool = True) -> None:
+        """Write the lines that were held back, and hold back no more. *up*: the source has got beyond its start."""
+        held, source.held = source.held or [], None
+        for stream, _, written in held:
+            self._sink(stream).put(written)
+        if up:
+            self.failures.pop(source.group, None)
+
+    def _died_early(self, source: Source) -> None:
+        signature = source.signature()
+        if signature and self.failures.get(source.group) == signature:
+            lines = f"{len(signature)} line{'' if len(signature) == 1 else 's'}"
+            source.held = None
+            self.err.put(self._prefix(source.label, self.err) + f"failed as before ({lines} as above)\n".encode())
+        else:
+            self._release(source, up=False)
+            self.failures[source.group] = signature
+
+    # ------------------------------------------------------------ the guardian
+
+    def _receive(self) -> None:
+        try:
+            data, descriptors, _, _ = socket.recv_fds(self.control, 256 * 1024, 1, socket.MSG_DONTWAIT)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            data, descriptors = b"", []
+        if not data:
+            self.end_by = time.monotonic() + self.linger
+            for source in list(self.sources.values()):
+                if source.held is not None:
+                    self._release(source)
+            return
+        message = json.loads(data)
+        if message["do"] == "add":
+            self._add(message, descriptors[0])
+            return
+        self._verbs[message["do"]](message)
+
+    def _configure(self, message: dict[str, Any]) -> None:
+        self.linger = float(message["linger"])
+        self.log_file = message["log_file"]
+        self._open_log_file()
+
+    def _open_log_file(self) -> None:
+        if self.log_file is None:
+            return
+        try:
+            descriptor = os.open(self.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+        except OSError as error:
+            self._on_line({"label": "cservice", "text": f"{self.log_file} cannot be opened: {error.strerror}"})
+            return
+        new = Sink(descriptor)
+        if self.out is self.err and self.out.descriptor > 2:
+            self.out.flush()
+            new.replaces(self.out)
+            self.out.close()
+        self.out = self.err = new
+
+    def _add(self, message: dict[str, Any], descriptor: int) -> None:
+        number = int(message["source"])
+        source = self.sources.get(number)
+        if source is None:
+            source = self.sources[number] = Source(str(message["label"]), time.monotonic() + HOLD_SECONDS)
+            if number < 0:
+                source.held = None  # a master's: not one of a group
+        stream = Stream(source, str(message["stream"]), descriptor)
+        source.streams[stream.name] = self.streams[descriptor] = stream
+
+    def _on_release(self, message: dict[str, Any]) -> None:
+        source = self.sources.get(int(message["source"]))
+        if source is not None and source.held is not None:
+            self._release(source)
+
+    def _on_exited(self, message: dict[str, Any]) -> None:
+        number = int(message["source"])
+        source = self.sources.get(number)
+        if source is None:
+            self._tell({"tail": number, "lines": []})
+            return
+        for name in ("out", "err"):  # in this order: the cause is more likely to be the last thing said on the latter
+            stream = source.streams.get(name)
+            while stream is not None and self._sink(name).size < DRAIN_LIMIT and self._read(stream):
+                pass
+        for stream in source.streams.values():
+            self._lines(source, stream.name, stream.rest())
+        if source.held is not None:
+            if message.get("failed"):
+                self._died_early(source)
+            else:
+                self._release(source)
+        source.exited = True
+        if not source.streams:
+            self.sources.pop(number, None)
+        tail = [line.decode("utf-8", "replace").rstrip("\r")[:TAIL_CHARACTERS] for line in source.tail]
+        self._tell({"tail": number, "lines": tail})
+
+    def _on_line(self, message: dict[str, Any]) -> None:
+        prefix = self._prefix(str(message["label"]), self.err)
+        for line in str(message["text"]).splitlines() or [""]:
+            self.err.put(prefix + line.encode("utf-8", "replace") + b"\n")
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        try:
+            self.control.send(json.dumps(message).encode())
+        except OSError as error:  # the guardian is gone
+            if error.errno not in (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN):
+                raise
+
+
+def main(descriptor: int) -> None:
+    """Serve the guardian at the other end of *descriptor*, until it has ended and everything is written."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGTTOU, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)  # it ends when all that it reads has ended, and not before
+    Writer(socket.socket(fileno=descriptor)).run()

@@ -1,0 +1,244 @@
+"""The guardian: one loop, in one thread, that waits for descriptors, signals and the next deadline.
+
+Each turn: wait; let the descriptors that are ready be served; act on signals; reap; do what has become due. Deadlines
+are not timers but state: each part says when it next has something to do, and the wait is as long as the earliest
+allows. Nothing here waits for anything else. A fault in one handler costs that descriptor, not the guardian.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import time
+from typing import TYPE_CHECKING
+
+from cluster_service.wire import facts
+
+from . import posix, reap, seccomp, spawn
+from .channels import Channels
+from .ending import Ending
+from .holdings import Holdings
+from .keeper import Keeper
+from .logclient import Logs
+from .ports import Ports, Told
+from .verbs import Verbs
+from .workers import Workers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+
+    from cluster_service.wire.addresses import Address
+
+    from .boot import Boot
+    from .holdings import Held, Worker
+
+_LATE = 1.0
+"""Seconds by which the loop wakes too late, or by which the machine's two clocks have parted, when it was suspended."""
+
+
+class Loop:
+    """Descriptors and what is done when they are ready."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._handlers: dict[int, Callable[[int], None]] = {}
+        self.on_fault: Callable[[Exception], None] = lambda _error: None
+
+    def now(self) -> float:
+        """Return the machine's monotonic time, in seconds."""
+        return time.monotonic()
+
+    def watch(self, descriptor: int, handler: Callable[[int], None]) -> None:
+        """Call *handler* with the events (``select.EPOLLIN`` ...) whenever *descriptor* is readable."""
+        self._epoll.register(descriptor, select.EPOLLIN)
+        self._handlers[descriptor] = handler
+
+    def change(self, descriptor: int, events: int) -> None:
+        """Wait for other events on a descriptor; nothing happens when it is not watched."""
+        if descriptor in self._handlers:
+            self._epoll.modify(descriptor, events)
+
+    def drop(self, descriptor: int) -> None:
+        """Watch no longer. To be called before the descriptor is closed."""
+        if self._handlers.pop(descriptor, None) is not None:
+            self._epoll.unregister(descriptor)
+
+    def turn(self, seconds: float | None) -> None:
+        """Wait for *seconds* at most (None: as long as it takes) and serve what is ready."""
+        for descriptor, events in self._epoll.poll(seconds):
+            handler = self._handlers.get(descriptor)
+            if handler is None:  # dropped by a handler before it in this turn
+                continue
+            try:
+                handler(events)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the guardian goes on
+                self.drop(descriptor)
+                self.on_fault(error)
+
+
+class Guardian:
+    """Everything put together."""
+
+    def __init__(self, boot: Boot) -> None:
+        self._loop = Loop()
+        now = self._loop.now()
+        limits = spawn.raise_limit()
+        self.holdings = Holdings(os.getpid(), now)
+        self.logs = Logs(self._loop, limits, boot.log_file, boot.stop_timeout + 5.0)
+        self.ports = Ports(self.holdings, Told(self._bound, self._listening, self._bind_refused, self.logs.line))
+        self.keeper = Keeper(boot, self.holdings, self._loop, self.logs, limits)
+        self.workers = Workers(self.holdings, self._loop, self.logs, self.ports, limits)
+        self.channels = Channels(self.keeper.tell, self._greeted, lambda worker: self.logs.release(worker.number))
+        self.ending = Ending(boot, self.holdings, self.keeper, self.ports, self.logs, self._loop)
+        self.verbs = Verbs(self.holdings, self.keeper, self.workers, self.ports, self.logs)
+        self._join()
+        self._patience = min(_LATE, boot.master_hang_timeout / 4)
+        self._woke, self._sleep = now, _clock_gap()
+        self._parts = (self.logs, self.keeper, self.ending)
+        self._signals: list[int] = []
+        self._reactions: dict[int, Callable[[int, float], None]] = {
+            signal.SIGTERM: lambda _number, now: self.ending.signalled("TERM", now),
+            signal.SIGINT: lambda _number, now: self.ending.signalled("INT", now),
+            signal.SIGHUP: lambda _number, _now: self.keeper.tell(facts.Signalled("HUP")),
+            signal.SIGUSR1: lambda _number, _now: self.logs.reopen(),
+            signal.SIGUSR2: lambda _number, now: self.keeper.replace(now),
+            signal.SIGQUIT: lambda _number, _now: self.ending.finish(0),
+            signal.SIGCHLD: lambda _number, _now: None,  # waking up is all it is for: every turn reaps
+        }
+
+    def __repr__(self) -> str:
+        return f"<Guardian {self.holdings!r}, {self.keeper!r}>"
+
+    def _join(self) -> None:
+        """Tell the parts of one another, where they know each other both ways."""
+        self._loop.on_fault = self._fault
+        self.keeper.on_message = self.verbs.carry_out
+        self.keeper.on_lost = self.ending.master_lost
+        self.logs.on_tail = self.workers.tail
+        self.workers.channels = self.channels
+        self.workers.tell = self.keeper.tell
+        self.verbs.ending = self.ending
+        self.verbs.deliver_kept = self.channels.deliver_kept
+
+    # ------------------------------------------------------------ the loop
+
+    def run(self) -> int:
+        """Keep the service until it ends. Returns the exit code."""
+        self._catch_signals()
+        self.holdings.share = {"seccomp": seccomp.probe(dict(os.environ)), "python": "", "inherit": "", "none": ""}
+        with contextlib.suppress(OSError):  # process 1 needs not be one
+            posix.prctl(posix.PR_SET_CHILD_SUBREAPER, 1)
+        inotify = self.ports.paths.open()
+        if inotify is not None:
+            self._loop.watch(inotify, lambda _events: self.ports.paths.changed())
+        self.logs.start(self._loop.now())
+        while self.ending.code is None:
+            self._tick()
+            if self.ending.code is None:
+                self._turn(self._deadline())
+        code: int = self.ending.code
+        self.ending.close_down(self._turn)
+        return code
+
+    def _tick(self) -> None:
+        for part in self._parts:
+            try:
+                # Judged by the time at which the last turn began: had the guardian been stopped since, the next turn
+                # will find out, and what has become due only because of that is not done.
+                part.tick(self._woke)
+            except Exception as error:  # noqa: BLE001 - as in Loop.turn
+                self._fault(error)
+
+    def _deadline(self) -> float | None:
+        return min((time for part in self._parts if (time := part.deadline()) is not None), default=None)
+
+    def _turn(self, deadline: float | None) -> None:
+        seconds = None if deadline is None else max(0.0, deadline - self._loop.now())
+        self._loop.turn(seconds)
+        now = self._loop.now()
+        gap = _clock_gap()
+        late = 0.0 if deadline is None else now - max(deadline, self._woke)
+        if late > self._patience or gap - self._sleep > self._patience:
+            self.keeper.suspended(now)
+        self._woke, self._sleep = now, gap
+        self._reap()
+        while self._signals:
+            number = self._signals.pop(0)
+            self._reactions[number](number, now)
+
+    def _reap(self) -> None:
+        for pid, end in reap.ended():
+            now = self._loop.now()
+            worker = self.holdings.by_pid.get(pid)
+            try:
+                if worker is not None:
+                    self.workers.reaped(worker, end)
+                elif self.keeper.master is not None and pid == self.keeper.master.pid:
+                    self.keeper.reaped(str(end), now)
+                elif pid == self.logs.pid:
+                    self.logs.reaped(now)
+                else:
+                    self.ending.before.discard(pid)
+            except Exception as error:  # noqa: BLE001 - as in Loop.turn
+                self._fault(error)
+
+    def _catch_signals(self) -> None:
+        ours, wakeup = socket.socketpair()
+        for sock in (ours, wakeup):
+            sock.setblocking(False)  # noqa: FBT003 - positional only
+        signal.set_wakeup_fd(wakeup.detach(), warn_on_full_buffer=False)
+        self._loop.watch(ours.fileno(), lambda _events: _empty(ours))
+        for number in self._reactions:
+            signal.signal(number, self._note_signal)
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+        for number in (signal.SIGTTOU, signal.SIGTTIN, signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF):
+            signal.signal(number, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+    def _note_signal(self, number: int, _frame: FrameType | None) -> None:
+        self._signals.append(number)
+
+    # ------------------------------------------------------------ news
+
+    def _greeted(self) -> bool:
+        master = self.keeper.master
+        return master is not None and master.link.greeted
+
+    def _bound(self, worker: Worker, held: Held) -> None:
+        address = str(held.address)
+        if not worker.exited and address not in worker.bound:
+            worker.bound.append(address)
+            self.keeper.tell(facts.Listening(address, worker.number, bound=True))
+
+    def _listening(self, worker: Worker, held: Held) -> None:
+        if worker.exited or str(held.address) in worker.listening:
+            return
+        worker.listening.append(str(held.address))
+        self.logs.release(worker.number)
+        self.keeper.tell(facts.Listening(str(held.address), worker.number))
+
+    def _bind_refused(self, worker: Worker, address: Address, sentence: str) -> None:
+        if worker.exited:
+            return
+        worker.bind_error = sentence
+        self.keeper.tell(facts.ListenFailed(str(address), sentence, worker.number))
+
+    def _fault(self, error: Exception) -> None:
+        import traceback  # noqa: PLC0415 - the guardian is to be small, and this is to be never
+
+        self.logs.line(f"a fault in the guardian, which goes on: {''.join(traceback.format_exception(error))}")
+
+
+def _empty(sock: socket.socket) -> None:
+    with contextlib.suppress(BlockingIOError):
+        while sock.recv(4096):
+            pass
+
+
+def _clock_gap() -> float:
+    """Return how long the machine has slept since it was started, in seconds: a difference of its clocks."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()

@@ -1,0 +1,279 @@
+"""System calls that Python's standard library lacks: the only ctypes of the project.
+
+Each is a thin function that raises OSError as the functions of ``os`` do, and nothing here knows what it is used for.
+Layouts and numbers are those of the kernel's headers named beside them; they are part of the kernel's stable interface.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import struct
+import sys
+from typing import NamedTuple
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _check(result: int, what: str) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+    return result
+
+
+# prctl: linux/prctl.h
+
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+PR_SET_NO_NEW_PRIVS = 38
+
+
+def prctl(option: int, value: int) -> None:
+    """Call ``prctl(option, value, 0, 0, 0)``."""
+    zero = ctypes.c_ulong(0)
+    _check(_libc.prctl(ctypes.c_int(option), ctypes.c_ulong(value), zero, zero, zero), f"prctl {option}")
+
+
+# Capabilities: linux/capability.h
+
+CAP_SYS_PTRACE = 19
+CAP_SYS_ADMIN = 21
+
+
+def has_capability(number: int) -> bool:
+    """Whether the calling process has capability *number* in effect."""
+    with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+        for line in status:
+            if line.startswith("CapEff:"):
+                return bool(int(line.split()[1], 16) >> number & 1)
+    return False
+
+
+# System call numbers: asm/unistd.h of each machine; audit architectures: linux/audit.h
+
+
+class Machine(NamedTuple):
+    """What a seccomp filter must know of the machine that it runs on."""
+
+    audit_arch: int
+    bind: int
+    listen: int
+    seccomp: int
+
+
+MACHINES = {
+    "x86_64": Machine(audit_arch=0xC000003E, bind=49, listen=50, seccomp=317),
+    "aarch64": Machine(audit_arch=0xC00000B7, bind=200, listen=201, seccomp=277),
+}
+MACHINE = MACHINES.get(os.uname().machine) if sys.maxsize > 1 << 32 else None
+
+_PIDFD_GETFD = 438
+_PIDFD_OPEN = 434
+_PIDFD_THREAD = os.O_EXCL  # linux/pidfd.h
+
+
+def pidfd_open(pid: int, *, thread: bool = False) -> int:
+    """Return a descriptor of process *pid*, or of the single thread *pid* (Linux 6.9)."""
+    flags = _PIDFD_THREAD if thread else 0
+    return _check(_libc.syscall(_long(_PIDFD_OPEN), _long(pid), _long(flags)), f"pidfd_open {pid}")
+
+
+def pidfd_getfd(pidfd: int, descriptor: int) -> int:
+    """Return a close-on-exec copy of *descriptor* of the process that *pidfd* is."""
+    result = _libc.syscall(_long(_PIDFD_GETFD), _long(pidfd), _long(descriptor), _long(0))
+    return _check(result, f"pidfd_getfd {descriptor}")
+
+
+def _long(value: int) -> ctypes.c_long:
+    return ctypes.c_long(value)
+
+
+# seccomp user notification: linux/seccomp.h, linux/filter.h, linux/bpf_common.h
+
+_SET_MODE_FILTER = 1
+_FLAG_NEW_LISTENER = 1 << 3
+_FLAG_WAIT_KILLABLE_RECV = 1 << 5  # Linux 5.19: once received, only a fatal signal interrupts the system call
+_RET_ALLOW = 0x7FFF0000
+_RET_USER_NOTIF = 0x7FC00000
+
+_LOAD_WORD = 0x20  # BPF_LD | BPF_W | BPF_ABS
+_JUMP_IF_EQUAL = 0x15  # BPF_JMP | BPF_JEQ | BPF_K
+_RETURN = 0x06  # BPF_RET | BPF_K
+_NR_OFFSET, _ARCH_OFFSET = 0, 4  # in struct seccomp_data
+
+_INSTRUCTION = struct.Struct("=HBBI")  # struct sock_filter: code, jt, jf, k
+_NOTIF = struct.Struct("=QIIiIQ6Q")  # struct seccomp_notif: id, pid, flags, {nr, arch, instruction pointer, args}
+_RESPONSE = struct.Struct("=QqiI")  # struct seccomp_notif_resp: id, val, error, flags
+_ADDFD = struct.Struct("=QIIII")  # struct seccomp_notif_addfd: id, flags, srcfd, newfd, newfd_flags
+_ID = struct.Struct("=Q")
+
+_IOWR, _IOW = 3 << 30, 1 << 30
+_NOTIF_RECV = _IOWR | _NOTIF.size << 16 | ord("!") << 8 | 0
+_NOTIF_SEND = _IOWR | _RESPONSE.size << 16 | ord("!") << 8 | 1
+_NOTIF_ID_VALID = _IOW | _ID.size << 16 | ord("!") << 8 | 2
+_NOTIF_ADDFD = _IOW | _ADDFD.size << 16 | ord("!") << 8 | 3
+
+_ADDFD_FLAG_SETFD = 1
+_FLAG_CONTINUE = 1
+
+
+class _Program(ctypes.Structure):
+    """struct sock_fprog."""
+
+    _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_char_p))
+
+
+class Notification(NamedTuple):
+    """A system call that waits for an answer. *thread* is the id of the thread that called."""
+
+    id: int
+    thread: int
+    number: int
+    args: tuple[int, ...]
+
+
+def bind_filter(machine: Machine) -> bytes:
+    """Return the filter that notifies of ``bind`` and ``listen`` and allows everything else.
+
+    Calls of another architecture (32-bit programs) have other numbers and are allowed.
+    """
+    instructions = (
+        (_LOAD_WORD, 0, 0, _ARCH_OFFSET),
+        (_JUMP_IF_EQUAL, 0, 3, machine.audit_arch),
+        (_LOAD_WORD, 0, 0, _NR_OFFSET),
+        (_JUMP_IF_EQUAL, 2, 0, machine.bind),
+        (_JUMP_IF_EQUAL, 1, 0, machine.listen),
+        (_RETURN, 0, 0, _RET_ALLOW),
+        (_RETURN, 0, 0, _RET_USER_NOTIF),
+    )
+    return b"".join(_INSTRUCTION.pack(*instruction) for instruction in instructions)
+
+
+def install_filter(code: bytes, machine: Machine) -> int:
+    """Put the seccomp filter *code* on the calling thread, for ever, and return the descriptor that is notified.
+
+    Needs CAP_SYS_ADMIN or no_new_privs (EACCES). EBUSY: the thread is under such a filter already.
+    """
+    program = _Program(len(code) // _INSTRUCTION.size, code)
+    number, mode = _long(machine.seccomp), _long(_SET_MODE_FILTER)
+    for flags in (_FLAG_NEW_LISTENER | _FLAG_WAIT_KILLABLE_RECV, _FLAG_NEW_LISTENER):
+        result: int = _libc.syscall(number, mode, _long(flags), ctypes.byref(program))
+        if result >= 0 or ctypes.get_errno() != errno.EINVAL:
+            break
+    _check(result, "seccomp")
+    os.set_inheritable(result, False)  # noqa: FBT003 - positional only
+    return result
+
+
+def _ioctl(descriptor: int, request: int, data: bytearray) -> bytearray:
+    while True:
+        try:
+            fcntl.ioctl(descriptor, request, data, True)  # noqa: FBT003 - positional only
+        except InterruptedError:
+            continue
+        return data
+
+
+def notif_receive(descriptor: int) -> Notification:
+    """Return the next notification. ENOENT: its thread has died. Blocks unless the descriptor is readable."""
+    data = _ioctl(descriptor, _NOTIF_RECV, bytearray(_NOTIF.size))
+    identity, thread, _flags, number, _arch, _instruction, *args = _NOTIF.unpack(data)
+    return Notification(identity, thread, number, tuple(args))
+
+
+def notif_valid(descriptor: int, identity: int) -> bool:
+    """Whether the thread still waits for the answer: if not, its id may be another's by now."""
+    try:
+        _ioctl(descriptor, _NOTIF_ID_VALID, bytearray(_ID.pack(identity)))
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            return False
+        raise
+    return True
+
+
+def notif_replace(descriptor: int, identity: int, ours: int, theirs: int, *, close_on_exec: bool) -> None:
+    """Put our descriptor *ours* over descriptor *theirs* of the waiting thread."""
+    flags = os.O_CLOEXEC if close_on_exec else 0
+    _ioctl(descriptor, _NOTIF_ADDFD, bytearray(_ADDFD.pack(identity, _ADDFD_FLAG_SETFD, ours, theirs, flags)))
+
+
+def notif_answer(descriptor: int, identity: int, error: int = 0) -> None:
+    """Let the system call return 0, or fail with errno *error*, without having been made."""
+    _ioctl(descriptor, _NOTIF_SEND, bytearray(_RESPONSE.pack(identity, 0, -error, 0)))
+
+
+def notif_continue(descriptor: int, identity: int) -> None:
+    """Let the system call be made as if nobody had been asked."""
+    _ioctl(descriptor, _NOTIF_SEND, bytearray(_RESPONSE.pack(identity, 0, 0, _FLAG_CONTINUE)))
+
+
+# inotify: linux/inotify.h
+
+IN_MOVED_FROM = 0x40
+IN_DELETE = 0x200
+IN_Q_OVERFLOW = 0x4000
+IN_IGNORED = 0x8000
+_IN_ONLYDIR = 0x01000000
+_INOTIFY_EVENT = struct.Struct("=iIII")  # struct inotify_event: wd, mask, cookie, len, and then the name
+
+
+class Change(NamedTuple):
+    """Something that inotify saw: of *watch*, what (*mask*), and the *name* of the directory's entry."""
+
+    watch: int
+    mask: int
+    name: bytes
+
+
+def inotify_open() -> int:
+    """Return a non-blocking inotify descriptor."""
+    return _check(_libc.inotify_init1(ctypes.c_int(os.O_CLOEXEC | os.O_NONBLOCK)), "inotify_init1")
+
+
+def inotify_watch(descriptor: int, directory: bytes) -> int:
+    """Watch the entries of *directory* for being removed or renamed. Watching twice gives the same number."""
+    mask = ctypes.c_uint32(IN_MOVED_FROM | IN_DELETE | _IN_ONLYDIR)
+    return _check(_libc.inotify_add_watch(ctypes.c_int(descriptor), ctypes.c_char_p(directory), mask), "inotify")
+
+
+def inotify_unwatch(descriptor: int, watch: int) -> None:
+    """Undo ``inotify_watch``; nothing happens when the directory is gone already."""
+    _libc.inotify_rm_watch(ctypes.c_int(descriptor), ctypes.c_int(watch))
+
+
+def inotify_read(descriptor: int) -> list[Change]:
+    """Return what has changed since the last call; empty when nothing has."""
+    try:
+        data = os.read(descriptor, 64 * 1024)
+    except BlockingIOError:
+        return []
+    changes, offset = [], 0
+    while offset < len(data):
+        watch, mask, _cookie, length = _INOTIFY_EVENT.unpack_from(data, offset)
+        offset += _INOTIFY_EVENT.size
+        changes.append(Change(watch, mask, data[offset : offset + length].rstrip(b"\0")))
+        offset += length
+    return changes
+
+
+# Memory files: memfd_create(2) itself is in os
+
+
+def memory_file(name: str, content: bytes) -> int:
+    """Return a close-on-exec descriptor of an anonymous file that holds *content*, at its beginning."""
+    descriptor = os.memfd_create(name)
+    with os.fdopen(os.dup(descriptor), "wb") as file:
+        file.write(content)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
+
+
+def read_memory_file(descriptor: int) -> bytes:
+    """Return the whole content of *descriptor*, wherever it stands, and close it."""
+    with os.fdopen(descriptor, "rb") as file:
+        file.seek(0)
+        return file.read()

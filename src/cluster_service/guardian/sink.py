@@ -1,0 +1,111 @@
+"""One output of the log writer: takes lines, writes them without ever blocking, and owns up to what was lost."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import stat
+from collections import deque
+from typing import Any
+
+CHUNK = 64 * 1024
+_CAREFUL = 4096  # PIPE_BUF: what a pipe that polls writable takes without blocking
+
+
+class Sink:
+    """One output. Nothing here blocks: what it does not take now waits in ``size`` bytes."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._original = descriptor
+        self._waiting: deque[bytes] = deque()
+        self.size = 0
+        self.stuck = False
+        self._lost = 0
+        self._why = ""
+        self._midline = False
+        mode = os.fstat(descriptor).st_mode
+        self.file = stat.S_ISREG(mode)
+        self.colour = (
+            os.isatty(descriptor) and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") != "dumb"
+        )
+        self.descriptor, self._write = self._writer(descriptor, mode)
+
+    def _writer(self, descriptor: int, mode: int) -> tuple[int, Any]:
+        """Return how to write without blocking, and without O_NONBLOCK on a description that others share."""
+        if self.file:
+            return descriptor, os.write
+        if stat.S_ISSOCK(mode):
+            sock = socket.socket(fileno=os.dup(descriptor))
+            return descriptor, lambda _descriptor, data: sock.send(data, socket.MSG_DONTWAIT)
+        try:
+            own = os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        except OSError:  # another user's terminal, say
+            return descriptor, self._write_carefully
+        return own, os.write
+
+    def _write_carefully(self, descriptor: int, data: bytes) -> int:
+        poll = select.poll()
+        poll.register(descriptor, select.POLLOUT)
+        if not poll.poll(0):
+            raise BlockingIOError
+        return os.write(descriptor, data[:_CAREFUL])
+
+    def put(self, line: bytes) -> None:
+        """Write *line* (or several), which ends in a newline, as soon as the output takes it."""
+        self._waiting.append(line)
+        self.size += len(line)
+
+    def flush(self) -> None:
+        """Write what the output takes."""
+        self.stuck = False
+        while self._waiting:
+            data = self._waiting[0] if len(self._waiting) == 1 else self._gather()
+            if self._lost:
+                data = self._confession() + data
+            try:
+                written = self._write(self.descriptor, data)
+            except (BlockingIOError, InterruptedError):
+                self.stuck = True
+                return
+            except OSError as error:
+                self._lose(error)
+                return
+            self._wrote(data, written)
+
+    def _gather(self) -> bytes:
+        """Make one piece of the first ones, so that many short lines are one system call."""
+        pieces = []
+        size = 0
+        while self._waiting and size < CHUNK:
+            pieces.append(self._waiting.popleft())
+            size += len(pieces[-1])
+        self._waiting.appendleft(b"".join(pieces))
+        return self._waiting[0]
+
+    def _wrote(self, data: bytes, written: int) -> None:
+        self._lost = 0
+        self._waiting.popleft()
+        rest = data[written:]
+        if rest:
+            self._waiting.appendleft(rest)
+        self.size = sum(map(len, self._waiting))
+        self._midline = written > 0 and data[written - 1 : written] != b"\n"
+
+    def _lose(self, error: OSError) -> None:
+        self._lost += sum(piece.count(b"\n") for piece in self._waiting)
+        self._why = os.strerror(error.errno or 0)
+        self._waiting.clear()
+        self.size = 0
+
+    def _confession(self) -> bytes:
+        text = f"[cservice] {self._lost} lines before this one could not be written: {self._why}\n"
+        return (b"\n" if self._midline else b"") + text.encode()
+
+    def replaces(self, other: Sink) -> None:
+        """Stand in for *other*, and own up to what was lost there."""
+        self._lost, self._why = other._lost, other._why
+
+    def close(self) -> None:
+        """Close the descriptor of a log file."""
+        os.close(self.descriptor)

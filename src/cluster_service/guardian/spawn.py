@@ -1,0 +1,179 @@
+"""Forking: one ``Launch`` for each new process, worker or master, until its program has been executed.
+
+The guardian does not wait for a child: what the child has to say comes on the launch socket, which the loop watches.
+A fork that is refused leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import signal
+import socket
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+from . import child, posix
+
+if TYPE_CHECKING:
+    from .child import Identity, Plan
+
+
+class CannotSpawn(Exception):
+    """There is no process, and why, as a sentence."""
+
+
+class Resources:
+    """A block at whose end every descriptor made in it is closed, but for those that are kept.
+
+    The child has its copies by then; and when the fork was refused nothing is kept, and nothing left behind.
+    """
+
+    def __init__(self) -> None:
+        self._sockets: list[socket.socket] = []
+        self._descriptors: list[int] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for sock in self._sockets:
+            sock.close()
+        for descriptor in self._descriptors:
+            os.close(descriptor)
+
+    def pair(self, kind: int) -> tuple[socket.socket, socket.socket]:
+        """Return a new socket pair."""
+        pair = socket.socketpair(socket.AF_UNIX, kind)
+        self._sockets += pair
+        return pair
+
+    def pipe(self) -> tuple[int, int]:
+        """Return the ends of a new pipe, the reading one first."""
+        ends = os.pipe()
+        self._descriptors += ends
+        return ends
+
+    def memory_file(self, content: bytes) -> int:
+        """Return a descriptor of a new anonymous file."""
+        descriptor = posix.memory_file("cservice", content)
+        self._descriptors.append(descriptor)
+        return descriptor
+
+    def notify_socket(self) -> tuple[socket.socket, str]:
+        """Return a new socket for sd_notify, and its name as NOTIFY_SOCKET has it."""
+        name = f"cservice-{os.urandom(12).hex()}"
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self._sockets.append(sock)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        sock.bind(f"\0{name}")
+        return sock, f"@{name}"
+
+    def keep(self, *kept: socket.socket | int | None) -> None:
+        """Do not close these."""
+        self._sockets = [sock for sock in self._sockets if sock not in kept]
+        self._descriptors = [descriptor for descriptor in self._descriptors if descriptor not in kept]
+
+
+class Launch(NamedTuple):
+    """A process that was forked: its pid, and our end of its launch socket."""
+
+    pid: int
+    sock: socket.socket
+
+
+class Progress:
+    """What has come over a launch socket so far."""
+
+    def __init__(self, launch: Launch) -> None:
+        self.pid = launch.pid
+        self.sock = launch.sock
+        self.listener: int | None = None
+        self.error = ""
+
+    def read(self) -> bool:
+        """Read what there is. True when that was all: the program has been executed, or ``error`` says why not."""
+        while True:
+            try:
+                data, descriptors, _, _ = socket.recv_fds(self.sock, 4096, 1, socket.MSG_DONTWAIT)
+            except (BlockingIOError, InterruptedError):
+                return False
+            except OSError:
+                return True
+            if descriptors:
+                self.listener = descriptors[0]
+                os.set_inheritable(self.listener, False)  # noqa: FBT003 - positional only
+            elif not data:
+                return True
+            else:
+                self.error = data.decode("utf-8", "replace")
+
+
+def launch(plan: Plan) -> Launch:
+    """Fork a process that becomes what *plan* says. Raises CannotSpawn."""
+    try:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    except OSError as error:
+        raise CannotSpawn(f"there are no more descriptors to be had: {error.strerror}") from None
+    guardian = os.getpid()
+    # A signal that arrived in the child before its handlers are gone would be taken there for one of the guardian's.
+    blocked = signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
+    try:
+        pid = os.fork()
+        if pid == 0:
+            child.run(plan, guardian, theirs.fileno())
+    except OSError as error:
+        ours.close()
+        raise CannotSpawn(f"the system refuses another process: {error.strerror}") from None
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        theirs.close()
+    with contextlib.suppress(OSError):  # the child does it too: whoever comes first, it is done when either goes on
+        os.setpgid(pid, pid)
+    return Launch(pid, ours)
+
+
+def identity_of(user: str | None, group: str | None) -> Identity | None:
+    """Return as whom to run. Raises CannotSpawn when there is no such user or group."""
+    if user is None and group is None:
+        return None
+    import grp  # noqa: PLC0415 - seldom needed, and the guardian is to be small
+    import pwd  # noqa: PLC0415 - as above
+
+    uid, gid, name = os.getuid(), os.getgid(), None
+    if user is not None:
+        try:
+            entry = pwd.getpwuid(int(user)) if user.isdigit() else pwd.getpwnam(user)
+            uid, gid, name = entry.pw_uid, entry.pw_gid, entry.pw_name
+        except KeyError:
+            if not user.isdigit():
+                raise CannotSpawn(f"there is no user {user} on this machine") from None
+            if group is None:
+                raise CannotSpawn(f"user {user} is not in the user database: name a group too") from None
+            uid = int(user)
+    if group is not None:
+        try:
+            gid = int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
+        except KeyError:
+            raise CannotSpawn(f"there is no group {group} on this machine") from None
+    if os.geteuid() != 0 and (uid, gid) != (os.getuid(), os.getgid()):
+        raise CannotSpawn(f"workers can run as user {user or uid} only when the service is started by root")
+    return child.Identity(uid, gid, name) if os.geteuid() == 0 else None
+
+
+def raise_limit() -> tuple[int, int]:
+    """Let the guardian have as many descriptors as it may; return the limits as they were, for the programs."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return soft, hard
+
+
+def check_share(share: str, identity: Identity | None, known: dict[str, Any]) -> None:
+    """Raise CannotSpawn when *share* cannot be used here, or not for a worker of another user."""
+    reason = known.get(share, f"there is no such way; there are: {', '.join(sorted(known))}")
+    if reason:
+        raise CannotSpawn(f"ports cannot be shared by {share}: {reason}")
+    other = identity is not None and identity.uid != os.geteuid()
+    if share == "seccomp" and other and not posix.has_capability(posix.CAP_SYS_PTRACE):
+        raise CannotSpawn("to share ports with workers of another user needs CAP_SYS_PTRACE; try: --share python")

@@ -1,0 +1,110 @@
+"""Who holds a port that we cannot have: a sentence for the operator, from /proc.
+
+Only looked up after a bind has failed, so it may take its time: some milliseconds, and more where there are thousands
+of processes.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cluster_service.wire.addresses import Address
+
+_TABLES = {"tcp": ("tcp", "tcp6"), "udp": ("udp", "udp6")}
+_LISTEN, _UNCONNECTED = "0A", "07"  # TCP_LISTEN, TCP_CLOSE of net/tcp_states.h
+_UNIX_PATH_COLUMN = 7
+
+
+def describe(address: Address) -> str:
+    """Return "127.0.0.1:8000 is taken: pid 71 (nginx) listens there", as far as it can be found out."""
+    inodes = _unix_inodes(address) if address.kind == "unix" else _inet_inodes(address)
+    holders = [f"pid {pid} ({name_of(pid)})" for pid in holders_of(inodes)] if inodes else []
+    if holders:
+        others = f" (and {len(holders) - 1} more)" if len(holders) > 1 else ""
+        return f"{address} is taken: {holders[0]} listens there{others}"
+    if inodes:
+        return f"{address} is taken by a process that this user may not see; root can find it with: ss -lntup"
+    if address.path is not None:
+        return f"{address} is taken: the file is there already, and nobody listens on it; remove it if it is stale"
+    return f"{address} is taken by another process"
+
+
+def holders_of(inodes: set[int]) -> Iterator[int]:
+    """Yield the pids, other than ours, that hold one of the sockets."""
+    wanted = {f"socket:[{inode}]" for inode in inodes}
+    own = os.getpid()
+    for entry in os.listdir("/proc"):
+        if entry.isdigit() and int(entry) != own and holds(int(entry), wanted):
+            yield int(entry)
+
+
+def holds(pid: int, wanted: set[str]) -> bool:
+    """Whether a descriptor of process *pid* is one of *wanted* (``socket:[4711]``); False where we may not look."""
+    directory = f"/proc/{pid}/fd"
+    try:
+        for entry in os.listdir(directory):
+            try:
+                if os.readlink(f"{directory}/{entry}") in wanted:
+                    return True
+            except OSError:  # closed in the meantime
+                continue
+    except OSError:
+        return False
+    return False
+
+
+def name_of(pid: int) -> str:
+    """Return the name of the program that *pid* runs."""
+    try:
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
+            return file.read().strip()
+    except OSError:
+        return "gone"
+
+
+def _inet_inodes(address: Address) -> set[int]:
+    inodes = set()
+    for table in _TABLES[address.kind]:
+        for line in _lines(table):
+            columns = line.split()
+            host, _, port = columns[1].partition(":")
+            state = columns[3]
+            if int(port, 16) == address.port and state in (_LISTEN, _UNCONNECTED) and _overlap(address, host):
+                inodes.add(int(columns[9]))
+    inodes.discard(0)
+    return inodes
+
+
+def _overlap(address: Address, text: str) -> bool:
+    """Whether the address *text* of the kernel's table (hexadecimal words in the machine's order) collides."""
+    raw = b"".join(int(text[at : at + 8], 16).to_bytes(4, "little") for at in range(0, len(text), 8))
+    v6 = len(text) == 32
+    host = socket.inet_ntop(socket.AF_INET6 if v6 else socket.AF_INET, raw)
+    if host == "::" or (address.dual and address.host == "::"):
+        return True
+    if v6 != (address.family == socket.AF_INET6):
+        return host.removeprefix("::ffff:") == address.host.removeprefix("::ffff:")
+    return address.wildcard or host in ("0.0.0.0", address.host.partition("%")[0])
+
+
+def _unix_inodes(address: Address) -> set[int]:
+    name = address.host
+    inodes = set()
+    for line in _lines("unix"):
+        columns = line.split(None, _UNIX_PATH_COLUMN)
+        if len(columns) > _UNIX_PATH_COLUMN and columns[_UNIX_PATH_COLUMN].rstrip("\n") == name:
+            inodes.add(int(columns[6]))
+    return inodes
+
+
+def _lines(table: str) -> list[str]:
+    try:
+        with open(f"/proc/net/{table}", encoding="utf-8", errors="surrogateescape") as file:
+            return file.readlines()[1:]
+    except OSError:
+        return []

@@ -1,0 +1,146 @@
+"""One function an order. Each either does what it says or answers with why not; all are safe to repeat."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from cluster_service.wire import addresses, facts, orders
+from cluster_service.wire.records import UnknownRecord
+
+from . import channels, ports, reap
+from .ports import Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .ending import Ending
+    from .holdings import Holdings, Worker
+    from .keeper import Keeper
+    from .logclient import Logs
+    from .ports import Ports
+    from .workers import Workers
+
+NOTEBOOK_LIMIT = 8 * 1024 * 1024
+"""Characters; half of what a frame can carry, so that a snapshot has room for everything else."""
+
+
+class No(Exception):
+    """An order is not carried out, and why."""
+
+    def __init__(self, why: str, worker: int | None = None) -> None:
+        super().__init__(why)
+        self.why = why
+        self.worker = worker
+
+
+class Verbs:
+    """The orders, by type."""
+
+    def __init__(self, holdings: Holdings, keeper: Keeper, workers: Workers, open_ports: Ports, logs: Logs) -> None:
+        self._holdings = holdings
+        self._keeper = keeper
+        self._workers = workers
+        self._ports = open_ports
+        self._logs = logs
+        self.ending: Ending
+        self.deliver_kept: Callable[[], None]
+        self._table: dict[type, Callable[[Any], None]] = {
+            orders.Hello: self._hello,
+            orders.Note: self._note,
+            orders.Spawn: self._spawn,
+            orders.Signal: self._signal,
+            orders.Tell: self._tell,
+            orders.Forget: self._forget,
+            orders.Listen: self._listen,
+            orders.Close: self._close,
+            orders.Log: lambda order: self._logs.line(order.line),
+            orders.Pong: lambda _order: None,  # that it came is all it says: the keeper has seen it
+            orders.Stopping: lambda order: self.ending.taken_over(order.deadline),
+            orders.Bye: lambda order: self.ending.finish(order.code),
+        }
+
+    def carry_out(self, message: dict[str, Any]) -> None:
+        """Carry out the order that *message* is; what goes wrong is told as Refused."""
+        name = str(message.get("type"))
+        try:
+            order = orders.ORDERS.from_json(message)
+            self._table[type(order)](order)
+        except No as no:
+            self._keeper.tell(facts.Refused(name, no.why, no.worker))
+        except (UnknownRecord, TypeError, ValueError, AttributeError, KeyError) as error:
+            self._keeper.tell(facts.Refused(name, f"it is no proper order: {error}"))
+
+    def _hello(self, order: orders.Hello) -> None:
+        master = self._keeper.master
+        if master is None:
+            return
+        master.link.greeted = True
+        if order.version != orders.VERSION:
+            raise No(f"version {order.version} of the protocol is not spoken here, only {orders.VERSION}")
+        self._keeper.tell(self._holdings.snapshot(orders.VERSION))
+        self.deliver_kept()
+
+    def _note(self, order: orders.Note) -> None:
+        if len(order.text) > NOTEBOOK_LIMIT:
+            raise No(f"a notebook of {len(order.text)} characters is over the limit of {NOTEBOOK_LIMIT}")
+        self._holdings.notebook = order.text
+
+    def _spawn(self, order: orders.Spawn) -> None:
+        if order.worker <= self._holdings.last_worker:
+            raise No(f"worker {order.worker} was spawned before: numbers only grow", order.worker)
+        if not order.argv or self.ending.draining:
+            raise No("there is no program to run" if not order.argv else "the service is ending", order.worker)
+        self._workers.spawn(order)
+
+    def _worker(self, number: int) -> Worker:
+        worker = self._holdings.workers.get(number)
+        if worker is None:
+            raise No(f"there is no worker {number}", number)
+        return worker
+
+    def _signal(self, order: orders.Signal) -> None:
+        worker = self._worker(order.worker)
+        if order.order in worker.signals:
+            raise No(f"worker {worker.number} was sent {order.order} before", worker.number)
+        if worker.exited and not order.whole_group:
+            raise No(f"worker {worker.number} has exited", worker.number)
+        if order.whole_group:
+            reap.signal_group(worker.pid, order.signal, leader_lives=not worker.exited, others=self._holdings.by_pid)
+        else:
+            os.kill(worker.pid, order.signal)
+        worker.signals.append(order.order)
+
+    def _tell(self, order: orders.Tell) -> None:
+        worker = self._worker(order.worker)
+        why = channels.send(worker, order.message)
+        if why:
+            raise No(f"worker {worker.number}: {why}", worker.number)
+
+    def _forget(self, order: orders.Forget) -> None:
+        worker = self._holdings.workers.get(order.worker)
+        if worker is None:
+            return
+        if not worker.exited:
+            raise No(f"worker {worker.number} has not exited", worker.number)
+        del self._holdings.workers[worker.number]
+
+    def _listen(self, order: orders.Listen) -> None:
+        try:
+            address = addresses.parse(order.address)
+            held = self._ports.declare(address, door=order.door, backlog=order.backlog, mode=order.mode)
+        except addresses.AddressError as error:
+            self._keeper.tell(facts.ListenFailed(order.address, str(error)))
+        except Refused as refusal:
+            self._keeper.tell(facts.ListenFailed(order.address, refusal.sentence))
+        else:
+            descriptor = held.socket.fileno() if order.door else None
+            self._keeper.tell(facts.Listening(order.address, descriptor=order.door), descriptor)
+
+    def _close(self, order: orders.Close) -> None:
+        try:
+            held = self._holdings.held.get(ports.key_of(addresses.parse(order.address)))
+        except addresses.AddressError as error:
+            raise No(str(error)) from None
+        if held is not None:
+            self._ports.close(held)

@@ -1,0 +1,213 @@
+"""Starting workers, and what happens around their descriptors until they have ended.
+
+A worker is known from its fork on, but the master hears of it, and its descriptors are listened to, only once its
+program has been executed: so no fact about a worker comes before ``Spawned``, and none but ``Output`` after
+``Exited``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+from typing import TYPE_CHECKING, Any
+
+from cluster_service.wire import addresses, facts
+
+from . import child, posix, pyports, seccomp, spawn
+from .holdings import Worker
+from .ports import key_of
+from .spawn import CannotSpawn, Progress, Resources
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cluster_service.wire.orders import Spawn
+
+    from .channels import Channels
+    from .holdings import Held, Holdings
+    from .logclient import Logs
+    from .loop import Loop
+    from .ports import Ports
+    from .reap import End
+
+_FIRST_DESCRIPTOR = 3  # SD_LISTEN_FDS_START of sd_listen_fds(3)
+
+
+class Workers:
+    """Every worker's process."""
+
+    def __init__(self, holdings: Holdings, loop: Loop, logs: Logs, ports: Ports, limits: tuple[int, int]) -> None:
+        self._holdings = holdings
+        self._loop = loop
+        self._logs = logs
+        self._ports = ports
+        self._limits = limits
+        self._python = pyports.Service(holdings, ports)
+        self._launches: dict[int, tuple[Worker, Progress, tuple[int, int]]] = {}
+        self.channels: Channels
+        self.tell: Callable[[Any], None]
+
+    # ------------------------------------------------------------ start
+
+    def spawn(self, order: Spawn) -> None:
+        """Fork and exec. What becomes of it is told as a fact."""
+        self._holdings.last_worker = order.worker
+        try:
+            with Resources() as resources:
+                self._fork(order, resources)
+        except CannotSpawn as error:
+            self.tell(facts.SpawnFailed(order.worker, str(error)))
+        except OSError as error:
+            self.tell(facts.SpawnFailed(order.worker, f"the worker cannot be started: {error.strerror}"))
+
+    def _fork(self, order: Spawn, resources: Resources) -> None:
+        identity = spawn.identity_of(order.user, order.group)
+        spawn.check_share(order.share, identity, self._holdings.share)
+        worker = Worker(order.worker, order.label, meta=order.meta, share=order.share)
+        worker.uid = os.getuid() if identity is None else identity.uid
+        inherited = [self._inherited(text) for text in order.inherit] if order.share == "inherit" else []
+        descriptors = [held.socket.fileno() for held in inherited]
+        env = dict(order.env)
+        if inherited:
+            env["LISTEN_FDS"] = str(len(inherited))
+            env["LISTEN_FDNAMES"] = ":".join(str(held.address).replace(":", "_") for held in inherited)
+        if order.channel:
+            worker.channel, theirs = resources.pair(socket.SOCK_SEQPACKET)
+            env["CSERVICE_CHANNEL"] = str(_FIRST_DESCRIPTOR + len(descriptors))
+            descriptors.append(theirs.fileno())
+        if order.share == "python":
+            worker.ports, theirs = resources.pair(socket.SOCK_SEQPACKET)
+            env["CSERVICE_PORTS"] = str(_FIRST_DESCRIPTOR + len(descriptors))
+            descriptors.append(theirs.fileno())
+        worker.notify, env["NOTIFY_SOCKET"] = resources.notify_socket()
+        outs, errs = resources.pipe(), resources.pipe()
+        plan = child.Plan(
+            argv=order.argv,
+            env=env,
+            cwd=order.cwd,
+            stdout=outs[1],
+            stderr=errs[1],
+            descriptors=descriptors,
+            limits=self._limits,
+            identity=identity,
+            machine=posix.MACHINE if order.share == "seccomp" else None,
+            death_signal=signal.SIGTERM,
+            listen_fds=bool(inherited),
+        )
+        launch = spawn.launch(plan)
+        resources.keep(worker.channel, worker.ports, worker.notify, outs[0], errs[0])
+        worker.pid = launch.pid
+        worker.started_at = self._loop.now()
+        self._holdings.add_worker(worker)
+        for held in inherited:
+            held.users.add(worker.number)
+        self._launches[worker.number] = (worker, Progress(launch), (outs[0], errs[0]))
+        self._loop.watch(launch.sock.fileno(), lambda _events: self._launching(worker))
+
+    def _inherited(self, text: str) -> Held:
+        try:
+            held = self._holdings.held.get(key_of(addresses.parse(text)))
+        except addresses.AddressError as error:
+            raise CannotSpawn(str(error)) from None
+        if held is None or held.door:
+            raise CannotSpawn(f"{text} cannot be passed to the worker: the service does not hold it")
+        return held
+
+    def _launching(self, worker: Worker) -> None:
+        """Go on with a launch, as far as it has come."""
+        _, progress, _ = self._launches[worker.number]
+        if progress.read():
+            self._launched(worker)
+
+    def _launched(self, worker: Worker) -> None:
+        """The program has been executed, or will never be."""
+        _, progress, (out, err) = self._launches.pop(worker.number)
+        self._loop.drop(progress.sock.fileno())
+        progress.sock.close()
+        if progress.error:
+            self._never_was(worker, progress, (out, err))
+            return
+        worker.launched = True
+        self._logs.add(worker.number, worker.label, out, err)
+        if worker.channel is not None:
+            self._loop.watch(worker.channel.fileno(), lambda _events: self._channel(worker))
+        if worker.ports is not None:
+            self._loop.watch(worker.ports.fileno(), lambda _events: self._python_ports(worker))
+        if worker.notify is not None:
+            self._loop.watch(worker.notify.fileno(), lambda _events: self.channels.read_notify(worker))
+        if progress.listener is not None:
+            self._listen_to(seccomp.Listener(worker, progress.listener, self._holdings, self._ports))
+        self.tell(facts.Spawned(worker.number, worker.pid, worker.started_at))
+
+    def _never_was(self, worker: Worker, progress: Progress, pipes: tuple[int, int]) -> None:
+        """Take the worker back: its process ends by itself, and is reaped as a stranger."""
+        self._holdings.by_pid.pop(worker.pid, None)
+        self._holdings.workers.pop(worker.number, None)
+        for descriptor in pipes if progress.listener is None else (*pipes, progress.listener):
+            os.close(descriptor)
+        self._close(worker)
+        self._ports.gone(worker)
+        self.tell(facts.SpawnFailed(worker.number, progress.error))
+
+    # ------------------------------------------------------------ life
+
+    def _listen_to(self, listener: seccomp.Listener) -> None:
+        def ready(events: int) -> None:
+            if events & select.EPOLLIN:
+                listener.answer_one()
+            elif events & (select.EPOLLHUP | select.EPOLLERR):  # the last process under this filter has ended
+                self._loop.drop(listener.descriptor)
+                os.close(listener.descriptor)
+
+        self._loop.watch(listener.descriptor, ready)
+
+    def _channel(self, worker: Worker) -> None:
+        if not self.channels.read_channel(worker):
+            self._end(worker.channel)
+            worker.channel = None
+
+    def _python_ports(self, worker: Worker) -> None:
+        if not self._python.answer_one(worker):
+            self._end(worker.ports)
+            worker.ports = None
+
+    def _end(self, sock: socket.socket | None) -> None:
+        if sock is not None:
+            self._loop.drop(sock.fileno())
+            sock.close()
+
+    def _close(self, worker: Worker) -> None:
+        for sock in (worker.channel, worker.ports, worker.notify):
+            self._end(sock)
+        worker.channel = worker.ports = worker.notify = None
+
+    # ------------------------------------------------------------ end
+
+    def reaped(self, worker: Worker, end: End) -> None:
+        """The worker's process has ended."""
+        if worker.number in self._launches:
+            self._launches[worker.number][1].read()
+            self._launched(worker)
+            if worker.number not in self._holdings.workers:
+                return
+        self.channels.read_notify(worker)
+        if worker.channel is not None:
+            with contextlib.suppress(OSError):
+                self.channels.read_channel(worker)
+        self._close(worker)
+        self._holdings.by_pid.pop(worker.pid, None)
+        worker.exited, worker.code, worker.signal = True, end.code, end.signal
+        self._ports.gone(worker)
+        self.tell(facts.Exited(worker.number, end.code, end.signal))
+        self._logs.exited(worker.number, failed=end.failed)
+
+    def tail(self, number: int, lines: list[str]) -> None:
+        """The log writer has told the last lines of a worker, or did not in time."""
+        if number > 0:
+            worker = self._holdings.workers.get(number)
+            if worker is not None:
+                worker.output = lines
+            self.tell(facts.Output(number, lines))

@@ -1,0 +1,11 @@
+"""Process 2: feeds facts and requests to the core, performs its actions, serves the doors, runs hooks.
+
+It holds no truth. A cold start, the successor of a master that died and an upgraded master are the same code: say
+``Hello``, restore the notebook, give the core the guardian's snapshot, go on.
+
+``loop``     events in, actions out              ``kernel``    the guardian's client
+``launch``   a release → what to execute         ``service``   what the doors may ask
+``hooks``    every extension point               ``narrator``  the log lines
+``gauges``   memory, CPU and connections         ``orphans``   the end, when the guardian has died
+``api``      ``cservice.start`` and friends
+"""

@@ -1,0 +1,118 @@
+"""What the machine says of the workers: memory, CPU and connections. Read from /proc, see proc(5).
+
+A worker's own children count as its. Whatever has gone while we look counts as nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+ESTABLISHED = " 01 "
+"""The state of an established connection in /proc/net/tcp (include/net/tcp_states.h)."""
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+class Use(NamedTuple):
+    """What one process has used. *cpu*: seconds; *born*: seconds of the clock that runs while the machine sleeps."""
+
+    cpu: float
+    born: float
+    memory: int
+
+
+class Gauges:
+    """Remembers between calls what was used: CPU is a difference between two looks."""
+
+    def __init__(self) -> None:
+        self._seen: dict[tuple[int, float], tuple[float, float]] = {}
+        """(pid, born) → when we looked, and the CPU seconds used by then."""
+
+    def fill(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Set ``memory_bytes``, ``cpu_percent`` and ``connections`` of each row that has a pid.
+
+        CPU is in percent of one core since the last look (the first time: since the process began).
+        """
+        rows = [row for row in rows if row["pid"]]
+        established = _established({port for row in rows for port in map(_port, row["listening"]) if port})
+        now = time.clock_gettime(time.CLOCK_BOOTTIME)
+        seen = {}
+        for row in rows:
+            pids = _family(row["pid"])
+            uses = [use for use in map(_use, pids) if use is not None]
+            if not uses:
+                continue
+            cpu, born = sum(use.cpu for use in uses), uses[0].born
+            at, used = self._seen.get((row["pid"], born), (born, 0.0))
+            seen[row["pid"], born] = (now, cpu)
+            row["memory_bytes"] = sum(use.memory for use in uses)
+            row["cpu_percent"] = round(max(0.0, 100 * (cpu - used) / max(now - at, 0.01)), 1)
+            row["connections"] = sum(len(established & _sockets(pid)) for pid in pids) if established else 0
+        self._seen = seen
+
+
+def _port(address: str) -> int | None:
+    port = address.rpartition(":")[2].removesuffix("+v4")
+    return int(port) if port.isdecimal() else None
+
+
+def _family(pid: int) -> list[int]:
+    """*pid* and all that descend from it."""
+    found = [pid]
+    for parent in found:  # grows while it is read
+        try:
+            for thread in os.listdir(f"/proc/{parent}/task"):
+                with open(f"/proc/{parent}/task/{thread}/children", encoding="ascii") as children:
+                    found += map(int, children.read().split())
+        except OSError:
+            continue
+    return found
+
+
+def _use(pid: int) -> Use | None:
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stat:
+            fields = stat.read().rpartition(")")[2].split()  # from the third field on
+    except OSError:
+        return None
+    return Use((int(fields[11]) + int(fields[12])) / _TICKS, int(fields[19]) / _TICKS, int(fields[21]) * _PAGE)
+
+
+def _established(ports: set[int]) -> set[str]:
+    """The inodes of the established connections to any of *ports*."""
+    inodes: set[str] = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6") if ports else ():
+        try:
+            with open(table, encoding="ascii") as lines:
+                next(lines)
+                for line in lines:
+                    if ESTABLISHED not in line:  # a busy server has thousands in TIME_WAIT
+                        continue
+                    fields = line.split()
+                    if fields[3] == "01" and int(fields[1].rpartition(":")[2], 16) in ports:
+                        inodes.add(fields[9])
+        except OSError:
+            continue
+    return inodes
+
+
+def _sockets(pid: int) -> set[str]:
+    """The inodes of the sockets that a process has open."""
+    found: set[str] = set()
+    try:
+        for entry in os.scandir(f"/proc/{pid}/fd"):
+            try:
+                target = os.readlink(entry.path)
+            except OSError:
+                continue
+            if target.startswith("socket:["):
+                found.add(target[8:-1])
+    except OSError:
+        pass
+    return found

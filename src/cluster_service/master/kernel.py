@@ -1,0 +1,112 @@
+"""The guardian's client: orders out, facts in, over the stream that the guardian gave us.
+
+Facts are handed over in the order in which they came. ``pump`` takes in all that has arrived already: the loop calls it
+before it believes a clock, since a master that was stopped for a while finds time gone and the facts unread.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import TYPE_CHECKING, Any
+
+from cluster_service.wire import facts, frames, orders
+from cluster_service.wire.records import UnknownRecord, to_json
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+CHUNK = 256 * 1024
+DESCRIPTORS = 16
+"""The most descriptors taken with one read."""
+
+
+class Kernel:
+    """The stream to the guardian, on an asyncio loop.
+
+    *on_fact(fact, descriptor)*: descriptor is that of a door, or None. *on_lost()*: the guardian is gone.
+    """
+
+    def __init__(
+        self,
+        stream: socket.socket,
+        loop: asyncio.AbstractEventLoop,
+        on_fact: Callable[[Any, int | None], None],
+        on_lost: Callable[[], None],
+    ) -> None:
+        self._stream = stream
+        self._loop = loop
+        self._on_fact = on_fact
+        self._on_lost = on_lost
+        self._decoder = frames.Decoder()
+        self._descriptors: list[int] = []
+        self._out = bytearray()
+        self.lost = False
+        stream.setblocking(False)  # noqa: FBT003
+        loop.add_reader(stream.fileno(), self.pump)
+
+    def send(self, order: Any) -> None:
+        """Queue *order*; it is written at once as far as the guardian reads."""
+        if isinstance(order, orders.Pong) and self._out:
+            return  # bytes are flowing; and Pongs must not pile up behind a slow reader
+        self._out += frames.encode(to_json(order))
+        self._flush()
+
+    def pump(self) -> None:
+        """Take in everything that has arrived."""
+        while not self.lost:
+            try:
+                data, descriptors, _flags, _address = socket.recv_fds(self._stream, CHUNK, DESCRIPTORS)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError:
+                data, descriptors = b"", []
+            for descriptor in descriptors:
+                os.set_inheritable(descriptor, False)  # noqa: FBT003
+            self._descriptors += descriptors
+            if not data:
+                self._lose()
+                return
+            for message in self._decoder.feed(data):
+                self._hand_over(message)
+
+    def _hand_over(self, message: dict[str, Any]) -> None:
+        try:
+            fact = facts.FACTS.from_json(message)
+        except UnknownRecord:
+            return  # a newer guardian tells more than we know
+        descriptor = None
+        if isinstance(fact, facts.Listening) and fact.descriptor and self._descriptors:
+            descriptor = self._descriptors.pop(0)
+        self._on_fact(fact, descriptor)
+
+    def _flush(self) -> None:
+        while self._out and not self.lost:
+            try:
+                sent = self._stream.send(self._out)
+            except (BlockingIOError, InterruptedError):
+                self._loop.add_writer(self._stream.fileno(), self._flush)
+                return
+            except OSError:
+                self._lose()
+                return
+            del self._out[:sent]
+        if not self.lost:
+            self._loop.remove_writer(self._stream.fileno())
+
+    def _lose(self) -> None:
+        if self.lost:
+            return
+        self.lost = True
+        self._loop.remove_reader(self._stream.fileno())
+        self._loop.remove_writer(self._stream.fileno())
+        self._on_lost()
+
+    def close(self) -> None:
+        """Stop listening to the guardian. What is queued has been written as far as it reads."""
+        if not self.lost:
+            self.lost = True
+            self._loop.remove_reader(self._stream.fileno())
+            self._loop.remove_writer(self._stream.fileno())
+        self._stream.close()

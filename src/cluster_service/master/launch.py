@@ -1,0 +1,94 @@
+"""From a release to the program that is executed, and its environment. Pure, but for the place of our own files."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from cluster_service.wire import orders
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from cluster_service.core.actions import Start
+    from cluster_service.core.spec import GroupSpec, Release
+
+BOOT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "worker", "boot.py")
+"""What a worker's interpreter is given. It need not have our package installed."""
+
+PRIVATE = frozenset(
+    {
+        "CSERVICE_ACCESS_KEY",
+        "CSERVICE_ACCESS_KEY_FILE",
+        "CSERVICE_GUARDIAN_FD",
+        "CSERVICE_BOOT_FD",
+        "CSERVICE_ROLE",
+        "NOTIFY_SOCKET",
+        "LISTEN_FDS",
+        "LISTEN_PID",
+        "LISTEN_FDNAMES",
+        "WATCHDOG_USEC",
+        "WATCHDOG_PID",
+    }
+)
+"""Variables of ours, or of our own supervisor's, that a worker never sees."""
+
+
+def argv(release: Release) -> list[str]:
+    """Return the arguments to execute for *release*."""
+    if release.kind == "command":
+        return [release.target, *release.args]
+    if release.kind == "script":
+        return [release.python, BOOT, "script", release.target, *release.args]
+    return [release.python, BOOT, "app", release.target, release.server, ",".join(release.binds), *release.args]
+
+
+def environment(service: str, start: Start, release: Release, share: str, base: Mapping[str, str]) -> dict[str, str]:
+    """Return the whole environment of a worker. *base*: the service's own."""
+    env = {key: value for key, value in base.items() if key not in PRIVATE}
+    env.update(release.env)
+    env.update(
+        CSERVICE_NAME=service,
+        CSERVICE_GROUP=start.group,
+        CSERVICE_SLOT=str(start.slot),
+        CSERVICE_GENERATION=str(start.generation),
+        CSERVICE_REASON=start.reason,
+        CSERVICE_SHARE=share,
+    )
+    return env
+
+
+def spawn(
+    service: str, start: Start, group: GroupSpec, release: Release, share: str, base: Mapping[str, str]
+) -> orders.Spawn:
+    """Return the order that carries out *start*. *share*: the group's, with ``auto`` settled."""
+    return orders.Spawn(
+        worker=start.worker,
+        argv=argv(release),
+        env=environment(service, start, release, share, base),
+        cwd=release.cwd,
+        label=f"{start.group}.{start.slot}",
+        meta={"group": start.group, "slot": start.slot, "generation": start.generation, "reason": start.reason},
+        share=share,
+        inherit=list(release.binds) if share == "inherit" else [],
+        channel=release.kind != "command",
+        user=group.user,
+        group=group.user_group,
+    )
+
+
+def settle_share(wanted: str, kind: str, available: Mapping[str, str]) -> tuple[str, str]:
+    """Return the mode to use and, where it is less than was hoped for, a sentence that says so (else "").
+
+    *available*: mode → "" or why it cannot be used here. Raises ValueError when what was asked for cannot be used.
+    """
+    if wanted != "auto":
+        if available.get(wanted):
+            raise ValueError(f"ports cannot be shared by {wanted} here: {available[wanted]}")
+        return wanted, ""
+    reason = available.get("seccomp", "")
+    if not reason:
+        return "seccomp", ""
+    if kind == "command":
+        return "none", f"ports are not shared ({reason}): each worker must have its own, or take them from LISTEN_FDS"
+    return "python", f"ports are shared in Python only ({reason}): servers that bind outside Python are not reached"

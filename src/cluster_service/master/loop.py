@@ -1,0 +1,327 @@
+"""The master's loop, on one page: a fact or a request comes in, the core decides, its actions are carried out.
+
+The notebook goes to the guardian before the orders that it accounts for, on the same stream; so a master that dies
+between any two of them has a successor that knows at least as much as the guardian does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from cluster_service.core import actions, events
+from cluster_service.core.cluster import Cluster
+from cluster_service.core.requests import Rejected, Tick
+from cluster_service.core.views import iso
+from cluster_service.wire import facts, orders
+from cluster_service.wire.records import name_of
+
+from . import launch, narrator, orphans
+from .hooks import Published
+from .kernel import Kernel
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+    from cluster_service.config import Settings
+
+    from .doors import Doors
+    from .hooks import Hooks
+
+HISTORY = 1000
+"""Events remembered for streams that resume."""
+
+FAILED = 70
+"""The exit code of a master that found itself wrong: EX_SOFTWARE of sysexits(3)."""
+
+TAKE_OVER = 15.0
+"""Seconds that the guardian gives us, beyond the longest stop timeout, before it ends a shutdown itself."""
+
+
+class Master:
+    """One master's life. ``run`` returns the exit code of the master's process, not of the service."""
+
+    def __init__(self, settings: Settings, stream: socket.socket, hooks: Hooks) -> None:
+        self.settings = settings
+        self.hooks = hooks
+        self.cluster: Cluster
+        self.hello: facts.Snapshot
+        self.published: deque[Published] = deque(maxlen=HISTORY)
+        self.doors: Doors | None = None
+        self._loop = asyncio.get_running_loop()
+        self._kernel = Kernel(stream, self._loop, self._on_fact, self._on_lost)
+        self._over: asyncio.Future[int] = self._loop.create_future()
+        self._snapshot: asyncio.Future[facts.Snapshot] = self._loop.create_future()
+        self._listens: dict[str, asyncio.Future[int | None]] = {}
+        self._early: list[Any] | None = []
+        """Facts that came before the core was ready for them; None once it is."""
+        self._timer: asyncio.TimerHandle | None = None
+        self._turned = asyncio.Event()
+        self._events = 0
+        self._ending: asyncio.Task[None] | None = None
+        self._bye = False
+        """The guardian was told to end."""
+        self._warned: set[str] = set()
+
+    # -- life ---------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> int:
+        """Take over from whoever was master before, and go on until told to step down or the service has ended."""
+        self._loop.add_signal_handler(signal.SIGTERM, self._step_down)
+        self._kernel.send(orders.Hello(pid=os.getpid()))
+        self.hello = await self._snapshot
+        try:
+            await self._take_over()
+        except ValueError as error:  # what was asked for cannot be had here
+            self.log(str(error))
+            self._say(orders.Bye(1))
+        code = await self._over
+        if self.doors is not None:
+            await self.doors.close(0.5)
+        self._kernel.close()
+        return code
+
+    async def _take_over(self) -> None:
+        """Restore the core from the notebook, or begin."""
+        notebook = json.loads(self.hello.notebook) if self.hello.notebook else None
+        spec = self.settings.spec
+        if notebook is None:
+            for group in spec.groups:
+                self.share_of(group.name, group.share, group.release.kind)
+            await self._open_ports()
+            self.cluster = Cluster(spec)
+            what = ", ".join(f"{group.count} × {group.release.target}" for group in spec.groups)
+            self.log(f"service {spec.name!r} (pid {self.hello.guardian_pid}): {what}")
+        else:
+            self._restore(notebook)
+        early, self._early = self._early or [], None
+        for event in (self.hello, *early):
+            self.turn(event)
+        if not self._over.done() and self._ending is None:
+            from .doors import Doors  # noqa: PLC0415 - the server stack is imported when the workers are on their way
+
+            self.doors = Doors(self)
+            await self.doors.open()
+
+    def _restore(self, notebook: dict[str, Any]) -> None:
+        """Open the notebook. In safe mode one that cannot be read is put aside."""
+        self.cluster = Cluster(self.settings.spec)
+        try:
+            self.cluster = Cluster.restore(self.settings.spec, notebook["cluster"])
+            self._events = notebook["events"]
+        except Exception:
+            if not self.hello.safe:
+                raise
+            self.log(f"the notebook cannot be read and is put aside:\n{traceback.format_exc()}")
+
+    async def _open_ports(self) -> None:
+        """Open the ports that apps are to be served on. Raises ValueError when one is taken."""
+        for group in self.settings.spec.groups:
+            if self.share_of(group.name, group.share, group.release.kind) != "none":
+                for address in group.release.binds:
+                    await self.listen(orders.Listen(address))
+
+    def _step_down(self) -> None:
+        """SIGTERM: leave everything to a successor."""
+        if not self._over.done():
+            self._over.set_result(0)
+
+    def _on_lost(self) -> None:
+        """The guardian has died: end the workers, so that nothing is left behind."""
+        if self._bye:  # it did as it was told
+            if not self._over.done():
+                self._over.set_result(0)
+            return
+        timeouts = {}
+        if self._early is None:
+            for worker in self.cluster.workers.values():
+                group = self.cluster.groups.get(worker.group)
+                if worker.pid is not None and worker.state != "gone":
+                    timeouts[worker.pid] = group.spec.stop_timeout if group else TAKE_OVER
+        self.log("the guardian has died: ending the workers")
+        orphans.end(timeouts)
+        if not self._over.done():
+            self._over.set_result(1)
+
+    # -- the turn -----------------------------------------------------------------------------------------------------
+
+    def turn(self, event: Any) -> None:
+        """Feed *event* to the core and carry out what it answers. Raises Rejected for a request that is refused.
+
+        After any other failure of the core its state is not to be trusted: this master ends, and its successor goes on
+        from the notebook.
+        """
+        if self._kernel.lost or self._over.done():
+            return
+        try:
+            todo = self.cluster.receive(event, time.monotonic())
+        except Rejected:
+            raise
+        except Exception:
+            self.log(f"the master failed at {event!r}:\n{traceback.format_exc()}")
+            self._over.set_result(FAILED)
+            raise
+        if todo:
+            self._events += sum(isinstance(action, actions.Publish) for action in todo)
+            number = self._events - sum(isinstance(action, actions.Publish) for action in todo)
+            notebook = {"cluster": self.cluster.snapshot(), "events": self._events}
+            self._kernel.send(orders.Note(json.dumps(notebook, separators=(",", ":"))))
+            for action in todo:
+                if isinstance(action, actions.Publish):
+                    number += 1
+                    self.publish(action.event, number)
+                else:
+                    _CARRY_OUT[type(action)](self, action)
+        self._turned.set()
+        self._turned = asyncio.Event()
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        at = self.cluster.deadline()
+        self._timer = None if at is None else self._loop.call_at(at, self._on_time)
+
+    def _on_time(self) -> None:
+        self._kernel.pump()  # what was heard goes before what the clock says
+        self.turn(Tick())
+
+    async def next_turn(self, wait: float) -> None:
+        """Return after the next turn, or after *wait* seconds."""
+        turned = self._turned
+        try:
+            await asyncio.wait_for(turned.wait(), wait)
+        except TimeoutError:
+            return
+
+    # -- facts --------------------------------------------------------------------------------------------------------
+
+    def _on_fact(self, fact: Any, descriptor: int | None) -> None:
+        if isinstance(fact, facts.Ping):
+            self._kernel.send(orders.Pong())
+            return
+        if isinstance(fact, facts.Snapshot):
+            if not self._snapshot.done():
+                self._snapshot.set_result(fact)
+            return
+        if isinstance(fact, (facts.Listening, facts.ListenFailed)) and fact.worker is None:
+            self._settle_listen(fact, descriptor)
+        if isinstance(fact, facts.Signalled):
+            self._kernel.send(orders.Stopping(self._longest_stop() + TAKE_OVER))
+        if self._early is None:
+            self.turn(fact)
+        else:
+            self._early.append(fact)
+
+    def _longest_stop(self) -> float:
+        return max((group.stop_timeout for group in self.settings.spec.groups), default=0.0)
+
+    async def listen(self, order: orders.Listen) -> int | None:
+        """Have a socket opened; return the descriptor of a door. Raises ValueError with the guardian's sentence."""
+        future: asyncio.Future[int | None] = self._loop.create_future()
+        self._listens[order.address] = future
+        self._kernel.send(order)
+        return await future
+
+    def _settle_listen(self, fact: facts.Listening | facts.ListenFailed, descriptor: int | None) -> None:
+        future = self._listens.pop(fact.address, None)
+        if future is None or future.done():
+            if isinstance(fact, facts.ListenFailed):
+                self.log(fact.error)
+        elif isinstance(fact, facts.Listening):
+            future.set_result(descriptor)
+        else:
+            future.set_exception(ValueError(fact.error))
+
+    # -- actions ------------------------------------------------------------------------------------------------------
+
+    def _start(self, action: actions.Start) -> None:
+        group = self.cluster.groups[action.group]
+        release = group.releases[action.generation]
+        share = self.share_of(group.name, group.spec.share, release.kind)
+        if share != "none":
+            for address in release.binds:
+                if address not in self.cluster.unused:
+                    self._kernel.send(orders.Listen(address))
+        self._kernel.send(launch.spawn(self.settings.spec.name, action, group.spec, release, share, os.environ))
+
+    def _stop(self, action: actions.Stop) -> None:
+        worker = self.cluster.workers.get(action.worker)
+        group = self.cluster.groups.get(worker.group) if worker else None
+        release = group.releases.get(worker.generation) if worker and group else None
+        if release is None or release.kind != "command":
+            message = {"type": "stop", "timeout": action.timeout, "reason": action.reason}
+            self._kernel.send(orders.Tell(action.worker, message))
+        self._kernel.send(orders.Signal(action.worker, signal.SIGTERM, "stop"))
+
+    def _kill(self, action: actions.Kill) -> None:
+        self._kernel.send(orders.Signal(action.worker, signal.SIGKILL, "kill", whole_group=True))
+
+    def _sweep(self, action: actions.Sweep) -> None:
+        self._kernel.send(orders.Signal(action.worker, signal.SIGKILL, "sweep", whole_group=True))
+
+    def _forget(self, action: actions.Forget) -> None:
+        self._kernel.send(orders.Forget(action.worker))
+
+    def _close(self, action: actions.CloseListener) -> None:
+        self._kernel.send(orders.Close(action.address))
+
+    def _end(self, action: actions.End) -> None:
+        self._ending = self._loop.create_task(self._say_bye(action))
+
+    async def _say_bye(self, action: actions.End) -> None:
+        """Let the doors give their last answers, then have the guardian end."""
+        if action.code:
+            self.log(f"every slot is broken: the service ends with exit code {action.code}")
+        if self.doors is not None:
+            await self.doors.close(0.5 if action.now else 2.0)
+        self._say(orders.Bye(action.code))
+
+    def _say(self, bye: orders.Bye) -> None:
+        self._bye = True
+        self._kernel.send(bye)
+
+    def share_of(self, name: str, wanted: str, kind: str) -> str:
+        """How a group shares its ports. Raises ValueError when the mode that was asked for cannot be used here."""
+        share, warning = launch.settle_share(wanted, kind, self.hello.share)
+        if warning and name not in self._warned:
+            self._warned.add(name)
+            self.log(f"{name}: {warning}")
+        return share
+
+    # -- telling ------------------------------------------------------------------------------------------------------
+
+    def publish(self, event: events.Event, number: int | None = None) -> None:
+        """Tell the log, the hooks and the streams of *event*."""
+        if number is None:
+            self._events += 1
+            number = self._events
+        told = Published(number, iso(time.time()), self.settings.spec.name, name_of(type(event)), dict(vars(event)))
+        self.published.append(told)
+        line = narrator.line(event)
+        if line is not None:
+            self.log(line)
+        self.hooks.fire(told)
+
+    def log(self, line: str) -> None:
+        """Write *line* to the service's log."""
+        print(line, file=sys.stderr, flush=True)  # noqa: T201
+
+
+_CARRY_OUT: dict[type, Callable[[Master, Any], None]] = {
+    actions.Start: Master._start,  # noqa: SLF001 - the table belongs to the class
+    actions.Stop: Master._stop,  # noqa: SLF001
+    actions.Kill: Master._kill,  # noqa: SLF001
+    actions.Sweep: Master._sweep,  # noqa: SLF001
+    actions.Forget: Master._forget,  # noqa: SLF001
+    actions.CloseListener: Master._close,  # noqa: SLF001
+    actions.End: Master._end,  # noqa: SLF001
+}

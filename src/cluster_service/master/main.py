@@ -1,0 +1,49 @@
+"""The first and last steps of a master's process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+
+from cluster_service.config import Settings
+
+from .hooks import HOOKS, Hooks
+
+
+def main(hooks: Hooks | None = None) -> int:
+    """Be the master of the guardian that started this process; return the process's exit code.
+
+    Raises SystemExit when no guardian did.
+    """
+    guardian, boot = os.environ.pop("CSERVICE_GUARDIAN_FD", ""), os.environ.pop("CSERVICE_BOOT_FD", "")
+    if not guardian or not boot:
+        raise SystemExit("the master is started by a service's guardian: use cservice start")
+    os.environ.pop("CSERVICE_ROLE", None)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is the guardian's to hear
+    os.set_inheritable(int(guardian), False)  # noqa: FBT003
+    settings = _read(int(boot))
+    _set_title(f"cservice: master ({settings.spec.name})")
+    return asyncio.run(_run(settings, socket.socket(fileno=int(guardian)), hooks or HOOKS))
+
+
+async def _run(settings: Settings, stream: socket.socket, hooks: Hooks) -> int:
+    from .loop import Master  # noqa: PLC0415 - asyncio's loop must exist before a Master does
+
+    return await Master(settings, stream, hooks).run()
+
+
+def _read(descriptor: int) -> Settings:
+    """Read the settings in the boot message. It is not kept open: it holds the access key."""
+    size = os.fstat(descriptor).st_size
+    boot = json.loads(os.pread(descriptor, size, 0))
+    os.close(descriptor)
+    return Settings.from_json(boot["settings"])
+
+
+def _set_title(title: str) -> None:
+    from setproctitle import setproctitle  # noqa: PLC0415
+
+    setproctitle(title)

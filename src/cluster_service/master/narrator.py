@@ -1,0 +1,57 @@
+"""The log, in sentences: one line an event, for whoever reads it at night.
+
+What repeats is short: the cause of a failure is written in full the first time and then counted.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cluster_service.core import events
+from cluster_service.core.worker import seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def line(event: events.Event) -> str | None:
+    """Return the log line of *event*, or None for one that is not worth a line."""
+    tell = _LINES.get(type(event))
+    return tell(event) if tell is not None else None
+
+
+def _exit(event: events.WorkerExit) -> str | None:
+    who = f"{event.group}.{event.slot} (pid {event.pid})" if event.pid else f"{event.group}.{event.slot}"
+    if event.reason != "failure":
+        return f"{who} ended ({event.reason})"
+    if event.repeated:
+        return f"{who} failed in the same way again ({event.repeated + 1} times in a row)"
+    return f"{who} {event.detail}"
+
+
+def _master(event: events.MasterStart) -> str | None:
+    if event.starts == 1:
+        return None
+    mode = " in safe mode (no hooks, no TCP door)" if event.safe else ""
+    return f"master replaced{mode}: {event.adopted} workers go on"
+
+
+def _end(event: events.OperationEnd) -> str:
+    reason = f": {event.reason.splitlines()[0]}" if event.reason else ""  # what it wrote stands in the log already
+    return f"{event.command} (operation {event.operation}): {event.state}{reason}"
+
+
+_LINES: dict[type, Callable[..., str | None]] = {
+    events.WorkerReady: lambda e: f"{e.group}.{e.slot} (pid {e.pid}) is serving, {seconds(e.after_s)} after its start",
+    events.WorkerExit: _exit,
+    events.WorkerKill: lambda e: (
+        f"{e.group}.{e.slot} (pid {e.pid}) was killed: it had not ended in its time ({e.reason})"
+    ),
+    events.SlotBroken: lambda e: f"{e.group}.{e.slot} is broken: it is tried at a slow pace now (see: cservice health)",
+    events.SlotRecovered: lambda e: f"{e.group}.{e.slot} has recovered",
+    events.PortOpen: lambda e: f"listening on {e.address}",
+    events.PortClosed: lambda e: f"no longer listening on {e.address}: nobody uses it",
+    events.OperationStart: lambda e: f"{e.command} (operation {e.operation})",
+    events.OperationEnd: _end,
+    events.MasterStart: _master,
+}

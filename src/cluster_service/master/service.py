@@ -1,0 +1,159 @@
+"""What the doors may ask: the ``Service`` of control, on a master."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import cluster_service
+from cluster_service.control.errors import CommandError
+from cluster_service.core import requests, views
+
+from .gauges import Gauges
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from cluster_service.core.operations import Operation
+
+    from .loop import Master
+
+Json = dict[str, Any]
+
+
+class RunningService:
+    """A running service as its commands see it (``control.service.Service``)."""
+
+    def __init__(self, master: Master) -> None:
+        self.name = master.settings.spec.name
+        self._master = master
+        self._gauges = Gauges()
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    def workers(self) -> list[Json]:
+        """See ``Service.workers``."""
+        rows = views.workers(self._master.cluster, time.monotonic())
+        self._gauges.fill(rows)
+        return rows
+
+    def health(self) -> Json:
+        """See ``Service.health``."""
+        return views.health(self._master.cluster)
+
+    def info(self) -> Json:
+        """See ``Service.info``."""
+        master, cluster = self._master, self._master.cluster
+        running = cluster.running()
+        shares = {
+            name: master.share_of(name, group.spec.share, group.spec.release.kind)
+            for name, group in cluster.groups.items()
+        }
+        return {
+            "name": self.name,
+            "version": cluster_service.__version__,
+            "pid": master.hello.guardian_pid,
+            "master_pid": os.getpid(),
+            "master_starts": master.hello.master_starts,
+            "safe_mode": master.hello.safe,
+            "uptime_s": round(time.monotonic() - master.hello.started_at, 3),
+            "share": next(iter(shares.values()), "none"),
+            "ports": list(cluster.unused),
+            "doors": master.doors.addresses if master.doors else [],
+            "groups": {name: {**view, "share": shares[name]} for name, view in views.groups(cluster).items()},
+            "operation": self._view(running[-1]) if running else None,
+        }
+
+    def alive(self) -> bool:
+        """See ``Service.alive``."""
+        return not self._master.cluster.ended
+
+    def ready(self) -> bool:
+        """See ``Service.ready``."""
+        cluster = self._master.cluster
+        return not cluster.ending and any(worker.serving for worker in cluster.workers.values())
+
+    def operations(self) -> list[Json]:
+        """See ``Service.operations``."""
+        return [self._view(operation) for operation in reversed(self._master.cluster.operations)]
+
+    def operation(self, operation_id: str) -> Json:
+        """See ``Service.operation``."""
+        return self._view(self._find(operation_id))
+
+    async def follow(self, operation_id: str, seen: int, wait: float) -> Json:
+        """See ``Service.follow``."""
+        until = time.monotonic() + wait
+        while True:
+            operation = self._find(operation_id)
+            left = until - time.monotonic()
+            if not operation.running or len(operation.steps) > seen or left <= 0:
+                return self._view(operation)
+            await self._master.next_turn(left)
+
+    async def events(self, after: int | None) -> AsyncIterator[Json]:
+        """See ``Service.events``."""
+        published = self._master.published
+        last = after if after is not None else (published[-1].id if published else 0)
+        while True:
+            fresh = [event for event in published if event.id > last]
+            for event in fresh:
+                last = event.id
+                yield event.to_json()
+            if not fresh:  # else more may have come while these were sent
+                await self._master.next_turn(60.0)
+
+    # -- changing -----------------------------------------------------------------------------------------------------
+
+    def restart(self, selector: str, timeout: float | None) -> Json:
+        """See ``Service.restart``."""
+        return self._request(requests.Restart(selector, timeout))
+
+    def scale(self, change: str, group: str | None, timeout: float | None) -> Json:
+        """See ``Service.scale``."""
+        return self._request(requests.Scale(change, group, timeout))
+
+    def shutdown(self, selector: str, timeout: float | None) -> Json:
+        """See ``Service.shutdown``."""
+        return self._request(requests.Shutdown(selector, timeout))
+
+    def start(self, target: str, options: Mapping[str, Any]) -> Json:
+        """See ``Service.start``."""
+        from cluster_service.config import group_settings  # noqa: PLC0415 - rarely needed
+
+        group = group_settings(
+            target, options, directory=str(options.get("cwd") or "/"), taken=tuple(self._master.cluster.groups)
+        )
+        try:
+            self._master.share_of(group.name, group.share, group.release.kind)
+        except ValueError as error:
+            raise CommandError("bad_request", str(error)) from None
+        return self._request(requests.StartGroup(group))
+
+    def exit_now(self) -> Json:
+        """See ``Service.exit_now``."""
+        self._master.turn(requests.ExitNow())
+        return {"exiting": True}
+
+    def audit(self, entry: Json) -> None:
+        """See ``Service.audit``."""
+        print(f"audit {json.dumps(entry, ensure_ascii=True)}", file=sys.stderr, flush=True)  # noqa: T201
+
+    def _request(self, request: requests.Request) -> Json:
+        try:
+            self._master.turn(request)
+        except requests.Rejected as refusal:
+            raise CommandError(refusal.code, refusal.message, refusal.hint) from None
+        return self._view(self._master.cluster.last_operation)
+
+    def _find(self, operation_id: str) -> Operation:
+        for operation in self._master.cluster.operations:
+            if operation.id == operation_id:
+                return operation
+        raise CommandError("not_found", f"there is no operation {operation_id!r}", "see: operations")
+
+    def _view(self, operation: Operation) -> Json:
+        return views.operation(operation, time.time() - time.monotonic())

@@ -1,0 +1,23 @@
+"""A whole service in one process, in virtual time: for our tests and for those of hooks and of custom commands.
+
+``Clock``       monotonic time that passes when it is told to
+``Program``     what a simulated program does: boots, dies, hangs, takes its time to stop
+``FakeKernel``  the guardian, with simulated processes
+``World``       a clock, a guardian and a master that drives the real core
+
+    world = World.of(2, Program(boot=0.5))
+    world.on(seen.append)                       # a hook
+    world.run(1)
+    world.kernel.kill(world.serving()[0].worker)
+    world.run(5)
+    assert len(world.serving()) == 2
+"""
+
+from __future__ import annotations
+
+from .clock import Clock, Timer
+from .kernel import FakeKernel
+from .programs import NEVER, Process, Program
+from .world import MasterAway, World
+
+__all__ = ["NEVER", "Clock", "FakeKernel", "MasterAway", "Process", "Program", "Timer", "World"]

@@ -1,0 +1,343 @@
+"""A service on a simulated machine: the real core, driven as the real master drives it, on a FakeKernel.
+
+Invariants:
+
+- The master's turn is: one event to the core; if that gave actions, first the notebook, then the actions in order.
+- A master may die between any two of those steps. What it had sent has been carried out, the rest has not; what it had
+  been told and not noted is told again to its successor by the snapshot.
+- Time passes only in ``run`` and its like, and jumps only in ``suspend``.
+
+A world remembers what happened; ``story()`` tells it, a line an occurrence.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from signal import SIGKILL, SIGTERM
+from typing import TYPE_CHECKING, Any
+
+from cluster_service.core import actions
+from cluster_service.core.cluster import Cluster
+from cluster_service.core.requests import Tick
+from cluster_service.core.spec import GroupSpec, Release, Spec
+from cluster_service.wire import facts, orders
+
+from .clock import Clock
+from .kernel import FakeKernel, Table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cluster_service.core.events import Event
+    from cluster_service.core.requests import Request
+
+    from .clock import Timer
+    from .programs import Process, Program
+
+TURNS_AT_ONE_TIME = 1000
+"""More turns than this without any time passing are a loop."""
+
+MASTER_BACK_IN = 0.1
+"""Seconds until the guardian has started the next master."""
+
+MASTER_HANG_TIMEOUT = 30.0
+"""Seconds after which the guardian replaces a master that does not answer."""
+
+
+class MasterAway(Exception):
+    """The master is dead or does not answer, so nobody can be asked for anything."""
+
+
+class _MasterDied(Exception):
+    """The fuse has burnt down, in the middle of a turn."""
+
+
+@dataclass(frozen=True)
+class Occurrence:
+    """One thing that happened. *kind*: fact, order, event, request or world."""
+
+    at: float
+    kind: str
+    what: Any
+
+    def __str__(self) -> str:
+        what = self.what
+        if isinstance(what, orders.Spawn):
+            what = f"Spawn(worker={what.worker}, argv={what.argv}, {what.meta})"
+        elif isinstance(what, facts.Snapshot):
+            workers = ", ".join(
+                f"{state['worker']}{' exited' if state['exited'] else ''} {'/'.join(state['signals'])}".strip()
+                for state in what.workers
+            )
+            what = f"Snapshot(workers: {workers or 'none'}; last {what.last_worker}; master {what.master_starts})"
+        return f"{self.at:10.3f}  {self.kind:8} {what}"
+
+
+class World:
+    """A service, from its first master on.
+
+    *spec* names releases; what a release does is ``programs[release.target]``, a Program or a function from the Spawn
+    order to one, and may be changed at any time, as files on a disk may.
+    """
+
+    def __init__(self, spec: Spec, programs: Table, clock: Clock | None = None) -> None:
+        self.spec = spec
+        self.clock = clock or Clock()
+        self.programs = dict(programs)
+        self.kernel = FakeKernel(self.clock, self.programs)
+        self.cluster: Cluster | None = None
+        """The core of the living master; None while there is none."""
+        self.hung = False
+        self.history: list[Occurrence] = []
+        self.events: list[Event] = []
+        self._hooks: list[Callable[[Event], None]] = []
+        self._fuse: int | None = None
+        self._hang: Timer | None = None
+        self._master = 0
+        self._start_master()
+
+    @classmethod
+    def of(cls, count: int, program: Program, **settings: Any) -> World:
+        """A world with one group, ``web``, of *count* workers that run *program*. *settings*: those of GroupSpec."""
+        group = GroupSpec("web", count, Release("script", "app"), **settings)
+        return cls(Spec("default", (group,)), {"app": program})
+
+    def __repr__(self) -> str:
+        master = "hung" if self.hung else "dead" if self.cluster is None else repr(self.cluster)
+        return f"<World at {self.clock.now:.3f}: {self.kernel!r} {master}>"
+
+    # Looking.
+
+    @property
+    def ended(self) -> int | None:
+        """The exit code of the service, once it has ended."""
+        return self.kernel.ended
+
+    @property
+    def answers(self) -> bool:
+        """Whether there is a master and it answers."""
+        return self.cluster is not None and not self.hung and self.ended is None
+
+    def alive(self, group: str | None = None, slot: int | None = None) -> list[Process]:
+        """The processes that run, oldest first."""
+        return [
+            process
+            for process in self.kernel.alive()
+            if group in (None, process.spawn.meta["group"]) and slot in (None, process.spawn.meta["slot"])
+        ]
+
+    def serving(self, group: str | None = None, slot: int | None = None) -> list[Process]:
+        """The processes that really do their work, whatever the master believes; oldest first."""
+        return [process for process in self.alive(group, slot) if process.serving]
+
+    def story(self, last: int = 200) -> str:
+        """What happened, for people."""
+        return "\n".join(str(occurrence) for occurrence in self.history[-last:])
+
+    def on(self, hook: Callable[[Event], None]) -> None:
+        """Call *hook* with each event that is published from now on."""
+        self._hooks.append(hook)
+
+    # Acting.
+
+    def request(self, request: Request) -> None:
+        """Ask the master for something. Raises Rejected as the core does, and MasterAway."""
+        self._settle()
+        if not self.answers:
+            raise MasterAway
+        self._remember("request", request)
+        self._turn(request)
+        self._settle()
+
+    def signal(self, name: str) -> None:
+        """Send the guardian TERM, INT or HUP."""
+        self._remember("world", f"signal {name}")
+        self.kernel.signal(name)
+        self._settle()
+
+    def kill_master(self, after: int = 0, back_in: float = MASTER_BACK_IN) -> None:
+        """Let the master die once it has done *after* more things (a note, an order, an event published: each is one).
+
+        Its successor is there *back_in* seconds later.
+        """
+        self._back_in = back_in
+        if after == 0:
+            self._master_dies()
+        else:
+            self._fuse = after
+
+    def hang_master(self, seconds: float) -> None:
+        """Let the master do nothing for *seconds*; after ``MASTER_HANG_TIMEOUT`` it is replaced."""
+        if not self.answers:
+            return
+        self._remember("world", f"the master hangs for {seconds:g} s")
+        self.hung = True
+        master = self._master
+
+        def end() -> None:
+            if self._master == master and self.cluster is not None:
+                self.hung = False
+                if seconds > MASTER_HANG_TIMEOUT:
+                    self.kill_master()
+
+        self._hang = self.clock.call_later(min(seconds, MASTER_HANG_TIMEOUT), end)
+
+    def stop_faults(self) -> None:
+        """Defuse what ``kill_master`` has set, and let a master that hangs go on."""
+        self._fuse = None
+        self.hung = False
+        if self._hang is not None:
+            self._hang.cancel()
+
+    def suspend(self, seconds: float) -> None:
+        """Stop the whole machine for *seconds*."""
+        self._remember("world", f"suspended for {seconds:g} s")
+        self.kernel.suspend(seconds)
+
+    def run(self, seconds: float) -> None:
+        """Let *seconds* pass."""
+        self.run_until(lambda: False, seconds)
+
+    def run_until(self, done: Callable[[], bool], within: float) -> bool:
+        """Let time pass until *done*, for *within* seconds at most. Returns whether it is done."""
+        until = self.clock.now + within
+        self._settle()
+        while not done():
+            deadline = self._deadline()
+            moved = self.clock.step(until if deadline is None else min(until, deadline))
+            if not moved and self.clock.now >= until and (deadline is None or deadline > until):
+                return done()
+            self._settle()
+        return True
+
+    def run_until_quiet(self, within: float = 600.0) -> bool:
+        """Let time pass until nothing is due any more, for *within* seconds at most. Returns whether it is quiet."""
+        return self.run_until(
+            lambda: self.ended is not None
+            or (self.answers and not self.kernel.facts and self.clock.next_due() is None and self._deadline() is None),
+            within,
+        )
+
+    # The master.
+
+    def _deadline(self) -> float | None:
+        if not self.answers or self.cluster is None:
+            return None
+        return self.cluster.deadline()
+
+    def _settle(self) -> None:
+        """Let the master do all that it can do now."""
+        for _ in range(TURNS_AT_ONE_TIME):
+            if not self.answers:
+                return
+            deadline = self._deadline()
+            if self.kernel.facts:
+                fact = self.kernel.facts.popleft()
+                self._remember("fact", fact)
+                self._turn(fact)
+            elif deadline is not None and deadline <= self.clock.now:
+                self._turn(Tick())
+            else:
+                return
+        raise AssertionError(f"the master turns without end, its deadline being {self._deadline()}\n{self.story()}")
+
+    def _turn(self, event: Any) -> None:
+        cluster = self.cluster
+        if cluster is None:
+            return
+        wanted = self._decide(cluster, event)
+        try:
+            if wanted:
+                self._send(orders.Note(json.dumps(cluster.snapshot())))
+            for action in wanted:
+                self._carry_out(action)
+        except _MasterDied:
+            self._master_dies()
+
+    def _decide(self, cluster: Cluster, event: Any) -> list[actions.Action]:
+        return cluster.receive(event, self.clock.now)
+
+    def _carry_out(self, action: actions.Action) -> None:
+        match action:
+            case actions.Start():
+                self._send(self._spawn(action))
+            case actions.Stop(worker, timeout, reason):
+                process = self.kernel.processes.get(worker)
+                if process is not None and process.spawn.channel:
+                    self._send(orders.Tell(worker, {"type": "stop", "timeout": timeout, "reason": reason}))
+                self._send(orders.Signal(worker, int(SIGTERM), "stop"))
+            case actions.Kill(worker):
+                self._send(orders.Signal(worker, int(SIGKILL), "kill", whole_group=True))
+            case actions.Sweep(worker):
+                self._send(orders.Signal(worker, int(SIGKILL), "sweep", whole_group=True))
+            case actions.Forget(worker):
+                self._send(orders.Forget(worker))
+            case actions.CloseListener(address):
+                self._send(orders.Close(address))
+            case actions.Publish(event):
+                self._burn()
+                self._remember("event", event)
+                self.events.append(event)
+                for hook in self._hooks:
+                    hook(event)
+            case actions.End(code):
+                self._send(orders.Bye(code))
+
+    def _spawn(self, action: actions.Start) -> orders.Spawn:
+        assert self.cluster is not None  # noqa: S101 - it has just asked for this
+        group = self.cluster.groups[action.group]
+        release = group.releases[action.generation]
+        return orders.Spawn(
+            worker=action.worker,
+            argv=[release.target, *release.args],
+            env=dict(release.env),
+            cwd=release.cwd,
+            label=f"{action.group}.{action.slot}",
+            meta={
+                "group": action.group, "slot": action.slot, "generation": action.generation, "reason": action.reason,
+            },
+            share="seccomp" if group.spec.share == "auto" else group.spec.share,
+            channel=release.kind != "command",
+        )
+
+    def _send(self, order: Any) -> None:
+        self._burn()
+        if not isinstance(order, orders.Note):
+            self._remember("order", order)
+        self.kernel.receive(order)
+
+    def _burn(self) -> None:
+        if self._fuse is None:
+            return
+        if self._fuse == 0:
+            raise _MasterDied
+        self._fuse -= 1
+
+    def _master_dies(self) -> None:
+        self._fuse = None
+        self.hung = False
+        if self.cluster is None or self.ended is not None:
+            return
+        self._remember("world", "the master dies")
+        self.cluster = None
+        self.kernel.disconnect()
+        self.clock.call_later(self._back_in, self._start_master)
+
+    def _start_master(self) -> None:
+        if self.ended is not None:
+            return
+        self._master += 1
+        self._remember("world", f"master {self._master} starts")
+        self.kernel.connect()
+        notebook = self.kernel.notebook
+        self.kernel.receive(orders.Hello())
+        if notebook:
+            self.cluster = Cluster.restore(self.spec, json.loads(notebook))
+            return
+        for address in [address for group in self.spec.groups for address in group.release.binds]:
+            self.kernel.receive(orders.Listen(address))
+        self.cluster = Cluster(self.spec)
+
+    def _remember(self, kind: str, what: Any) -> None:
+        self.history.append(Occurrence(self.clock.now, kind, what))

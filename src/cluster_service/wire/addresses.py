@@ -1,0 +1,165 @@
+"""Addresses as one canonical line of text each, and as what the socket calls take.
+
+    127.0.0.1:8000      [::1]:8000      0.0.0.0:80
+    [::]:8000           IPv6 only
+    [::]:8000+v4        IPv6 and IPv4 ("dual-stack")
+    [fe80::1%2]:8000    an address that is only meant on network interface 2
+    unix:/run/app.sock  unix:@abstract-name
+    udp:127.0.0.1:53    udp:[::1]:53
+
+Two sockets can be shared when their addresses are equal as text. Names are not resolved here: that is done by whoever
+reads what a person typed. Bytes that are not UTF-8, in paths, travel as surrogates (``os.fsdecode``).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import struct
+from dataclasses import dataclass
+from typing import Any, Optional
+
+_INET = re.compile(r"(?P<v4>\d+\.\d+\.\d+\.\d+):(?P<port4>\d+)|\[(?P<v6>[^\]]+)\]:(?P<port6>\d+)(?P<dual>\+v4)?")
+_PORTS = range(1, 65536)
+_PATH_LIMIT = 107
+"""The longest path or abstract name of a Unix socket, in bytes: sun_path without its final NUL."""
+
+
+class AddressError(ValueError):
+    """A text that is no address, as a sentence."""
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a socket is bound. ``str()`` gives the canonical text and ``parse`` reads it."""
+
+    kind: str
+    """tcp, udp or unix."""
+    host: str
+    """A canonical IP address; for unix the path, or ``@`` and the abstract name."""
+    port: int = 0
+    dual: bool = False
+    """An IPv6 socket that takes IPv4 too."""
+
+    def __str__(self) -> str:
+        if self.kind == "unix":
+            return f"unix:{self.host}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'udp:' if self.kind == 'udp' else ''}{host}:{self.port}{'+v4' if self.dual else ''}"
+
+    @property
+    def family(self) -> int:
+        """AF_INET, AF_INET6 or AF_UNIX."""
+        if self.kind == "unix":
+            return int(socket.AF_UNIX)
+        return int(socket.AF_INET6 if ":" in self.host else socket.AF_INET)
+
+    @property
+    def path(self) -> Optional[str]:
+        """The file of a Unix socket; None when there is none."""
+        return self.host if self.kind == "unix" and not self.host.startswith("@") else None
+
+    @property
+    def wildcard(self) -> bool:
+        """Whether it means every address of the machine."""
+        return self.host in ("0.0.0.0", "::")
+
+    @property
+    def v6only(self) -> bool:
+        """What IPV6_V6ONLY must be; meaningless for other families."""
+        return not self.dual and not self.host.startswith("::ffff:")
+
+    def sockaddr(self) -> Any:
+        """Return what ``socket.bind`` takes for it."""
+        if self.kind == "unix":
+            return os.fsencode(self.host) if self.path is not None else b"\0" + os.fsencode(self.host[1:])
+        if self.family == socket.AF_INET:
+            return (self.host, self.port)
+        host, _, scope = self.host.partition("%")
+        return (host, self.port, 0, int(scope or 0))
+
+
+def parse(text: str) -> Address:
+    """Return the address that *text* is, whatever way its IP address is spelled. Raises AddressError."""
+    if text.startswith("unix:"):
+        return _parse_unix(text)
+    kind, rest = ("udp", text[4:]) if text.startswith("udp:") else ("tcp", text)
+    match = _INET.fullmatch(rest)
+    if match is None:
+        raise AddressError(
+            f"{text!r} is not an address: expected 127.0.0.1:8000, [::1]:8000, unix:/path or udp:127.0.0.1:53"
+        )
+    port = int(match["port4"] or match["port6"])
+    if port not in _PORTS:
+        raise AddressError(f"{text!r}: a port is a number from 1 to 65535")
+    if match["v4"]:
+        return Address(kind, _canonical(socket.AF_INET, match["v4"], text), port)
+    host, percent, scope = match["v6"].partition("%")
+    host = _canonical(socket.AF_INET6, host, text)
+    if match["dual"] and host != "::":
+        raise AddressError(f"{text!r}: only [::] can take IPv4 too")
+    return Address(kind, f"{host}%{_scope(scope, text)}" if percent else host, port, dual=bool(match["dual"]))
+
+
+def _canonical(family: int, host: str, text: str) -> str:
+    try:
+        return socket.inet_ntop(family, socket.inet_pton(family, host))
+    except OSError:
+        raise AddressError(f"{text!r}: {host} is not an IP address") from None
+
+
+def _scope(scope: str, text: str) -> int:
+    if scope.isdigit():
+        return int(scope)
+    try:
+        return socket.if_nametoindex(scope)
+    except OSError:
+        raise AddressError(f"{text!r}: this machine has no network interface {scope}") from None
+
+
+def _parse_unix(text: str) -> Address:
+    host = text[len("unix:") :]
+    if host.startswith("@"):
+        length = len(os.fsencode(host)) - 1
+    else:
+        length = len(os.fsencode(host))
+        if not host.startswith("/") or "\0" in host:
+            raise AddressError(f"{text!r}: the path of a Unix socket must be absolute here")
+        host = os.path.normpath(host)
+    if not 0 < length <= _PATH_LIMIT:
+        raise AddressError(f"{text!r}: a Unix socket's path has 1 to {_PATH_LIMIT} bytes, this one {length}")
+    return Address("unix", host)
+
+
+def from_sockaddr(data: bytes, kind: str, *, v6only: bool) -> Optional[Address]:
+    """Return the address in *data*, a ``struct sockaddr`` as the kernel takes it, for a socket of *kind* tcp or udp.
+
+    None when there is none to share: port 0, an unnamed Unix socket, another family, too short. A relative path is
+    returned as it is.
+    """
+    if len(data) < 2:
+        return None
+    (family,) = struct.unpack_from("=H", data)
+    if family == socket.AF_UNIX:
+        return _from_unix(data[2:])
+    if family == socket.AF_INET and len(data) >= 16:
+        (port,) = struct.unpack_from("!H", data, 2)
+        return Address(kind, socket.inet_ntop(socket.AF_INET, data[4:8]), port) if port else None
+    if family == socket.AF_INET6 and len(data) >= 24:
+        (port,) = struct.unpack_from("!H", data, 2)
+        host = socket.inet_ntop(socket.AF_INET6, data[8:24])
+        (scope,) = struct.unpack_from("=I", data, 24) if len(data) >= 28 else (0,)
+        dual = host == "::" and not v6only
+        link_local = data[8] == 0xFE and data[9] & 0xC0 == 0x80
+        return Address(kind, f"{host}%{scope}" if scope and link_local else host, port, dual) if port else None
+    return None
+
+
+def _from_unix(name: bytes) -> Optional[Address]:
+    if not name:
+        return None
+    if name[:1] == b"\0":
+        return Address("unix", "@" + os.fsdecode(name[1:])) if len(name) > 1 else None
+    path = name.split(b"\0", 1)[0]
+    return Address("unix", os.fsdecode(b"./" + path if path[:1] == b"@" else path))

@@ -1,0 +1,64 @@
+"""The worker's channel: an AF_UNIX SOCK_SEQPACKET pair, one JSON object a datagram.
+
+Environment of the worker (the runtime takes the variables out before the user's code runs):
+
+    CSERVICE_CHANNEL=<fd>   the channel, when ``Spawn.channel``
+    CSERVICE_PORTS=<fd>     a second pair, strictly request and reply, when ``Spawn.share == "python"``
+
+From the worker:
+
+    {"type": "ready", "ready": true | false}
+    anything else: passed to the master as a ``Message`` fact
+
+To the worker:
+
+    {"type": "stop", "timeout": 60.0, "reason": "restart"}      finish what you hold; SIGTERM follows at once
+    the channel's end of file                                    the service is gone: stop gracefully
+
+On the ports pair, a request and then its reply, a descriptor riding with the reply of a bind that succeeded:
+
+    {"type": "bind", "family": 2, "kind": 1, "address": "127.0.0.1:8000", "v6only": false, "nonblocking": false}
+        -> {"ok": true, "shared": true} + descriptor     put it over your own
+        -> {"ok": true, "shared": false}                 not ours to share (port 0, say): bind it yourself
+        -> {"ok": false, "errno": 98, "error": "…"}
+    {"type": "listen", "inode": 4711, "backlog": 128}
+        -> {"ok": true, "shared": true}                  done: the guardian has called listen on it
+        -> {"ok": true, "shared": false}                 not one of ours: call listen yourself
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Dict
+
+LIMIT = 64 * 1024
+"""The longest datagram, in bytes."""
+
+
+class ChannelError(Exception):
+    """A datagram that is not a message."""
+
+
+def encode(message: Dict[str, Any]) -> bytes:
+    """Return *message* as one datagram. Raises ChannelError when it is longer than ``LIMIT``."""
+    data = json.dumps(message, separators=(",", ":")).encode()
+    if len(data) > LIMIT:
+        raise ChannelError(f"a message of {len(data)} bytes is over the limit of {LIMIT}")
+    return data
+
+
+def decode(data: bytes) -> Dict[str, Any]:
+    """Return the message in *data*. Raises ChannelError."""
+    try:
+        message = json.loads(data)
+    except ValueError as error:
+        raise ChannelError(f"a datagram that is not JSON: {error}") from None
+    if not isinstance(message, dict) or not isinstance(message.get("type"), str):
+        raise ChannelError("a datagram that is not an object with a type")
+    return message
+
+
+def parse_notify(data: bytes) -> Dict[str, str]:
+    r"""Return the fields of an sd_notify datagram (``READY=1\nSTATUS=…``); lines without ``=`` are skipped."""
+    lines = data.decode("utf-8", "replace").splitlines()
+    return dict(line.split("=", 1) for line in lines if "=" in line)

@@ -1,0 +1,45 @@
+"""Frozen records to and from JSON objects: ``{"type": "spawn_failed", "worker": 3, ...}``.
+
+The type is the class's name in snake case. Fields that the reader does not know are ignored and fields that are missing
+take their default, so that a master and a guardian of neighbouring versions understand each other.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Any, Dict, Generic, Type, TypeVar
+
+T = TypeVar("T")
+
+
+class UnknownRecord(Exception):
+    """A message whose type, or a field it must have, is not known here."""
+
+
+def name_of(cls: type) -> str:
+    """``SpawnFailed`` -> ``spawn_failed``."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
+
+
+def to_json(record: Any) -> Dict[str, Any]:
+    """Return *record* (a dataclass of JSON-able fields) as an object with its type."""
+    return {"type": name_of(type(record)), **dataclasses.asdict(record)}
+
+
+class Family(Generic[T]):
+    """The records that may stand in one direction of a protocol."""
+
+    def __init__(self, *classes: Type[T]) -> None:
+        self.classes: Dict[str, Type[T]] = {name_of(cls): cls for cls in classes}
+
+    def from_json(self, message: Dict[str, Any]) -> T:
+        """Return the record that *message* is. Raises UnknownRecord."""
+        cls = self.classes.get(str(message.get("type")))
+        if cls is None:
+            raise UnknownRecord(f"no record of type {message.get('type')!r}")
+        known = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        try:
+            return cls(**{key: value for key, value in message.items() if key in known})
+        except TypeError as error:
+            raise UnknownRecord(f"{message.get('type')}: {error}") from None

@@ -1,0 +1,186 @@
+"""The worker's end of its channel to the guardian.
+
+- Nothing here blocks the program: what the socket does not take at once waits in an outbox.
+- The reader is a bare thread (``threads``), which the program does not see among its own.
+- The reader is not there while the process forks (it ends before and comes back after), so a fork is as safe as it would
+  be alone. (Early 3.13 counts the threads afterwards, and warns of it.) A forked child may send, and never reads: the
+  channel is the worker's.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+from _socket import AF_UNIX, MSG_DONTWAIT, SOCK_SEQPACKET
+from _socket import socket as Socket  # noqa: N812 - the C class, which no program patches
+from _thread import allocate_lock, get_ident, get_native_id
+from collections import deque
+from typing import Any, Callable, Deque, Dict
+
+from cluster_service.wire import channel as wire
+
+from .threads import run_beside
+
+_NO_SIGPIPE = 0x4000 if sys.platform == "linux" else 0  # MSG_NOSIGNAL
+_OUTBOX = 1000
+"""Messages kept while the guardian does not read; older ones are dropped first."""
+
+
+class Channel:
+    """Messages to and from the guardian. *on_message* and *on_end* are called in the reader's thread."""
+
+    def __init__(self, fd: int, on_message: Callable[[Dict[str, Any]], None], on_end: Callable[[], None]) -> None:
+        os.set_inheritable(fd, False)
+        self._socket = Socket(AF_UNIX, SOCK_SEQPACKET, 0, fileno=fd)
+        self._on_message = on_message
+        self._on_end = on_end
+        self._outbox: Deque[bytes] = deque(maxlen=_OUTBOX)
+        self._ended = False
+        self._reads = False
+        self._reader = self._reader_id = 0
+        self._forking = 0
+        self._wake_r = self._wake_w = -1
+        self._gone = allocate_lock()
+        self._guard = allocate_lock()
+        self._receiving = allocate_lock()
+
+    @property
+    def fd(self) -> int:
+        """The descriptor, which stays the channel's."""
+        return self._socket.fileno()
+
+    def send(self, message: Dict[str, Any]) -> None:
+        """Send *message* now or, where the guardian is busy, soon. Never blocks, never raises for want of a guardian."""
+        data = wire.encode(message)
+        if self._ended:
+            return
+        while self._outbox and not self._reads and self._offer(self._outbox[0]):
+            self._outbox.popleft()
+        if not self._outbox and self._offer(data):
+            return
+        self._outbox.append(data)
+        if self._reads:
+            os.write(self._wake_w, b"o")
+
+    def _offer(self, data: bytes) -> bool:
+        try:
+            self._socket.send(data, MSG_DONTWAIT | _NO_SIGPIPE)
+        except BlockingIOError:
+            return False
+        except OSError:
+            self._ended = True  # the reader, if there is one, finds out by itself
+        return True
+
+    def start(self) -> None:
+        """Begin to read, from this process only."""
+        self._wake_r, self._wake_w = os.pipe()
+        os.set_blocking(self._wake_r, False)
+        os.set_blocking(self._wake_w, False)
+        self._reads = True
+        self._run_reader()
+        os.register_at_fork(
+            before=self._before_fork, after_in_parent=self._after_fork_in_parent, after_in_child=self._after_fork_in_child
+        )
+
+    def catch_up(self) -> None:
+        """Have what has come on the channel by now been acted upon. For the moment before the process ends."""
+        if not self._reads or not self._receiving.acquire(timeout=1.0):
+            return
+        try:
+            while self._reads and self._take():
+                pass
+        finally:
+            self._receiving.release()
+
+    def _run_reader(self) -> None:
+        self._gone.acquire()
+        if not run_beside(self._read):
+            self._gone.release()
+
+    def _read(self) -> None:
+        self._reader = get_ident()
+        self._reader_id = get_native_id()
+        try:
+            self._read_until_woken()
+        finally:
+            self._gone.release()
+
+    def _read_until_woken(self) -> None:
+        poll = select.poll()
+        poll.register(self._wake_r, select.POLLIN)
+        while True:
+            poll.register(self._socket, select.POLLIN | (select.POLLOUT if self._outbox else 0))
+            events = dict(poll.poll())
+            if self._wake_r in events:
+                _empty(self._wake_r)
+                if self._forking:
+                    return
+            got = events.get(self._socket.fileno(), 0)
+            if got & select.POLLOUT:
+                while self._outbox and self._offer(self._outbox[0]):
+                    self._outbox.popleft()
+            if got & ~select.POLLOUT:
+                with self._receiving:
+                    self._take()
+                if not self._reads:
+                    return
+
+    def _take(self) -> bool:
+        """Act upon one message, or the end. False when there is no message."""
+        try:
+            data = self._socket.recv(wire.LIMIT, MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            data = b""
+        if not data:
+            self._ended = True
+            self._reads = False
+            self._on_end()
+            return False
+        try:
+            message = wire.decode(data)
+        except wire.ChannelError:
+            return True  # a newer guardian's, perhaps: not for us
+        self._on_message(message)
+        return True
+
+    def _before_fork(self) -> None:
+        with self._guard:
+            self._forking += 1
+            if self._forking > 1 or not self._reads or get_ident() == self._reader:
+                return
+            os.write(self._wake_w, b"f")
+            self._gone.acquire()
+            self._gone.release()
+            _await_thread(self._reader_id)
+
+    def _after_fork_in_parent(self) -> None:
+        with self._guard:
+            self._forking -= 1
+            if self._forking == 0 and self._reads and get_ident() != self._reader:
+                self._run_reader()
+
+    def _after_fork_in_child(self) -> None:
+        self._guard = allocate_lock()
+        self._receiving = allocate_lock()
+        self._outbox.clear()
+        if self._reads:
+            self._reads = False
+            os.close(self._wake_r)
+            os.close(self._wake_w)
+
+
+def _empty(fd: int) -> None:
+    try:
+        os.read(fd, 4096)
+    except BlockingIOError:
+        pass
+
+
+def _await_thread(native_id: int) -> None:
+    """Return when the kernel has seen the end of a thread that has nothing left to do, which takes it microseconds."""
+    for _ in range(1000):
+        if not os.path.exists(f"/proc/self/task/{native_id}"):
+            return

@@ -1,0 +1,117 @@
+"""The connections that a threaded or inline server holds, and how long each may take once the worker stops.
+
+    new     accepted, its first request not seen yet     ``NEW_GRACE`` since it was accepted
+    busy    in the middle of a request                   until it is answered
+    idle    between requests (keep-alive)                ``IDLE_GRACE`` since its last answer
+
+A connection whose time is over is shut for reading, so that the handler that waits for its next request sees its end.
+Where bytes have come in the meantime it is left alone: somebody is about to read them.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from _socket import MSG_DONTWAIT, MSG_PEEK, SHUT_RD
+from _socket import socket as Socket  # noqa: N812 - the C class: also underneath a TLS socket
+from typing import Any, Dict, List, Optional
+
+from .grace import IDLE_GRACE, NEW_GRACE
+
+
+class Connection:
+    """One accepted connection. Handlers that say nothing of their requests are busy from beginning to end."""
+
+    def __init__(self, request: Any) -> None:  # noqa: ANN401 - a socket, or what a subclass makes of it
+        self.request = request
+        self.state = "busy"
+        self.since = time.monotonic()
+        self.answered = False
+
+    def is_now(self, state: str) -> None:
+        """Go on to another state."""
+        self.state = state
+        self.since = time.monotonic()
+
+    def expires(self) -> Optional[float]:
+        """When its time is over; None: not before the worker's."""
+        grace = {"new": NEW_GRACE, "idle": IDLE_GRACE}.get(self.state)
+        return None if grace is None else self.since + grace
+
+    def expire(self) -> None:
+        """End it, unless something has come."""
+        request = self.request
+        if not isinstance(request, Socket) or _has_come(request):
+            self.since = time.monotonic()
+            return
+        self.state = "ended"
+        try:
+            Socket.shutdown(request, SHUT_RD)
+        except OSError:
+            pass  # the client was faster
+
+
+def _has_come(connection: Socket) -> bool:
+    try:
+        return bool(Socket.recv(connection, 1, MSG_PEEK | MSG_DONTWAIT))
+    except OSError:
+        return False
+
+
+class Connections:
+    """Those of all servers of this process."""
+
+    def __init__(self) -> None:
+        self._held: Dict[int, Connection] = {}
+        self._changed = threading.Condition()
+        self.draining = False
+
+    def open(self, request: Any) -> None:  # noqa: ANN401
+        """A connection was accepted."""
+        self._held[id(request)] = Connection(request)
+
+    def close(self, request: Any) -> None:  # noqa: ANN401
+        """A connection's handler has ended."""
+        self._held.pop(id(request), None)
+        self.tell()
+
+    def of(self, request: Any) -> Optional[Connection]:  # noqa: ANN401
+        """Return the connection of *request*."""
+        return self._held.get(id(request))
+
+    def moves(self, connection: Connection, state: str) -> None:
+        """*connection* is now in *state*."""
+        connection.is_now(state)
+        self.tell()
+
+    def tell(self) -> None:
+        """Something has changed: have ``drain`` look again."""
+        if self.draining:
+            with self._changed:
+                self._changed.notify_all()
+
+    def drain(self, ended: threading.Event, deadline: float) -> None:
+        """Wait until the accepting loop has *ended* and no connection is left; to *deadline* at most."""
+        self.draining = True
+        with self._changed:
+            while self._held or not ended.is_set():
+                now = time.monotonic()
+                if now >= deadline:
+                    return
+                self._changed.wait(min(self._next(now), deadline) - now)
+
+    def _next(self, now: float) -> float:
+        """End what is over; return when to look again."""
+        times: List[float] = [now + 60.0]
+        for connection in list(self._held.values()):
+            at = connection.expires()
+            if at is not None and at <= now:
+                connection.expire()
+                at = connection.expires()
+            if at is not None:
+                times.append(at)
+        return min(times)
+
+    def forget(self) -> None:
+        """In a forked child: they are the parent's."""
+        self.__init__()  # type: ignore[misc]

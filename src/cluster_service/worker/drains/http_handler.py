@@ -1,0 +1,55 @@
+"""The handlers of ``http.server``: what their connections are at, and ``Connection: close`` once the worker stops."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+from .socket_server import connections
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from ..runtime import Runtime
+
+
+def install(module: ModuleType, runtime: Runtime) -> None:
+    """Follow the requests of every ``BaseHTTPRequestHandler``."""
+    handler = module.BaseHTTPRequestHandler
+    handle_one_request, parse_request, end_headers = (
+        handler.handle_one_request,
+        handler.parse_request,
+        handler.end_headers,
+    )
+
+    @functools.wraps(handle_one_request)
+    def follow(self: Any) -> Any:  # noqa: ANN401 - as the original
+        connection = connections.of(self.request)
+        if connection is not None:
+            connections.moves(connection, "idle" if connection.answered else "new")
+            connection.answered = True
+        return handle_one_request(self)
+
+    @functools.wraps(parse_request)
+    def begin(self: Any) -> Any:  # noqa: ANN401
+        connection = connections.of(self.request)
+        if connection is not None:
+            connections.moves(connection, "busy")
+        return parse_request(self)
+
+    @functools.wraps(end_headers)
+    def end(self: Any) -> Any:  # noqa: ANN401
+        if runtime.stopping and not self.close_connection and not _is_interim(self):
+            self.send_header("Connection", "close")  # which also ends the handler's loop
+        return end_headers(self)
+
+    handler.handle_one_request = follow
+    handler.parse_request = begin
+    handler.end_headers = end
+
+
+def _is_interim(handler: Any) -> bool:  # noqa: ANN401
+    """Whether the headers at hand are of a 1xx answer, with the real one to follow."""
+    lines = getattr(handler, "_headers_buffer", None) or [b""]
+    words = lines[0].split(b" ", 2)
+    return len(words) > 1 and words[1].startswith(b"1")

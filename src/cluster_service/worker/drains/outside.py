@@ -1,0 +1,109 @@
+"""Draining a server from outside, by what the kernel knows of its descriptors: for servers that are not Python.
+
+- Stop accepting: every descriptor of a listening socket is made one of another socket, to which nobody can connect. The
+  server goes on to watch and to accept, and gets nothing. What waits on the shared socket is the other workers'.
+- Each connection gets its time (``grace``): one from which nothing has come yet, and one that was answered last. One
+  whose last word is the client's is being answered, and the server's own stop waits for it.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import struct
+import time
+from _thread import allocate_lock
+from typing import List
+
+from .grace import IDLE_GRACE, NEW_GRACE
+
+_TICK = 0.05
+"""Seconds between two looks at the descriptors."""
+_SENT, _RECEIVED = 44, 52
+"""Where milliseconds since data was last sent, and received, stand in ``struct tcp_info``."""
+_BYTES_RECEIVED = 128
+
+
+class Outside:
+    """The connections that this process's listening sockets have accepted. To be made before the drain, and drained once."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._addresses: List[object] = []
+
+    def drain(self, deadline: float) -> None:
+        """Stop accepting; return when no connection has a claim to wait for, and at *deadline* at the latest."""
+        self._stop_accepting()
+        never = allocate_lock()
+        never.acquire()
+        while time.monotonic() < deadline and any(self._claims(fd) for fd in _sockets()):
+            never.acquire(timeout=_TICK)
+
+    def _stop_accepting(self) -> None:
+        nowhere = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        nowhere.bind("")  # a name that the kernel invents
+        nowhere.listen(1)
+        for fd in _sockets():
+            try:
+                with _borrowed(fd) as each:
+                    if fd != nowhere.fileno() and each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                        self._addresses.append(each.getsockname())
+                        os.dup2(nowhere.fileno(), fd, inheritable=os.get_inheritable(fd))
+            except OSError:
+                pass  # a connection that has ended meanwhile
+        nowhere.close()
+
+    def _claims(self, fd: int) -> bool:
+        """Whether the connection *fd*, if it is one of the server's, may still bring a request."""
+        try:
+            with _borrowed(fd) as each:
+                if each.type != socket.SOCK_STREAM or not self._is_ours(each):
+                    return False
+                if each.family == socket.AF_UNIX:
+                    return time.monotonic() < self._began + IDLE_GRACE
+                return _may_ask(each.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 192), time.monotonic() - self._began)
+        except OSError:
+            return False  # it has ended meanwhile
+
+    def _is_ours(self, each: socket.socket) -> bool:
+        each.getpeername()
+        name = each.getsockname()
+        if each.family == socket.AF_UNIX:
+            return name in self._addresses
+        return any(isinstance(address, tuple) and address[1] == name[1] for address in self._addresses)
+
+
+def _may_ask(info: bytes, waited: float) -> bool:
+    if len(info) < _BYTES_RECEIVED + 8:
+        return waited < IDLE_GRACE  # an old kernel
+    (received,) = struct.unpack_from("=Q", info, _BYTES_RECEIVED)
+    if not received:
+        return waited < NEW_GRACE
+    (sent_ms,) = struct.unpack_from("=I", info, _SENT)
+    (received_ms,) = struct.unpack_from("=I", info, _RECEIVED)
+    return sent_ms <= received_ms and sent_ms < IDLE_GRACE * 1000
+
+
+def _sockets() -> List[int]:
+    found: List[int] = []
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            if stat.S_ISSOCK(os.fstat(int(name)).st_mode):
+                found.append(int(name))
+        except OSError:
+            pass  # it was the listing's own, or has been closed
+    return found
+
+
+class _borrowed:  # noqa: N801 - reads as a function
+    """Somebody else's descriptor as a socket, for a moment; it is left open."""
+
+    def __init__(self, fd: int) -> None:
+        self._socket = socket.socket(fileno=fd)
+
+    def __enter__(self) -> socket.socket:
+        return self._socket
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.detach()

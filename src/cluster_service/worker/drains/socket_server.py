@@ -1,0 +1,233 @@
+"""The servers of ``socketserver``: http.server, xmlrpc, wsgiref, and Flask's development server.
+
+They have no way to stop at a signal. Here a stop ends the accepting loop at once (a socket wakes its selector), the
+request that the loop itself is answering is answered, threads and forked children are waited for, and then the worker ends.
+
+Accepting. The listening socket is shared by the workers, and a selector tells all of them of one new connection; who comes
+second would stay in ``accept`` until the next. So the socket is made non-blocking while it is served. (That is a property
+of the socket itself, hence the same for every worker, and is never taken back. Python's own timeout of it stays None, and on
+Linux an accepted socket does not inherit it.) Being late is an OSError, which the loop expects.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import select
+import selectors
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Callable, List, Optional
+
+from ..runtime import Runtime, Serving
+from ..threads import run_beside
+from .connections import Connections
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+connections = Connections()
+_local = threading.local()
+
+
+class Loop(Serving):
+    """One call of ``serve_forever`` or ``handle_request``."""
+
+    def __init__(self, server: Any, *, forever: bool) -> None:  # noqa: ANN401
+        self.server = server
+        self.forever = forever
+        self.stopping = False
+        self.ended = threading.Event()
+        self.wake, self._waker = socket.socketpair()
+
+    def begin(self) -> None:
+        self.stopping = True
+        try:
+            self._waker.send(b"s")
+        except OSError:
+            return  # it has ended by itself
+        self.server._BaseServer__shutdown_request = True  # noqa: SLF001 - what shutdown() sets before it waits
+
+    def drain(self, deadline: float) -> None:
+        connections.drain(self.ended, deadline)
+        for pid in list(getattr(self.server, "active_children", None) or ()):
+            _await_child(pid, deadline)
+
+    def woken(self, runtime: Runtime) -> None:
+        """The selector of a stopping loop has returned. ``serve_forever`` looks for itself; the other would wait again."""
+        if not self.forever:
+            self.ended.set()
+            connections.tell()
+            runtime.await_exit()
+
+    def end(self) -> None:
+        """The loop has ended."""
+        self.ended.set()
+        connections.tell()
+        self._waker.close()
+        self.wake.close()
+
+
+def _await_child(pid: int, deadline: float) -> None:
+    try:
+        fd = os.pidfd_open(pid)
+    except (AttributeError, OSError):
+        return
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
+    os.close(fd)
+
+
+def install(module: ModuleType, runtime: Runtime) -> None:
+    """Drain the servers that are made from the classes of *module*."""
+    _wrap_loops(module.BaseServer, runtime)
+    _wrap_processing(module)
+    _wrap_forking(module, runtime)
+    _wrap_datagrams(module.UDPServer)
+    module._ServerSelector = _waking(module._ServerSelector, runtime)  # type: ignore[attr-defined]  # noqa: SLF001
+
+
+def _wrap_loops(server_class: Any, runtime: Runtime) -> None:  # noqa: ANN401
+    def wrap(name: str) -> None:
+        original = getattr(server_class, name)
+
+        @functools.wraps(original)
+        def loop(self: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as the original
+            if runtime.draining:
+                runtime.await_exit()
+            _never_block_in_accept(self)
+            serving = Loop(self, forever=name == "serve_forever")
+            outer: Optional[Loop] = getattr(_local, "loop", None)
+            _local.loop = serving
+            runtime.serves(serving)
+            try:
+                result = original(self, *args, **kwargs)
+            finally:
+                _local.loop = outer
+                serving.end()
+                if not serving.stopping:
+                    runtime.serves_no_more(serving)
+            if serving.stopping:
+                runtime.await_exit()
+            return result
+
+        setattr(server_class, name, loop)
+
+    wrap("serve_forever")
+    wrap("handle_request")
+
+
+def _never_block_in_accept(server: Any) -> None:  # noqa: ANN401
+    listener = getattr(server, "socket", None)
+    if isinstance(listener, socket.socket) and listener.fileno() >= 0 and listener.type == socket.SOCK_STREAM:
+        os.set_blocking(listener.fileno(), False)
+
+
+def _waking(selector_class: Any, runtime: Runtime) -> Any:  # noqa: ANN401
+    class Selector(selector_class):  # type: ignore[misc]
+        """A selector that also returns, with nothing, when the worker stops."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self._loop: Optional[Loop] = getattr(_local, "loop", None)
+            if self._loop is not None:
+                self.register(self._loop.wake, selectors.EVENT_READ)
+
+        def select(self, timeout: Optional[float] = None) -> List[Any]:
+            ready = super().select(timeout)
+            if self._loop is None:
+                return list(ready)
+            if self._loop.stopping:
+                self._loop.woken(runtime)
+                return []
+            return [item for item in ready if item[0].fileobj != self._loop.wake]
+
+    return Selector
+
+
+def _wrap_processing(module: ModuleType) -> None:
+    def inline(original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def process_request(self: Any, request: Any, client_address: Any) -> Any:  # noqa: ANN401
+            connections.open(request)
+            try:
+                return original(self, request, client_address)
+            finally:
+                connections.close(request)
+
+        return process_request
+
+    def begin_thread(original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def process_request(self: Any, request: Any, client_address: Any) -> Any:  # noqa: ANN401
+            connections.open(request)
+            try:
+                return original(self, request, client_address)
+            except BaseException:
+                connections.close(request)
+                raise
+
+        return process_request
+
+    def end_thread(original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def process_request_thread(self: Any, request: Any, client_address: Any) -> Any:  # noqa: ANN401
+            try:
+                return original(self, request, client_address)
+            finally:
+                connections.close(request)
+
+        return process_request_thread
+
+    module.BaseServer.process_request = inline(module.BaseServer.process_request)
+    threads = module.ThreadingMixIn
+    threads.process_request = begin_thread(threads.process_request)
+    threads.process_request_thread = end_thread(threads.process_request_thread)
+
+
+def _wrap_forking(module: ModuleType, runtime: Runtime) -> None:
+    original = module.ForkingMixIn.process_request
+
+    @functools.wraps(original)
+    def process_request(self: Any, request: Any, client_address: Any) -> Any:  # noqa: ANN401
+        _local.forking = request
+        try:
+            return original(self, request, client_address)
+        finally:
+            _local.forking = None
+
+    def in_child() -> None:
+        connections.forget()
+        request, loop = getattr(_local, "forking", None), getattr(_local, "loop", None)
+        if request is not None and loop is not None:
+            connections.open(request)
+            run_beside(_stop_with_parent, loop, runtime)
+
+    module.ForkingMixIn.process_request = process_request
+    os.register_at_fork(after_in_child=in_child)
+
+
+def _stop_with_parent(loop: Loop, runtime: Runtime) -> None:
+    """In the child that answers one connection: learn of the stop from what wakes the parent's loop."""
+    poll = select.poll()
+    poll.register(loop.wake, select.POLLIN)
+    poll.poll()
+    runtime.begin()
+    loop.ended.set()
+    connections.drain(loop.ended, runtime.deadline)
+
+
+def _wrap_datagrams(server_class: Any) -> None:  # noqa: ANN401
+    original = server_class.get_request
+
+    @functools.wraps(original)
+    def get_request(self: Any) -> Any:  # noqa: ANN401
+        if not isinstance(self.socket, socket.socket) or self.socket.gettimeout() is not None:
+            return original(self)
+        # Another worker may have taken the datagram. The socket itself stays blocking: handlers send with it.
+        data, client_address = self.socket.recvfrom(self.max_packet_size, socket.MSG_DONTWAIT)
+        return (data, self.socket), client_address
+
+    server_class.get_request = get_request

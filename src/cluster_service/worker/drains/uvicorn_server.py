@@ -1,0 +1,166 @@
+"""uvicorn, however the program starts it.
+
+Left to itself, uvicorn closes at its shutdown every connection that is not in the middle of a request, also one that it has
+accepted this very moment and whose request is on its way: that request is lost. Here its shutdown is preceded by a drain:
+
+1. the listeners are closed, so that new connections go to other workers (the sockets themselves are the guardian's);
+2. every answer from now on says ``Connection: close``;
+3. each connection gets its time (``connections``): new ones for their first request, idle ones for the next of a busy
+   client, those in a request until it is answered, WebSockets none: they are closed with 1012, as uvicorn does;
+4. when all are gone, or the worker's time is nearly over, uvicorn's own shutdown ends what is left, and the lifespan.
+
+Then ``on_worker_stop`` is run on the server's loop. What this version of uvicorn does not have is left to uvicorn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import select
+import signal
+import threading
+from typing import TYPE_CHECKING, Any, Dict, Optional, Tuple
+
+from ..runtime import Runtime, Serving, complain
+from .grace import IDLE_GRACE, NEW_GRACE
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+_CLOSE = (b"connection", b"close")
+_TICK = 0.02
+"""Seconds between two looks at the connections; uvicorn itself looks every 0.1 s."""
+_ACCEPTED = 5
+"""Turns of the loop after which a connection that has been accepted is among the server's."""
+
+
+class Running(Serving):
+    """A uvicorn server that serves. In the main thread uvicorn handles SIGTERM itself, else it is told from here."""
+
+    runs_callback = True
+
+    def __init__(self, server: Any) -> None:  # noqa: ANN401 - uvicorn.Server
+        self.server = server
+        self.ended = threading.Event()
+
+    def begin(self) -> None:
+        self.server.should_exit = True
+
+    def drain(self, deadline: float) -> None:
+        del deadline  # the drain within the server knows it
+        self.ended.wait()
+
+
+def install(module: ModuleType, runtime: Runtime) -> None:
+    """Drain every server of the class ``module.Server`` before it shuts down."""
+    server_class = module.Server  # type: ignore[attr-defined]
+    serve, shutdown, handle_exit = server_class.serve, server_class.shutdown, server_class.handle_exit
+
+    @functools.wraps(serve)
+    async def serve_and_tell(self: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as the original
+        running = Running(self)
+        runtime.serves(running)
+        self._cservice_running = running
+        try:
+            return await serve(self, *args, **kwargs)
+        finally:
+            runtime.serves_no_more(running)
+            running.ended.set()
+
+    @functools.wraps(shutdown)
+    async def drain_and_shutdown(self: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        try:
+            await Drain(self, runtime).run()
+        except Exception as error:  # noqa: BLE001 - an unknown version: its own way, then
+            complain(f"uvicorn could not be drained, and shuts down in its own way: {error!r}")
+        result = await shutdown(self, *args, **kwargs)
+        if runtime.stopping:
+            await runtime.callback.run_in_loop(runtime.remaining)
+        # Before serve() sends itself the signal again, for the handler that was there before: ours.
+        runtime.serves_no_more(getattr(self, "_cservice_running", None))
+        return result
+
+    @functools.wraps(handle_exit)
+    def note_and_exit(self: Any, sig: int, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        if sig == signal.SIGTERM:
+            runtime.begin()
+        return handle_exit(self, sig, *args, **kwargs)
+
+    server_class.serve = serve_and_tell
+    server_class.shutdown = drain_and_shutdown
+    server_class.handle_exit = note_and_exit
+
+
+class Drain:
+    """The end of one server's connections, in good order."""
+
+    def __init__(self, server: Any, runtime: Runtime) -> None:  # noqa: ANN401
+        self.server = server
+        self.loop = asyncio.get_running_loop()
+        self.deadline = self.loop.time() + runtime.remaining()
+        self._marks: Dict[Any, Tuple[str, float]] = {}
+        """What each connection is at, and since when."""
+
+    async def run(self) -> None:
+        """Return when no connection is left or the time is over."""
+        server, config = self.server, self.server.config
+        for listener in server.servers:
+            listener.close()
+        server.server_state.default_headers.append(_CLOSE)  # in place: requests under way share the list
+        if config.timeout_graceful_shutdown is not None:
+            self.deadline = min(self.deadline, self.loop.time() + config.timeout_graceful_shutdown)
+        for _ in range(_ACCEPTED):
+            await asyncio.sleep(0)
+        connections = server.server_state.connections
+        while connections and not server.force_exit and self.loop.time() < self.deadline:
+            for connection in list(connections):
+                self._look_at(connection)
+            await asyncio.sleep(_TICK)
+        config.timeout_graceful_shutdown = max(0.5, self.deadline - self.loop.time())
+
+    def _look_at(self, connection: Any) -> None:  # noqa: ANN401 - a protocol of uvicorn's
+        now = self.loop.time()
+        state, since = _state_of(connection)
+        known = self._marks.get(connection)
+        if known is None or known[0] != state:
+            self._marks[connection] = state, now if since is None else since
+            if state == "other":
+                connection.shutdown()
+        if state == "busy":
+            _close_after_answer(connection.cycle)
+        grace = {"new": NEW_GRACE, "idle": IDLE_GRACE}.get(state)
+        if grace is not None and self._marks[connection][1] + grace <= now and not _has_come(connection):
+            connection.shutdown()
+
+
+def _state_of(connection: Any) -> Tuple[str, Optional[float]]:  # noqa: ANN401
+    """Return new, idle, busy (as in ``connections``) or other, and since when where that is known."""
+    if not hasattr(connection, "cycle"):
+        return "other", None
+    if connection.cycle is None:
+        return "new", None
+    if not connection.cycle.response_complete or getattr(connection, "pipeline", None):
+        return "busy", None
+    timer = connection.timeout_keep_alive_task
+    if timer is None:
+        return "new", None  # a part of the next request has come
+    return "idle", timer.when() - connection.timeout_keep_alive
+
+
+def _close_after_answer(cycle: Any) -> None:  # noqa: ANN401
+    """Have an answer that has not begun say that it is the last. (One that has begun promised the client otherwise.)"""
+    if cycle.response_started:
+        return
+    cycle.keep_alive = False
+    if _CLOSE not in cycle.default_headers:
+        cycle.default_headers = [*cycle.default_headers, _CLOSE]
+
+
+def _has_come(connection: Any) -> bool:  # noqa: ANN401
+    """Whether the client has sent something that has not been read."""
+    peer = connection.transport.get_extra_info("socket")
+    if peer is None or peer.fileno() < 0:
+        return False
+    poll = select.poll()
+    poll.register(peer.fileno(), select.POLLIN)
+    return bool(poll.poll(0))

@@ -1,0 +1,160 @@
+"""What granian's child does: loads the app, says when it is ready, serves, and drains when its parent says so.
+
+The app is loaded here alone, so here its interface is told, whatever granian's supervisor was made for. An ASGI app is
+ready when its lifespan has started, or when it turns out to have none; a WSGI app when it is loaded.
+
+Granian's connections are the business of its Rust half, which closes at its stop whatever is not in the middle of a
+request, also one whose request is on its way. They are drained from outside (``drains.outside``).
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Tuple
+
+from .drains.outside import Outside
+from .interface import interface_of
+from .loading import load_app
+from .run import hide_our_frames
+from .runtime import Runtime, current, install
+from .threads import run_beside
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+WSGI_THREADS = 40
+"""Requests that a WSGI app answers at a time."""
+
+_app: List[Any] = []
+
+
+def load_in_child() -> Any:  # noqa: ANN401 - any app
+    """Give granian the app, which ``Child`` has loaded."""
+    return _app[0]
+
+
+class Child:
+    """Called in the child, in place of granian's own function that serves there, and with its arguments."""
+
+    def __init__(self, target: str, pipe: Connection, channel: Optional[int]) -> None:
+        self.target = target
+        self.pipe = pipe
+        self.channel = channel
+
+    def __reduce__(self) -> Any:  # noqa: ANN401
+        """Travel to a child that is no fork, with the channel's descriptor."""
+        from multiprocessing.reduction import DupFd  # noqa: PLC0415
+
+        return _arrive, (self.target, self.pipe, None if self.channel is None else DupFd(self.channel))
+
+    def __call__(self, *args: Any) -> None:  # noqa: ANN401
+        from granian.server import Server  # noqa: PLC0415 - in the child only
+
+        runtime = current()
+        if runtime is None:
+            runtime = Runtime(self.channel, "none")
+            install(runtime)
+        try:
+            app = load_app(self.target)
+        except Exception as error:  # noqa: BLE001 - multiprocessing would print its own frames with it
+            hide_our_frames(error)
+            sys.excepthook(type(error), error, error.__traceback__)
+            raise SystemExit(1) from None
+        closing = Closing(app, interface_of(app), runtime)
+        _app[:] = [closing]
+        wsgi = closing.interface == "wsgi"
+        spawn = Server._spawn_wsgi_worker if wsgi else Server._spawn_asgi_lifespan_worker  # noqa: SLF001
+        if wsgi:
+            runtime.server_started()
+            args = _with(args, spawn, blocking_threads=WSGI_THREADS)
+        run_beside(self._drain_when_told, runtime, closing)
+        spawn(*args)
+        if runtime.stopping:
+            runtime.callback.run(runtime.remaining)
+
+    def _drain_when_told(self, runtime: Runtime, closing: Closing) -> None:
+        try:
+            runtime.begin(self.pipe.recv())
+        except (EOFError, OSError):
+            return  # the parent is gone, and the child's end is near
+        closing.begin()
+        try:
+            Outside().drain(runtime.deadline)
+        finally:
+            self.pipe.send(None)
+
+
+def _arrive(target: str, pipe: Connection, channel: Any) -> Child:  # noqa: ANN401
+    return Child(target, pipe, None if channel is None else channel.detach())
+
+
+def _with(args: Tuple[Any, ...], spawn: Callable[..., Any], **changes: Any) -> Tuple[Any, ...]:  # noqa: ANN401
+    """The arguments, with those of *changes* replaced: found by name, counted from the end."""
+    names = list(inspect.signature(spawn).parameters)
+    found = list(args)
+    for name, value in changes.items():
+        if name in names:
+            found[names.index(name) - len(names)] = value
+    return tuple(found)
+
+
+class Closing:
+    """The app, whose answers say ``Connection: close`` once the worker stops. Until then it costs one call a request."""
+
+    def __init__(self, app: Any, interface: str, runtime: Runtime) -> None:  # noqa: ANN401
+        self.app = app
+        self.interface = interface
+        self.runtime = runtime
+        self._answer: Callable[..., Any] = app
+        if interface == "asgi2":
+            self._answer = lambda scope, receive, send: app(scope)(receive, send)
+        self._plain = self._answer
+        if interface != "wsgi":
+            self._answer = self._lifespan_first
+
+    def __call__(self, *args: Any) -> Any:  # noqa: ANN401
+        return self._answer(*args)
+
+    def begin(self) -> None:
+        """From now on, every answer is its connection's last."""
+        self._answer = self._wsgi_closing if self.interface == "wsgi" else self._asgi_closing
+
+    def _lifespan_first(self, scope: Dict[str, Any], receive: Any, send: Any) -> Any:  # noqa: ANN401
+        self._answer = self._plain
+        if scope["type"] == "lifespan":
+            return self._lifespan(scope, receive, send)
+        self.runtime.server_started()
+        return self._plain(scope, receive, send)
+
+    async def _lifespan(self, scope: Dict[str, Any], receive: Any, send: Any) -> None:  # noqa: ANN401
+        failed = False
+
+        async def told(message: Dict[str, Any]) -> None:
+            nonlocal failed
+            await send(message)
+            if message["type"] == "lifespan.startup.complete":
+                self.runtime.server_started()
+            failed = failed or message["type"].endswith(".failed")
+
+        try:
+            await self._plain(scope, receive, told)
+        finally:
+            if not failed:
+                self.runtime.server_started()  # it has no lifespan
+
+    async def _asgi_closing(self, scope: Dict[str, Any], receive: Any, send: Any) -> None:  # noqa: ANN401
+        async def closing(message: Dict[str, Any]) -> None:
+            if message["type"] == "http.response.start" and str(scope.get("http_version", "1.1")).startswith("1"):
+                message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
+            await send(message)
+
+        await self._plain(scope, receive, closing)
+
+    def _wsgi_closing(self, environ: Dict[str, Any], start_response: Any) -> Any:  # noqa: ANN401
+        def closing(status: str, headers: List[Tuple[str, str]], *exc_info: Any) -> Any:  # noqa: ANN401
+            if str(environ.get("SERVER_PROTOCOL", "HTTP/1.1")).startswith("HTTP/1"):
+                headers = [*headers, ("connection", "close")]
+            return start_response(status, headers, *exc_info)
+
+        return self._plain(environ, closing)

@@ -1,0 +1,96 @@
+"""Doing something when the program imports a module, and only then.
+
+A finder stands first in ``sys.meta_path``. It answers for the few modules of the table: lets the other finders find
+the module, and has its loader call us once the module's body has run. What we do there must never break the import.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Sequence
+
+from .runtime import Runtime, complain
+
+if TYPE_CHECKING:
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+
+HOOKS = {
+    # module: where the function install(module, runtime) is that looks after it
+    "http.server": "cluster_service.worker.drains.http_handler",
+    "multiprocessing.util": "cluster_service.worker.children",
+    "socketserver": "cluster_service.worker.drains.socket_server",
+    "uvicorn.server": "cluster_service.worker.drains.uvicorn_server",
+}
+
+Hook = Callable[["ModuleType"], None]
+
+
+def install_hooks(runtime: Runtime) -> None:
+    """Look after the modules of ``HOOKS``: when they are imported, or at once where they have been."""
+    for_module: Dict[str, Hook] = {}
+    for name, place in HOOKS.items():
+        for_module[name] = _guarded(place, runtime)
+    for name in [name for name in for_module if name in sys.modules]:
+        for_module.pop(name)(sys.modules[name])
+    sys.meta_path.insert(0, AfterImport(for_module))
+
+
+def _guarded(place: str, runtime: Runtime) -> Hook:
+    def hook(module: ModuleType) -> None:
+        try:
+            importlib.import_module(place).install(module, runtime)
+        except Exception as error:  # noqa: BLE001 - the program runs on without
+            complain(f"cannot look after {module.__name__}, and leaves it as it is: {error!r}")
+
+    return hook
+
+
+class AfterImport:
+    """A finder that has others find, and a loader that calls a hook afterwards."""
+
+    def __init__(self, hooks: Dict[str, Hook]) -> None:
+        self._hooks = hooks
+        self._finding: List[str] = []
+
+    def find_spec(
+        self, name: str, path: Optional[Sequence[str]] = None, target: Optional[ModuleType] = None
+    ) -> Optional[ModuleSpec]:
+        """Part of the protocol of ``sys.meta_path``."""
+        if name not in self._hooks or name in self._finding:
+            return None
+        self._finding.append(name)
+        try:
+            for finder in list(sys.meta_path):
+                find = getattr(finder, "find_spec", None)
+                spec: Optional[ModuleSpec] = None if finder is self or find is None else find(name, path, target)
+                if spec is not None:
+                    if hasattr(spec.loader, "exec_module"):
+                        spec.loader = _Loader(spec.loader, self._hooks[name])  # type: ignore[assignment]
+                    return spec
+        finally:
+            self._finding.remove(name)
+        return None
+
+
+class _Loader:
+    def __init__(self, loader: Any, hook: Hook) -> None:  # noqa: ANN401 - any loader
+        self._loader = loader
+        self._hook = hook
+
+    def create_module(self, spec: ModuleSpec) -> Optional[ModuleType]:
+        spec.loader = self._loader  # the module is to know its own loader
+        module: Optional[ModuleType] = self._loader.create_module(spec)
+        spec.loader = self  # type: ignore[assignment]
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        if module.__spec__ is not None:
+            module.__spec__.loader = self._loader
+        module.__loader__ = self._loader
+        self._loader.exec_module(module)
+        self._hook(module)
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the loader has
+        return getattr(self._loader, name)

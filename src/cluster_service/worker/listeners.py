@@ -1,0 +1,95 @@
+"""The listening sockets of an app's server, one for each address.
+
+Bound with a plain ``bind``, of which the guardian makes the service's shared socket (seccomp, python); taken from
+LISTEN_FDS (inherit); or the worker's own (none).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import List
+
+from cluster_service.wire import addresses
+
+from .run import CANNOT_SERVE, refuse
+from .runtime import complain
+
+_FIRST_FD = 3
+"""SD_LISTEN_FDS_START."""
+
+
+def open_listeners(binds: List[str], share: str) -> List[socket.socket]:
+    """Return a socket bound to each of *binds*, in their order, or end the worker with a sentence."""
+    inherited = _inherited() if share == "inherit" else []
+    if inherited:
+        return inherited
+    if share == "inherit":
+        complain("there are no inherited sockets (LISTEN_FDS); the worker binds its own")
+    return [_open(bind, shared=share in ("seccomp", "python")) for bind in binds]
+
+
+def _inherited() -> List[socket.socket]:
+    if os.environ.get("LISTEN_PID", str(os.getpid())) != str(os.getpid()):
+        return []
+    count = os.environ.get("LISTEN_FDS", "0")
+    fds = range(_FIRST_FD, _FIRST_FD + int(count)) if count.isdigit() else range(0)
+    for fd in fds:
+        os.set_inheritable(fd, False)
+    return [_with_protocol(socket.socket(fileno=fd)) for fd in fds]
+
+
+def _with_protocol(listener: socket.socket) -> socket.socket:
+    """The socket, with its protocol known: without, asyncio does not set TCP_NODELAY on what it accepts."""
+    if listener.family == socket.AF_UNIX or listener.proto == socket.IPPROTO_TCP:
+        return listener
+    return socket.socket(listener.family, listener.type, socket.IPPROTO_TCP, fileno=listener.detach())
+
+
+def _open(bind: str, *, shared: bool) -> socket.socket:
+    try:
+        address = addresses.parse(bind)
+    except addresses.AddressError as error:
+        refuse(str(error), CANNOT_SERVE)
+    tcp = address.kind != "unix"
+    listener = socket.socket(address.family, socket.SOCK_STREAM, socket.IPPROTO_TCP if tcp else 0)
+    if tcp:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if address.family == socket.AF_INET6:
+        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(address.v6only))
+    try:
+        _bind(listener, address, shared=shared)
+    except OSError as error:
+        refuse(f"cannot listen on {bind}: {error.strerror}", CANNOT_SERVE)
+    return listener
+
+
+def _bind(listener: socket.socket, address: addresses.Address, *, shared: bool) -> None:
+    path = address.path
+    if path is None or shared:  # a shared one's file is the guardian's to make, and to replace
+        listener.bind(address.sockaddr())
+        return
+    mode = 0o666  # what uvicorn gives, and what the file had before, if there was one
+    if os.path.exists(path):
+        mode = os.stat(path).st_mode & 0o777
+        if _is_abandoned(path):
+            os.unlink(path)
+    umask = os.umask(0o777 & ~mode)
+    try:
+        listener.bind(path)
+    finally:
+        os.umask(umask)
+
+
+def _is_abandoned(path: str) -> bool:
+    """Whether *path* is the socket of a server that is gone."""
+    with socket.socket(socket.AF_UNIX) as client:
+        try:
+            client.connect(path)
+        except ConnectionRefusedError:
+            return True
+        except OSError:
+            return False
+    return False
+
+

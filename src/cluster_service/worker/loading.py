@@ -1,0 +1,120 @@
+"""``package.module:app`` to the app itself, and to a sentence where that fails.
+
+    package.module:app                   an attribute, or several: ``module:api.app``
+    package.module:create_app()          a factory, called; constants may stand in the parentheses, as for gunicorn
+    package.module:create_app            a factory is recognised, too: it takes no argument, which no app does
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import os
+import sys
+from typing import Any, Dict, List, NoReturn, Tuple
+
+from .interface import makes_an_app
+from .run import CANNOT_SERVE, hide_our_frames, refuse
+from .runtime import complain
+
+
+
+def load_app(target: str) -> Any:  # noqa: ANN401 - any app
+    """Return the app that *target* names, or end the worker with a sentence, or with the module's own traceback."""
+    module_name, _, expression = target.partition(":")
+    name, call = _parse(target, expression)
+    module = _import(module_name)
+    app = module
+    for part in name.split("."):
+        if not hasattr(app, part):
+            _no_attribute(module_name, name, app, part)
+        app = getattr(app, part)
+    if call is not None:
+        app = _make(app, *call)
+    elif makes_an_app(app):
+        complain(f"{target} takes no argument: it is called, as {target}(), for the app")
+        app = _make(app, [], {})
+    if not callable(app):
+        refuse(f"{target} is no app: {type(app).__name__} objects cannot be called", CANNOT_SERVE)
+    return app
+
+
+def _parse(target: str, expression: str) -> Tuple[str, Any]:
+    """Return the dotted name, and the arguments where it is a call."""
+    try:
+        tree = ast.parse(expression or "app", mode="eval").body
+        call = None
+        if isinstance(tree, ast.Call):
+            keywords = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in tree.keywords}
+            call = [ast.literal_eval(argument) for argument in tree.args], keywords
+            tree = tree.func
+        parts: List[str] = []
+        while isinstance(tree, ast.Attribute):
+            parts.append(tree.attr)
+            tree = tree.value
+        if not isinstance(tree, ast.Name):
+            raise ValueError("not a name")
+    except (SyntaxError, ValueError):
+        refuse(
+            f"{target}: after the colon stands a name, or a call with constant arguments: app, api.app, create_app()",
+            CANNOT_SERVE,
+        )
+    return ".".join([tree.id, *reversed(parts)]), call
+
+
+def _import(name: str) -> Any:  # noqa: ANN401 - a module
+    try:
+        __import__(name)  # and not importlib.import_module, whose frames would stand in the user's traceback
+    except ModuleNotFoundError as error:
+        missing = error.name or ""
+        if missing == name or name.startswith(missing + "."):
+            _no_module(name, missing)
+        hide_our_frames(error)
+        complain(
+            f"{name} needs {missing}, which is not installed for {sys.executable}. If that is a package's name, too: "
+            f"{sys.executable} -m pip install {missing.partition('.')[0]}"
+        )
+        raise
+    except SystemExit:
+        raise
+    except BaseException as error:
+        hide_our_frames(error)
+        raise
+    return sys.modules[name]
+
+
+def _no_module(name: str, missing: str) -> NoReturn:
+    directory = os.path.join(os.getcwd(), *missing.split(".")[:-1])
+    try:
+        found = sorted(os.listdir(directory))
+    except OSError:
+        found = []
+    modules = [
+        entry[:-3] if entry.endswith(".py") else entry
+        for entry in found
+        if entry.endswith(".py") or os.path.isfile(os.path.join(directory, entry, "__init__.py"))
+    ]
+    hint = _did_you_mean(missing.rpartition(".")[2], modules)
+    refuse(f"there is no module {missing!r} in {os.getcwd()}, nor is it installed for {sys.executable}{hint}", CANNOT_SERVE)
+
+
+def _no_attribute(module_name: str, name: str, owner: Any, part: str) -> NoReturn:  # noqa: ANN401
+    public = [each for each in vars(owner) if not each.startswith("_")] if hasattr(owner, "__dict__") else []
+    hint = _did_you_mean(part, public)
+    place = module_name if name.split(".")[0] == part else f"{module_name}:{name.rpartition('.' + part)[0]}"
+    refuse(f"{place} has no {part!r}{hint}", CANNOT_SERVE)
+
+
+def _did_you_mean(name: str, known: List[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return f". Did you mean {' or '.join(near)}?" if near else ""
+
+
+def _make(factory: Any, arguments: List[Any], keywords: Dict[str, Any]) -> Any:  # noqa: ANN401
+    try:
+        return factory(*arguments, **keywords)
+    except SystemExit:
+        raise
+    except BaseException as error:
+        hide_our_frames(error)
+        raise

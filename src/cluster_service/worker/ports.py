@@ -1,0 +1,133 @@
+"""Shared ports without the kernel's help: ``bind`` and ``listen`` of Python's own sockets ask the guardian.
+
+Only in ``--share python``. A program written in Python that binds a shared address gets the service's socket in place of its
+own, over the same descriptor; what binds outside of ``socket.socket`` (an extension with its own bind) is not reached.
+
+- The descriptor's number and its inheritance stay; so does the Python object's timeout. O_NONBLOCK belongs to the shared
+  socket, so the guardian sets it when the program had set it, and nobody takes it back.
+- Errors are those of ``bind`` alone: the same OSError, number and text.
+- Whatever cannot be shared (port 0, other families) is bound as ever, and so is everything once the service is gone.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+from _socket import socket as Socket  # noqa: N812 - the C class, whose methods do the real thing
+from array import array
+from threading import Lock
+from typing import Any, Dict, Optional, Tuple
+
+from cluster_service.wire import addresses
+from cluster_service.wire import channel as wire
+
+_FAMILIES = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
+
+
+class Guardian:
+    """The ports pair: one request, then its reply. One thread, of one process, at a time."""
+
+    def __init__(self, fd: int) -> None:
+        self._pair = Socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=fd)
+        self._lock = Lock()
+        self._turn = os.memfd_create("cservice-ports") if hasattr(os, "memfd_create") else None
+        os.register_at_fork(after_in_child=self._after_fork_in_child)
+
+    def ask(self, request: Dict[str, Any]) -> Tuple[Optional[Dict[str, Any]], Optional[int]]:
+        """Return the reply and the descriptor that came with it; (None, None) when the service is gone."""
+        with self._lock:
+            if self._turn is not None:
+                fcntl.lockf(self._turn, fcntl.LOCK_EX)  # children of a fork ask on the same pair
+            try:
+                self._pair.sendall(wire.encode(request))
+                data, ancillary, _, _ = self._pair.recvmsg(wire.LIMIT, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC)
+            except OSError:
+                return None, None
+            finally:
+                if self._turn is not None:
+                    fcntl.lockf(self._turn, fcntl.LOCK_UN)
+        received = array("i")
+        for level, kind, content in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                received.frombytes(content[: len(content) - len(content) % received.itemsize])
+        reply = wire.decode(b'{"type":"reply",' + data[1:]) if data else None
+        return reply, received[0] if received else None
+
+    def _after_fork_in_child(self) -> None:
+        self._lock = Lock()
+
+
+def share_ports(fd: int) -> None:
+    """Have every socket of this process share its address through the guardian at the other end of *fd*."""
+    guardian = Guardian(fd)
+
+    def bind(self: socket.socket, address: Any, /) -> None:  # noqa: ANN401 - as socket.bind
+        request = _bind_request(self, address)
+        if request is None:
+            return Socket.bind(self, address)
+        reply, shared = guardian.ask(request)
+        if reply is None:
+            return Socket.bind(self, address)
+        if not reply["ok"]:
+            raise OSError(reply["errno"], os.strerror(reply["errno"]))
+        if shared is None:
+            return Socket.bind(self, address)
+        try:
+            os.dup2(shared, self.fileno(), inheritable=os.get_inheritable(self.fileno()))
+        finally:
+            os.close(shared)
+        return None
+
+    def listen(self: socket.socket, backlog: int = 128, /) -> None:
+        if self.family in _FAMILIES and self.type == socket.SOCK_STREAM and self.fileno() >= 0:
+            inode = os.fstat(self.fileno()).st_ino
+            reply, _ = guardian.ask({"type": "listen", "inode": inode, "backlog": max(0, backlog)})
+            if reply is not None and not reply["ok"]:
+                raise OSError(reply["errno"], os.strerror(reply["errno"]))
+            if reply is not None and reply.get("shared"):
+                return
+        Socket.listen(self, backlog)
+
+    bind.__doc__, listen.__doc__ = Socket.bind.__doc__, Socket.listen.__doc__
+    socket.socket.bind = bind  # type: ignore[method-assign,assignment]
+    socket.socket.listen = listen  # type: ignore[method-assign,assignment]
+
+
+def _bind_request(sock: socket.socket, address: Any) -> Optional[Dict[str, Any]]:  # noqa: ANN401
+    """Return what to ask the guardian; None for what it need not know of, or what is no address at all."""
+    if sock.family not in _FAMILIES or sock.type not in (socket.SOCK_STREAM, socket.SOCK_DGRAM) or sock.fileno() < 0:
+        return None
+    v6only = sock.family == socket.AF_INET6 and bool(sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY))
+    canonical = _canonical(sock, address, v6only=v6only)
+    if canonical is None:
+        return None
+    return {
+        "type": "bind",
+        "family": int(sock.family),
+        "kind": int(sock.type),
+        "address": canonical,
+        "v6only": v6only,
+        "nonblocking": not os.get_blocking(sock.fileno()),
+    }
+
+
+def _canonical(sock: socket.socket, address: Any, *, v6only: bool) -> Optional[str]:  # noqa: ANN401
+    """Return the address as the guardian spells it. Raises gaierror, as bind does, for a name that is none."""
+    if sock.family == socket.AF_UNIX:
+        if sock.type != socket.SOCK_STREAM or not isinstance(address, (str, bytes)) or not address:
+            return None
+        name = os.fsdecode(address)
+        return f"unix:@{name[1:]}" if name.startswith("\0") else f"unix:{os.path.abspath(name)}"
+    if not isinstance(address, tuple) or len(address) < 2 or not isinstance(address[1], int) or not 0 < address[1] < 65536:
+        return None
+    if not isinstance(address[0], (str, bytes)) or any(address[2:]):
+        return None
+    host = os.fsdecode(address[0]) or ("0.0.0.0" if sock.family == socket.AF_INET else "::")  # noqa: S104
+    host = "255.255.255.255" if host == "<broadcast>" else host
+    found = socket.getaddrinfo(host, address[1], sock.family, sock.type, 0, socket.AI_PASSIVE)[0][4]
+    host = str(found[0])
+    if "%" in host or any(found[2:]):
+        return None  # a link-local address: only meant for one interface
+    kind = "udp" if sock.type == socket.SOCK_DGRAM else "tcp"
+    return str(addresses.Address(kind, host, address[1], dual=host == "::" and not v6only))

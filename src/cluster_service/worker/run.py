@@ -1,0 +1,97 @@
+"""From the interpreter's start to the user's first line.
+
+    boot.py script /abs/worker.py ARGS…                     the file, as if it were run alone
+    boot.py app package.module:app SERVER BIND,BIND ARGS…   the app, on uvicorn or granian
+
+The worker's own variables are taken out of the environment first, so that neither the program nor what it starts sees
+them; what is documented for programs (``CSERVICE_NAME``, …) stays.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Dict, NoReturn, Optional, Sequence
+
+from .imports import install_hooks
+from .runtime import Runtime, install
+
+PUBLIC = ("CSERVICE_NAME", "CSERVICE_GROUP", "CSERVICE_SLOT", "CSERVICE_GENERATION", "CSERVICE_REASON")
+"""The variables of ours that a program may rely on."""
+CANNOT_SERVE = 3
+"""The exit code of an app that cannot be served: not found, no server for it, its address taken, its start-up failed."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Be the worker that *arguments* describe."""
+    settings = _take_settings()
+    runtime = Runtime(_descriptor(settings.get("CSERVICE_CHANNEL")), settings.get("CSERVICE_SHARE", "none"))
+    ports = _descriptor(settings.get("CSERVICE_PORTS"))
+    install(runtime)
+    runtime.start()
+    if ports is not None:
+        from .ports import share_ports  # noqa: PLC0415 - only in that mode
+
+        share_ports(ports)
+    install_hooks(runtime)
+    _buffer_by_line()
+    kind, target, *rest = arguments
+    if kind == "script":
+        from .script import run_script  # noqa: PLC0415
+
+        run_script(target, rest)
+    else:
+        from .app import serve_app  # noqa: PLC0415
+
+        server, binds, *args = rest
+        serve_app(target, server, [bind for bind in binds.split(",") if bind], args)
+
+
+def _take_settings() -> Dict[str, str]:
+    return {
+        name: os.environ.pop(name) for name in list(os.environ) if name.startswith("CSERVICE_") and name not in PUBLIC
+    }
+
+
+def _descriptor(text: Optional[str]) -> Optional[int]:
+    if not text:
+        return None
+    try:
+        fd = int(text)
+        os.set_inheritable(fd, False)
+    except (ValueError, OSError):
+        return None  # what is not open cannot be used; the program runs without
+    return fd
+
+
+def _buffer_by_line() -> None:
+    """Show each line at once, although the output is no terminal."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(line_buffering=True)
+
+
+def refuse(sentence: str, code: int) -> NoReturn:
+    """End the worker, before the program has begun, with a sentence for the operator."""
+    if sys.stderr is not None:
+        sys.stderr.write(f"cservice: {sentence}\n")
+    raise SystemExit(code)
+
+
+def hide_our_frames(error: BaseException) -> None:
+    """Have *error*, if it ends the program, reported without this package's frames above the program's own."""
+    home = os.path.dirname(__file__)
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(home):
+        trace = trace.tb_next
+    hook = sys.excepthook
+
+    def report(kind: type, value: BaseException, seen: object) -> None:
+        if value is error:
+            value.__traceback__ = seen = trace  # type: ignore[assignment]
+        hook(kind, value, seen)  # type: ignore[arg-type]
+
+    sys.excepthook = report
+
+

@@ -1,0 +1,354 @@
+"""What a worker knows of its service: whether it is ready, and when it has to stop.
+
+A stop begins with the channel's ``stop`` (which announces its timeout), with SIGTERM, or with the channel's end (the
+service is gone). From there:
+
+- SIGTERM is handled here, unless the program has installed a handler of its own: then the program decides how it ends,
+  and ``on_worker_stop`` is run beside it.
+- The servers that the runtime knows (``drains``) stop accepting and finish what they hold, watched by a thread of their
+  own, so that the main thread may go on with the request that it is in. Then SIGTERM is handled a second time, in the main
+  thread: ``on_worker_stop`` is run, once, and SystemExit(0) unwinds the program as ``sys.exit`` would.
+- Nothing waits beyond the announced time: shortly before it the worker ends, whatever threads it may still have.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import select
+import signal
+import sys
+import threading  # here, in the main thread: a thread that imported it first would be taken for the main one
+import time
+from _thread import allocate_lock, get_ident
+from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Optional, Set
+
+from .callback import StopCallback
+from .channel import Channel
+from .threads import run_beside
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+DEFAULT_TIMEOUT = 60.0
+"""Seconds to stop in when nobody has announced how long it may take."""
+
+
+class Stop(NamedTuple):
+    """What is known of the stop under way."""
+
+    deadline: float
+    """When the worker should have ended by itself (``time.monotonic()``)."""
+    reason: str
+
+
+class Serving:
+    """A server at work, as a drain knows it. The drains make their own kinds."""
+
+    runs_callback = False
+    """Whether it runs ``on_worker_stop`` itself as it ends."""
+
+    def begin(self) -> None:
+        """Stop accepting. Called from a signal handler: must not block."""
+
+    def drain(self, deadline: float) -> None:
+        """Wait until the requests held are answered, to *deadline* (``time.monotonic()``) at most."""
+
+
+class Runtime:
+    """The worker's side of the service. Made once, in the main thread, before the program runs."""
+
+    def __init__(self, channel: Optional[int], share: str) -> None:
+        self.share = share
+        self.pid = os.getpid()
+        """The worker's process; a fork of it has another."""
+        self.callback = StopCallback()
+        self._stop: Dict[str, Stop] = {}  # at most one; a dictionary, because its setdefault is atomic and needs no lock
+        self._told: Optional[bool] = None
+        self._main = get_ident()
+        self._parent = os.getppid()
+        self._serving: List[Serving] = []
+        self._draining = False
+        self._drained = allocate_lock()
+        self._drained.acquire()
+        self._leaving = False
+        self._exiting = False
+        self._masks: Dict[int, Set[int]] = {}  # of the threads that fork at this moment
+        self._handled = allocate_lock()
+        self._handled.acquire()
+        self._channel = Channel(channel, self._on_message, self._on_channel_end) if channel is not None else None
+
+    def start(self) -> None:
+        """Listen to the channel and to SIGTERM."""
+        signal.signal(signal.SIGTERM, self._on_sigterm)
+        atexit.register(self._at_exit)
+        os.register_at_fork(
+            before=self._before_fork, after_in_parent=self._after_fork_in_parent, after_in_child=self._after_fork_in_child
+        )
+        if self._channel is not None:
+            self._channel.start()
+
+    @property
+    def channel_fd(self) -> Optional[int]:
+        """The channel's descriptor, for a process that is to be handed it."""
+        return None if self._channel is None else self._channel.fd
+
+    # Readiness
+
+    @property
+    def told(self) -> Optional[bool]:
+        """What was last said about readiness; None: nothing yet."""
+        return self._told
+
+    def tell_ready(self, ready: bool) -> None:  # noqa: FBT001 - the message's own field
+        """Say that the worker serves, or (False) that it does not yet. Said twice it is told once."""
+        if ready == self._told:
+            return
+        self._told = ready
+        if self._channel is not None:
+            self._channel.send({"type": "ready", "ready": ready})
+
+    def server_started(self) -> None:
+        """An app's server serves: that is ready, unless the app has said that it is not yet."""
+        if self._told is None:
+            self.tell_ready(True)
+
+    # Stopping
+
+    def serves(self, serving: Serving) -> None:
+        """Drain *serving* when the worker stops."""
+        self._serving.append(serving)
+        if self._draining:
+            serving.begin()
+
+    def serves_no_more(self, serving: Optional[Serving]) -> None:
+        """The server has ended. (Of one that is not known, or no more, nothing need be said.)"""
+        if serving in self._serving:
+            self._serving.remove(serving)
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the worker has been asked to stop."""
+        return bool(self._stop)
+
+    @property
+    def draining(self) -> bool:
+        """Whether the servers have been told to stop accepting."""
+        return self._draining
+
+    @property
+    def deadline(self) -> float:
+        """When the worker should have ended by itself (``time.monotonic()``); infinite as long as it need not stop."""
+        return self._stop["first"].deadline if self._stop else float("inf")
+
+    def remaining(self) -> float:
+        """Seconds left to stop in; the default when no stop was announced."""
+        return max(0.0, self.deadline - time.monotonic()) if self.stopping else DEFAULT_TIMEOUT
+
+    def begin(self, timeout: Optional[float] = None, reason: str = "") -> None:
+        """Take note that the worker has to stop, within *timeout* seconds if that was announced. The first word counts."""
+        if timeout is None:
+            if self._channel is not None and not self.stopping:
+                self._channel.catch_up()  # the announcement is on its way whenever the service has sent the signal
+            timeout = DEFAULT_TIMEOUT
+        # A part of the time is kept for the program's own way out: its finally blocks, its cleanup.
+        deadline = time.monotonic() + max(timeout - 2.0, timeout * 0.8)
+        self._stop.setdefault("first", Stop(deadline, reason))
+
+    def await_exit(self) -> None:
+        """End the calling thread, which has nothing left to do, when the worker is drained; with the main one, the worker."""
+        self._await_drained()  # in the main thread, SIGTERM's handler may raise SystemExit here
+        if get_ident() == self._main:
+            self._leave()
+        raise SystemExit(0)
+
+    def _await_drained(self) -> None:
+        if self._draining and self._drained.acquire(timeout=self.remaining()):
+            self._drained.release()
+
+    def handles_sigterm(self) -> bool:
+        """Whether SIGTERM comes here, rather than to a handler of the program's own."""
+        return signal.getsignal(signal.SIGTERM) == self._on_sigterm
+
+    def _on_message(self, message: Dict[str, Any]) -> None:
+        if message["type"] == "stop":
+            timeout = message.get("timeout")
+            self.begin(float(timeout) if isinstance(timeout, (int, float)) else DEFAULT_TIMEOUT, str(message.get("reason", "")))
+            self._stop_beside()
+            if self.handles_sigterm():
+                run_beside(self._insist, self._handled)
+
+    def _insist(self, seen: Any) -> None:
+        """See to it that the main thread handles SIGTERM, until it has *seen* it.
+
+        A system call that it enters at the moment the signal arrives is not interrupted, and Python's handlers run between
+        system calls; it might wait in there for ever. Only our own handler is insisted on: it takes any number.
+        """
+        while not seen.acquire(timeout=0.5):
+            if not self.handles_sigterm():
+                return
+            signal.pthread_kill(self._main, signal.SIGTERM)
+
+    def _on_channel_end(self) -> None:
+        run_beside(self._service_is_gone)
+
+    def _service_is_gone(self) -> None:
+        self.begin(reason="the service is gone")
+        self._stop_beside()
+        # The kernel sends SIGTERM when the guardian dies. A second one means "at once" to some programs, so it is sent
+        # from here only where the first cannot have come. (Our own handler takes any number.)
+        if self.handles_sigterm() or not self._parent_died():
+            os.kill(os.getpid(), signal.SIGTERM)
+        self._insist(self._handled)
+
+    def _parent_died(self) -> bool:
+        """Whether the parent's death, which the kernel signals, is what has ended the channel: within a second."""
+        if os.getppid() != self._parent:
+            return True
+        try:
+            fd = os.pidfd_open(self._parent)
+        except (AttributeError, OSError):
+            return os.getppid() != self._parent
+        try:
+            poll = select.poll()
+            poll.register(fd, select.POLLIN)
+            return bool(poll.poll(1000))
+        finally:
+            os.close(fd)
+
+    def _stop_beside(self) -> None:
+        """Run ``on_worker_stop`` beside a program that handles SIGTERM in its own way (and not where a drain will run it)."""
+        if not self.callback.given or self._exiting or self.handles_sigterm():
+            return
+        if any(each.runs_callback for each in self._serving):
+            return
+        # Not a daemon: the interpreter waits for it, so that the program's end does not cut the cleanup short.
+        try:
+            threading.Thread(target=self.callback.run, args=(self.remaining,), name="on_worker_stop", daemon=False).start()
+        except RuntimeError:
+            pass  # the interpreter is ending: _at_exit does it
+
+    def _at_exit(self) -> None:
+        """Run ``on_worker_stop`` if a stop that ends the program was announced only just now. Wait for its end, if it runs."""
+        self._exiting = True
+        if self.pid != os.getpid():
+            return
+        self._await_drained()  # whatever the main thread was doing, it has come to its end before that
+        if self.callback.given and self._channel is not None:
+            self._channel.catch_up()
+        if self.stopping:
+            self.callback.run(self.remaining)
+
+    def _on_sigterm(self, signum: int, frame: Optional[FrameType]) -> None:
+        del frame
+        if self.pid != os.getpid():  # a fork that no hook of Python's has seen
+            signal.signal(signum, signal.SIG_DFL)
+            os.kill(os.getpid(), signum)
+            return
+        if self._handled.locked():
+            self._handled.release()
+        self.begin()
+        if self._draining:
+            if not self._drained.locked():
+                self._leave()
+        elif self._serving:
+            self._draining = True
+            for serving in list(self._serving):
+                serving.begin()
+            run_beside(self._drain)
+        else:
+            self._leave()
+
+    def _drain(self) -> None:
+        for serving in list(self._serving):
+            try:
+                serving.drain(self.deadline)
+            except Exception as error:  # noqa: BLE001 - the worker must end all the same
+                complain(f"{type(serving).__name__} could not be drained: {error!r}")
+        self._drained.release()
+        left = allocate_lock()
+        left.acquire()
+        while not self._leaving and self.handles_sigterm():
+            signal.pthread_kill(self._main, signal.SIGTERM)
+            left.acquire(timeout=0.5)
+
+    def _leave(self) -> None:
+        """Run ``on_worker_stop`` and end the program. In the main thread, most often within SIGTERM's handler."""
+        if self._leaving:
+            return
+        self._leaving = True
+        run_beside(self._end_in_time)
+        asyncio = sys.modules.get("asyncio")
+        loop = asyncio._get_running_loop() if asyncio is not None else None  # noqa: SLF001 - documented for C extensions
+        if loop is None:
+            self.callback.run(self.remaining)
+            raise SystemExit(0)
+        # Not in the middle of the program's frames, but between two of the loop's callbacks.
+        loop.call_soon_threadsafe(self._leave_loop, loop)
+
+    def _leave_loop(self, loop: Any) -> None:
+        if not self.callback.given:
+            raise SystemExit(0)
+        task = loop.create_task(self.callback.run_in_loop(self.remaining))
+        task.add_done_callback(_exit)
+
+    def _end_in_time(self) -> None:
+        """End a program that SystemExit does not end: it has threads that go on, or catches everything."""
+        never = allocate_lock()
+        never.acquire()
+        never.acquire(timeout=self.remaining() + 1.0)
+        names = [
+            thread.name
+            for thread in threading.enumerate()
+            if not thread.daemon and thread is not threading.main_thread()
+        ]
+        complain(f"the time to stop is over; ended with {'threads still at work: ' + ', '.join(names) if names else 'force'}")
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
+        os._exit(0)
+
+    def _before_fork(self) -> None:
+        """Hold SIGTERM back, so that a child gets it, however early, when it is the child's own affair."""
+        self._masks[get_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def _after_fork_in_parent(self) -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._masks.pop(get_ident()))
+
+    def _after_fork_in_child(self) -> None:
+        """A fork is no worker: it ends at SIGTERM as any process does, and knows no server."""
+        if self.handles_sigterm():
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        mask = self._masks.pop(get_ident())
+        self._masks.clear()
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        self._serving.clear()
+        self._draining = self._leaving = False
+        self._stop.clear()
+        self.callback = StopCallback()
+
+
+def _exit(done: object) -> None:
+    del done
+    raise SystemExit(0)
+
+
+def complain(sentence: str) -> None:
+    """Say something to the operator that does not end the worker."""
+    if sys.stderr is not None:
+        sys.stderr.write(f"cservice: {sentence}\n")
+
+
+_current: List[Runtime] = []
+
+
+def current() -> Optional[Runtime]:
+    """Return this process's runtime; None in a program that is no worker."""
+    return _current[0] if _current else None
+
+
+def install(runtime: Runtime) -> None:
+    """Make *runtime* this process's own."""
+    _current[:] = [runtime]
+
+

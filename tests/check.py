@@ -1,0 +1,33 @@
+"""Everything that must hold, in one command: python -m tests.check [arguments of pytest]."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+STEPS = {
+    "lint": ["ruff", "check"],
+    "types": ["mypy"],
+    "tests": ["pytest"],
+}
+"""Step -> the module that does it, and its arguments. The fastest comes first; the tests close the output."""
+
+
+def main() -> int:
+    """Run every step, also after one has failed; return 0 when all passed."""
+    failed = []
+    for step, (module, *arguments) in STEPS.items():
+        print(f"== {step}: {module} {' '.join(arguments)}".rstrip(), flush=True)
+        more = sys.argv[1:] if step == "tests" else []
+        if subprocess.run([sys.executable, "-m", module, *arguments, *more], cwd=ROOT, check=False).returncode:
+            failed.append(step)
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+    return bool(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

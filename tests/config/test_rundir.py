@@ -1,0 +1,190 @@
+"""The private directory, and who runs a name."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cluster_service import rundir
+from cluster_service.control.errors import CommandError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a directory of somebody else")
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(CommandError) as caught:
+        rundir.directory(str(path))
+    with pytest.raises(CommandError):
+        rundir.existing(str(path))
+    assert caught.value.code == "bad_request"
+    return f"{caught.value.message} {caught.value.hint}"
+
+
+def test_where_it_is(tmp_path: Path) -> None:
+    private, shared = tmp_path / "private", tmp_path / "shared"
+    private.mkdir(mode=0o700)
+    shared.mkdir(mode=0o755)
+    tmp = {"TMPDIR": str(tmp_path)}
+    uid = os.geteuid()
+    table: list[tuple[dict[str, str], str]] = [
+        ({"CSERVICE_RUN_DIR": "/own", "XDG_RUNTIME_DIR": str(private)}, "/own"),
+        ({"RUNTIME_DIRECTORY": str(private), "XDG_RUNTIME_DIR": str(shared)}, str(private)),
+        ({"RUNTIME_DIRECTORY": f"{private}:/other"}, str(private)),
+        ({"RUNTIME_DIRECTORY": str(shared)}, f"{shared}/cluster-service"),
+        ({"XDG_RUNTIME_DIR": str(private)}, f"{private}/cluster-service"),
+    ]
+    for environ, path in table:
+        assert rundir.place(environ=environ) == path
+    assert rundir.place("explicit", {"CSERVICE_RUN_DIR": "/own"}) == os.path.abspath("explicit")
+    if not os.path.isdir(f"/run/user/{uid}"):
+        assert rundir.place(environ=tmp) == f"{tmp_path}/cluster-service-{uid}"
+        assert rundir.place(environ={**tmp, "XDG_RUNTIME_DIR": "/nosuch"}) == f"{tmp_path}/cluster-service-{uid}"
+        assert rundir.place(environ={**tmp, "XDG_RUNTIME_DIR": "relative"}) == f"{tmp_path}/cluster-service-{uid}"
+        assert rundir.place(environ={}) == f"/tmp/cluster-service-{uid}"
+
+
+def test_it_is_made_private_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        path = rundir.directory(str(tmp_path / "a" / "b"))
+    finally:
+        os.umask(before)
+    assert os.stat(path).st_mode & 0o777 == 0o700
+    assert rundir.directory(path) == path
+
+
+def test_looking_makes_nothing(tmp_path: Path) -> None:
+    assert rundir.existing(str(tmp_path / "run")) is None
+    assert rundir.find("default", str(tmp_path / "run")) is None
+    assert rundir.running(str(tmp_path / "run")) == []
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_directory_that_others_can_enter(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run").chmod(0o750)
+    assert "chmod 700" in refusal(tmp_path / "run")
+
+
+def test_a_symbolic_link(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir(mode=0o700)
+    (tmp_path / "run").symlink_to(tmp_path / "real")
+    assert "symbolic link" in refusal(tmp_path / "run")
+
+
+def test_a_file(tmp_path: Path) -> None:
+    (tmp_path / "run").touch()
+    assert "not a directory" in refusal(tmp_path / "run")
+
+
+@NEEDS_ROOT
+def test_a_directory_of_somebody_else(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir(mode=0o700)
+    os.chown(tmp_path / "run", 12345, 12345)
+    assert "belongs to user 12345" in refusal(tmp_path / "run")
+    os.chown(tmp_path, 12345, 12345)
+    environ = {"XDG_RUNTIME_DIR": str(tmp_path), "TMPDIR": "/tmp"}
+    assert not rundir.place(environ=environ).startswith(str(tmp_path))
+
+
+def test_a_directory_that_cannot_be_made() -> None:
+    with pytest.raises(CommandError, match="cannot be made"):
+        rundir.directory("/proc/nosuch/run")
+
+
+@pytest.mark.parametrize("name", ["web", "W", "a.b-c_d1", "x" * 64])
+def test_names(name: str) -> None:
+    assert rundir.check_name(name) == name
+
+
+@pytest.mark.parametrize("name", ["", "1", "-a", ".a", "a/b", "..", "a b", "x" * 65, "ä", "a\n", "a\0"])
+def test_bad_names(name: str) -> None:
+    with pytest.raises(CommandError, match="cannot be a name"):
+        rundir.check_name(name)
+
+
+def test_the_longest_path_of_a_socket() -> None:
+    with pytest.raises(CommandError, match="107 bytes"):
+        rundir.socket_path("/" + "x" * 100, "default")
+
+
+def test_the_lock(tmp_path: Path) -> None:
+    directory = rundir.directory(str(tmp_path / "run"))
+    assert rundir.holder(directory, "web") is None
+    lock = rundir.take_lock(directory, "web")
+    held = rundir.holder(directory, "web")
+    assert held is not None
+    assert (held.name, held.pid) == ("web", os.getpid())
+    assert rundir.find("web", directory) == (directory, held)
+    assert rundir.running(directory) == [held]
+    with pytest.raises(rundir.Held, match=f"pid {os.getpid()}") as caught:
+        rundir.take_lock(directory, "web")
+    assert caught.value.holder == held
+    rundir.write_lock(lock, "web", 7)
+    assert rundir.holder(directory, "web") == rundir.Holder("web", 7, held.since)
+    os.close(rundir.take_lock(directory, "other"))
+    os.close(lock)
+    assert rundir.holder(directory, "web") is None
+    assert rundir.running(directory) == []
+    os.close(rundir.take_lock(directory, "web"))
+
+
+def test_a_lock_that_is_removed_by_its_holder_is_not_taken_for_the_new_one(tmp_path: Path) -> None:
+    directory = rundir.directory(str(tmp_path / "run"))
+    first = rundir.take_lock(directory, "web")
+    os.unlink(rundir.lock_path(directory, "web"))
+    second = rundir.take_lock(directory, "web")
+    assert rundir.holder(directory, "web") is not None
+    os.close(first)
+    assert rundir.holder(directory, "web") is not None
+    os.close(second)
+
+
+def test_a_lock_file_is_no_symbolic_link(tmp_path: Path) -> None:
+    directory = rundir.directory(str(tmp_path / "run"))
+    (tmp_path / "target").touch()
+    os.symlink(tmp_path / "target", rundir.lock_path(directory, "web"))
+    assert rundir.holder(directory, "web") is None
+    with pytest.raises(OSError, match="symbolic"):
+        rundir.take_lock(directory, "web")
+
+
+def test_a_lock_without_words_is_a_service_that_is_just_starting(tmp_path: Path) -> None:
+    directory = rundir.directory(str(tmp_path / "run"))
+    lock = rundir.take_lock(directory, "web")
+    os.ftruncate(lock, 0)
+    assert rundir.holder(directory, "web") == rundir.Holder("web", 0, "")
+    os.close(lock)
+
+
+def test_those_who_look_never_keep_a_service_from_starting(tmp_path: Path) -> None:
+    directory = rundir.directory(str(tmp_path / "run"))
+    os.close(rundir.take_lock(directory, "web"))
+    look = f"from cluster_service import rundir\nfor _ in range(2000): rundir.holder({directory!r}, 'web')"
+    lookers = [subprocess.Popen([sys.executable, "-c", look]) for _ in range(2)]
+    while any(looker.poll() is None for looker in lookers):
+        os.close(rundir.take_lock(directory, "web"))
+    assert [looker.wait() for looker in lookers] == [0, 0]
+
+
+def test_waiting_for_the_end(tmp_path: Path) -> None:
+    directory = rundir.directory(str(tmp_path / "run"))
+    path = rundir.lock_path(directory, "web")
+    assert rundir.wait_free(path, 0.0)
+    lock = rundir.take_lock(directory, "web")
+    assert not rundir.wait_free(path, 0.0)
+    assert not rundir.wait_free(path, 0.05)
+    freed: list[bool] = []
+    waiter = threading.Thread(target=lambda: freed.append(rundir.wait_free(path, 20)))
+    waiter.start()
+    os.close(lock)
+    waiter.join()
+    assert freed == [True]

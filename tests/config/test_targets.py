@@ -1,0 +1,179 @@
+"""What a target is, where it is, and which interpreter runs it."""
+
+from __future__ import annotations
+
+import ast
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.config.asking import make, release, sentence
+
+
+@pytest.mark.parametrize(
+    ("target", "kind", "located"),
+    [
+        ("worker.py", "script", "{here}/worker.py"),
+        ("./worker.py", "script", "{here}/worker.py"),
+        ("releases/../worker.py", "script", "{here}/worker.py"),
+        ("broken.py", "script", "{here}/broken.py"),
+        ("shop:application", "app", "shop:application"),
+        ("shop:application.handler", "app", "shop:application.handler"),
+    ],
+)
+def test_what_a_target_is(here: Path, target: str, kind: str, located: str) -> None:
+    found = release(target)
+    assert (found.kind, found.target) == (kind, located.format(here=here))
+    assert found.python == sys.executable
+
+
+def test_an_app_is_served_where_it_is_bound() -> None:
+    assert release("shop:application").binds == ("127.0.0.1:8000",)
+    bound = release("shop:application", bind=[":8001", "unix:shop.sock", ":8001"])
+    assert bound.binds == ("0.0.0.0:8001", f"unix:{Path.cwd()}/shop.sock")
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("nosuch.py", ("no such file: nosuch.py",)),
+        ("wroker.py", ("wroker.py", "did you mean 'worker.py'?")),
+        ("releases", ("releases", "is a directory")),
+        ("./nosuch", ("no such file: ./nosuch",)),
+        ("nosuch", ("'nosuch'", "PATH", "-- node server.js")),
+        ("nosuch:app", ("no module 'nosuch'",)),
+        ("shopp:application", ("no module 'shopp'", "did you mean 'shop'?")),
+        ("shop.inner:app", ("no module 'shop.inner'",)),
+        ("shop:app", ("shop.py", "defines no 'app'", "application")),
+        ("shop:", ("package.module:app",)),
+        ("shop:1", ("package.module:app",)),
+        (":app", ("package.module:app",)),
+        (None, ("TARGET", "worker.py")),
+    ],
+)
+def test_a_target_that_is_not_there(target: str | None, words: tuple[str, ...]) -> None:
+    told = sentence(lambda: make(target))
+    for word in words:
+        assert word in told
+
+
+def test_a_program(here: Path) -> None:
+    (here / "serve").write_text("#!/bin/sh\n")
+    (here / "serve").chmod(0o755)
+    found = release("sh", "-c", "exit", program=True)
+    assert (found.kind, found.args, found.python) == ("command", ("-c", "exit"), "")
+    assert os.path.isabs(found.target)
+    assert release("./serve", program=True).target == str(here / "serve")
+    assert release("serve").kind == "command"
+    assert release("sh").kind == "command"
+    (here / "serve").write_text("#!/usr/bin/env python3\n")
+    assert release("serve").kind == "script"
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("nosuch-program", ("nosuch-program", "PATH")),
+        ("./nosuch", ("./nosuch",)),
+        ("./worker.py", ("not executable", "chmod +x")),
+        ("worker.py", ("'worker.py'", "To run the file")),
+    ],
+)
+def test_a_program_that_is_not_there(target: str, words: tuple[str, ...]) -> None:
+    told = sentence(lambda: make(target, program=True))
+    for word in words:
+        assert word in told
+
+
+def test_the_target_is_the_caller_s_and_the_directory_the_workers(here: Path) -> None:
+    found = release("worker.py", cwd="releases")
+    assert (found.target, found.cwd) == (str(here / "worker.py"), str(here / "releases"))
+    found = release("v2.py", cwd="releases")
+    assert found.target == str(here / "releases" / "v2.py")
+
+
+def fake_venv(directory: Path) -> str:
+    """A virtual environment as far as starting its interpreter goes."""
+    python = directory / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.symlink_to(sys.executable)
+    return str(python)
+
+
+def test_the_target_s_own_virtual_environment(here: Path) -> None:
+    beside = fake_venv(here / "releases")
+    assert release("releases/v2.py").python == beside
+    assert release("worker.py").python == sys.executable
+    assert release("worker.py", cwd="releases").python == beside
+    own = fake_venv(here)
+    assert release("worker.py").python == own
+    assert release("worker.py", python="releases/.venv").python == beside
+    assert release("worker.py", python="releases/.venv/bin/python").python == beside
+    assert release("releases/v2.py").python == beside
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("from stdlib import *\n", True),
+        ("globals()['app'] = 1\n", True),
+        ("def __getattr__(name): return 1\n", True),
+        ("import sys\nsys.modules[__name__].app = 1\n", True),
+        ("try:\n    app = 1\nexcept ImportError:\n    pass\n", True),
+        ("if (app := 1):\n    pass\n", True),
+        ("with open('x') as app:\n    pass\n", True),
+        ("for app in []:\n    pass\n", True),
+        ("(app, other), *rest = []\n", True),
+        ("def make():\n    global app\n    app = 1\n", True),
+        ("import package.app as app\n", True),
+        ("from package import app\n", True),
+        ("class app: pass\n", True),
+        ("async def app(): pass\n", True),
+        ("this does not compile\n", True),
+        ("def make():\n    app = 1\n", False),
+        ("class Maker:\n    app = 1\n", False),
+        ("appp = 1\n", False),
+        ("", False),
+    ],
+)
+def test_an_app_is_refused_only_when_it_is_surely_not_there(here: Path, source: str, found: bool) -> None:
+    (here / "module.py").write_text(source)
+    if found:
+        assert release("module:app").target == "module:app"
+    else:
+        assert "defines no 'app'" in sentence(lambda: make("module:app"))
+
+
+def test_packages(here: Path) -> None:
+    (here / "site" / "inner").mkdir(parents=True)  # without __init__.py
+    (here / "site" / "inner" / "web.py").write_text("app = 1\n")
+    (here / "whole").mkdir()
+    (here / "whole" / "__init__.py").write_text("")
+    (here / "whole" / "app.py").write_text("")
+    (here / "own").mkdir()
+    (here / "own" / "web.py").write_text("app = 1\n")
+    for target in ("site.inner.web:app", "whole:app", "own.web:app"):
+        if target.startswith("site."):
+            continue  # the standard library's module of that name comes first or not: nothing is sure
+        assert release(target).target == target
+    assert "no module 'whole.nosuch'" in sentence(lambda: make("whole.nosuch:app"))
+    assert "did you mean 'web'?" in sentence(lambda: make("own.wbe:app"))
+    assert release("web:app", cwd="own").cwd == str(here / "own")
+    assert release("own.web:app", env={"PYTHONPATH": "nowhere"}).env == (("PYTHONPATH", "nowhere"),)
+    assert release("web:app", env={"PYTHONPATH": str(here / "own")}).target == "web:app"
+
+
+def test_the_probe_can_be_read_by_every_python_that_workers_may_have() -> None:
+    from cluster_service.config import probe
+
+    ast.parse(Path(probe.__file__).read_text(encoding="utf-8"), feature_version=(3, 9))
+
+
+def test_another_python_that_is_too_old(here: Path) -> None:
+    (here / "python2").write_text("#!/bin/sh\necho '{\"version\": [3, 8]}'\n")
+    (here / "python2").chmod(0o755)
+    told = sentence(lambda: make(python="./python2"))
+    assert "Python 3.8" in told
+    assert "3.9" in told

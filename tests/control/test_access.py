@@ -1,0 +1,205 @@
+"""Who may knock, and for what: the tables."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cluster_service.control.access import BURST, PEERS, REFILL, Access, Admission, Knock, check_right
+from cluster_service.control.errors import CommandError
+
+if TYPE_CHECKING:
+    from cluster_service.control.registry import Level
+
+KEY = "a key of more than sixteen letters"
+HOST = ("host", "localhost:11987")
+
+
+def knock(
+    *headers: tuple[str, str], peer: str = "127.0.0.1", local: str = "127.0.0.1", **more: tuple[str, ...]
+) -> Knock:
+    return Knock("tcp", peer, local, headers, **more)
+
+
+def refused(access: Access, request: Knock) -> str:
+    """Return the code of the refusal, or the empty text."""
+    try:
+        access.check_origin(request)
+        access.admit(request, 0.0)
+    except CommandError as error:
+        return "told the key" if KEY in str(error) + error.hint else error.code
+    return ""
+
+
+BEARER = ("authorization", f"Bearer {KEY}")
+
+
+@pytest.mark.parametrize(
+    ("host", "code"),
+    [
+        (("localhost:11987",), ""),
+        (("LOCALHOST",), ""),
+        (("127.0.0.1:11987",), ""),
+        (("127.0.0.53",), ""),
+        (("[::1]:11987",), ""),
+        (("[::ffff:127.0.0.1]",), ""),
+        (("web.example:80",), ""),
+        (("10.0.0.7:11987",), ""),
+        ((), "misdirected"),
+        (("localhost", "localhost"), "misdirected"),
+        (("",), "misdirected"),
+        (("attacker.example",), "misdirected"),
+        (("localhost.attacker.example",), "misdirected"),
+        (("localhost@attacker.example",), "misdirected"),
+        (("127.0.0.1.attacker.example",), "misdirected"),
+        (("10.0.0.8",), "misdirected"),
+        (("local host",), "misdirected"),
+        (("[::1",), "misdirected"),
+        (("localhost:port",), "misdirected"),
+        (("0.0.0.0",), "misdirected"),
+    ],
+)
+def test_the_host_must_be_ours(host: tuple[str, ...], code: str) -> None:
+    access = Access([KEY], trusted_hosts=["Web.example"], bound=["localhost"])
+    request = knock(*(("host", value) for value in host), BEARER, local="10.0.0.7")
+    assert refused(access, request) == code
+
+
+@pytest.mark.parametrize(
+    ("headers", "code"),
+    [
+        ((), ""),
+        ((("origin", "http://localhost:11987"),), ""),
+        ((("origin", "null"),), "forbidden"),
+        ((("origin", "http://localhost:8000"),), "forbidden"),
+        ((("origin", "http://attacker.example"),), "forbidden"),
+        ((("origin", "file://localhost:11987"),), "forbidden"),
+        ((("origin", ""),), "forbidden"),
+        ((("origin", "http://localhost:11987"), ("origin", "null")), "forbidden"),
+        ((("sec-fetch-site", "none"),), ""),
+        ((("sec-fetch-site", "same-origin"),), ""),
+        ((("sec-fetch-site", "same-site"),), "forbidden"),
+        ((("sec-fetch-site", "cross-site"),), "forbidden"),
+    ],
+)
+def test_web_pages_of_others_are_refused(headers: tuple[tuple[str, str], ...], code: str) -> None:
+    assert refused(Access([KEY]), knock(HOST, BEARER, *headers)) == code
+
+
+@pytest.mark.parametrize(
+    ("request_", "code"),
+    [
+        (knock(HOST, BEARER), ""),
+        (knock(HOST, ("authorization", f"bearer   {KEY}")), ""),
+        (knock(HOST, ("x-access-key", KEY)), ""),
+        (knock(HOST, query_keys=(KEY,)), ""),
+        (knock(HOST, body_keys=(KEY,)), ""),
+        (knock(HOST, BEARER, query_keys=(KEY,)), ""),
+        (knock(HOST), "unauthorised"),
+        (knock(HOST, ("authorization", "Bearer ")), "unauthorised"),
+        (knock(HOST, ("authorization", f"Basic {KEY}")), "unauthorised"),
+        (knock(HOST, ("x-access-key", KEY + "x")), "unauthorised"),
+        (knock(HOST, ("x-access-key", KEY[:-1])), "unauthorised"),
+        (knock(HOST, query_keys=("",)), "unauthorised"),
+        (knock(HOST, ("x-access-key", "schlüssel")), "unauthorised"),
+        (knock(HOST, BEARER, query_keys=("other",)), "bad_request"),
+        (knock(HOST, ("x-access-key", "other"), body_keys=(KEY,)), "bad_request"),
+        (knock(HOST, query_keys=(KEY, "other")), "bad_request"),
+    ],
+)
+def test_the_key(request_: Knock, code: str) -> None:
+    assert refused(Access([KEY]), request_) == code
+
+
+def test_a_key_of_other_letters_is_sent_as_utf_8() -> None:
+    key = "schlüssel-ключ-鍵-0123456789"
+    sent = key.encode().decode("latin-1")
+    assert refused(Access([key]), knock(HOST, ("authorization", f"Bearer {sent}"))) == ""
+    assert refused(Access([key]), knock(HOST, query_keys=(key,))) == ""
+
+
+def test_each_of_several_keys_opens_and_is_told_by_its_number() -> None:
+    access = Access(["first key of the two", "second key of the two"])
+    assert access.admit(knock(HOST, ("x-access-key", "second key of the two")), 0.0).key == "key2"
+    assert access.admit(knock(HOST, ("x-access-key", "first key of the two")), 0.0).key == "key1"
+
+
+def test_without_a_key_nothing_opens_the_tcp_door() -> None:
+    for access in (Access(), Access([""])):
+        assert refused(access, knock(HOST, query_keys=("",))) == "unauthorised"
+        assert refused(access, knock(HOST)) == "unauthorised"
+
+
+@pytest.mark.parametrize(
+    ("allowed", "peer", "code"),
+    [
+        ("true", "127.0.0.1", ""),
+        ("true", "10.0.0.9", ""),
+        ("loopback", "127.0.0.1", ""),
+        ("loopback", "10.0.0.9", "unauthorised"),
+        ("false", "127.0.0.1", "unauthorised"),
+    ],
+)
+def test_the_key_in_the_query_can_be_narrowed(allowed: str, peer: str, code: str) -> None:
+    assert refused(Access([KEY], allow_query_key=allowed), knock(HOST, peer=peer, query_keys=(KEY,))) == code
+
+
+@pytest.mark.parametrize(
+    ("request_", "level"),
+    [
+        (Knock("unix", "uid:0", headers=(HOST,)), "local"),
+        (knock(HOST, BEARER), "local"),
+        (knock(("host", "[::1]:11987"), BEARER, peer="::1"), "local"),
+        (knock(HOST, BEARER, peer="::ffff:127.0.0.1"), "local"),
+        (knock(HOST, BEARER, peer="10.0.0.9"), "remote"),
+        (knock(("host", "web.example"), BEARER), "remote"),
+        (knock(HOST, BEARER, ("x-forwarded-for", "127.0.0.1")), "remote"),
+        (knock(HOST, BEARER, ("forwarded", "for=127.0.0.1")), "remote"),
+        (knock(HOST, BEARER, ("via", "1.1 proxy")), "remote"),
+        (knock(HOST, BEARER, ("x-real-ip", "127.0.0.1")), "remote"),
+    ],
+)
+def test_who_is_local(request_: Knock, level: str) -> None:
+    access = Access([KEY], trusted_hosts=["web.example"])
+    access.check_origin(request_)
+    assert access.admit(request_, 0.0).level == level
+
+
+@pytest.mark.parametrize(
+    ("level", "local", "remote"),
+    [("remote", True, True), ("local", True, False), ("inproc", False, False), ("disabled", False, False)],
+)
+def test_rights(level: Level, local: bool, remote: bool) -> None:
+    def allowed(admission: Admission) -> bool:
+        try:
+            check_right("greet", level, admission)
+        except CommandError as error:
+            return error.code != "forbidden"
+        return True
+
+    assert allowed(Admission("owner", "local")) is local
+    assert allowed(Admission("key1", "remote")) is remote
+
+
+def test_wrong_keys_are_limited_for_each_peer_and_forgiven_in_time() -> None:
+    access = Access([KEY])
+
+    def code(peer: str, key: str, now: float) -> str:
+        try:
+            access.admit(knock(HOST, ("x-access-key", key), peer=peer), now)
+        except CommandError as error:
+            return error.code
+        return ""
+
+    assert [code("10.0.0.9", "wrong", 0.0) for _ in range(BURST)] == ["unauthorised"] * BURST
+    assert code("10.0.0.9", KEY, 0.0) == "too_many_requests"
+    assert code("10.0.0.10", KEY, 0.0) == ""
+    assert code("10.0.0.9", KEY, 1.01 / REFILL) == ""
+    for number in range(PEERS + 1):
+        code(f"peer {number}", "wrong", 0.0)
+    assert len(access._tries) == PEERS
+
+
+def test_no_key_is_shown() -> None:
+    assert KEY not in repr(Access([KEY])) + repr(knock(HOST, body_keys=(KEY,)))

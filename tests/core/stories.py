@@ -1,0 +1,66 @@
+"""Short ways to tell a story on a simulated machine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from cluster_service.core import events
+from cluster_service.core.spec import GroupSpec, Release, RestartPolicy, Spec
+from cluster_service.testing import Program, World
+
+if TYPE_CHECKING:
+    from cluster_service.core.operations import Operation
+
+E = TypeVar("E")
+
+GOOD = Program(boot=0.5)
+BROKEN = Program(boot=1.0, dies_at=0.3, lines=("Traceback (most recent call last):", "ImportError: no module named x"))
+HANGS = Program(boot=1e9, not_yet=True)
+
+
+def world(count: int = 2, program: Program = GOOD, kind: Any = "script", give_up: Any = "never", **more: Any) -> World:
+    """A service with the group ``web`` of *count* workers that run *program*. *more*: settings of the group."""
+    group = GroupSpec("web", count, Release(kind, "app"), **more)
+    return World(Spec("default", (group,), give_up), {"app": program})
+
+
+def started(count: int = 2, program: Program = GOOD, **more: Any) -> World:
+    """The same, with all of its workers serving."""
+    made = world(count, program, **more)
+    assert made.run_until(lambda: not running(made), 120.0)
+    assert len(made.serving()) == count
+    made.events.clear()
+    return made
+
+
+def policy(**fields: Any) -> RestartPolicy:
+    return RestartPolicy(**fields)
+
+
+def operation(made: World) -> Operation:
+    """The last one."""
+    assert made.cluster is not None
+    return made.cluster.last_operation
+
+
+def running(made: World) -> list[Operation]:
+    return [] if made.cluster is None else made.cluster.running()
+
+
+def told(made: World, kind: type[E]) -> list[E]:
+    """The events of one kind that were published."""
+    return [event for event in made.events if isinstance(event, kind)]
+
+
+def starts(made: World) -> list[float]:
+    """When workers were started."""
+    return [each.at for each in made.history if isinstance(each.what, events.WorkerStart)]
+
+
+def slots(made: World) -> list[int]:
+    """The slots of the processes that really serve."""
+    return sorted(process.spawn.meta["slot"] for process in made.serving())
+
+
+def generations(made: World) -> list[int]:
+    return sorted(process.spawn.meta["generation"] for process in made.serving())

@@ -1,0 +1,1 @@
+"""A whole service on a simulated machine."""

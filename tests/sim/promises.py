@@ -1,0 +1,288 @@
+"""The promises of the design, checked against what really happens on the machine, not what the master believes.
+
+A ``CheckedWorld`` raises ``Broken`` at the action that breaks a promise, with the story so far. It also keeps a *twin*
+of the core, restored from its notebook, which must decide the same in every turn.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from cluster_service.core import actions, events
+from cluster_service.core.cluster import Cluster
+from cluster_service.core.requests import Rejected, Restart
+from cluster_service.testing import World
+from cluster_service.wire import facts, orders
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from cluster_service.core.spec import GroupSpec, Spec
+    from cluster_service.testing import Process, Program
+
+Place = tuple[str, int]
+"""A group's name and a slot's number."""
+
+PERIOD = 60.0
+UNNOTICED = 1.0
+"""Seconds of a suspension that the core may take for ordinary lateness."""
+
+EPSILON = 1e-6
+
+
+class Broken(AssertionError):
+    """A promise was broken."""
+
+
+@dataclass
+class Announced:
+    """A worker was asked to end."""
+
+    age: float
+    """Seconds for which its process had run."""
+    timeout: float
+
+
+class CheckedWorld(World):
+    """A world that holds the service to its promises."""
+
+    def __init__(self, spec: Spec, programs: Mapping[str, Program]) -> None:
+        self.spawned: set[int] = set()
+        self.announced: dict[int, Announced] = {}
+        self.restarts: dict[Place, list[float]] = defaultdict(list)
+        self.suspensions = 0
+        self.twin: Cluster | None = None
+        self.late = False
+        """The master did not run for a while and has not turned since: it and a twin may forgive different times."""
+        self.working: set[Place] = set()
+        self.excused: set[Place] = set()
+        self.proven: set[str] = set()
+        """Groups of which a worker has been known to say when it is ready: from then on none is guessed to be."""
+        super().__init__(spec, dict(programs))
+        self.kernel.on_order = self._order
+        self.kernel.on_exit = self._exit
+
+    # What the world does, watched.
+
+    def suspend(self, seconds: float) -> None:
+        self.suspensions += 1
+        self.late, self.twin = True, None
+        super().suspend(seconds)
+
+    def hang_master(self, seconds: float) -> None:
+        self.late, self.twin = True, None
+        super().hang_master(seconds)
+
+    def signal(self, name: str) -> None:
+        self.restarts.clear()  # HUP restarts all
+        super().signal(name)
+
+    def request(self, request: Any) -> None:
+        super().request(request)
+        if isinstance(request, Restart):  # an operator who asks for a restart begins a new count
+            self.restarts.clear()
+
+    def _decide(self, cluster: Cluster, event: Any) -> list[actions.Action]:
+        if isinstance(event, facts.Refused):
+            self._judge_refusal(event)
+        if isinstance(event, facts.Snapshot):
+            self.twin = None
+        twin, self.late = self.twin, False
+        if twin is None:
+            return super()._decide(cluster, event)
+        expected: Any
+        try:
+            expected = twin.receive(event, self.clock.now)
+        except Rejected as rejected:
+            expected = rejected.code
+        try:
+            answers = super()._decide(cluster, event)
+        except Rejected as rejected:
+            if rejected.code != expected:
+                self.broken(f"the core restored from its notebook answers {event} with {expected}, not {rejected!r}")
+            raise
+        if answers != expected:
+            self.broken(f"the core restored from its notebook answers {event} with\n{expected}\nnot\n{answers}")
+        if cluster.deadline() != twin.deadline():
+            self.broken(f"the restored core waits until {twin.deadline()}, not {cluster.deadline()}")
+        return answers
+
+    def _order(self, order: Any) -> None:
+        """Look at an order that reaches the guardian."""
+        if not isinstance(order, orders.Spawn):
+            return
+        if order.worker <= max(self.spawned, default=0):
+            self.broken(f"the number {order.worker} is used again")
+        self.spawned.add(order.worker)
+        self._check_rate((order.meta["group"], order.meta["slot"]), order.meta["reason"])
+
+    def _exit(self, process: Process) -> None:
+        if "stop" not in process.state.signals:
+            self.excused.add(place_of(process))
+
+    def _carry_out(self, action: actions.Action) -> None:
+        check = self._CHECKS.get(type(action))
+        if check is not None:
+            check(self, action)
+        super()._carry_out(action)
+
+    # The checks.
+
+    def broken(self, sentence: str) -> None:
+        raise Broken(f"{sentence}\n{self.cluster!r}\n{self.story()}")
+
+    def group_of(self, name: str) -> GroupSpec:
+        assert self.cluster is not None
+        return self.cluster.groups[name].spec
+
+    def wanted(self) -> set[Place]:
+        """The slots that there should be."""
+        assert self.cluster is not None
+        return {(name, number) for name, group in self.cluster.groups.items() for number in group.slots}
+
+    def staying(self, place: Place) -> list[Process]:
+        return [process for process in self.alive(*place) if "stop" not in process.state.signals]
+
+    def _check_start(self, action: actions.Start) -> None:
+        place = (action.group, action.slot)
+        if place not in self.wanted():
+            self.broken(f"{place} is started and not wanted")
+        there = self.staying(place)
+        if len(there) > 1:
+            self.broken(f"{place} has {there} and gets one more")
+        if there and there[0].spawn.meta["generation"] >= action.generation:
+            self.broken(f"{place} has {there} and gets another of generation {action.generation}")
+        slots = [each for each in self.wanted() if each[0] == action.group]
+        surge = max(1, int(len(slots) * 0.33))
+        total = sum(len(self.staying(each)) for each in slots)
+        if there and total + 1 > len(slots) + surge:
+            self.broken(f"{action.group} of {len(slots)} has {total} workers that stay, and gets one more")
+
+    def _check_rate(self, place: Place, reason: str) -> None:
+        if reason != "failure":
+            return
+        policy = self.group_of(place[0]).restart
+        if not policy.auto_restart:
+            self.broken(f"{place} is restarted, and nothing is to be restarted")
+        recent = self.restarts[place]
+        recent.append(self.clock.now)
+        within = [at for at in recent if at > self.clock.now - PERIOD + EPSILON]
+        # the policy counts failures, and a restart comes up to 5 s after one: a minute may hold one restart more
+        if len(within) > policy.per_minute + 1:
+            self.broken(f"{place} was restarted {len(within)} times in a minute, {policy.per_minute} are allowed")
+
+    def _check_stop(self, action: actions.Stop) -> None:
+        process = self.kernel.processes.get(action.worker)
+        if process is None or process.exited or "stop" in process.state.signals:
+            return  # it knows, or the news of its end is on the way
+        first = self.announced.get(action.worker)
+        timeout = action.timeout if first is None else max(first.timeout, action.timeout)
+        self.announced[action.worker] = Announced(process.age, timeout)
+        place = place_of(process)
+        if place not in self.wanted():
+            self.excused.add(place)
+        elif action.reason == "failure":
+            self._check_slow_boot(process)
+        elif process.serving and not self._successors(process):
+            self.broken(f"{process} is asked to end ({action.reason}), and no successor serves")
+
+    def _check_slow_boot(self, process: Process) -> None:
+        allowed = self.group_of(place_of(process)[0]).ready_timeout - UNNOTICED * self.suspensions
+        took = process.age if process.served_after is None else process.served_after
+        if took < allowed - EPSILON:
+            self.broken(f"{process} is asked to end for a slow boot: it had {took:g} s of {allowed:g} s")
+
+    def _successors(self, old: Process) -> list[Process]:
+        """Who may take the place of *old*: it serves, or its end is something that the master cannot know of yet."""
+        unread = {fact.worker for fact in self.kernel.facts if isinstance(fact, facts.Exited)}
+        group, slot = place_of(old)
+        return [
+            process
+            for process in self.kernel.processes.values()
+            if place_of(process) == (group, slot)
+            and process is not old
+            and "stop" not in process.state.signals
+            and (process.serving or process.worker in unread or group not in self.proven)
+        ]
+
+    def _check_kill(self, action: actions.Kill) -> None:
+        process = self.kernel.processes.get(action.worker)
+        if process is None or process.exited:
+            return
+        announced = self.announced.get(action.worker)
+        if announced is None or "stop" not in process.state.signals:
+            self.broken(f"{process} is killed, and nobody had asked it to end")
+            return
+        had = process.age - announced.age
+        if had < announced.timeout - UNNOTICED * self.suspensions - EPSILON:
+            self.broken(f"{process} is killed after {had:g} s, and {announced.timeout:g} s were announced")
+
+    def _check_forget(self, action: actions.Forget) -> None:
+        process = self.kernel.processes.get(action.worker)
+        if process is not None and not process.exited:
+            self.broken(f"{process} is forgotten alive")
+
+    def _check_end(self, action: actions.End) -> None:
+        if not action.now and self.kernel.alive():
+            self.broken(f"the service ends while {self.kernel.alive()} live")
+
+    def _check_publish(self, action: actions.Publish) -> None:
+        event = action.event
+        if isinstance(event, events.WorkerReady) and event.by != "alive":
+            self.proven.add(event.group)
+
+    _CHECKS: ClassVar[dict[type, Callable[[CheckedWorld, Any], None]]] = {
+        actions.Start: _check_start,
+        actions.Stop: _check_stop,
+        actions.Kill: _check_kill,
+        actions.Forget: _check_forget,
+        actions.End: _check_end,
+        actions.Publish: _check_publish,
+    }
+
+    def _judge_refusal(self, refused: facts.Refused) -> None:
+        process = self.kernel.processes.get(refused.worker or 0)
+        if refused.order in {"tell", "signal"} and (process is None or process.exited):
+            return  # it ended before the order arrived
+        self.broken(f"an order was refused: {refused}")
+
+    def check(self) -> None:
+        """Hold the machine as it is now to the promises, and renew the twin. Call it between steps."""
+        if self.kernel.orphans:
+            self.broken(f"something that {self.kernel.orphans} started is left over")
+        if self.cluster is None:
+            self.twin = None
+            return
+        working = {place_of(each) for each in self.serving() if "stop" not in each.state.signals}
+        if self.ended is None and self.answers and not self.kernel.facts:
+            lost = (self.working - working - self.excused) & self.wanted()
+            if lost:
+                self.broken(f"{lost} worked, nobody died, and they do not work any more")
+            self.excused.clear()
+        self.working = working
+        for place in set(self.restarts) - self.wanted():
+            del self.restarts[place]
+        self._renew_twin()
+
+    def _renew_twin(self) -> None:
+        cluster = self.cluster
+        if cluster is None or not self.answers or self.late or self.kernel.facts:
+            return
+        deadline = cluster.deadline()
+        if deadline is not None and deadline <= self.clock.now:
+            return  # the machine was suspended and the master has not turned since
+        self.twin = Cluster.restore(self.spec, json.loads(json.dumps(cluster.snapshot())))
+        wanted = [
+            action
+            for action in self.twin.receive(self.kernel.snapshot(), self.clock.now)
+            if not isinstance(action, actions.Publish)
+        ]
+        if wanted:
+            self.broken(f"nothing has happened, and the core restored from its notebook orders {wanted}")
+
+
+def place_of(process: Process) -> Place:
+    return process.spawn.meta["group"], process.spawn.meta["slot"]

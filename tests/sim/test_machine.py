@@ -1,0 +1,262 @@
+"""A service under everything that may happen to it, on a simulated machine.
+
+Hypothesis chooses what happens; ``promises.CheckedWorld`` checks every action and the machine after every step; at the
+end the faults stop and everything must come to rest as wanted.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from cluster_service.core.requests import ExitNow, Rejected, Restart, Scale, Shutdown, StartGroup
+from cluster_service.core.spec import GroupSpec, Release, RestartPolicy, Spec
+from cluster_service.testing import NEVER, MasterAway, Program
+
+from .promises import CheckedWorld, place_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from cluster_service.core.cluster import Cluster
+
+T = TypeVar("T")
+
+READY_TIMEOUT = 30.0
+STOP_TIMEOUT = 20.0
+
+SETTLE = 900.0
+"""Seconds of virtual time after which everything must be at rest: a slot at its slow pace, a hung boot, a rollout."""
+
+KINDS: dict[str, tuple[Release, Program]] = {
+    # how the programs of each group say that they are ready
+    "web": (Release("script", "web"), Program(ready="listen", addresses=("127.0.0.1:8000",))),
+    "api": (Release("app", "api"), Program(ready="told", addresses=("127.0.0.1:9000",))),
+    "jobs": (Release("command", "jobs"), Program(ready="notify", addresses=())),
+    "plain": (Release("command", "plain"), Program(ready="alive", addresses=())),
+}
+
+GOOD: dict[str, dict[str, Any]] = {
+    "good": {},
+    "quick": {"boot": 0.2, "stop_takes": 1.0},
+    "slow": {"boot": 20.0, "stop_takes": 15.0},
+    "stubborn": {"boot": 0.2, "stop_takes": None},
+    "messy": {"boot": 0.2, "leaves_children": True},
+}
+BAD: dict[str, dict[str, Any]] = {
+    "broken at import": {"boot": 1.0, "dies_at": 0.3},
+    "hangs in start": {"boot": NEVER},
+    "not yet, for ever": {"boot": NEVER, "not_yet": True},
+    "crashes at once": {"boot": 0.2, "dies_at": 0.5},
+    "crashes later": {"boot": 0.2, "dies_at": 13.0},
+    "dies of a signal and leaves a mess": {"boot": 0.2, "dies_at": 3.0, "code": None, "leaves_children": True},
+}
+
+groups = st.sampled_from(sorted(KINDS))
+which = st.integers(min_value=0, max_value=20)
+counts = st.integers(min_value=0, max_value=5)
+policies = st.sampled_from(
+    [RestartPolicy(), RestartPolicy(per_minute=2), RestartPolicy(delay=2.0), RestartPolicy(auto_restart=False)]
+)
+
+
+def pick(choices: Sequence[T], number: int) -> T:
+    return choices[number % len(choices)]
+
+
+def group(name: str, count: int, restart: RestartPolicy) -> GroupSpec:
+    return GroupSpec(
+        name, count, KINDS[name][0], ready_timeout=READY_TIMEOUT, stop_timeout=STOP_TIMEOUT, restart=restart
+    )
+
+
+def program(name: str, behaviour: str) -> Program:
+    changes = dict({**GOOD, **BAD}[behaviour])
+    if name == "plain":  # it serves from the start, for all that anybody can know
+        changes["boot"] = 0.0
+    return replace(KINDS[name][1], **changes)
+
+
+class Machine(RuleBasedStateMachine):
+    world: CheckedWorld
+    how: str
+    """How the service is to end."""
+    after: int
+    """How many things its master does for that before it dies."""
+
+    @initialize(
+        count=st.integers(min_value=1, max_value=5),
+        policy=policies,
+        behaviour=st.sampled_from([*GOOD, *BAD]),
+        how=st.sampled_from(["shutdown", "signal", "exit"]),
+        after=st.integers(min_value=0, max_value=20),
+    )
+    def start(self, count: int, policy: RestartPolicy, behaviour: str, how: str, after: int) -> None:
+        self.how, self.after = how, after
+        programs = {name: program(name, "quick") for name in KINDS} | {"web": program("web", behaviour)}
+        self.world = CheckedWorld(Spec("default", (group("web", count, policy),)), programs)
+
+    def ask(self, request: Any) -> None:
+        with suppress(Rejected, MasterAway):
+            self.world.request(request)
+
+    # What operators do.
+
+    @rule(name=groups, behaviour=st.sampled_from([*GOOD, *BAD]))
+    def deploy(self, name: str, behaviour: str) -> None:
+        self.world.programs[name] = program(name, behaviour)
+
+    @rule(which=which)
+    def restart(self, which: int) -> None:
+        processes = self.world.alive()
+        places = [f"{process.spawn.label}" for process in processes] + [str(process.state.pid) for process in processes]
+        names = sorted({process.spawn.meta["group"] for process in processes})
+        self.ask(Restart(pick(["all", *names, *places, "nobody"], which)))
+
+    @rule(change=st.sampled_from(["0", "1", "2", "4", "+1", "+2", "-1", "-2"]), name=groups)
+    def scale(self, change: str, name: str) -> None:
+        self.ask(Scale(change, name))
+
+    @rule(which=which)
+    def shut_down_some(self, which: int) -> None:
+        labels = {process.spawn.label for process in self.world.alive()}
+        self.ask(Shutdown(pick(sorted(labels | {"web", "api"}), which)))
+
+    @rule(name=groups, count=counts, policy=policies)
+    def add_a_group(self, name: str, count: int, policy: RestartPolicy) -> None:
+        self.ask(StartGroup(group(name, count, policy)))
+
+    @rule()
+    def reload(self) -> None:
+        self.world.signal("HUP")
+
+    # What happens.
+
+    @rule(seconds=st.sampled_from([0.01, 0.3, 2.0, 15.0, 70.0]))
+    def pass_time(self, seconds: float) -> None:
+        self.world.run(seconds)
+
+    @rule(which=which, how=st.sampled_from([0, 1, 9, 11]))
+    def a_worker_dies(self, which: int, how: int) -> None:
+        alive = self.world.alive()
+        if alive:
+            victim = pick(alive, which).worker
+            if how in (9, 11):
+                self.world.kernel.kill(victim, how)
+            else:
+                self.world.kernel.crash(victim, how)
+
+    @rule(times=st.integers(min_value=1, max_value=6))
+    def forks_are_refused(self, times: int) -> None:
+        self.world.kernel.refuse_forks = times
+
+    @rule(after=st.integers(min_value=0, max_value=14), back_in=st.sampled_from([0.1, 3.0, 50.0]))
+    def the_master_dies(self, after: int, back_in: float) -> None:
+        self.world.kill_master(after, back_in)
+
+    @rule(seconds=st.sampled_from([0.2, 5.0, 25.0, 60.0]))
+    def the_master_hangs(self, seconds: float) -> None:
+        self.world.hang_master(seconds)
+
+    @rule(seconds=st.sampled_from([0.5, 8.0, 100.0]))
+    def the_machine_is_suspended(self, seconds: float) -> None:
+        self.world.suspend(seconds)
+
+    @invariant()
+    def promises(self) -> None:
+        if hasattr(self, "world"):
+            self.world.check()
+
+    # The faults stop.
+
+    def teardown(self) -> None:
+        if not hasattr(self, "world"):
+            return
+        come_to_rest(self.world)
+        end(self.world, self.how, self.after)
+
+
+def within(world: CheckedWorld, done: Callable[[], bool], what: str) -> None:
+    if not world.run_until(done, SETTLE):
+        world.broken(f"after {SETTLE:g} s: {what}\n{world!r}\n{world.cluster and world.cluster.operations}")
+
+
+def at_rest(world: CheckedWorld) -> bool:
+    """Whether there is what is wanted, and nothing else."""
+    cluster = world.cluster
+    if cluster is None or not world.answers or cluster.running():
+        return False
+    wanted = {
+        (name, number, slot.generation) for name, each in cluster.groups.items() for number, slot in each.slots.items()
+    }
+    serving = [(*place_of(process), process.spawn.meta["generation"]) for process in world.serving()]
+    return (
+        sorted(serving) == sorted(wanted)
+        and len(world.kernel.processes) == len(serving)
+        and len(cluster.workers) == len(serving)
+    )
+
+
+def core(world: CheckedWorld) -> Cluster:
+    assert world.cluster is not None
+    return world.cluster
+
+
+def stop_faults(world: CheckedWorld) -> None:
+    world.kernel.refuse_forks = 0
+    world.stop_faults()
+    for name in KINDS:
+        world.programs[name] = program(name, "quick")
+    within(world, lambda: world.answers, "the master does not answer")
+
+
+def come_to_rest(world: CheckedWorld) -> None:
+    stop_faults(world)
+    within(world, lambda: not core(world).running(), "an operation does not end")
+    world.check()
+    world.request(Restart("all"))
+    within(world, lambda: not core(world).running(), "a restart with good code does not end")
+    operation = core(world).last_operation
+    if operation.state != "done":
+        world.broken(f"a restart with good code ends as {operation}: {operation.reason}")
+    world.check()
+    within(world, lambda: at_rest(world), "there is not what is wanted")
+    world.check()
+
+
+def end(world: CheckedWorld, how: str, after: int) -> None:
+    """End the service; its master dies *after* so many things that it does for that."""
+    world.kill_master(after + 1)
+    ask_to_end(world, how)
+    within(world, lambda: world.answers or world.ended is not None, "the master does not answer")
+    if world.ended is None and not core(world).ending:
+        ask_to_end(world, how)  # the wish was lost with the master that heard it
+    within(world, lambda: world.ended is not None, "the service does not end")
+    if world.ended != 0 or world.alive():
+        world.broken(f"the service ended with {world.ended} and left {world.alive()}")
+
+
+def ask_to_end(world: CheckedWorld, how: str) -> None:
+    if how == "signal":
+        world.signal("TERM")
+    else:
+        with suppress(Rejected, MasterAway):
+            world.request(ExitNow() if how == "exit" else Shutdown("all"))
+
+
+settings.register_profile(
+    "ci", max_examples=120, stateful_step_count=30, derandomize=True, deadline=None,
+    suppress_health_check=list(HealthCheck),
+)  # fmt: skip
+settings.register_profile(
+    "long", settings.get_profile("ci"), max_examples=5000, stateful_step_count=60, derandomize=False
+)  # fmt: skip
+
+TestMachine = Machine.TestCase
+TestMachine.settings = settings.get_profile(os.environ.get("CSERVICE_SIM", "ci"))

@@ -1,0 +1,1 @@
+"""Whole services, as their users start them."""

@@ -1,0 +1,1 @@
+"""The worker's runtime in real processes; the tests play the guardian."""

@@ -47,10 +47,11 @@ OLD, NEW = 1, 2
         ([(OLD, "killing"), (OLD, "stopping")], "start", []),
         ([(NEW, "serving"), (NEW, "serving")], "nothing", [2]),
         ([(NEW, "gone")], "start", []),
-        # several stale ones: one that serves is kept, else the oldest, and the others make room
-        ([(OLD, "serving"), (3, "starting")], "replace", [2]),
-        ([(OLD, "starting"), (3, "starting")], "replace", [2]),
-        ([(OLD, "starting"), (3, "serving")], "replace", [1]),
+        # several stale ones: one that serves is kept, else the oldest, and the others make room first
+        ([(OLD, "serving"), (3, "starting")], "nothing", [2]),
+        ([(OLD, "starting"), (3, "starting")], "nothing", [2]),
+        ([(OLD, "starting"), (3, "serving")], "nothing", [1]),
+        ([(OLD, "serving"), (3, "ordered")], "nothing", [2]),
         ([(OLD, "serving"), (3, "starting"), (NEW, "starting")], "nothing", [2]),
         ([(OLD, "serving"), (3, "starting"), (NEW, "serving")], "nothing", [1, 2]),
     ],

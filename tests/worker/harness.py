@@ -1,7 +1,8 @@
 """A worker's process and the other end of everything that a guardian gives it.
 
-The tests play the guardian: a channel, a ports pair whose requests a thread answers with real shared sockets, two pipes of
-output. Nobody sleeps: a test waits for a message, a line, or the process's end, with a deadline that only a failure reaches.
+The tests play the guardian: a channel, a ports pair whose requests a thread answers with real shared sockets, two pipes
+of output. Nobody sleeps: a test waits for a message, a line, or the process's end, with a deadline that only a failure
+reaches.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import textwrap
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -87,6 +88,7 @@ class Worker:
             end = ports.connect()
             environment["CSERVICE_PORTS"] = str(end)
             fds.append(end)
+        self.python = python
         self.lines: list[str] = []
         self._grown = threading.Condition()
         self.process = subprocess.Popen(
@@ -166,7 +168,7 @@ class Worker:
         self._reader.join(DEADLINE)
         return code
 
-    def __enter__(self) -> Worker:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -202,7 +204,8 @@ class Ports:
 
     def _serve(self) -> None:
         while True:
-            ready, _, _ = select.select([self._wake_r, *self._ends], [], [])
+            watched: list[Any] = [self._wake_r, *self._ends]
+            ready, _, _ = select.select(watched, [], [])
             if self._wake_r in ready and os.read(self._wake_r, 1) == b"q":
                 return
             for end in [end for end in ready if isinstance(end, socket.socket)]:
@@ -249,7 +252,7 @@ class Ports:
                 return {"ok": True, "shared": True}, []
         return {"ok": True, "shared": False}, []
 
-    def __enter__(self) -> Ports:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -324,7 +327,7 @@ class KeepAlive:
         """Wait for the server's end of the connection."""
         return self.socket.recv(1) == b""
 
-    def __enter__(self) -> KeepAlive:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

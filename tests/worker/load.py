@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from tests.worker.harness import KeepAlive, get
 
@@ -57,9 +57,11 @@ class Load:
         """Wait for *count* more answers."""
         with self._grown:
             target = self.answers + count
-            assert self._grown.wait_for(lambda: self.answers >= target, 30.0), f"{self.answers} answers, {self.failures}"
+            assert self._grown.wait_for(lambda: self.answers >= target, 30.0), (
+                f"{self.answers} answers, {self.failures}"
+            )
 
-    def __enter__(self) -> Load:
+    def __enter__(self) -> Self:
         for thread in self._threads:
             thread.start()
         return self

@@ -33,7 +33,11 @@ PROGRAMS: dict[str, str] = {
     "exits with text": "import sys\nsys.exit('the reason')\n",
     "exits with none": "raise SystemExit\n",
     "interrupted": "raise KeyboardInterrupt\n",
-    "hook": "import sys, traceback\nsys.excepthook = lambda t, e, tb: print(t, e, len(traceback.extract_tb(tb)))\n1 / 0\n",
+    "hook": (
+        "import sys, traceback\n"
+        "sys.excepthook = lambda t, e, tb: print(t, e, len(traceback.extract_tb(tb)))\n"
+        "1 / 0\n"
+    ),
     "missing module": "import no_such_module\n",
     "raises at exit": "import atexit\natexit.register(lambda: print('bye', __name__))\nprint('hi')\n1 / 0\n",
     "deprecated": "import warnings\nwarnings.warn('old', DeprecationWarning)\nprint('on')\n",
@@ -47,8 +51,8 @@ def alone(python: str, *argv: str, cwd: Path | None = None) -> tuple[int, str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     environment["PYTHONDONTWRITEBYTECODE"] = "1"
     done = subprocess.run(
-        [python, *argv], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True, check=False,
-        env=environment, cwd=cwd, timeout=DEADLINE,
+        [python, *argv], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True,
+        check=False, env=environment, cwd=cwd, timeout=DEADLINE,
     )  # fmt: skip
     return done.returncode, done.stdout.rstrip("\n")
 
@@ -187,7 +191,9 @@ def test_its_environment_holds_what_is_documented_and_no_more(python: str, tmp_p
         ("server.js", b"const x = require('http');\n", "cservice: {path} was run as a Python file."),
     ],
 )
-def test_what_cannot_be_run_is_told_in_a_sentence(tmp_path: Path, name: str, content: bytes | None, sentence: str) -> None:
+def test_what_cannot_be_run_is_told_in_a_sentence(
+    tmp_path: Path, name: str, content: bytes | None, sentence: str
+) -> None:
     path = tmp_path / name
     if content is not None:
         path.write_bytes(content)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -73,9 +74,9 @@ def program(tmp_path: Path, kind: str) -> str:
 @contextlib.contextmanager
 def serving(script: str, *args: str, python: str | None = None, ports: Ports, port: int) -> Iterator[Worker]:
     """A worker that serves; it shares *port* with the others of *ports*."""
-    more = {} if python is None else {"python": python}
     count = sum(request["type"] == "listen" for request in ports.requests)
-    with Worker("script", script, str(port), *args, share="python", ports=ports, **more) as worker:
+    python = python or sys.executable
+    with Worker("script", script, str(port), *args, share="python", ports=ports, python=python) as worker:
         ports.wait(lambda requests: sum(request["type"] == "listen" for request in requests) > count)
         yield worker
 
@@ -128,7 +129,7 @@ def test_what_is_held_is_answered(tmp_path: Path, kind: str) -> None:
             slow.send("/slow")
             worker.line("slow")
             worker.stop()
-            with open(fifo, "w"):  # noqa: PTH123 - opens when the handler does
+            with open(fifo, "w"):
                 pass
             status, headers, body = slow.receive()
             assert (status, body) == (200, b"ok")
@@ -138,7 +139,12 @@ def test_what_is_held_is_answered(tmp_path: Path, kind: str) -> None:
 
 def test_a_connection_that_has_not_asked_yet_is_answered(tmp_path: Path) -> None:
     script, port = program(tmp_path, "threads"), free_port()
-    with Ports() as ports, serving(script, ports=ports, port=port) as worker, KeepAlive(port) as new, KeepAlive(port) as other:
+    with (
+        Ports() as ports,
+        serving(script, ports=ports, port=port) as worker,
+        KeepAlive(port) as new,
+        KeepAlive(port) as other,
+    ):
         assert other.ask()[2] == b"ok"  # accepted later than the first
         worker.stop()
         assert other.closed()  # idle: let go; by now the stop has surely begun
@@ -167,7 +173,7 @@ def test_an_answer_that_has_begun_is_finished_and_its_client_may_ask_again(tmp_p
             idle.ask()
             worker.stop()
             assert idle.closed()  # the stop has begun
-        with open(fifo, "w"):  # noqa: PTH123
+        with open(fifo, "w"):
             pass
         _, headers, body = client.receive()
         assert (headers.get("connection"), body) == (None, b"ok")

@@ -50,7 +50,7 @@ def test_it_stops_with_0_after_its_cleanup(python: str, tmp_path: Path) -> None:
         ("cleanup = None", []),
     ],
 )
-def test_cleanups_of_all_kinds(tmp_path: Path, cleanup: str, output: list[str], announce: bool) -> None:  # noqa: FBT001
+def test_cleanups_of_all_kinds(tmp_path: Path, cleanup: str, output: list[str], announce: bool) -> None:
     script = tmp_path / "worker.py"
     script.write_text(
         f"{WAIT}\nimport asyncio, signal, cluster_service\n{cleanup}\n"

@@ -57,26 +57,38 @@ async def app(scope, receive, send):
 """
 
 SCRIPT = """
-import sys, uvicorn
-uvicorn.run(app, port=int(sys.argv[1]), log_level="warning", http=sys.argv[2], loop=sys.argv[3])
-print("after")
+import socket, sys, threading, uvicorn
+port, parser, loop = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+if loop == "uvloop":
+    import uvloop
+    asyncio.run = uvloop.run
+listeners = []
+def make():
+    # Made in Python: uvloop's own bind is not to be shared without the kernel's help.
+    listeners.append(socket.create_server(("127.0.0.1", port)))
+    return uvicorn.Server(uvicorn.Config(app, log_level="warning", http=parser, loop=loop))
 """
 
-THREAD = """
-import sys, uvicorn, threading
-server = uvicorn.Server(uvicorn.Config(app, port=int(sys.argv[1]), log_level="warning", http=sys.argv[2], loop=sys.argv[3]))
-thread = threading.Thread(target=server.run)
+KINDS = {
+    "uvicorn.run": 'uvicorn.run(app, port=port, log_level="warning", http=parser, loop=loop)',
+    "Server.run": "make().run(sockets=listeners)",
+    "a thread": """
+server = make()
+thread = threading.Thread(target=server.run, args=(listeners,))
 thread.start()
 thread.join()
-"""
-
-INSIDE = """
-import sys, uvicorn
+""",
+    "one task of many": """
 async def main():
-    server = uvicorn.Server(uvicorn.Config(app, port=int(sys.argv[1]), log_level="warning", http=sys.argv[2], loop=sys.argv[3]))
-    await asyncio.gather(server.serve(), asyncio.Event().wait())
+    await asyncio.gather(make().serve(sockets=listeners), asyncio.Event().wait())
 asyncio.run(main())
-"""
+""",
+    "the only task": """
+async def main():
+    await make().serve(sockets=listeners)
+asyncio.run(main())
+""",
+}
 
 LOOPS = ["asyncio"] + (["uvloop"] if importlib.util.find_spec("uvloop") else [])
 PARSERS = ["h11"] + (["httptools"] if importlib.util.find_spec("httptools") else [])
@@ -116,28 +128,22 @@ def port() -> int:
     return free_port()
 
 
-def as_app(stack: contextlib.ExitStack, tmp_path: Path, ports: Ports, port: int, *, more: str = "", **env: str) -> Serving:
+def as_app(
+    stack: contextlib.ExitStack, tmp_path: Path, ports: Ports, port: int, *, more: str = "", **env: str
+) -> Serving:
     write(tmp_path / "served.py", APP + more)
     return Serving(stack, tmp_path, ports, "app", "served:app", "uvicorn", f"127.0.0.1:{port}", **env)
 
 
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("parser", PARSERS)
-@pytest.mark.parametrize("kind", ["run", "thread", "inside"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_scripts_lose_no_request(
     tmp_path: Path, stack: contextlib.ExitStack, ports: Ports, port: int, kind: str, parser: str, loop: str
 ) -> None:
-    if kind == "inside" and loop == "uvloop":
-        pytest.skip("the loop is the program's own there")
-    program = {"run": SCRIPT, "thread": THREAD, "inside": INSIDE}[kind]
-    if loop == "uvloop":  # which binds outside of Python; the socket is made in Python for it
-        program = program.replace("uvicorn.run(app, port=int(sys.argv[1])", "uvicorn.Server(uvicorn.Config(app").replace(
-            "loop=sys.argv[3])\n", "loop=sys.argv[3])).run([listener])\n", 1
-        ) if kind == "run" else program.replace("port=int(sys.argv[1]), ", "").replace("=server.run", "=server.run, args=([listener],)")
-        program = (
-            'import socket, sys\nlistener = socket.create_server(("127.0.0.1", int(sys.argv[1])))\n' + program
-        )
-    script = write(tmp_path / "worker.py", APP + program)
+    if kind == "uvicorn.run" and loop == "uvloop":
+        pytest.skip("binds outside of Python")
+    script = write(tmp_path / "worker.py", APP + SCRIPT + KINDS[kind])
     serving = Serving(stack, tmp_path, ports, "script", script, str(port), parser, loop)
     workers = [serving.start(), serving.start()]
     with Load(port) as load:
@@ -181,7 +187,7 @@ def test_everything_held_at_the_stop_is_answered(
         assert idle.closed()
         answer = new.ask()
         assert (answer[0], answer[1]["connection"], answer[2]) == (200, "close", b"ok")
-        with open(fifo, "w"), open(fifo, "w"):  # noqa: PTH123 - opens when the app does
+        with open(fifo, "w"), open(fifo, "w"):
             pass
         answer = slow.receive()
         assert (answer[0], answer[1]["connection"], answer[2]) == (200, "close", b"ok")
@@ -255,7 +261,10 @@ cluster_service.worker_ready(False, on_worker_stop=cleanup)
     worker.stop()
     assert worker.wait() == 0, worker.output
     assert worker.message() is None
-    assert [line for line in worker.lines if line.startswith(("cleanup", "lifespan"))] == ["lifespan over", "cleanup True"]
+    assert [line for line in worker.lines if line.startswith(("cleanup", "lifespan"))] == [
+        "lifespan over",
+        "cleanup True",
+    ]
 
 
 def test_a_lifespan_that_fails_is_a_start_that_fails(tmp_path: Path) -> None:
@@ -281,9 +290,7 @@ def test_a_lifespan_that_fails_is_a_start_that_fails(tmp_path: Path) -> None:
 def test_two_addresses_one_of_them_a_path(tmp_path: Path, stack: contextlib.ExitStack) -> None:
     write(tmp_path / "served.py", APP)
     port, path = free_port(), tmp_path / "app.sock"
-    worker = stack.enter_context(
-        Worker("app", "served:app", "uvicorn", f"127.0.0.1:{port},unix:{path}", cwd=tmp_path)
-    )
+    worker = stack.enter_context(Worker("app", "served:app", "uvicorn", f"127.0.0.1:{port},unix:{path}", cwd=tmp_path))
     worker.ready()
     assert get(port).endswith(b"ok")
     assert path.stat().st_mode & 0o777 == 0o666

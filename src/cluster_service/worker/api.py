@@ -1,4 +1,4 @@
-"""What a worker's program may call. Without a service around it, each of these does nothing, so the same file runs alone."""
+"""What a worker's program may call. Without a service around it each of these does nothing: the file runs alone too."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from .runtime import current
 def worker_ready(ready: bool = True, *, on_worker_stop: Optional[Callable[[], Any]] = None) -> None:  # noqa: FBT001, FBT002
     """Say that this worker serves, or with False that it does not yet (then say it again when it does).
 
-    *on_worker_stop*, a function without arguments or an ``async def``, is run once when the worker is asked to stop: after
-    the servers that the runtime knows have answered what they held, within the stop's announced timeout. What it raises is
-    printed. It is set even when *ready* is False; a later call replaces it. Raises TypeError when it cannot be called.
+    *on_worker_stop*, a function without arguments or an ``async def``, is run once when the worker is asked to stop:
+    after the servers that the runtime knows have answered what they held, within the stop's announced timeout. What it
+    raises is printed. It is set even when *ready* is False; a later call replaces it. Raises TypeError when it cannot
+    be called.
 
-    A program that handles SIGTERM in its own way has it run beside that, when the stop is announced. A program that runs
-    as a command, without the runtime, says READY=1 as sd_notify(3) describes, and ends in its own way.
+    A program that handles SIGTERM in its own way has it run beside that, when the stop is announced. A program that
+    runs as a command, without the runtime, says READY=1 as sd_notify(3) describes, and ends in its own way.
     """
     if on_worker_stop is not None and not callable(on_worker_stop):
         raise TypeError(f"on_worker_stop must be a function without arguments, not {type(on_worker_stop).__name__}")

@@ -16,7 +16,6 @@ from .run import CANNOT_SERVE, refuse
 from .runtime import current
 
 
-
 def serve_app(target: str, server: str, binds: List[str], arguments: Sequence[str]) -> None:
     """Serve *target* at each of *binds* with *server*, until the worker stops."""
     runtime = current()
@@ -44,6 +43,7 @@ def require(package: str, why: str = "") -> None:
     if importlib.util.find_spec(package) is None:
         why = why or f"the app is to be served by {package}"
         refuse(
-            f"{why}, and {package} is not installed for {sys.executable}. Install it: {sys.executable} -m pip install {package}",
+            f"{why}, and {package} is not installed for {sys.executable}. "
+            f"Install it: {sys.executable} -m pip install {package}",
             CANNOT_SERVE,
         )

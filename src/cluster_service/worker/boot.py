@@ -1,7 +1,7 @@
 """The file that a worker's interpreter is given: ``python …/worker/boot.py script|app …`` (see ``run.main``).
 
-It must be read by any Python, to say that it is too old. Run as a program it becomes the worker; under any other name (a
-process that ``multiprocessing`` spawns from a worker) it only makes the package importable.
+It must be read by any Python, to say that it is too old. Run as a program it becomes the worker; under any other name
+(a process that ``multiprocessing`` spawns from a worker) it only makes the package importable.
 
 The package is loaded from beside this file, under its one name, and nothing is added to ``sys.path``: the worker's
 virtualenv stays as its owner made it. Where that virtualenv has a cluster_service of its own, the running service's is

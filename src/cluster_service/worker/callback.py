@@ -18,7 +18,9 @@ class StopCallback:
     """The program's ``on_worker_stop``, or none."""
 
     def __init__(self) -> None:
-        self._callbacks: List[Callable[[], Any]] = []  # at most one; a list, because its pop is atomic and needs no lock
+        self._callbacks: List[
+            Callable[[], Any]
+        ] = []  # at most one; a list, because its pop is atomic and needs no lock
         self._loop: Any = None
         self._running = allocate_lock()
 
@@ -32,7 +34,7 @@ class StopCallback:
         self._callbacks = [callback]
         self._loop = _running_loop()
 
-    def _call(self) -> Any:  # noqa: ANN401 - what the user's function returns
+    def _call(self) -> Any:
         """Call it, if nobody has. What it returns is awaited by the caller when it can be."""
         try:
             callback = self._callbacks.pop()
@@ -89,11 +91,11 @@ class StopCallback:
             _show()
 
 
-async def _awaited(result: Any) -> None:  # noqa: ANN401
+async def _awaited(result: Any) -> None:
     await result
 
 
-def _running_loop() -> Any:  # noqa: ANN401
+def _running_loop() -> Any:
     asyncio = sys.modules.get("asyncio")
     return asyncio._get_running_loop() if asyncio is not None else None  # noqa: SLF001 - documented for C extensions
 

@@ -2,9 +2,9 @@
 
 - Nothing here blocks the program: what the socket does not take at once waits in an outbox.
 - The reader is a bare thread (``threads``), which the program does not see among its own.
-- The reader is not there while the process forks (it ends before and comes back after), so a fork is as safe as it would
-  be alone. (Early 3.13 counts the threads afterwards, and warns of it.) A forked child may send, and never reads: the
-  channel is the worker's.
+- The reader is not there while the process forks (it ends before and comes back after), so a fork is as safe as it
+  would be alone. (Early 3.13 counts the threads afterwards, and warns of it.) A forked child may send, and never reads:
+  the channel is the worker's.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Channel:
     """Messages to and from the guardian. *on_message* and *on_end* are called in the reader's thread."""
 
     def __init__(self, fd: int, on_message: Callable[[Dict[str, Any]], None], on_end: Callable[[], None]) -> None:
-        os.set_inheritable(fd, False)
+        os.set_inheritable(fd, False)  # noqa: FBT003
         self._socket = Socket(AF_UNIX, SOCK_SEQPACKET, 0, fileno=fd)
         self._on_message = on_message
         self._on_end = on_end
@@ -51,7 +51,7 @@ class Channel:
         return self._socket.fileno()
 
     def send(self, message: Dict[str, Any]) -> None:
-        """Send *message* now or, where the guardian is busy, soon. Never blocks, never raises for want of a guardian."""
+        """Send *message* now or, where the guardian is busy, soon. Never blocks, never fails for want of a guardian."""
         data = wire.encode(message)
         if self._ended:
             return
@@ -80,7 +80,9 @@ class Channel:
         self._reads = True
         self._run_reader()
         os.register_at_fork(
-            before=self._before_fork, after_in_parent=self._after_fork_in_parent, after_in_child=self._after_fork_in_child
+            before=self._before_fork,
+            after_in_parent=self._after_fork_in_parent,
+            after_in_child=self._after_fork_in_child,
         )
 
     def catch_up(self) -> None:

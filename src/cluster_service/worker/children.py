@@ -23,7 +23,7 @@ def install(util: ModuleType, runtime: Runtime) -> None:
     del runtime
     original = util.spawnv_passfds
 
-    def spawnv_passfds(path: Any, args: Sequence[Any], passfds: Any) -> Any:  # noqa: ANN401 - as it is given
+    def spawnv_passfds(path: Any, args: Sequence[Any], passfds: Any) -> Any:
         return original(path, _with_prologue(list(args)), passfds)
 
     util.spawnv_passfds = spawnv_passfds  # type: ignore[attr-defined]

@@ -29,7 +29,7 @@ WSGI_THREADS = 40
 _app: List[Any] = []
 
 
-def load_in_child() -> Any:  # noqa: ANN401 - any app
+def load_in_child() -> Any:
     """Give granian the app, which ``Child`` has loaded."""
     return _app[0]
 
@@ -42,13 +42,14 @@ class Child:
         self.pipe = pipe
         self.channel = channel
 
-    def __reduce__(self) -> Any:  # noqa: ANN401
+    def __reduce__(self) -> Any:
         """Travel to a child that is no fork, with the channel's descriptor."""
         from multiprocessing.reduction import DupFd  # noqa: PLC0415
 
         return _arrive, (self.target, self.pipe, None if self.channel is None else DupFd(self.channel))
 
-    def __call__(self, *args: Any) -> None:  # noqa: ANN401
+    def __call__(self, *args: Any) -> None:
+        """Be the child."""
         from granian.server import Server  # noqa: PLC0415 - in the child only
 
         runtime = current()
@@ -85,11 +86,11 @@ class Child:
             self.pipe.send(None)
 
 
-def _arrive(target: str, pipe: Connection, channel: Any) -> Child:  # noqa: ANN401
+def _arrive(target: str, pipe: Connection, channel: Any) -> Child:
     return Child(target, pipe, None if channel is None else channel.detach())
 
 
-def _with(args: Tuple[Any, ...], spawn: Callable[..., Any], **changes: Any) -> Tuple[Any, ...]:  # noqa: ANN401
+def _with(args: Tuple[Any, ...], spawn: Callable[..., Any], **changes: Any) -> Tuple[Any, ...]:
     """The arguments, with those of *changes* replaced: found by name, counted from the end."""
     names = list(inspect.signature(spawn).parameters)
     found = list(args)
@@ -100,34 +101,35 @@ def _with(args: Tuple[Any, ...], spawn: Callable[..., Any], **changes: Any) -> T
 
 
 class Closing:
-    """The app, whose answers say ``Connection: close`` once the worker stops. Until then it costs one call a request."""
+    """The app, whose answers say ``Connection: close`` once the worker stops. Until then it costs a call a request."""
 
-    def __init__(self, app: Any, interface: str, runtime: Runtime) -> None:  # noqa: ANN401
+    def __init__(self, app: Any, interface: str, runtime: Runtime) -> None:
         self.app = app
         self.interface = interface
         self.runtime = runtime
         self._answer: Callable[..., Any] = app
         if interface == "asgi2":
             self._answer = lambda scope, receive, send: app(scope)(receive, send)
-        self._plain = self._answer
+        self._plain: Callable[..., Any] = self._answer
         if interface != "wsgi":
             self._answer = self._lifespan_first
 
-    def __call__(self, *args: Any) -> Any:  # noqa: ANN401
+    def __call__(self, *args: Any) -> Any:
+        """Be the app."""
         return self._answer(*args)
 
     def begin(self) -> None:
         """From now on, every answer is its connection's last."""
         self._answer = self._wsgi_closing if self.interface == "wsgi" else self._asgi_closing
 
-    def _lifespan_first(self, scope: Dict[str, Any], receive: Any, send: Any) -> Any:  # noqa: ANN401
+    def _lifespan_first(self, scope: Dict[str, Any], receive: Any, send: Any) -> Any:
         self._answer = self._plain
         if scope["type"] == "lifespan":
             return self._lifespan(scope, receive, send)
         self.runtime.server_started()
         return self._plain(scope, receive, send)
 
-    async def _lifespan(self, scope: Dict[str, Any], receive: Any, send: Any) -> None:  # noqa: ANN401
+    async def _lifespan(self, scope: Dict[str, Any], receive: Any, send: Any) -> None:
         failed = False
 
         async def told(message: Dict[str, Any]) -> None:
@@ -143,7 +145,7 @@ class Closing:
             if not failed:
                 self.runtime.server_started()  # it has no lifespan
 
-    async def _asgi_closing(self, scope: Dict[str, Any], receive: Any, send: Any) -> None:  # noqa: ANN401
+    async def _asgi_closing(self, scope: Dict[str, Any], receive: Any, send: Any) -> None:
         async def closing(message: Dict[str, Any]) -> None:
             if message["type"] == "http.response.start" and str(scope.get("http_version", "1.1")).startswith("1"):
                 message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
@@ -151,8 +153,8 @@ class Closing:
 
         await self._plain(scope, receive, closing)
 
-    def _wsgi_closing(self, environ: Dict[str, Any], start_response: Any) -> Any:  # noqa: ANN401
-        def closing(status: str, headers: List[Tuple[str, str]], *exc_info: Any) -> Any:  # noqa: ANN401
+    def _wsgi_closing(self, environ: Dict[str, Any], start_response: Any) -> Any:
+        def closing(status: str, headers: List[Tuple[str, str]], *exc_info: Any) -> Any:
             if str(environ.get("SERVER_PROTOCOL", "HTTP/1.1")).startswith("HTTP/1"):
                 headers = [*headers, ("connection", "close")]
             return start_response(status, headers, *exc_info)

@@ -75,7 +75,7 @@ class AfterImport:
 
 
 class _Loader:
-    def __init__(self, loader: Any, hook: Hook) -> None:  # noqa: ANN401 - any loader
+    def __init__(self, loader: Any, hook: Hook) -> None:
         self._loader = loader
         self._hook = hook
 
@@ -92,5 +92,5 @@ class _Loader:
         self._loader.exec_module(module)
         self._hook(module)
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the loader has
+    def __getattr__(self, name: str) -> Any:
         return getattr(self._loader, name)

@@ -1,8 +1,8 @@
 """ASGI or WSGI: told by what an app can be called with.
 
-    app(scope, receive, send)          asgi3: a coroutine function, or anything that takes three arguments
-    app(scope)(receive, send)          asgi2: one argument, or a class made from one whose instances take two
-    app(environ, start_response)       wsgi: two arguments
+app(scope, receive, send)          asgi3: a coroutine function, or anything that takes three arguments
+app(scope)(receive, send)          asgi2: one argument, or a class made from one whose instances take two
+app(environ, start_response)       wsgi: two arguments
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Callable, Optional
 _NAMES = {"environ": "wsgi", "start_response": "wsgi", "scope": "asgi3", "receive": "asgi3"}
 
 
-def interface_of(app: Any) -> str:  # noqa: ANN401 - any app
+def interface_of(app: Any) -> str:
     """Return asgi3, asgi2 or wsgi. An app that could be any, with ``*args``, is taken for the first."""
     function = app
     while isinstance(function, functools.partial):
@@ -33,7 +33,7 @@ def _interface_of_class(app: type) -> str:
         return "asgi3"  # app(scope, receive, send) makes something to be awaited
     if hasattr(app, "__iter__"):
         return "wsgi"  # app(environ, start_response) makes the answer
-    call = vars(app).get("__call__") or getattr(app, "__call__", None)
+    call = vars(app).get("__call__") or getattr(app, "__call__", None)  # noqa: B004 - the function, not whether there is one
     if inspect.iscoroutinefunction(call):
         return "asgi2"
     return _by_arguments(app) or "asgi2"
@@ -61,7 +61,7 @@ def takes(signature: inspect.Signature, count: int) -> bool:
     return True
 
 
-def makes_an_app(thing: Any) -> bool:  # noqa: ANN401
+def makes_an_app(thing: Any) -> bool:
     """Whether *thing* is a factory rather than an app: called without arguments, and not as any app is."""
     if not callable(thing) or inspect.iscoroutinefunction(thing):
         return False

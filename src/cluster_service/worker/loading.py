@@ -1,8 +1,8 @@
 """``package.module:app`` to the app itself, and to a sentence where that fails.
 
-    package.module:app                   an attribute, or several: ``module:api.app``
-    package.module:create_app()          a factory, called; constants may stand in the parentheses, as for gunicorn
-    package.module:create_app            a factory is recognised, too: it takes no argument, which no app does
+package.module:app                   an attribute, or several: ``module:api.app``
+package.module:create_app()          a factory, called; constants may stand in the parentheses, as for gunicorn
+package.module:create_app            a factory is recognised, too: it takes no argument, which no app does
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from .run import CANNOT_SERVE, hide_our_frames, refuse
 from .runtime import complain
 
 
-
-def load_app(target: str) -> Any:  # noqa: ANN401 - any app
+def load_app(target: str) -> Any:
     """Return the app that *target* names, or end the worker with a sentence, or with the module's own traceback."""
     module_name, _, expression = target.partition(":")
     name, call = _parse(target, expression)
@@ -53,7 +52,7 @@ def _parse(target: str, expression: str) -> Tuple[str, Any]:
             parts.append(tree.attr)
             tree = tree.value
         if not isinstance(tree, ast.Name):
-            raise ValueError("not a name")
+            raise ValueError("not a name")  # noqa: TRY004 - caught below
     except (SyntaxError, ValueError):
         refuse(
             f"{target}: after the colon stands a name, or a call with constant arguments: app, api.app, create_app()",
@@ -62,13 +61,13 @@ def _parse(target: str, expression: str) -> Tuple[str, Any]:
     return ".".join([tree.id, *reversed(parts)]), call
 
 
-def _import(name: str) -> Any:  # noqa: ANN401 - a module
+def _import(name: str) -> Any:
     try:
         __import__(name)  # and not importlib.import_module, whose frames would stand in the user's traceback
     except ModuleNotFoundError as error:
         missing = error.name or ""
         if missing == name or name.startswith(missing + "."):
-            _no_module(name, missing)
+            _no_module(missing)
         hide_our_frames(error)
         complain(
             f"{name} needs {missing}, which is not installed for {sys.executable}. If that is a package's name, too: "
@@ -83,25 +82,27 @@ def _import(name: str) -> Any:  # noqa: ANN401 - a module
     return sys.modules[name]
 
 
-def _no_module(name: str, missing: str) -> NoReturn:
+def _no_module(missing: str) -> NoReturn:
     directory = os.path.join(os.getcwd(), *missing.split(".")[:-1])
     try:
         found = sorted(os.listdir(directory))
     except OSError:
         found = []
     modules = [
-        entry[:-3] if entry.endswith(".py") else entry
+        entry.removesuffix(".py")
         for entry in found
         if entry.endswith(".py") or os.path.isfile(os.path.join(directory, entry, "__init__.py"))
     ]
     hint = _did_you_mean(missing.rpartition(".")[2], modules)
-    refuse(f"there is no module {missing!r} in {os.getcwd()}, nor is it installed for {sys.executable}{hint}", CANNOT_SERVE)
+    refuse(
+        f"there is no module {missing!r} in {os.getcwd()}, nor is it installed for {sys.executable}{hint}", CANNOT_SERVE
+    )
 
 
-def _no_attribute(module_name: str, name: str, owner: Any, part: str) -> NoReturn:  # noqa: ANN401
+def _no_attribute(module_name: str, name: str, owner: Any, part: str) -> NoReturn:
     public = [each for each in vars(owner) if not each.startswith("_")] if hasattr(owner, "__dict__") else []
     hint = _did_you_mean(part, public)
-    place = module_name if name.split(".")[0] == part else f"{module_name}:{name.rpartition('.' + part)[0]}"
+    place = module_name if name.split(".", maxsplit=1)[0] == part else f"{module_name}:{name.rpartition('.' + part)[0]}"
     refuse(f"{place} has no {part!r}{hint}", CANNOT_SERVE)
 
 
@@ -110,7 +111,7 @@ def _did_you_mean(name: str, known: List[str]) -> str:
     return f". Did you mean {' or '.join(near)}?" if near else ""
 
 
-def _make(factory: Any, arguments: List[Any], keywords: Dict[str, Any]) -> Any:  # noqa: ANN401
+def _make(factory: Any, arguments: List[Any], keywords: Dict[str, Any]) -> Any:
     try:
         return factory(*arguments, **keywords)
     except SystemExit:

@@ -1,10 +1,11 @@
 """Shared ports without the kernel's help: ``bind`` and ``listen`` of Python's own sockets ask the guardian.
 
-Only in ``--share python``. A program written in Python that binds a shared address gets the service's socket in place of its
-own, over the same descriptor; what binds outside of ``socket.socket`` (an extension with its own bind) is not reached.
+Only in ``--share python``. A program written in Python that binds a shared address gets the service's socket in place
+of its own, over the same descriptor; what binds outside of ``socket.socket`` (an extension with its own bind) is not
+reached.
 
-- The descriptor's number and its inheritance stay; so does the Python object's timeout. O_NONBLOCK belongs to the shared
-  socket, so the guardian sets it when the program had set it, and nobody takes it back.
+- The descriptor's number and its inheritance stay; so does the Python object's timeout. O_NONBLOCK belongs to the
+  shared socket, so the guardian sets it when the program had set it, and nobody takes it back.
 - Errors are those of ``bind`` alone: the same OSError, number and text.
 - Whatever cannot be shared (port 0, other families) is bound as ever, and so is everything once the service is gone.
 """
@@ -62,7 +63,7 @@ def share_ports(fd: int) -> None:
     """Have every socket of this process share its address through the guardian at the other end of *fd*."""
     guardian = Guardian(fd)
 
-    def bind(self: socket.socket, address: Any, /) -> None:  # noqa: ANN401 - as socket.bind
+    def bind(self: socket.socket, address: Any, /) -> None:
         request = _bind_request(self, address)
         if request is None:
             return Socket.bind(self, address)
@@ -94,7 +95,7 @@ def share_ports(fd: int) -> None:
     socket.socket.listen = listen  # type: ignore[method-assign,assignment]
 
 
-def _bind_request(sock: socket.socket, address: Any) -> Optional[Dict[str, Any]]:  # noqa: ANN401
+def _bind_request(sock: socket.socket, address: Any) -> Optional[Dict[str, Any]]:
     """Return what to ask the guardian; None for what it need not know of, or what is no address at all."""
     if sock.family not in _FAMILIES or sock.type not in (socket.SOCK_STREAM, socket.SOCK_DGRAM) or sock.fileno() < 0:
         return None
@@ -112,18 +113,23 @@ def _bind_request(sock: socket.socket, address: Any) -> Optional[Dict[str, Any]]
     }
 
 
-def _canonical(sock: socket.socket, address: Any, *, v6only: bool) -> Optional[str]:  # noqa: ANN401
+def _canonical(sock: socket.socket, address: Any, *, v6only: bool) -> Optional[str]:
     """Return the address as the guardian spells it. Raises gaierror, as bind does, for a name that is none."""
     if sock.family == socket.AF_UNIX:
         if sock.type != socket.SOCK_STREAM or not isinstance(address, (str, bytes)) or not address:
             return None
         name = os.fsdecode(address)
         return f"unix:@{name[1:]}" if name.startswith("\0") else f"unix:{os.path.abspath(name)}"
-    if not isinstance(address, tuple) or len(address) < 2 or not isinstance(address[1], int) or not 0 < address[1] < 65536:
+    if (
+        not isinstance(address, tuple)
+        or len(address) < 2
+        or not isinstance(address[1], int)
+        or not 0 < address[1] < 65536
+    ):
         return None
     if not isinstance(address[0], (str, bytes)) or any(address[2:]):
         return None
-    host = os.fsdecode(address[0]) or ("0.0.0.0" if sock.family == socket.AF_INET else "::")  # noqa: S104
+    host = os.fsdecode(address[0]) or ("0.0.0.0" if sock.family == socket.AF_INET else "::")
     host = "255.255.255.255" if host == "<broadcast>" else host
     found = socket.getaddrinfo(host, address[1], sock.family, sock.type, 0, socket.AI_PASSIVE)[0][4]
     host = str(found[0])

@@ -19,7 +19,7 @@ from .runtime import Runtime, install
 PUBLIC = ("CSERVICE_NAME", "CSERVICE_GROUP", "CSERVICE_SLOT", "CSERVICE_GENERATION", "CSERVICE_REASON")
 """The variables of ours that a program may rely on."""
 CANNOT_SERVE = 3
-"""The exit code of an app that cannot be served: not found, no server for it, its address taken, its start-up failed."""
+"""The exit code of an app that cannot be served: not found, no server for it, its address taken, its start failed."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -58,7 +58,7 @@ def _descriptor(text: Optional[str]) -> Optional[int]:
         return None
     try:
         fd = int(text)
-        os.set_inheritable(fd, False)
+        os.set_inheritable(fd, False)  # noqa: FBT003
     except (ValueError, OSError):
         return None  # what is not open cannot be used; the program runs without
     return fd
@@ -89,9 +89,7 @@ def hide_our_frames(error: BaseException) -> None:
 
     def report(kind: type, value: BaseException, seen: object) -> None:
         if value is error:
-            value.__traceback__ = seen = trace  # type: ignore[assignment]
+            value.__traceback__ = seen = trace
         hook(kind, value, seen)  # type: ignore[arg-type]
 
     sys.excepthook = report
-
-

@@ -6,8 +6,8 @@ service is gone). From there:
 - SIGTERM is handled here, unless the program has installed a handler of its own: then the program decides how it ends,
   and ``on_worker_stop`` is run beside it.
 - The servers that the runtime knows (``drains``) stop accepting and finish what they hold, watched by a thread of their
-  own, so that the main thread may go on with the request that it is in. Then SIGTERM is handled a second time, in the main
-  thread: ``on_worker_stop`` is run, once, and SystemExit(0) unwinds the program as ``sys.exit`` would.
+  own, so that the main thread may go on with the request that it is in. Then SIGTERM is handled a second time, in the
+  main thread: ``on_worker_stop`` is run, once, and SystemExit(0) unwinds the program as ``sys.exit`` would.
 - Nothing waits beyond the announced time: shortly before it the worker ends, whatever threads it may still have.
 """
 
@@ -63,7 +63,9 @@ class Runtime:
         self.pid = os.getpid()
         """The worker's process; a fork of it has another."""
         self.callback = StopCallback()
-        self._stop: Dict[str, Stop] = {}  # at most one; a dictionary, because its setdefault is atomic and needs no lock
+        self._stop: Dict[
+            str, Stop
+        ] = {}  # at most one; a dictionary, because its setdefault is atomic and needs no lock
         self._told: Optional[bool] = None
         self._main = get_ident()
         self._parent = os.getppid()
@@ -73,6 +75,8 @@ class Runtime:
         self._drained.acquire()
         self._leaving = False
         self._exiting = False
+        self._left = allocate_lock()
+        self._left.acquire()
         self._masks: Dict[int, Set[int]] = {}  # of the threads that fork at this moment
         self._handled = allocate_lock()
         self._handled.acquire()
@@ -83,7 +87,9 @@ class Runtime:
         signal.signal(signal.SIGTERM, self._on_sigterm)
         atexit.register(self._at_exit)
         os.register_at_fork(
-            before=self._before_fork, after_in_parent=self._after_fork_in_parent, after_in_child=self._after_fork_in_child
+            before=self._before_fork,
+            after_in_parent=self._after_fork_in_parent,
+            after_in_child=self._after_fork_in_child,
         )
         if self._channel is not None:
             self._channel.start()
@@ -111,7 +117,7 @@ class Runtime:
     def server_started(self) -> None:
         """An app's server serves: that is ready, unless the app has said that it is not yet."""
         if self._told is None:
-            self.tell_ready(True)
+            self.tell_ready(True)  # noqa: FBT003
 
     # Stopping
 
@@ -122,7 +128,7 @@ class Runtime:
             serving.begin()
 
     def serves_no_more(self, serving: Optional[Serving]) -> None:
-        """The server has ended. (Of one that is not known, or no more, nothing need be said.)"""
+        """The server has ended. Of one that is not known, or no more, nothing need be said."""
         if serving in self._serving:
             self._serving.remove(serving)
 
@@ -146,7 +152,7 @@ class Runtime:
         return max(0.0, self.deadline - time.monotonic()) if self.stopping else DEFAULT_TIMEOUT
 
     def begin(self, timeout: Optional[float] = None, reason: str = "") -> None:
-        """Take note that the worker has to stop, within *timeout* seconds if that was announced. The first word counts."""
+        """Take note that the worker has to stop, within *timeout* seconds if that was told. The first word counts."""
         if timeout is None:
             if self._channel is not None and not self.stopping:
                 self._channel.catch_up()  # the announcement is on its way whenever the service has sent the signal
@@ -156,11 +162,15 @@ class Runtime:
         self._stop.setdefault("first", Stop(deadline, reason))
 
     def await_exit(self) -> None:
-        """End the calling thread, which has nothing left to do, when the worker is drained; with the main one, the worker."""
+        """End the calling thread, which has nothing left to do, when the worker is drained."""
         self._await_drained()  # in the main thread, SIGTERM's handler may raise SystemExit here
-        if get_ident() == self._main:
-            self._leave()
+        self.leave()
         raise SystemExit(0)
+
+    def leave(self) -> None:
+        """End the program, if this is its main thread, with all that belongs to the end of a worker."""
+        if get_ident() == self._main and self.pid == os.getpid():
+            self._leave()
 
     def _await_drained(self) -> None:
         if self._draining and self._drained.acquire(timeout=self.remaining()):
@@ -173,21 +183,24 @@ class Runtime:
     def _on_message(self, message: Dict[str, Any]) -> None:
         if message["type"] == "stop":
             timeout = message.get("timeout")
-            self.begin(float(timeout) if isinstance(timeout, (int, float)) else DEFAULT_TIMEOUT, str(message.get("reason", "")))
+            self.begin(
+                float(timeout) if isinstance(timeout, (int, float)) else DEFAULT_TIMEOUT, str(message.get("reason", ""))
+            )
             self._stop_beside()
             if self.handles_sigterm():
                 run_beside(self._insist, self._handled)
 
-    def _insist(self, seen: Any) -> None:
-        """See to it that the main thread handles SIGTERM, until it has *seen* it.
+    def _insist(self, done: Any) -> None:
+        """See to it that the main thread handles SIGTERM, until what it is for is *done*.
 
-        A system call that it enters at the moment the signal arrives is not interrupted, and Python's handlers run between
-        system calls; it might wait in there for ever. Only our own handler is insisted on: it takes any number.
+        A system call that it enters at the moment the signal arrives is not interrupted, and Python's handlers run
+        between system calls; it might wait in there for ever. Only our own handler is insisted on: it takes any number.
         """
-        while not seen.acquire(timeout=0.5):
+        while not done.acquire(timeout=0.5):
             if not self.handles_sigterm():
                 return
             signal.pthread_kill(self._main, signal.SIGTERM)
+        done.release()
 
     def _on_channel_end(self) -> None:
         run_beside(self._service_is_gone)
@@ -217,19 +230,21 @@ class Runtime:
             os.close(fd)
 
     def _stop_beside(self) -> None:
-        """Run ``on_worker_stop`` beside a program that handles SIGTERM in its own way (and not where a drain will run it)."""
+        """Run ``on_worker_stop`` beside a program that handles SIGTERM in its own way (not where a drain will)."""
         if not self.callback.given or self._exiting or self.handles_sigterm():
             return
         if any(each.runs_callback for each in self._serving):
             return
         # Not a daemon: the interpreter waits for it, so that the program's end does not cut the cleanup short.
         try:
-            threading.Thread(target=self.callback.run, args=(self.remaining,), name="on_worker_stop", daemon=False).start()
+            threading.Thread(
+                target=self.callback.run, args=(self.remaining,), name="on_worker_stop", daemon=False
+            ).start()
         except RuntimeError:
             pass  # the interpreter is ending: _at_exit does it
 
     def _at_exit(self) -> None:
-        """Run ``on_worker_stop`` if a stop that ends the program was announced only just now. Wait for its end, if it runs."""
+        """Run ``on_worker_stop`` if a stop was announced only just now. Wait for its end, if it runs."""
         self._exiting = True
         if self.pid != os.getpid():
             return
@@ -266,27 +281,36 @@ class Runtime:
             except Exception as error:  # noqa: BLE001 - the worker must end all the same
                 complain(f"{type(serving).__name__} could not be drained: {error!r}")
         self._drained.release()
-        left = allocate_lock()
-        left.acquire()
-        while not self._leaving and self.handles_sigterm():
+        if self.handles_sigterm():
             signal.pthread_kill(self._main, signal.SIGTERM)
-            left.acquire(timeout=0.5)
+        self._insist(self._left)
 
     def _leave(self) -> None:
         """Run ``on_worker_stop`` and end the program. In the main thread, most often within SIGTERM's handler."""
         if self._leaving:
             return
-        self._leaving = True
-        run_beside(self._end_in_time)
         asyncio = sys.modules.get("asyncio")
         loop = asyncio._get_running_loop() if asyncio is not None else None  # noqa: SLF001 - documented for C extensions
-        if loop is None:
-            self.callback.run(self.remaining)
-            raise SystemExit(0)
-        # Not in the middle of the program's frames, but between two of the loop's callbacks.
-        loop.call_soon_threadsafe(self._leave_loop, loop)
+        if loop is not None:
+            # Not in the middle of the program's frames but between two of the loop's callbacks; and not at once, as
+            # the loop may be about to end by itself: then the signal is sent again.
+            loop.call_soon_threadsafe(loop.call_later, 0.05, self._leave_loop, loop)
+            run_beside(self._insist, self._left)
+            return
+        self._go()
+        self.callback.run(self.remaining)
+        raise SystemExit(0)
+
+    def _go(self) -> None:
+        """From here, the program is on its way out."""
+        self._leaving = True
+        self._left.release()
+        run_beside(self._end_in_time)
 
     def _leave_loop(self, loop: Any) -> None:
+        if self._leaving:
+            return
+        self._go()
         if not self.callback.given:
             raise SystemExit(0)
         task = loop.create_task(self.callback.run_in_loop(self.remaining))
@@ -302,7 +326,9 @@ class Runtime:
             for thread in threading.enumerate()
             if not thread.daemon and thread is not threading.main_thread()
         ]
-        complain(f"the time to stop is over; ended with {'threads still at work: ' + ', '.join(names) if names else 'force'}")
+        complain(
+            f"the time to stop is over; ended with {'threads still at work: ' + ', '.join(names) if names else 'force'}"
+        )
         for stream in (sys.stdout, sys.stderr):
             if stream is not None:
                 stream.flush()
@@ -350,5 +376,3 @@ def current() -> Optional[Runtime]:
 def install(runtime: Runtime) -> None:
     """Make *runtime* this process's own."""
     _current[:] = [runtime]
-
-

@@ -1,9 +1,9 @@
 """A Python file as ``__main__``, as if it were run alone.
 
-The interpreter made ``__main__`` for ``boot.py``; its namespace is emptied and given to the script, so that the module is
-in every respect the one that the interpreter looks after: ``multiprocessing`` finds its file, ``pickle`` its classes, and
-it is taken down last. An exception goes on to the interpreter, which prints it by the program's own hook and sets the exit
-code; only our frames are left out.
+The interpreter made ``__main__`` for ``boot.py``; its namespace is emptied and given to the script, so that the module
+is in every respect the one that the interpreter looks after: ``multiprocessing`` finds its file, ``pickle`` its
+classes, and it is taken down last. An exception goes on to the interpreter, which prints it by the program's own hook
+and sets the exit code; only our frames are left out.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def run_script(path: str, arguments: Sequence[str]) -> None:
     builtins = namespace["__builtins__"]
     namespace.clear()
     namespace.update(
-        __name__="__main__", __doc__=None, __package__=None, __loader__=SourceFileLoader("__main__", path), __spec__=None,
-        __builtins__=builtins, __file__=path,
+        __name__="__main__", __doc__=None, __package__=None, __loader__=SourceFileLoader("__main__", path),
+        __spec__=None, __builtins__=builtins, __file__=path,
     )  # fmt: skip
     if annotations:
         namespace["__annotations__"] = {}
@@ -63,4 +63,3 @@ def _read(path: str) -> bytes:
     if b"\0" in source[:4096]:
         refuse(f"{path} is not a Python file. Run any other program after '--': cservice start -- {path}", NOT_RUNNABLE)
     return source
-

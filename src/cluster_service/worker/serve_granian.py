@@ -44,7 +44,7 @@ def serve(target: str, binds: List[str], runtime: Runtime) -> None:
     raise SystemExit(0)
 
 
-class _Granian(granian.Granian):  # type: ignore[misc]
+class _Granian(granian.Granian):  # type: ignore[misc,valid-type]
     """Granian with one worker."""
 
     worker: Runtime
@@ -59,7 +59,7 @@ class _Granian(granian.Granian):  # type: ignore[misc]
         self._child, self._childs_end = Pipe()
         return Child(target, self._childs_end, self.worker.channel_fd)
 
-    def serve(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - as granian's
+    def serve(self, *args: Any, **kwargs: Any) -> None:
         try:
             super().serve(*args, **kwargs)
         except SystemExit:
@@ -79,7 +79,7 @@ class _Granian(granian.Granian):  # type: ignore[misc]
         self._code = max((process.exitcode or 0 for process in processes), default=0)
 
     def _init_shared_socket(self) -> None:
-        """Take our own socket, where there is one. (Inside granian, as far as its versions since 2.0 are the same.)"""
+        """Take our own socket, where there is one. As far inside granian as its versions since 2.0 are the same."""
         if self.listener is None:
             super()._init_shared_socket()
             return
@@ -90,4 +90,4 @@ class _Granian(granian.Granian):  # type: ignore[misc]
         self._ssp = None
         self._sso = self.listener
         self._sfd = self.listener.fileno()
-        self._shd = SocketHolder(self._sfd, self.listener.family == socket.AF_UNIX, BACKLOG)
+        self._shd = SocketHolder(self._sfd, self.listener.family == socket.AF_UNIX, BACKLOG)  # type: ignore[call-arg,unused-ignore]

@@ -1,8 +1,7 @@
-"""An app on uvicorn: its configuration is uvicorn's own default, its sockets are ours, and so is what readiness means."""
+"""An app on uvicorn: its configuration is uvicorn's own default, its sockets are ours, and so is its readiness."""
 
 from __future__ import annotations
 
-import socket
 from typing import TYPE_CHECKING, Any, List, Optional
 
 import uvicorn
@@ -10,13 +9,15 @@ import uvicorn
 from .listeners import open_listeners
 
 if TYPE_CHECKING:
+    import socket
+
     from .runtime import Runtime
 
 WSGI_THREADS = 40
 """Requests that a WSGI app answers at a time: what starlette gives to synchronous endpoints."""
 
 
-def serve(app: Any, interface: str, binds: List[str], runtime: Runtime) -> None:  # noqa: ANN401 - any app
+def serve(app: Any, interface: str, binds: List[str], runtime: Runtime) -> None:
     """Serve *app* until the worker stops. Ends with SystemExit; its code is not 0 when the app's start-up failed."""
     if interface == "wsgi":
         from a2wsgi import WSGIMiddleware  # noqa: PLC0415 - only for these
@@ -37,6 +38,11 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: Optional[List[socket.socket]] = None) -> None:
         await super().startup(sockets=sockets)
+        if self._runtime.share == "python":
+            for listener in sockets or ():
+                listener.listen(
+                    self.config.backlog
+                )  # uvloop's own listen is not in Python: the guardian has not heard it
         if self.started and not self.should_exit:
             uvicorn.server.logger.info("Uvicorn running on %s", ", ".join(self._binds))
             self._runtime.server_started()

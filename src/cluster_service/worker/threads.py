@@ -9,7 +9,7 @@ from _thread import allocate_lock, start_new_thread
 from typing import Any, Callable
 
 
-def run_beside(function: Callable[..., None], *args: Any) -> bool:  # noqa: ANN401 - the function's own
+def run_beside(function: Callable[..., None], *args: Any) -> bool:
     """Run *function* in a thread. False where the interpreter is about to end, and lets none start.
 
     It has begun when this returns: one that the system starts only after the interpreter's end crashes old Pythons.

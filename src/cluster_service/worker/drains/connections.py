@@ -22,7 +22,7 @@ from .grace import IDLE_GRACE, NEW_GRACE
 class Connection:
     """One accepted connection. Handlers that say nothing of their requests are busy from beginning to end."""
 
-    def __init__(self, request: Any) -> None:  # noqa: ANN401 - a socket, or what a subclass makes of it
+    def __init__(self, request: Any) -> None:
         self.request = request
         self.state = "busy"
         self.since = time.monotonic()
@@ -66,16 +66,16 @@ class Connections:
         self._changed = threading.Condition()
         self.draining = False
 
-    def open(self, request: Any) -> None:  # noqa: ANN401
+    def open(self, request: Any) -> None:
         """A connection was accepted."""
         self._held[id(request)] = Connection(request)
 
-    def close(self, request: Any) -> None:  # noqa: ANN401
+    def close(self, request: Any) -> None:
         """A connection's handler has ended."""
         self._held.pop(id(request), None)
         self.tell()
 
-    def of(self, request: Any) -> Optional[Connection]:  # noqa: ANN401
+    def of(self, request: Any) -> Optional[Connection]:
         """Return the connection of *request*."""
         return self._held.get(id(request))
 

@@ -23,7 +23,7 @@ def install(module: ModuleType, runtime: Runtime) -> None:
     )
 
     @functools.wraps(handle_one_request)
-    def follow(self: Any) -> Any:  # noqa: ANN401 - as the original
+    def follow(self: Any) -> Any:
         connection = connections.of(self.request)
         if connection is not None:
             connections.moves(connection, "idle" if connection.answered else "new")
@@ -31,14 +31,14 @@ def install(module: ModuleType, runtime: Runtime) -> None:
         return handle_one_request(self)
 
     @functools.wraps(parse_request)
-    def begin(self: Any) -> Any:  # noqa: ANN401
+    def begin(self: Any) -> Any:
         connection = connections.of(self.request)
         if connection is not None:
             connections.moves(connection, "busy")
         return parse_request(self)
 
     @functools.wraps(end_headers)
-    def end(self: Any) -> Any:  # noqa: ANN401
+    def end(self: Any) -> Any:
         if runtime.stopping and not self.close_connection and not _is_interim(self):
             self.send_header("Connection", "close")  # which also ends the handler's loop
         return end_headers(self)
@@ -48,7 +48,7 @@ def install(module: ModuleType, runtime: Runtime) -> None:
     handler.end_headers = end
 
 
-def _is_interim(handler: Any) -> bool:  # noqa: ANN401
+def _is_interim(handler: Any) -> bool:
     """Whether the headers at hand are of a 1xx answer, with the real one to follow."""
     lines = getattr(handler, "_headers_buffer", None) or [b""]
     words = lines[0].split(b" ", 2)

@@ -26,7 +26,7 @@ _BYTES_RECEIVED = 128
 
 
 class Outside:
-    """The connections that this process's listening sockets have accepted. To be made before the drain, and drained once."""
+    """The connections that this process's listening sockets have accepted. Made before the drain, drained once."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()
@@ -62,7 +62,9 @@ class Outside:
                     return False
                 if each.family == socket.AF_UNIX:
                     return time.monotonic() < self._began + IDLE_GRACE
-                return _may_ask(each.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 192), time.monotonic() - self._began)
+                return _may_ask(
+                    each.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 192), time.monotonic() - self._began
+                )
         except OSError:
             return False  # it has ended meanwhile
 
@@ -82,7 +84,7 @@ def _may_ask(info: bytes, waited: float) -> bool:
         return waited < NEW_GRACE
     (sent_ms,) = struct.unpack_from("=I", info, _SENT)
     (received_ms,) = struct.unpack_from("=I", info, _RECEIVED)
-    return sent_ms <= received_ms and sent_ms < IDLE_GRACE * 1000
+    return bool(sent_ms <= received_ms and sent_ms < IDLE_GRACE * 1000)
 
 
 def _sockets() -> List[int]:

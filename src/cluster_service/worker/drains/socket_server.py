@@ -1,12 +1,13 @@
 """The servers of ``socketserver``: http.server, xmlrpc, wsgiref, and Flask's development server.
 
 They have no way to stop at a signal. Here a stop ends the accepting loop at once (a socket wakes its selector), the
-request that the loop itself is answering is answered, threads and forked children are waited for, and then the worker ends.
+request that the loop itself is answering is answered, threads and forked children are waited for, and then the worker
+ends.
 
-Accepting. The listening socket is shared by the workers, and a selector tells all of them of one new connection; who comes
-second would stay in ``accept`` until the next. So the socket is made non-blocking while it is served. (That is a property
-of the socket itself, hence the same for every worker, and is never taken back. Python's own timeout of it stays None, and on
-Linux an accepted socket does not inherit it.) Being late is an OSError, which the loop expects.
+Accepting. The listening socket is shared by the workers, and a selector tells all of them of one new connection; who
+comes second would stay in ``accept`` until the next. So the socket is made non-blocking while it is served. (That is a
+property of the socket itself, hence the same for every worker, and is never taken back. Python's own timeout of it
+stays None, and on Linux an accepted socket does not inherit it.) Being late is an OSError, which the loop expects.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _local = threading.local()
 class Loop(Serving):
     """One call of ``serve_forever`` or ``handle_request``."""
 
-    def __init__(self, server: Any, *, forever: bool) -> None:  # noqa: ANN401
+    def __init__(self, server: Any, *, forever: bool) -> None:
         self.server = server
         self.forever = forever
         self.stopping = False
@@ -42,6 +43,7 @@ class Loop(Serving):
         self.wake, self._waker = socket.socketpair()
 
     def begin(self) -> None:
+        """Let the loop end."""
         self.stopping = True
         try:
             self._waker.send(b"s")
@@ -50,12 +52,13 @@ class Loop(Serving):
         self.server._BaseServer__shutdown_request = True  # noqa: SLF001 - what shutdown() sets before it waits
 
     def drain(self, deadline: float) -> None:
+        """Wait for what is being answered, until *deadline* (monotonic seconds)."""
         connections.drain(self.ended, deadline)
         for pid in list(getattr(self.server, "active_children", None) or ()):
             _await_child(pid, deadline)
 
     def woken(self, runtime: Runtime) -> None:
-        """The selector of a stopping loop has returned. ``serve_forever`` looks for itself; the other would wait again."""
+        """The selector of a stopping loop has returned. ``serve_forever`` looks for itself, the other would wait."""
         if not self.forever:
             self.ended.set()
             connections.tell()
@@ -89,12 +92,12 @@ def install(module: ModuleType, runtime: Runtime) -> None:
     module._ServerSelector = _waking(module._ServerSelector, runtime)  # type: ignore[attr-defined]  # noqa: SLF001
 
 
-def _wrap_loops(server_class: Any, runtime: Runtime) -> None:  # noqa: ANN401
+def _wrap_loops(server_class: Any, runtime: Runtime) -> None:
     def wrap(name: str) -> None:
         original = getattr(server_class, name)
 
         @functools.wraps(original)
-        def loop(self: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as the original
+        def loop(self: Any, *args: Any, **kwargs: Any) -> Any:
             if runtime.draining:
                 runtime.await_exit()
             _never_block_in_accept(self)
@@ -119,13 +122,13 @@ def _wrap_loops(server_class: Any, runtime: Runtime) -> None:  # noqa: ANN401
     wrap("handle_request")
 
 
-def _never_block_in_accept(server: Any) -> None:  # noqa: ANN401
+def _never_block_in_accept(server: Any) -> None:
     listener = getattr(server, "socket", None)
     if isinstance(listener, socket.socket) and listener.fileno() >= 0 and listener.type == socket.SOCK_STREAM:
         os.set_blocking(listener.fileno(), False)
 
 
-def _waking(selector_class: Any, runtime: Runtime) -> Any:  # noqa: ANN401
+def _waking(selector_class: Any, runtime: Runtime) -> Any:
     class Selector(selector_class):  # type: ignore[misc]
         """A selector that also returns, with nothing, when the worker stops."""
 
@@ -150,7 +153,7 @@ def _waking(selector_class: Any, runtime: Runtime) -> Any:  # noqa: ANN401
 def _wrap_processing(module: ModuleType) -> None:
     def inline(original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
-        def process_request(self: Any, request: Any, client_address: Any) -> Any:  # noqa: ANN401
+        def process_request(self: Any, request: Any, client_address: Any) -> Any:
             connections.open(request)
             try:
                 return original(self, request, client_address)
@@ -161,7 +164,7 @@ def _wrap_processing(module: ModuleType) -> None:
 
     def begin_thread(original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
-        def process_request(self: Any, request: Any, client_address: Any) -> Any:  # noqa: ANN401
+        def process_request(self: Any, request: Any, client_address: Any) -> Any:
             connections.open(request)
             try:
                 return original(self, request, client_address)
@@ -173,7 +176,7 @@ def _wrap_processing(module: ModuleType) -> None:
 
     def end_thread(original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
-        def process_request_thread(self: Any, request: Any, client_address: Any) -> Any:  # noqa: ANN401
+        def process_request_thread(self: Any, request: Any, client_address: Any) -> Any:
             try:
                 return original(self, request, client_address)
             finally:
@@ -191,7 +194,7 @@ def _wrap_forking(module: ModuleType, runtime: Runtime) -> None:
     original = module.ForkingMixIn.process_request
 
     @functools.wraps(original)
-    def process_request(self: Any, request: Any, client_address: Any) -> Any:  # noqa: ANN401
+    def process_request(self: Any, request: Any, client_address: Any) -> Any:
         _local.forking = request
         try:
             return original(self, request, client_address)
@@ -219,11 +222,11 @@ def _stop_with_parent(loop: Loop, runtime: Runtime) -> None:
     connections.drain(loop.ended, runtime.deadline)
 
 
-def _wrap_datagrams(server_class: Any) -> None:  # noqa: ANN401
+def _wrap_datagrams(server_class: Any) -> None:
     original = server_class.get_request
 
     @functools.wraps(original)
-    def get_request(self: Any) -> Any:  # noqa: ANN401
+    def get_request(self: Any) -> Any:
         if not isinstance(self.socket, socket.socket) or self.socket.gettimeout() is not None:
             return original(self)
         # Another worker may have taken the datagram. The socket itself stays blocking: handlers send with it.

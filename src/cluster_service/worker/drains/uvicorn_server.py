@@ -1,7 +1,8 @@
 """uvicorn, however the program starts it.
 
-Left to itself, uvicorn closes at its shutdown every connection that is not in the middle of a request, also one that it has
-accepted this very moment and whose request is on its way: that request is lost. Here its shutdown is preceded by a drain:
+Left to itself, uvicorn closes at its shutdown every connection that is not in the middle of a request, also one that it
+has accepted this very moment and whose request is on its way: that request is lost. Here its shutdown is preceded by a
+drain:
 
 1. the listeners are closed, so that new connections go to other workers (the sockets themselves are the guardian's);
 2. every answer from now on says ``Connection: close``;
@@ -39,25 +40,40 @@ class Running(Serving):
 
     runs_callback = True
 
-    def __init__(self, server: Any) -> None:  # noqa: ANN401 - uvicorn.Server
+    def __init__(self, server: Any) -> None:
         self.server = server
         self.ended = threading.Event()
 
     def begin(self) -> None:
+        """Let the server leave its loop."""
         self.server.should_exit = True
 
     def drain(self, deadline: float) -> None:
+        """Wait until the server has ended."""
         del deadline  # the drain within the server knows it
         self.ended.wait()
 
 
 def install(module: ModuleType, runtime: Runtime) -> None:
     """Drain every server of the class ``module.Server`` before it shuts down."""
-    server_class = module.Server  # type: ignore[attr-defined]
-    serve, shutdown, handle_exit = server_class.serve, server_class.shutdown, server_class.handle_exit
+    server_class = module.Server
+    run, serve, shutdown, handle_exit = (
+        server_class.run,
+        server_class.serve,
+        server_class.shutdown,
+        server_class.handle_exit,
+    )
+
+    @functools.wraps(run)
+    def run_and_leave(self: Any, *args: Any, **kwargs: Any) -> Any:
+        self._cservice_run = True
+        result = run(self, *args, **kwargs)
+        if runtime.stopping and runtime.handles_sigterm():
+            runtime.leave()
+        return result
 
     @functools.wraps(serve)
-    async def serve_and_tell(self: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as the original
+    async def serve_and_tell(self: Any, *args: Any, **kwargs: Any) -> Any:
         running = Running(self)
         runtime.serves(running)
         self._cservice_running = running
@@ -68,7 +84,7 @@ def install(module: ModuleType, runtime: Runtime) -> None:
             running.ended.set()
 
     @functools.wraps(shutdown)
-    async def drain_and_shutdown(self: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+    async def drain_and_shutdown(self: Any, *args: Any, **kwargs: Any) -> Any:
         try:
             await Drain(self, runtime).run()
         except Exception as error:  # noqa: BLE001 - an unknown version: its own way, then
@@ -76,16 +92,21 @@ def install(module: ModuleType, runtime: Runtime) -> None:
         result = await shutdown(self, *args, **kwargs)
         if runtime.stopping:
             await runtime.callback.run_in_loop(runtime.remaining)
-        # Before serve() sends itself the signal again, for the handler that was there before: ours.
+        # Now serve() sends itself the signal again, for the handler that was there before: ours. Where its loop is
+        # about to end anyway that comes too early: run() takes the signal's place.
         runtime.serves_no_more(getattr(self, "_cservice_running", None))
+        captured = getattr(self, "_captured_signals", None)
+        if runtime.stopping and captured and getattr(self, "_cservice_run", False):
+            captured[:] = [each for each in captured if each != signal.SIGTERM]
         return result
 
     @functools.wraps(handle_exit)
-    def note_and_exit(self: Any, sig: int, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+    def note_and_exit(self: Any, sig: int, *args: Any, **kwargs: Any) -> Any:
         if sig == signal.SIGTERM:
             runtime.begin()
         return handle_exit(self, sig, *args, **kwargs)
 
+    server_class.run = run_and_leave
     server_class.serve = serve_and_tell
     server_class.shutdown = drain_and_shutdown
     server_class.handle_exit = note_and_exit
@@ -94,7 +115,7 @@ def install(module: ModuleType, runtime: Runtime) -> None:
 class Drain:
     """The end of one server's connections, in good order."""
 
-    def __init__(self, server: Any, runtime: Runtime) -> None:  # noqa: ANN401
+    def __init__(self, server: Any, runtime: Runtime) -> None:
         self.server = server
         self.loop = asyncio.get_running_loop()
         self.deadline = self.loop.time() + runtime.remaining()
@@ -118,7 +139,7 @@ class Drain:
             await asyncio.sleep(_TICK)
         config.timeout_graceful_shutdown = max(0.5, self.deadline - self.loop.time())
 
-    def _look_at(self, connection: Any) -> None:  # noqa: ANN401 - a protocol of uvicorn's
+    def _look_at(self, connection: Any) -> None:
         now = self.loop.time()
         state, since = _state_of(connection)
         known = self._marks.get(connection)
@@ -133,7 +154,7 @@ class Drain:
             connection.shutdown()
 
 
-def _state_of(connection: Any) -> Tuple[str, Optional[float]]:  # noqa: ANN401
+def _state_of(connection: Any) -> Tuple[str, Optional[float]]:
     """Return new, idle, busy (as in ``connections``) or other, and since when where that is known."""
     if not hasattr(connection, "cycle"):
         return "other", None
@@ -147,8 +168,8 @@ def _state_of(connection: Any) -> Tuple[str, Optional[float]]:  # noqa: ANN401
     return "idle", timer.when() - connection.timeout_keep_alive
 
 
-def _close_after_answer(cycle: Any) -> None:  # noqa: ANN401
-    """Have an answer that has not begun say that it is the last. (One that has begun promised the client otherwise.)"""
+def _close_after_answer(cycle: Any) -> None:
+    """Have an answer that has not begun say that it is the last: one that has begun promised otherwise."""
     if cycle.response_started:
         return
     cycle.keep_alive = False
@@ -156,7 +177,7 @@ def _close_after_answer(cycle: Any) -> None:  # noqa: ANN401
         cycle.default_headers = [*cycle.default_headers, _CLOSE]
 
 
-def _has_come(connection: Any) -> bool:  # noqa: ANN401
+def _has_come(connection: Any) -> bool:
     """Whether the client has sent something that has not been read."""
     peer = connection.transport.get_extra_info("socket")
     if peer is None or peer.fileno() < 0:

@@ -162,4 +162,4 @@ def test_a_child_that_is_no_fork_is_handed_what_it_needs(tmp_path: Path, method:
         worker.line("Started worker")
         worker.stop()
         assert worker.wait() == 0, worker.output
-        assert "lifespan over" in worker.lines
+        assert "lifespan over" in worker.lines, worker.output

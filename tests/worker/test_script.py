@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.worker.harness import DEADLINE, Worker, write
+from tests.worker.harness import DEADLINE, Ports, Worker, write
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -81,6 +81,15 @@ def test_it_ends_as_it_ends_alone(python: str, tmp_path: Path, name: str) -> Non
     with Worker("script", str(script), python=python) as worker:
         code = worker.wait()
         assert (code, worker.output) == alone(python, str(script))
+
+
+def test_it_leaves_nothing_to_warn_of(python: str, tmp_path: Path) -> None:
+    script = write(tmp_path / "worker.py", "import socket, asyncio\nprint('here')\n")
+    with Ports() as ports:
+        env = {"PYTHONDEVMODE": "1", "PYTHONWARNINGS": "error"}
+        with Worker("script", script, python=python, share="python", ports=ports, env=env) as worker:
+            assert worker.wait() == 0
+            assert worker.output == "here"
 
 
 def test_a_file_in_no_known_encoding_is_a_syntax_error(tmp_path: Path) -> None:

@@ -11,9 +11,6 @@ from __future__ import annotations
 
 import os
 import select
-import sys
-from _socket import AF_UNIX, MSG_DONTWAIT, SOCK_SEQPACKET
-from _socket import socket as Socket  # noqa: N812 - the C class, which no program patches
 from _thread import allocate_lock, get_ident, get_native_id
 from collections import deque
 from typing import Any, Callable, Deque, Dict
@@ -22,17 +19,20 @@ from cluster_service.wire import channel as wire
 
 from .threads import run_beside
 
-_NO_SIGPIPE = 0x4000 if sys.platform == "linux" else 0  # MSG_NOSIGNAL
 _OUTBOX = 1000
 """Messages kept while the guardian does not read; older ones are dropped first."""
 
 
 class Channel:
-    """Messages to and from the guardian. *on_message* and *on_end* are called in the reader's thread."""
+    """Messages to and from the guardian. *on_message* and *on_end* are called in the reader's thread.
+
+    It is held by its number: a socket object that lives to the interpreter's end crashes Python 3.9 there.
+    """
 
     def __init__(self, fd: int, on_message: Callable[[Dict[str, Any]], None], on_end: Callable[[], None]) -> None:
         os.set_inheritable(fd, False)  # noqa: FBT003
-        self._socket = Socket(AF_UNIX, SOCK_SEQPACKET, 0, fileno=fd)
+        os.set_blocking(fd, False)
+        self.fd = fd
         self._on_message = on_message
         self._on_end = on_end
         self._outbox: Deque[bytes] = deque(maxlen=_OUTBOX)
@@ -44,11 +44,6 @@ class Channel:
         self._gone = allocate_lock()
         self._guard = allocate_lock()
         self._receiving = allocate_lock()
-
-    @property
-    def fd(self) -> int:
-        """The descriptor, which stays the channel's."""
-        return self._socket.fileno()
 
     def send(self, message: Dict[str, Any]) -> None:
         """Send *message* now or, where the guardian is busy, soon. Never blocks, never fails for want of a guardian."""
@@ -65,7 +60,7 @@ class Channel:
 
     def _offer(self, data: bytes) -> bool:
         try:
-            self._socket.send(data, MSG_DONTWAIT | _NO_SIGPIPE)
+            os.write(self.fd, data)
         except BlockingIOError:
             return False
         except OSError:
@@ -112,13 +107,13 @@ class Channel:
         poll = select.poll()
         poll.register(self._wake_r, select.POLLIN)
         while True:
-            poll.register(self._socket, select.POLLIN | (select.POLLOUT if self._outbox else 0))
+            poll.register(self.fd, select.POLLIN | (select.POLLOUT if self._outbox else 0))
             events = dict(poll.poll())
             if self._wake_r in events:
                 _empty(self._wake_r)
                 if self._forking:
                     return
-            got = events.get(self._socket.fileno(), 0)
+            got = events.get(self.fd, 0)
             if got & select.POLLOUT:
                 while self._outbox and self._offer(self._outbox[0]):
                     self._outbox.popleft()
@@ -131,7 +126,7 @@ class Channel:
     def _take(self) -> bool:
         """Act upon one message, or the end. False when there is no message."""
         try:
-            data = self._socket.recv(wire.LIMIT, MSG_DONTWAIT)
+            data = os.read(self.fd, wire.LIMIT)
         except BlockingIOError:
             return False
         except OSError:

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import inspect
 import sys
+from _thread import allocate_lock
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Tuple
 
-from .drains.outside import Outside
+from .drains.outside import Outside, is_listening
 from .interface import interface_of
 from .loading import load_app
 from .run import hide_our_frames
@@ -67,7 +68,7 @@ class Child:
         wsgi = closing.interface == "wsgi"
         spawn = Server._spawn_wsgi_worker if wsgi else Server._spawn_asgi_lifespan_worker  # noqa: SLF001
         if wsgi:
-            runtime.server_started()
+            closing.started()
             args = _with(args, spawn, blocking_threads=WSGI_THREADS)
         run_beside(self._drain_when_told, runtime, closing)
         spawn(*args)
@@ -84,6 +85,16 @@ class Child:
             Outside().drain(runtime.deadline)
         finally:
             self.pipe.send(None)
+
+
+def _tell_when_listening(runtime: Runtime) -> None:
+    never = allocate_lock()
+    never.acquire()
+    for _ in range(3000):  # half a minute: it takes milliseconds, unless the address is taken
+        if is_listening():
+            runtime.server_started()
+            return
+        never.acquire(timeout=0.01)
 
 
 def _arrive(target: str, pipe: Connection, channel: Any) -> Child:
@@ -118,6 +129,10 @@ class Closing:
         """Be the app."""
         return self._answer(*args)
 
+    def started(self) -> None:
+        """The app is ready to be asked, and so is the worker as soon as granian listens, which comes next."""
+        run_beside(_tell_when_listening, self.runtime)
+
     def begin(self) -> None:
         """From now on, every answer is its connection's last."""
         self._answer = self._wsgi_closing if self.interface == "wsgi" else self._asgi_closing
@@ -126,7 +141,7 @@ class Closing:
         self._answer = self._plain
         if scope["type"] == "lifespan":
             return self._lifespan(scope, receive, send)
-        self.runtime.server_started()
+        self.started()
         return self._plain(scope, receive, send)
 
     async def _lifespan(self, scope: Dict[str, Any], receive: Any, send: Any) -> None:
@@ -136,7 +151,7 @@ class Closing:
             nonlocal failed
             await send(message)
             if message["type"] == "lifespan.startup.complete":
-                self.runtime.server_started()
+                self.started()
             failed = failed or message["type"].endswith(".failed")
 
         try:

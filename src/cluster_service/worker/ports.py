@@ -30,7 +30,7 @@ class Guardian:
     """The ports pair: one request, then its reply. One thread, of one process, at a time."""
 
     def __init__(self, fd: int) -> None:
-        self._pair = Socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=fd)
+        self._fd = fd
         self._lock = Lock()
         self._turn = os.memfd_create("cservice-ports") if hasattr(os, "memfd_create") else None
         os.register_at_fork(after_in_child=self._after_fork_in_child)
@@ -40,12 +40,14 @@ class Guardian:
         with self._lock:
             if self._turn is not None:
                 fcntl.lockf(self._turn, fcntl.LOCK_EX)  # children of a fork ask on the same pair
+            pair = Socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=self._fd)
             try:
-                self._pair.sendall(wire.encode(request))
-                data, ancillary, _, _ = self._pair.recvmsg(wire.LIMIT, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC)
+                pair.sendall(wire.encode(request))
+                data, ancillary, _, _ = pair.recvmsg(wire.LIMIT, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC)
             except OSError:
                 return None, None
             finally:
+                pair.detach()  # held by its number, as the channel is
                 if self._turn is not None:
                     fcntl.lockf(self._turn, fcntl.LOCK_UN)
         received = array("i")

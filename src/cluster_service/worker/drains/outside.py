@@ -1,6 +1,6 @@
 """Draining a server from outside, by what the kernel knows of its descriptors: for servers that are not Python.
 
-- Stop accepting: every descriptor of a listening socket is made one of another socket, to which nobody can connect. The
+- Stop accepting: every descriptor of a listening socket is made one of another socket, which nobody knows of. The
   server goes on to watch and to accept, and gets nothing. What waits on the shared socket is the other workers'.
 - Each connection gets its time (``grace``): one from which nothing has come yet, and one that was answered last. One
   whose last word is the client's is being answered, and the server's own stop waits for it.
@@ -41,18 +41,15 @@ class Outside:
             never.acquire(timeout=_TICK)
 
     def _stop_accepting(self) -> None:
-        nowhere = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        nowhere.bind("")  # a name that the kernel invents
-        nowhere.listen(1)
         for fd in _sockets():
             try:
                 with _borrowed(fd) as each:
-                    if fd != nowhere.fileno() and each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                    if each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
                         self._addresses.append(each.getsockname())
-                        os.dup2(nowhere.fileno(), fd, inheritable=os.get_inheritable(fd))
+                        with _nowhere(each.family) as nowhere:
+                            os.dup2(nowhere.fileno(), fd, inheritable=os.get_inheritable(fd))
             except OSError:
                 pass  # a connection that has ended meanwhile
-        nowhere.close()
 
     def _claims(self, fd: int) -> bool:
         """Whether the connection *fd*, if it is one of the server's, may still bring a request."""
@@ -74,6 +71,26 @@ class Outside:
         if each.family == socket.AF_UNIX:
             return name in self._addresses
         return any(isinstance(address, tuple) and address[1] == name[1] for address in self._addresses)
+
+
+def _nowhere(family: int) -> socket.socket:
+    """Return a listening socket of *family* (a server may look at that) whose address nobody is told."""
+    nowhere = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    nowhere.bind({socket.AF_INET: ("127.0.0.1", 0), socket.AF_INET6: ("::1", 0)}.get(socket.AddressFamily(family), ""))
+    nowhere.listen(1)
+    return nowhere
+
+
+def is_listening() -> bool:
+    """Whether this process has a socket on which it accepts connections."""
+    for fd in _sockets():
+        try:
+            with _borrowed(fd) as each:
+                if each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                    return True
+        except OSError:
+            pass  # it has ended meanwhile
+    return False
 
 
 def _may_ask(info: bytes, waited: float) -> bool:

@@ -1,6 +1,6 @@
 """The servers of ``socketserver``: http.server, xmlrpc, wsgiref, and Flask's development server.
 
-They have no way to stop at a signal. Here a stop ends the accepting loop at once (a socket wakes its selector), the
+They have no way to stop at a signal. Here a stop ends the accepting loop at once (a pipe wakes its selector), the
 request that the loop itself is answering is answered, threads and forked children are waited for, and then the worker
 ends.
 
@@ -40,15 +40,17 @@ class Loop(Serving):
         self.forever = forever
         self.stopping = False
         self.ended = threading.Event()
-        self.wake, self._waker = socket.socketpair()
+        self.wake, self._waker = os.pipe()
+        self._open = True
+        self._lock = threading.RLock()  # taken in a signal handler, too
 
     def begin(self) -> None:
         """Let the loop end."""
         self.stopping = True
-        try:
-            self._waker.send(b"s")
-        except OSError:
-            return  # it has ended by itself
+        with self._lock:
+            if not self._open:
+                return  # it has ended by itself
+            os.write(self._waker, b"s")
         self.server._BaseServer__shutdown_request = True  # noqa: SLF001 - what shutdown() sets before it waits
 
     def drain(self, deadline: float) -> None:
@@ -68,8 +70,10 @@ class Loop(Serving):
         """The loop has ended."""
         self.ended.set()
         connections.tell()
-        self._waker.close()
-        self.wake.close()
+        with self._lock:
+            self._open = False
+            os.close(self._waker)
+            os.close(self.wake)
 
 
 def _await_child(pid: int, deadline: float) -> None:

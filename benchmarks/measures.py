@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from benchmarks import client
 from tests.tools import ask
 from tests.tools.ports import free_port
-from tests.tools.processes import children_of, memory
+from tests.tools.processes import children_of, descendants, memory
 from tests.tools.service import CSERVICE, PYTHON, Service, UnixConnection
 
 if TYPE_CHECKING:
@@ -54,13 +54,17 @@ def line(what: str, ours: str, other: str, ratio: float | None) -> str:
 
 
 @contextlib.contextmanager
-def own_manager(port: int, *command: str) -> Iterator[None]:
-    """A server with its own process manager, until it answers. What it writes goes to a file, as ours does."""
+def own_manager(port: int, *command: str) -> Iterator[int]:
+    """A server with its own process manager, once it answers: its pid.
+
+    As with ours, what it writes goes to a file, and it has a session of its own (the kernel shares the processor out by
+    session).
+    """
     with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(command, cwd=EXAMPLES, stdout=log, stderr=log)
+        process = subprocess.Popen(command, cwd=EXAMPLES, stdout=log, stderr=log, start_new_session=True)
         try:
             until_answered(port, process)
-            yield
+            yield process.pid
         finally:
             process.terminate()
             process.wait()
@@ -107,25 +111,47 @@ CASES = {
 }
 
 
+class Figure(NamedTuple):
+    """What one round came to."""
+
+    rate: float
+    """Requests a second."""
+    cost: float
+    """Seconds of processor time for one request, of all processes of the service together."""
+
+
+def measured(root: int, port: int, seconds: float, arrival: client.Arrival) -> Figure:
+    """Let the service whose first process is *root* bear the load."""
+    pids = [root, *descendants(root)]
+    before = sum(processor(pid) for pid in pids)
+    rate = client.throughput(port, seconds, arrival)
+    return Figure(rate, (sum(processor(pid) for pid in pids) - before) / (rate * seconds))
+
+
 def throughput(rounds: Rounds) -> Iterator[str]:
-    """Requests a second of an app on two workers, ours and the server's own."""
+    """Requests of an app on two workers: how many a second, and what one costs; ours and the server's own manager."""
     port = free_port()
     for name, case in CASES.items():
         ours = [part if part == "PORT=PORT" else part.replace("PORT", str(port)) for part in case.ours]
         ours = [f"PORT={port}" if part == "PORT=PORT" else part for part in ours]
         program, *options = (part.replace("PORT", str(port)) for part in case.theirs)
-        figures: list[tuple[float, float]] = []
+        pairs: list[tuple[Figure, Figure]] = []
         for _ in range(rounds.repeat):
-            with served(*ours, count=2):
-                one = client.throughput(port, rounds.seconds, case.arrival)
-            with own_manager(port, str(SCRIPTS / program), *options):
-                figures.append((one, client.throughput(port, rounds.seconds, case.arrival)))
-        ratio = statistics.median(one / other for one, other in figures)
+            with served(*ours, count=2) as service:
+                one = measured(service.pid, port, rounds.seconds, case.arrival)
+            with own_manager(port, str(SCRIPTS / program), *options) as pid:
+                pairs.append((one, measured(pid, port, rounds.seconds, case.arrival)))
         yield line(
-            f"requests/s, 2 workers on {name}",
-            f"{statistics.median(one for one, _ in figures):,.0f}",
-            f"`{program} --workers 2`: {statistics.median(other for _, other in figures):,.0f}",
-            ratio,
+            f"{name}, 2 workers: requests/s",
+            f"{statistics.median(one.rate for one, _ in pairs):,.0f}",
+            f"`{program} --workers 2`: {statistics.median(other.rate for _, other in pairs):,.0f}",
+            statistics.median(one.rate / other.rate for one, other in pairs),
+        )
+        yield line(
+            f"{name}, 2 workers: processor time a request",
+            f"{statistics.median(one.cost for one, _ in pairs) * 1e6:.0f} µs",
+            f"`{program} --workers 2`: {statistics.median(other.cost for _, other in pairs) * 1e6:.0f} µs",
+            statistics.median(one.cost / other.cost for one, other in pairs),
         )
 
 

@@ -4,6 +4,7 @@
     existing(explicit=None, environ=os.environ) -> str | None checked, not made: to find one
     lock_path(directory, name) · socket_path(directory, name) · key_path(directory, name) -> str
     take_lock(directory, name) -> int                        the locked descriptor; raises Held
+    clean_up(directory, name)                                what a killed service has left
     write_lock(fd, name, pid)                                who holds it, for others to read
     holder(directory, name) -> Holder | None                 who runs *name*
     find(name, explicit=None, environ=os.environ) -> tuple[str, Holder] | None
@@ -16,6 +17,7 @@ Every function raises CommandError with a sentence when the machine's state is n
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -191,6 +193,20 @@ def take_lock(directory: str, name: str) -> int:
             os.close(fd)
             raise
         os.close(fd)  # its last holder has just removed it: lock the new one
+
+
+def clean_up(directory: str, name: str) -> None:
+    """Remove what a service left whose guardian was killed, unless another of that name has taken its place."""
+    try:
+        fd = take_lock(directory, name)
+    except Held:
+        return
+    path = socket_path(directory, name)
+    hidden = os.path.join(directory, f".{name}.sock.cservice")  # the guardian's own link to the socket
+    for left in (path, hidden, lock_path(directory, name)):  # the lock last, while it is held
+        with contextlib.suppress(OSError):
+            os.unlink(left)
+    os.close(fd)
 
 
 def write_lock(fd: int, name: str, pid: int) -> None:

@@ -6,16 +6,21 @@ import errno
 import os
 import socket
 import sys
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 
+import cluster_service
 from cluster_service.wire import facts, orders
+from tests.contract.interface import DEADLINE
 from tests.tools.ports import free_port
 
 from .puppet import Puppet
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.contract.real import RealKernel
 
     from .conftest import Start
@@ -398,6 +403,63 @@ def test_a_privileged_port_with_workers_that_run_as_another_user(kernel: RealKer
         assert puppet.do("result = os.getresuid()") == [65534] * 3
         puppet.do("s = tcp('127.0.0.1', 707)")
         assert answered_by(puppet, ("127.0.0.1", 707))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_a_service_of_an_ordinary_user(start: Start, run_dir: Path) -> None:
+    """Without CAP_SYS_ADMIN the filter needs no_new_privs, and ports below 1024 are refused with the reason."""
+    run_dir.chmod(0o755)
+
+    def become_nobody() -> None:
+        os.setgid(65534)
+        os.setuid(65534)
+
+    kernel = start(prepare=become_nobody, python="/usr/bin/python3")
+    assert kernel.snapshot.share["seccomp"] == ""
+    port = free_port()
+    puppets = [Puppet(kernel, number, python="/usr/bin/python3") for number in (1, 2)]
+    for puppet in puppets:
+        puppet.do(f"s = tcp('127.0.0.1', {port})")
+        assert answered_by(puppet, ("127.0.0.1", port))
+        with open(f"/proc/{puppet.pid}/status", encoding="ascii") as file:
+            assert "NoNewPrivs:\t1\n" in file.read()
+    with open("/proc/sys/net/ipv4/ip_unprivileged_port_start", encoding="ascii") as file:
+        if int(file.read()) > 700:
+            assert puppets[0].fails("tcp('127.0.0.1', 700)") == errno.EACCES
+            assert "need root" in kernel.fact(facts.ListenFailed).error
+    kernel.send(orders.Spawn(3, ["/bin/true"], {}, "/", "web.3", user="root"))
+    assert "only when the service is started by root" in kernel.fact(facts.SpawnFailed).error
+
+
+def test_a_service_within_a_service_says_why_it_cannot_use_seccomp(kernel: RealKernel) -> None:
+    source = os.path.dirname(os.path.dirname(cluster_service.__file__))
+    reason = Puppet(kernel, 1).do(
+        f"sys.path.insert(0, {source!r})\nfrom cluster_service.guardian import seccomp\nresult = seccomp.probe({{}})"
+    )
+    assert "inside another cservice" in reason
+
+
+def test_nothing_piles_up_in_the_guardian(kernel: RealKernel) -> None:
+    def held() -> list[str]:
+        directory = f"/proc/{kernel.process.pid}/fd"
+        return sorted(os.readlink(f"{directory}/{entry}") for entry in os.listdir(directory))
+
+    port = free_port()
+    keeper = Puppet(kernel, 1)
+    keeper.do(f"s = tcp('127.0.0.1', {port})")
+    before = held()
+    for number in range(2, 22):
+        puppet = Puppet(kernel, number)
+        puppet.do(f"s = tcp('127.0.0.1', {port})")
+        puppet.end()
+        kernel.fact(facts.Output, worker=number)
+        kernel.send(orders.Forget(number))
+    end = time.monotonic() + DEADLINE
+    while held() != before and time.monotonic() < end:
+        kernel.nothing_of(facts.Signalled)
+    assert held() == before
+    kernel.send(orders.Hello())
+    assert [state["worker"] for state in kernel.fact(facts.Snapshot).workers] == [1]
 
 
 def test_the_guardian_is_small(kernel: RealKernel) -> None:

@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -251,12 +252,17 @@ def ask_to_end(world: CheckedWorld, how: str) -> None:
 
 
 settings.register_profile(
-    "ci", max_examples=120, stateful_step_count=30, derandomize=True, deadline=None,
+    "ci", max_examples=200, stateful_step_count=30, derandomize=True, deadline=None,
     suppress_health_check=list(HealthCheck),
 )  # fmt: skip
 settings.register_profile(
     "long", settings.get_profile("ci"), max_examples=5000, stateful_step_count=60, derandomize=False
 )  # fmt: skip
 
+PROFILE = os.environ.get("CSERVICE_SIM", "ci")
+"""``CSERVICE_SIM=long pytest tests/sim/test_machine.py`` looks for new stories, for an hour or so."""
+
+pytestmark = pytest.mark.timeout(600 if PROFILE == "ci" else 0)
+
 TestMachine = Machine.TestCase
-TestMachine.settings = settings.get_profile(os.environ.get("CSERVICE_SIM", "ci"))
+TestMachine.settings = settings.get_profile(PROFILE)

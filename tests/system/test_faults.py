@@ -17,7 +17,7 @@ from tests.tools import ask
 from tests.tools.load import Load, Mode
 from tests.tools.ports import free_port
 from tests.tools.processes import descendants
-from tests.tools.service import Service, run_directory
+from tests.tools.service import Service, cservice, run_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -131,10 +131,23 @@ def test_a_killed_guardian_takes_everything_with_it_and_its_name_can_be_used_aga
         assert service.log.count("goodbye") == 2
     with socket.create_server(("127.0.0.1", port)):
         pass
-    assert service.door.exists(), "nobody was left to remove it"
     with script(port) as service:
         workers = service.serving(2)
         assert ask.http_pid(("127.0.0.1", port)) in workers
+        assert service.stop() == 0
+
+
+def test_what_a_dead_service_has_left_is_no_obstacle() -> None:
+    port = free_port()
+    run_directory().mkdir(mode=0o700)
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(run_directory() / "test.sock"))
+    dead = '{"pid": 999999999, "since": "2000-01-01T00:00:00Z", "name": "test"}'
+    (run_directory() / "test.lock").write_text(dead, encoding="utf-8")
+    assert cservice("--name", "test", "workers").code == 3
+    with script(port) as service:
+        workers = service.serving(2)
+        assert sorted(worker["pid"] for worker in service.workers()) == workers
         assert service.stop() == 0
     assert list(run_directory().iterdir()) == []
 

@@ -71,9 +71,9 @@ def test_what_is_held_is_answered(tmp_path: Path, interface: str) -> None:
             slow.send("/slow")
             worker.line("slow")
             worker.stop()
-            status, headers, body = new.ask()
+            status, _, body = new.ask()
             assert (status, body) == (200, b"ok")
-            with open(fifo, "w"):  # noqa: PTH123 - opens when the app does
+            with open(fifo, "w"):
                 pass
             assert slow.receive()[2] == b"ok"
             assert idle.closed()
@@ -144,9 +144,7 @@ def test_it_serves_one_address(tmp_path: Path) -> None:
     write(tmp_path / "served.py", WSGI)
     with Worker("app", "served:app", "granian", "127.0.0.1:1,127.0.0.1:2", cwd=tmp_path) as worker:
         assert worker.wait() == 3
-        assert worker.output == (
-            "cservice: granian serves one address, not 2: give one --bind, or --server uvicorn"
-        )
+        assert worker.output == ("cservice: granian serves one address, not 2: give one --bind, or --server uvicorn")
 
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
@@ -155,9 +153,12 @@ def test_a_child_that_is_no_fork_is_handed_what_it_needs(tmp_path: Path, method:
     write(tmp_path / "served.py", APP + "\nimport cluster_service\ncluster_service.worker_ready(False)\n")
     write(tmp_path / "sitecustomize.py", f"import multiprocessing\nmultiprocessing.set_start_method({method!r})\n")
     port, env = free_port(), {"PYTHONPATH": str(tmp_path)}
-    with Ports() as ports, Worker(
-        "app", "served:app", "granian", f"127.0.0.1:{port}", cwd=tmp_path, env=env, share="python", ports=ports
-    ) as worker:
+    with (
+        Ports() as ports,
+        Worker(
+            "app", "served:app", "granian", f"127.0.0.1:{port}", cwd=tmp_path, env=env, share="python", ports=ports
+        ) as worker,
+    ):
         assert worker.message() == {"type": "ready", "ready": False}  # said in the child, at import
         worker.line("Started worker")
         worker.stop()

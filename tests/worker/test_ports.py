@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,12 +16,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def run(tmp_path: Path, ports: Ports | None, program: str, *args: str, python: str | None = None, share: str = "python") -> list[str]:
+def run(
+    tmp_path: Path, ports: Ports | None, program: str, *args: str, python: str | None = None, share: str = "python"
+) -> list[str]:
     """The lines that *program* prints; it must end by itself."""
     script = write(tmp_path / "worker.py", program)
-    more = {} if python is None else {"python": python}
     env = {"PYTHONWARNINGS": "ignore"}  # of forks: early 3.13 counts the threads too late
-    with Worker("script", script, *args, share=share, ports=ports, env=env, **more) as worker:
+    python = python or sys.executable
+    with Worker("script", script, *args, share=share, ports=ports, env=env, python=python) as worker:
         assert worker.wait() == 0, worker.output
         return worker.lines
 
@@ -43,7 +46,8 @@ def test_tcp(python: str, tmp_path: Path) -> None:
             os.set_inheritable(t.fileno(), True)
             t.setblocking(False)
             t.bind(("127.0.0.1", int(sys.argv[1])))
-            print(os.fstat(t.fileno()).st_ino, os.get_inheritable(t.fileno()), t.gettimeout(), os.get_blocking(s.fileno()))
+            number = t.fileno()
+            print(os.fstat(number).st_ino, os.get_inheritable(number), t.gettimeout(), os.get_blocking(s.fileno()))
             """,
             str(port), python=python,
         )  # fmt: skip
@@ -53,7 +57,8 @@ def test_tcp(python: str, tmp_path: Path) -> None:
         assert lines == [f"True 5.0 False {port}", str(inode), f"{inode} True 0.0 False"]
         assert [request["type"] for request in ports.requests] == ["bind", "listen", "bind"]
         assert ports.requests[0] == {
-            "type": "bind", "family": 2, "kind": 1, "address": f"127.0.0.1:{port}", "v6only": False, "nonblocking": True,
+            "type": "bind", "family": 2, "kind": 1, "address": f"127.0.0.1:{port}", "v6only": False,
+            "nonblocking": True,
         }  # fmt: skip
         assert ports.requests[1] == {"type": "listen", "inode": inode, "backlog": 7}
 
@@ -211,6 +216,7 @@ def test_in_other_modes_nothing_is_changed(python: str, tmp_path: Path, share: s
         import sys
         before = set(sys.modules)
         import _socket, socket
-        print("socket" in before, socket.socket.bind is _socket.socket.bind, socket.socket.listen is _socket.socket.listen)
+        ours, theirs = socket.socket, _socket.socket
+        print("socket" in before, ours.bind is theirs.bind, ours.listen is theirs.listen)
         """
     assert run(tmp_path, None, program, python=python, share=share) == ["False True True"]

@@ -16,6 +16,7 @@ import traceback
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from cluster_service import rundir
 from cluster_service.core import actions, events
 from cluster_service.core.cluster import Cluster
 from cluster_service.core.requests import Rejected, Tick
@@ -140,6 +141,9 @@ class Master:
             if not self._over.done():
                 self._over.set_result(0)
             return
+        self._ending = self._loop.create_task(self._outlive())
+
+    async def _outlive(self) -> None:
         timeouts = {}
         if self._early is None:
             for worker in self.cluster.workers.values():
@@ -147,7 +151,10 @@ class Master:
                 if worker.pid is not None and worker.state != "gone":
                     timeouts[worker.pid] = group.spec.stop_timeout if group else TAKE_OVER
         self.log("the guardian has died: ending the workers")
-        orphans.end(timeouts)
+        if self.doors is not None:
+            await self.doors.close(0.5)
+        await asyncio.to_thread(orphans.end, timeouts)
+        rundir.clean_up(self.settings.run_dir, self.settings.name)
         if not self._over.done():
             self._over.set_result(1)
 

@@ -25,7 +25,9 @@ def _exit(event: events.WorkerExit) -> str | None:
     if event.reason != "failure":
         return f"{who} ended ({event.reason})"
     if event.repeated:
-        return f"{who} failed in the same way again ({event.repeated + 1} times in a row)"
+        times = event.repeated + 1
+        often = f"{who} failed in the same way again ({times} times in a row)"
+        return None if times & (times - 1) else often  # the 2nd, 4th, 8th ... time: each is folded in the log already
     return f"{who} {event.detail}"
 
 

@@ -21,12 +21,15 @@ def end(groups: Mapping[int, float]) -> None:
     """End every process group. *groups*: the pid of its leader → seconds until it is killed."""
     begun = time.monotonic()
     left = {pgid: begun + timeout for pgid, timeout in groups.items() if _signal(pgid, signal.SIGTERM)}
-    while left:
-        for pgid, deadline in list(left.items()):
+    while True:
+        alive = {pgid: members(pgid) for pgid in left}
+        left = {pgid: deadline for pgid, deadline in left.items() if alive[pgid]}
+        if not left:
+            return
+        for pgid, deadline in left.items():
             if time.monotonic() >= deadline:
                 _signal(pgid, signal.SIGKILL)
-        _wait([pid for pgid in left for pid in members(pgid)], min(left.values()) - time.monotonic())
-        left = {pgid: deadline for pgid, deadline in left.items() if members(pgid)}
+        _wait([pid for pgid in left for pid in alive[pgid]], min(left.values()) - time.monotonic())
 
 
 def members(pgid: int) -> list[int]:
@@ -60,6 +63,8 @@ def _wait(pids: list[int], timeout: float) -> None:
         with suppress(OSError):
             pidfds.append(os.pidfd_open(pid))
             poller.register(pidfds[-1], select.POLLIN)
+    if len(pidfds) < len(pids):  # one has ended meanwhile
+        timeout = 0.0
     poller.poll(max(100.0, timeout * 1000))
     for pidfd in pidfds:
         os.close(pidfd)

@@ -9,8 +9,10 @@ request, also one whose request is on its way. They are drained from outside (``
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import sys
+import time
 from _thread import allocate_lock
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Tuple
 
@@ -84,17 +86,8 @@ class Child:
         try:
             Outside().drain(runtime.deadline)
         finally:
+            closing.await_serving(runtime.deadline)
             self.pipe.send(None)
-
-
-def _tell_when_listening(runtime: Runtime) -> None:
-    never = allocate_lock()
-    never.acquire()
-    for _ in range(3000):  # half a minute: it takes milliseconds, unless the address is taken
-        if is_listening():
-            runtime.server_started()
-            return
-        never.acquire(timeout=0.01)
 
 
 def _arrive(target: str, pipe: Connection, channel: Any) -> Child:
@@ -118,6 +111,7 @@ class Closing:
         self.app = app
         self.interface = interface
         self.runtime = runtime
+        self.serving = False
         self._answer: Callable[..., Any] = app
         if interface == "asgi2":
             self._answer = lambda scope, receive, send: app(scope)(receive, send)
@@ -131,7 +125,28 @@ class Closing:
 
     def started(self) -> None:
         """The app is ready to be asked, and so is the worker as soon as granian listens, which comes next."""
-        run_beside(_tell_when_listening, self.runtime)
+        run_beside(self._await_granian, None if self.interface == "wsgi" else asyncio.get_running_loop())
+
+    def _await_granian(self, loop: Optional[asyncio.AbstractEventLoop]) -> None:
+        never = allocate_lock()
+        never.acquire()
+        while not is_listening():  # for milliseconds; where the address is taken, the process ends
+            never.acquire(timeout=0.01)
+        if loop is None:
+            self._serves()
+        else:
+            loop.call_soon_threadsafe(self._serves)  # a stop before its loop turns again is one that granian forgets
+
+    def await_serving(self, deadline: float) -> None:
+        """Wait until granian hears SIGTERM, which comes next: it forgets one that comes before its loop serves."""
+        never = allocate_lock()
+        never.acquire()
+        while not self.serving and time.monotonic() < deadline:
+            never.acquire(timeout=0.01)
+
+    def _serves(self) -> None:
+        self.serving = True
+        self.runtime.server_started()
 
     def begin(self) -> None:
         """From now on, every answer is its connection's last."""
@@ -158,7 +173,7 @@ class Closing:
             await self._plain(scope, receive, told)
         finally:
             if not failed:
-                self.runtime.server_started()  # it has no lifespan
+                self.started()  # it has no lifespan, or has ended with it
 
     async def _asgi_closing(self, scope: Dict[str, Any], receive: Any, send: Any) -> None:
         async def closing(message: Dict[str, Any]) -> None:

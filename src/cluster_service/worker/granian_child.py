@@ -112,6 +112,7 @@ class Closing:
         self.interface = interface
         self.runtime = runtime
         self.serving = False
+        self._started = False
         self._answer: Callable[..., Any] = app
         if interface == "asgi2":
             self._answer = lambda scope, receive, send: app(scope)(receive, send)
@@ -125,7 +126,22 @@ class Closing:
 
     def started(self) -> None:
         """The app is ready to be asked, and so is the worker as soon as granian listens, which comes next."""
-        run_beside(self._await_granian, None if self.interface == "wsgi" else asyncio.get_running_loop())
+        if self._started:
+            return
+        self._started = True
+        if self.interface == "wsgi":
+            run_beside(self._await_granian, None)
+            return
+        # Granian runs the loop a second time when it has begun to serve; a SIGTERM before that is one that it forgets.
+        loop: Any = asyncio.get_running_loop()
+        run_until_complete = loop.run_until_complete
+
+        def run_again(future: Any) -> Any:
+            loop.run_until_complete = run_until_complete
+            run_beside(self._await_granian, loop)
+            return run_until_complete(future)
+
+        loop.run_until_complete = run_again
 
     def _await_granian(self, loop: Optional[asyncio.AbstractEventLoop]) -> None:
         never = allocate_lock()
@@ -135,7 +151,7 @@ class Closing:
         if loop is None:
             self._serves()
         else:
-            loop.call_soon_threadsafe(self._serves)  # a stop before its loop turns again is one that granian forgets
+            loop.call_soon_threadsafe(self._serves)
 
     def await_serving(self, deadline: float) -> None:
         """Wait until granian hears SIGTERM, which comes next: it forgets one that comes before its loop serves."""

@@ -2,8 +2,8 @@
 
 - Stop accepting: every descriptor of a listening socket is made one of another socket, which nobody knows of. The
   server goes on to watch and to accept, and gets nothing. What waits on the shared socket is the other workers'.
-- Each connection gets its time (``grace``): one from which nothing has come yet, and one that was answered last. One
-  whose last word is the client's is being answered, and the server's own stop waits for it.
+- Each connection gets its time (``grace``): one from which nothing has come yet, and one that is quiet by now.
+  A request that takes longer than that is being answered, and the server's own stop waits for it.
 """
 
 from __future__ import annotations

@@ -66,7 +66,8 @@ def start(target: tuple[str, ...], port: int, *options: str, env: tuple[str, ...
     """Two workers of *target* on *port*."""
     settings = [part for entry in env for part in ("--env", entry.replace("PORT=PORT", f"PORT={port}"))]
     arguments = [part.replace("PORT", str(port)) for part in target]
-    return Service("-w", "2", *options, *settings, *arguments, cwd=PROGRAMS)
+    # each of them says when it is ready, however slow the machine: being alive is not to be taken for it
+    return Service("-w", "2", "--ready-after", "60s", *options, *settings, *arguments, cwd=PROGRAMS)
 
 
 @pytest.mark.parametrize("name", PROGRAM)

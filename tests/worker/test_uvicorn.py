@@ -64,7 +64,6 @@ if loop == "uvloop":
     asyncio.run = uvloop.run
 listeners = []
 def make():
-    # Made in Python: uvloop's own bind is not to be shared without the kernel's help.
     listeners.append(socket.create_server(("127.0.0.1", port)))
     return uvicorn.Server(uvicorn.Config(app, log_level="warning", http=parser, loop=loop))
 """
@@ -136,10 +135,8 @@ def as_app(
 
 
 @pytest.mark.parametrize("parser", PARSERS)
-@pytest.mark.parametrize(
-    ("kind", "loop"),  # uvicorn.run on uvloop binds outside of Python: that is for the kernel's sharing alone
-    [(kind, loop) for kind in KINDS for loop in LOOPS if (kind, loop) != ("uvicorn.run", "uvloop")],
-)
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_scripts_lose_no_request(
     tmp_path: Path, stack: contextlib.ExitStack, ports: Ports, port: int, kind: str, parser: str, loop: str
 ) -> None:

@@ -22,6 +22,7 @@ HOOKS = {
     "multiprocessing.util": "cluster_service.worker.children",
     "socketserver": "cluster_service.worker.drains.socket_server",
     "uvicorn.server": "cluster_service.worker.drains.uvicorn_server",
+    "uvloop": "cluster_service.worker.ports",
 }
 
 Hook = Callable[["ModuleType"], None]

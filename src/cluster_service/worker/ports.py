@@ -13,15 +13,21 @@ reached.
 from __future__ import annotations
 
 import fcntl
+import functools
 import os
 import socket
 from _socket import socket as Socket  # noqa: N812 - the C class, whose methods do the real thing
 from array import array
 from threading import Lock
-from typing import Any, Dict, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 
 from cluster_service.wire import addresses
 from cluster_service.wire import channel as wire
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from .runtime import Runtime
 
 _FAMILIES = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
 
@@ -61,9 +67,14 @@ class Guardian:
         self._lock = Lock()
 
 
+_guardian: List[Guardian] = []
+"""The one that is asked, in this mode."""
+
+
 def share_ports(fd: int) -> None:
     """Have every socket of this process share its address through the guardian at the other end of *fd*."""
     guardian = Guardian(fd)
+    _guardian[:] = [guardian]
 
     def bind(self: socket.socket, address: Any, /) -> None:
         request = _bind_request(self, address)
@@ -95,6 +106,25 @@ def share_ports(fd: int) -> None:
     bind.__doc__, listen.__doc__ = Socket.bind.__doc__, Socket.listen.__doc__
     socket.socket.bind = bind  # type: ignore[method-assign,assignment]
     socket.socket.listen = listen  # type: ignore[method-assign,assignment]
+
+
+def install(uvloop: ModuleType, runtime: Runtime) -> None:
+    """Tell the guardian where uvloop listens: it binds with Python's sockets, but has a listen of its own."""
+    del runtime
+    if not _guardian:
+        return
+    original = uvloop.Loop.create_server
+
+    @functools.wraps(original)
+    async def create_server(self: Any, *args: Any, **kwargs: Any) -> Any:
+        server = await original(self, *args, **kwargs)
+        for each in server.sockets or ():
+            if each.type == socket.SOCK_STREAM:
+                inode = os.fstat(each.fileno()).st_ino
+                _guardian[0].ask({"type": "listen", "inode": inode, "backlog": kwargs.get("backlog", 100)})
+        return server
+
+    uvloop.Loop.create_server = create_server
 
 
 def _bind_request(sock: socket.socket, address: Any) -> Optional[Dict[str, Any]]:

@@ -38,11 +38,6 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: Optional[List[socket.socket]] = None) -> None:
         await super().startup(sockets=sockets)
-        if self._runtime.share == "python":
-            for listener in sockets or ():
-                listener.listen(
-                    self.config.backlog
-                )  # uvloop's own listen is not in Python: the guardian has not heard it
         if self.started and not self.should_exit:
             uvicorn.server.logger.info("Uvicorn running on %s", ", ".join(self._binds))
             self._runtime.server_started()

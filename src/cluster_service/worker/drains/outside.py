@@ -101,7 +101,7 @@ def _may_ask(info: bytes, waited: float) -> bool:
         return waited < NEW_GRACE
     (sent_ms,) = struct.unpack_from("=I", info, _SENT)
     (received_ms,) = struct.unpack_from("=I", info, _RECEIVED)
-    return bool(sent_ms <= received_ms and sent_ms < IDLE_GRACE * 1000)
+    return bool(min(sent_ms, received_ms) < IDLE_GRACE * 1000)
 
 
 def _sockets() -> List[int]:

@@ -52,9 +52,11 @@ class CheckedWorld(World):
     def __init__(self, spec: Spec, programs: Mapping[str, Program]) -> None:
         self.spawned: set[int] = set()
         self.announced: dict[int, Announced] = {}
-        self.restarts: dict[Place, list[float]] = defaultdict(list)
+        self.restarts: dict[tuple[Place, int], list[float]] = defaultdict(list)
         self.suspensions = 0
         self.twin: Cluster | None = None
+        self.failed = False
+        """A promise was broken, or the core raised: what comes after that means nothing."""
         self.late = False
         """The master did not run for a while and has not turned since: it and a twin may forgive different times."""
         self.working: set[Place] = set()
@@ -84,6 +86,15 @@ class CheckedWorld(World):
         super().request(request)
         if isinstance(request, Restart):  # an operator who asks for a restart begins a new count
             self.restarts.clear()
+
+    def _turn(self, event: Any) -> None:
+        try:
+            super()._turn(event)
+        except Rejected:
+            raise
+        except Exception:
+            self.failed = True
+            raise
 
     def _decide(self, cluster: Cluster, event: Any) -> list[actions.Action]:
         if isinstance(event, facts.Refused):
@@ -117,7 +128,9 @@ class CheckedWorld(World):
         if order.worker <= max(self.spawned, default=0):
             self.broken(f"the number {order.worker} is used again")
         self.spawned.add(order.worker)
-        self._check_rate((order.meta["group"], order.meta["slot"]), order.meta["reason"])
+        place = (order.meta["group"], order.meta["slot"])
+        if order.meta["reason"] == "failure":
+            self._check_rate(place, order.meta["generation"])
 
     def _exit(self, process: Process) -> None:
         if "stop" not in process.state.signals:
@@ -132,6 +145,7 @@ class CheckedWorld(World):
     # The checks.
 
     def broken(self, sentence: str) -> None:
+        self.failed = True
         raise Broken(f"{sentence}\n{self.cluster!r}\n{self.story()}")
 
     def group_of(self, name: str) -> GroupSpec:
@@ -161,13 +175,11 @@ class CheckedWorld(World):
         if there and total + 1 > len(slots) + surge:
             self.broken(f"{action.group} of {len(slots)} has {total} workers that stay, and gets one more")
 
-    def _check_rate(self, place: Place, reason: str) -> None:
-        if reason != "failure":
-            return
+    def _check_rate(self, place: Place, generation: int) -> None:
         policy = self.group_of(place[0]).restart
         if not policy.auto_restart:
             self.broken(f"{place} is restarted, and nothing is to be restarted")
-        recent = self.restarts[place]
+        recent = self.restarts[place, generation]  # a slot that is turned back is not to blame for the newer release
         recent.append(self.clock.now)
         within = [at for at in recent if at > self.clock.now - PERIOD + EPSILON]
         # the policy counts failures, and a restart comes up to 5 s after one: a minute may hold one restart more
@@ -263,8 +275,9 @@ class CheckedWorld(World):
                 self.broken(f"{lost} worked, nobody died, and they do not work any more")
             self.excused.clear()
         self.working = working
-        for place in set(self.restarts) - self.wanted():
-            del self.restarts[place]
+        for place, generation in list(self.restarts):
+            if place not in self.wanted():
+                del self.restarts[place, generation]
         self._renew_twin()
 
     def _renew_twin(self) -> None:

@@ -177,7 +177,7 @@ class Machine(RuleBasedStateMachine):
     # The faults stop.
 
     def teardown(self) -> None:
-        if not hasattr(self, "world"):
+        if not hasattr(self, "world") or self.world.failed:
             return
         come_to_rest(self.world)
         end(self.world, self.how, self.after)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from cluster_service.core import actions, events
 from cluster_service.core.cluster import Cluster
-from cluster_service.core.requests import Rejected, Restart
+from cluster_service.core.requests import Rejected, Restart, Rollback, Upgrade
 from cluster_service.testing import World
 from cluster_service.wire import facts, orders
 
@@ -84,7 +84,7 @@ class CheckedWorld(World):
 
     def request(self, request: Any) -> None:
         super().request(request)
-        if isinstance(request, Restart):  # an operator who asks for a restart begins a new count
+        if isinstance(request, (Restart, Upgrade, Rollback)):  # an operator who asks for one begins a new count
             self.restarts.clear()
 
     def _turn(self, event: Any) -> None:
@@ -153,21 +153,29 @@ class CheckedWorld(World):
         return self.cluster.groups[name].spec
 
     def wanted(self) -> set[Place]:
-        """The slots that there should be."""
+        """The slots that there should be, but for those of dark canaries."""
         assert self.cluster is not None
         return {(name, number) for name, group in self.cluster.groups.items() for number in group.slots}
+
+    def wanted_dark(self) -> set[Place]:
+        """The slots of dark canaries that there should be."""
+        assert self.cluster is not None
+        groups = self.cluster.groups.items()
+        return {(name, 0) for name, group in groups if group.rollout is not None and group.rollout.stage == "dark"}
 
     def staying(self, place: Place) -> list[Process]:
         return [process for process in self.alive(*place) if "stop" not in process.state.signals]
 
     def _check_start(self, action: actions.Start) -> None:
         place = (action.group, action.slot)
-        if place not in self.wanted():
+        if place not in self.wanted() | self.wanted_dark():
             self.broken(f"{place} is started and not wanted")
+        if action.private != (action.slot == 0):
+            self.broken(f"{place} is started with private={action.private}")
         there = self.staying(place)
         if len(there) > 1:
             self.broken(f"{place} has {there} and gets one more")
-        if there and there[0].spawn.meta["generation"] >= action.generation:
+        if there and there[0].spawn.meta["generation"] == action.generation:
             self.broken(f"{place} has {there} and gets another of generation {action.generation}")
         slots = [each for each in self.wanted() if each[0] == action.group]
         surge = max(1, int(len(slots) * 0.33))
@@ -198,6 +206,9 @@ class CheckedWorld(World):
             self.excused.add(place)
         elif action.reason == "failure":
             self._check_slow_boot(process)
+        elif action.reason == "hang":
+            if not process.hung:
+                self.broken(f"{process} is asked to end for a hang, and it does not hang")
         elif process.serving and not self._successors(process):
             self.broken(f"{process} is asked to end ({action.reason}), and no successor serves")
 
@@ -270,7 +281,8 @@ class CheckedWorld(World):
             return
         working = {place_of(each) for each in self.serving() if "stop" not in each.state.signals}
         if self.ended is None and self.answers and not self.kernel.facts:
-            lost = (self.working - working - self.excused) & self.wanted()
+            hung = {place_of(each) for each in self.alive() if each.hung}
+            lost = (self.working - working - self.excused - hung) & self.wanted()
             if lost:
                 self.broken(f"{lost} worked, nobody died, and they do not work any more")
             self.excused.clear()
@@ -291,7 +303,7 @@ class CheckedWorld(World):
         wanted = [
             action
             for action in self.twin.receive(self.kernel.snapshot(), self.clock.now)
-            if not isinstance(action, actions.Publish)
+            if not isinstance(action, (actions.Publish, actions.Check, actions.RunTest))  # those are safe to repeat
         ]
         if wanted:
             self.broken(f"nothing has happened, and the core restored from its notebook orders {wanted}")

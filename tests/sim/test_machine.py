@@ -16,7 +16,17 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from cluster_service.core.requests import ExitNow, Rejected, Restart, Scale, Shutdown, StartGroup
+from cluster_service.core.requests import (
+    Cancel,
+    ExitNow,
+    Rejected,
+    Restart,
+    Rollback,
+    Scale,
+    Shutdown,
+    StartGroup,
+    Upgrade,
+)
 from cluster_service.core.spec import GroupSpec, Release, RestartPolicy, Spec
 from cluster_service.testing import NEVER, MasterAway, Program
 
@@ -43,6 +53,8 @@ KINDS: dict[str, tuple[Release, Program]] = {
     "plain": (Release("command", "plain"), Program(ready="alive", addresses=())),
 }
 
+RELEASES = ("", "2", "3")
+
 GOOD: dict[str, dict[str, Any]] = {
     "good": {},
     "quick": {"boot": 0.2, "stop_takes": 1.0},
@@ -56,6 +68,9 @@ BAD: dict[str, dict[str, Any]] = {
     "not yet, for ever": {"boot": NEVER, "not_yet": True},
     "crashes at once": {"boot": 0.2, "dies_at": 0.5},
     "crashes later": {"boot": 0.2, "dies_at": 13.0},
+    "hangs": {"boot": 0.2, "hangs_at": 4.0},
+    "hangs, and gives no beat": {"boot": 0.2, "hangs_at": 4.0, "beats": False},
+    "answers 500": {"boot": 0.2, "errors_from": 3.0},
     "dies of a signal and leaves a mess": {"boot": 0.2, "dies_at": 3.0, "code": None, "leaves_children": True},
 }
 
@@ -100,7 +115,8 @@ class Machine(RuleBasedStateMachine):
     )
     def start(self, count: int, policy: RestartPolicy, behaviour: str, how: str, after: int) -> None:
         self.how, self.after = how, after
-        programs = {name: program(name, "quick") for name in KINDS} | {"web": program("web", behaviour)}
+        programs = {name + release: program(name, "quick") for name in KINDS for release in RELEASES}
+        programs["web"] = program("web", behaviour)
         self.world = CheckedWorld(Spec("default", (group("web", count, policy),)), programs)
 
     def ask(self, request: Any) -> None:
@@ -132,6 +148,32 @@ class Machine(RuleBasedStateMachine):
     @rule(name=groups, count=counts, policy=policies)
     def add_a_group(self, name: str, count: int, policy: RestartPolicy) -> None:
         self.ask(StartGroup(group(name, count, policy)))
+
+    @rule(
+        name=groups,
+        release=st.sampled_from(RELEASES),
+        behaviour=st.sampled_from([*GOOD, *BAD]),
+        one=st.booleans(),
+        flaw=st.sampled_from(["", "", "", "it does not compile"]),
+        test=st.sampled_from([None, None, "passes", "fails"]),
+        monitor=st.sampled_from([0.0, 5.0, 12.0]),
+    )
+    def upgrade(
+        self, name: str, release: str, behaviour: str, *, one: bool, flaw: str, test: str | None, monitor: float
+    ) -> None:
+        to = replace(KINDS[name][0], target=name + release)
+        self.world.programs[to.target] = program(name, behaviour)
+        self.world.flaws[to.target] = flaw
+        self.world.failures["fails"] = "it fails"
+        self.ask(Upgrade(f"{name}.1" if one else name, to, monitor=monitor, test=test))
+
+    @rule(name=groups)
+    def roll_back(self, name: str) -> None:
+        self.ask(Rollback(name))
+
+    @rule()
+    def cancel(self) -> None:
+        self.ask(Cancel())
 
     @rule()
     def reload(self) -> None:
@@ -212,8 +254,10 @@ def core(world: CheckedWorld) -> Cluster:
 def stop_faults(world: CheckedWorld) -> None:
     world.kernel.refuse_forks = 0
     world.stop_faults()
+    world.flaws.clear()
     for name in KINDS:
-        world.programs[name] = program(name, "quick")
+        for release in RELEASES:
+            world.programs[name + release] = program(name, "quick")
     within(world, lambda: world.answers, "the master does not answer")
 
 

@@ -18,6 +18,8 @@ class Start:
     slot: int
     generation: int
     reason: str
+    private: bool = False
+    """Its ports are its own: no client reaches it."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,39 @@ class CloseListener:
 
 
 @dataclass(frozen=True)
+class Check:
+    """Look whether the code of *generation* can be run at all; answered by ``reports.Checked``."""
+
+    operation: str
+    group: str
+    generation: int
+
+
+@dataclass(frozen=True)
+class RunTest:
+    """Try the code of *generation*, then report ``Tested``. A second one of the same operation changes nothing.
+
+    *script* is run with *addresses* in its environment; with *health_check*, a path, the first of them is asked first.
+    *timeout*: seconds for each; None: any.
+    """
+
+    operation: str
+    group: str
+    generation: int
+    addresses: tuple[str, ...]
+    script: str | None
+    health_check: str | None
+    timeout: float | None
+
+
+@dataclass(frozen=True)
+class Abandon:
+    """The check or test that runs for *operation* is not needed any more: kill it."""
+
+    operation: str
+
+
+@dataclass(frozen=True)
 class Publish:
     """Something happened that hooks, streams and the log should hear of."""
 
@@ -72,4 +107,4 @@ class End:
     now: bool = False
 
 
-Action = Start | Stop | Kill | Sweep | Forget | CloseListener | Publish | End
+Action = Start | Stop | Kill | Sweep | Forget | CloseListener | Check | RunTest | Abandon | Publish | End

@@ -15,15 +15,18 @@ from typing import TYPE_CHECKING, Any
 
 from cluster_service.wire import facts
 
-from . import actions, events, judge, requests, seen, wanted
+from . import actions, events, judge, reports, requests, rollouts, seen, wanted, watch
 from .group import Group
 from .operations import Operation
 from .rollout import plan_slot, replacing, surge
 from .spec import GIVE_UP_CODE, Spec
+from .stages import KINDS, LIVE
 from .worker import Worker, readiness
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from .group import Slot
 
 LATE = 1.0
 """Seconds by which a turn may miss its deadline before we conclude that we were suspended or starved."""
@@ -48,6 +51,8 @@ class Cluster:
         self.operations: list[Operation] = []
         self.last_worker = 0
         self.operation_count = 0
+        self.subject = ""
+        """The id of the operation that the last request was about."""
         self.ending = ""
         """Why the service ends (shutdown, failure, exit); empty while it goes on."""
         self.end_code = 0
@@ -55,8 +60,10 @@ class Cluster:
         self.begun = False
         self.unused: dict[str, float | None] = {}
         """The addresses of the shared sockets, and since when each has had no user (None: it has)."""
+        self.sampled_at = 0.0
+        """When the board was last read."""
         self._now = 0.0
-        self._judging_time = False
+        self.judging_time = False
         """Whether this turn may judge a worker's time to be over: a Tick's only, for facts may be unread."""
         self.todo: list[actions.Action] = []
         """What this turn has ordered so far."""
@@ -70,7 +77,7 @@ class Cluster:
         core's business (Ping, Message, Refused) are ignored.
         """
         self.todo = []
-        self._judging_time = isinstance(event, requests.Tick)
+        self.judging_time = isinstance(event, requests.Tick)
         self._forgive(now)
         if self.ended:
             return [self._end()] if isinstance(event, facts.Snapshot) else []
@@ -93,8 +100,10 @@ class Cluster:
             if worker.state == "starting" and after is not None and worker.told is None:
                 times.append(worker.since + after)
         for group in self.groups.values():
-            tries = [group.next_try(slot) for slot in group.slots.values()]
+            tries = [group.next_try(slot) for slot in group.wanted_slots()]
             times += [at for at in tries if at is not None]
+            if group.rollout is not None and group.rollout.due is not None:
+                deadlines.append(group.rollout.due)
         times = [at for at in times if at > self._now] + deadlines
         if deadlines:
             times.append(self._now + PULSE)
@@ -120,7 +129,7 @@ class Cluster:
         cluster.operations = [Operation(**operation) for operation in data["operations"]]
         cluster.unused = dict(data["unused"])
         for key in _KEPT:
-            setattr(cluster, key, data[key])
+            setattr(cluster, key, data.get(key, getattr(cluster, key)))
         cluster._now = data["now"]
         return cluster
 
@@ -128,8 +137,19 @@ class Cluster:
 
     @property
     def last_operation(self) -> Operation:
-        """The operation that the last request started. Raises IndexError when there has been none."""
-        return self.operations[-1]
+        """The operation that the last request was about. Raises LookupError when there has been none."""
+        return self.operation(self.subject)
+
+    def operation(self, identity: str) -> Operation:
+        """The operation of that id. Raises LookupError."""
+        for operation in self.operations:
+            if operation.id == identity:
+                return operation
+        raise LookupError(identity)
+
+    def watching(self) -> bool:
+        """Whether samples of the board are wanted, every ``watch.PACE`` seconds."""
+        return any(group.rollout is not None and group.rollout.stage in LIVE for group in self.groups.values())
 
     def of_group(self, name: str) -> list[Worker]:
         """The workers of a group that have a process, or are about to."""
@@ -153,6 +173,7 @@ class Cluster:
         self.ending, self.end_code = reason, code
         for group in self.groups.values():
             group.leave_reason = "shutdown"
+            group.rollout = None
             group.slots.clear()
 
     # -- the turn: order the difference -------------------------------------------------------------------------------
@@ -168,6 +189,9 @@ class Cluster:
                 worker.deadline += lost
             if worker.state == "starting":
                 worker.since += lost  # nor has it been alive for that long
+        for group in self.groups.values():
+            if group.rollout is not None and group.rollout.due is not None:
+                group.rollout.due += lost  # nor has anybody been seen to be healthy
 
     def _turn(self, now: float) -> None:
         for _ in range(100):
@@ -175,9 +199,11 @@ class Cluster:
             for worker in list(self.workers.values()):
                 self._age(worker, now)
             for group in self.groups.values():
+                rollouts.steer(self, group, now)
                 self._reconcile(group, now)
             for operation in self.running():
-                judge.judge(self, operation, now)
+                if operation.kind not in KINDS and operation.kind != "test":
+                    judge.judge(self, operation, now)
             if len(self.todo) == before:
                 break
         self._close_unused(now)
@@ -185,9 +211,9 @@ class Cluster:
 
     def _age(self, worker: Worker, now: float) -> None:
         """Do what is due for *worker* because of what it said, or because its time is over."""
-        due = self._judging_time and worker.deadline is not None and now >= worker.deadline
+        due = self.judging_time and worker.deadline is not None and now >= worker.deadline
         if worker.group not in self.groups:  # the notebook was lost, and with it the group
-            self._stop(worker, BOOT_STOP, "shutdown", now)
+            self.stop(worker, BOOT_STOP, "shutdown", now)
         if worker.state == "starting" and worker.group in self.groups:
             by = readiness(worker, only_told=self._only_told(worker), ready_after=self._ready_after(worker), now=now)
             if by is not None:
@@ -195,7 +221,7 @@ class Cluster:
             elif due:
                 worker.verdict = f"was not ready within {worker.ready_timeout:g} s"
                 seen.fail(self, worker, now)
-                self._stop(worker, min(BOOT_STOP, self._stop_timeout(worker)), "failure", now)
+                self.stop(worker, min(BOOT_STOP, self._stop_timeout(worker)), "failure", now)
         elif worker.state in ("draining", "stopping") and due:
             worker.move("kill")
             worker.deadline = None
@@ -215,29 +241,31 @@ class Cluster:
             slot.broken = False
             self.publish(events.SlotRecovered(worker.group, worker.slot))
         for operation in self.running():
-            if operation.concerns(worker.group, worker.slot):
+            watched = group.rollout is not None and group.rollout.stage == "canary"  # that tells of it itself
+            if operation.concerns(worker.group, worker.slot) and not watched:
                 judge.step(self, operation, f"{worker.name} (pid {worker.pid}) is serving", now)
 
     def _reconcile(self, group: Group, now: float) -> None:
         """Order the difference between the slots of *group* and its workers."""
         workers = self.of_group(group.name)
+        slots = {slot.number: slot for slot in group.wanted_slots()}
         for worker in workers:
-            if worker.slot not in group.slots:
-                self._stop(worker, self._stop_timeout(worker), group.leave_reason, now)
+            if worker.slot not in slots:
+                self.stop(worker, self._stop_timeout(worker), _why_dropped(group, worker), now)
         wanting: list[tuple[int, int, str]] = []
-        for slot in group.slots.values():
-            plan = plan_slot(slot.generation, [worker for worker in workers if worker.slot == slot.number])
+        for slot in slots.values():
+            of_slot = [worker for worker in workers if worker.slot == slot.number]
+            plan = plan_slot(slot.generation, of_slot, hold=slot.hold)
             for worker in plan.stop:
-                reason = "restart" if worker.generation < slot.generation else "rollback"
-                self._stop(worker, self._stop_timeout(worker), reason, now)
+                reason = _why_replaced(group, worker, slot)
+                self.stop(worker, self._stop_timeout(worker), reason, now)
             if plan.wants != "nothing":
                 wanting.append((slot.history.streak, slot.number, plan.wants))
         for _, number, wants in sorted(wanting):
-            if self._may_start(group, number, wants, now):
-                self._start(group, number, now)
+            if self._may_start(group, slots[number], wants, now):
+                self._start(group, slots[number], now)
 
-    def _may_start(self, group: Group, number: int, wants: str, now: float) -> bool:
-        slot = group.slots[number]
+    def _may_start(self, group: Group, slot: Slot, wants: str, now: float) -> bool:
         at = group.next_try(slot)
         workers = self.of_group(group.name)
         booting = [worker for worker in workers if worker.booting]
@@ -250,16 +278,18 @@ class Cluster:
         wanted = {each.number: each.generation for each in group.slots.values()}
         return wants == "start" or replacing(wanted, workers) < surge(len(group.slots))
 
-    def _start(self, group: Group, number: int, now: float) -> None:
-        slot = group.slots[number]
+    def _start(self, group: Group, slot: Slot, now: float) -> None:
+        number = slot.number
         self.last_worker += 1
         worker = Worker(self.last_worker, group.name, number, slot.generation, slot.reason, now)
         worker.ready_timeout = slot.timeout or group.spec.ready_timeout
         slot.restarts += slot.reason == "failure"
         self.workers[worker.number] = worker
-        self.todo.append(actions.Start(worker.number, group.name, number, slot.generation, slot.reason))
+        what = (worker.number, group.name, number, slot.generation, slot.reason)
+        self.todo.append(actions.Start(*what, private=number == 0))
 
-    def _stop(self, worker: Worker, timeout: float, reason: str, now: float) -> None:
+    def stop(self, worker: Worker, timeout: float, reason: str, now: float) -> None:
+        """Ask *worker* to end within *timeout* seconds, unless it has been asked already."""
         if not worker.can("stop"):
             return
         worker.move("stop")
@@ -288,6 +318,8 @@ class Cluster:
                 self.publish(events.PortClosed(address))
 
     def _settled(self, group: Group) -> bool:
+        if group.rollout is not None:
+            return False  # the old release may be wanted again, with its ports
         workers = self.of_group(group.name)
         serving = {(worker.slot, worker.generation) for worker in workers if worker.serving}
         wanted = {(slot.number, slot.generation) for slot in group.slots.values()}
@@ -339,7 +371,21 @@ class Cluster:
         return group.spec.stop_timeout if group else BOOT_STOP
 
 
-_KEPT = ("last_worker", "operation_count", "ending", "end_code", "ended", "begun")
+def _why_dropped(group: Group, worker: Worker) -> str:
+    """The reason that a worker whose slot is not there any more is told; slot 0 is a dark canary's."""
+    return group.leave_reason if worker.slot else worker.reason
+
+
+def _why_replaced(group: Group, worker: Worker, slot: Slot) -> str:
+    """The reason that a worker which its slot does not want any more is told."""
+    if group.rollout is not None and group.rollout.undoing:
+        return "rollback"
+    if slot.reason in KINDS:
+        return slot.reason
+    return "restart" if worker.generation < slot.generation else "rollback"
+
+
+_KEPT = ("last_worker", "operation_count", "subject", "sampled_at", "ending", "end_code", "ended", "begun")
 
 HANDLERS: dict[type, Callable[[Cluster, Any, float], None]] = {
     facts.Snapshot: seen.snapshot,
@@ -357,5 +403,13 @@ HANDLERS: dict[type, Callable[[Cluster, Any, float], None]] = {
     requests.Shutdown: wanted.shutdown,
     requests.StartGroup: wanted.start_group,
     requests.ExitNow: wanted.exit_now,
+    requests.Upgrade: wanted.upgrade,
+    requests.Rollback: wanted.rollback,
+    requests.Cancel: wanted.cancel,
+    requests.Test: wanted.test,
+    reports.Checked: rollouts.checked,
+    reports.Tested: rollouts.tested,
+    reports.Said: rollouts.said,
+    reports.Sample: watch.sample,
     requests.Tick: lambda _cluster, _tick, _now: None,
 }

@@ -14,9 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from .restarts import STEADY, History, verdict
 from .spec import GroupSpec, Release
+from .stages import Rollout
 
 if TYPE_CHECKING:
     from .worker import Worker
+
+
+PAST = 10
+"""Earlier releases that are remembered."""
 
 
 @dataclass
@@ -34,6 +39,8 @@ class Slot:
     """When it may be tried; None: not by itself."""
     broken: bool = False
     restarts: int = 0
+    hold: bool = False
+    """Its new worker is a canary: the old one stays beside it."""
     last_exit: dict[str, Any] | None = None
     """``{"pid", "exit_code", "signal", "was_ready", "detail", "output"}`` of the last worker that failed here."""
 
@@ -73,6 +80,9 @@ class Group:
     """How many workers may boot at the same time; 0: any number."""
     promoted: int = 1
     """The generation that new slots are of: the last that a whole operation ended well with."""
+    past: list[Release] = field(default_factory=list)
+    """The releases that were promoted before it, oldest first: what a rollback goes back to."""
+    rollout: Rollout | None = None
     leave_reason: str = "scale"
     """Why the workers of dropped slots end: scale or shutdown."""
     detail: str = ""
@@ -92,15 +102,29 @@ class Group:
         return self.spec.name
 
     @property
-    def target(self) -> str:
-        """What its newest generation runs."""
-        return self.releases[self.generation].target
+    def release(self) -> Release:
+        """The promoted release."""
+        return self.releases[self.promoted]
 
-    def next_generation(self, release: Release | None = None) -> int:
-        """Make a new generation (of *release*, else of the newest one) and return its number."""
-        self.releases[self.generation + 1] = release or self.releases[self.generation]
+    def next_generation(self, release: Release) -> int:
+        """Make a new generation of *release* and return its number."""
         self.generation += 1
+        self.releases[self.generation] = release
         return self.generation
+
+    def promote(self, generation: int, *, back: bool = False) -> None:
+        """From now on the group is on *generation*'s release; *back*: it is the one that was left last."""
+        left = self.release
+        if back:
+            del self.past[-1:]
+        elif left != self.releases[generation]:
+            self.past = [*self.past, left][-PAST:]
+        self.promoted = generation
+
+    def wanted_slots(self) -> list[Slot]:
+        """The slots that want a worker, a dark canary's among them."""
+        dark = self.rollout.dark if self.rollout is not None else None
+        return [*self.slots.values(), *([dark] if dark is not None else ())]
 
     def resize(self, count: int) -> None:
         """Have *count* slots: the lowest free numbers are added, the highest ones dropped."""
@@ -178,7 +202,9 @@ class Group:
 
     def prune(self, used: set[int]) -> None:
         """Drop the releases of generations that nothing is, or will be, of."""
-        keep = used | {slot.generation for slot in self.slots.values()} | {self.generation, self.promoted}
+        keep = used | {slot.generation for slot in self.slots.values()} | {self.promoted}
+        if self.rollout is not None:
+            keep |= {self.rollout.new, *(generation for _, generation in self.rollout.before)}
         self.releases = {number: release for number, release in self.releases.items() if number in keep}
         self.proven = [number for number in self.proven if number in keep]
 
@@ -194,11 +220,23 @@ class Group:
         """Inverse of ``to_json`` after a trip through JSON."""
         known = dict(data)
         known["spec"] = GroupSpec.from_json(known["spec"])
-        slots = [Slot(**{**slot, "history": _history(slot["history"])}) for slot in known["slots"]]
+        slots = [_slot(slot) for slot in known["slots"]]
         known["slots"] = {slot.number: slot for slot in slots}
         known["releases"] = {number: Release.from_json(release) for number, release in known["releases"]}
+        known["past"] = [Release.from_json(release) for release in known.get("past", ())]
+        if known.get("rollout") is not None:
+            known["rollout"] = _rollout(known["rollout"])
         known["trial"] = Trial(**{**known["trial"], "history": _history(known["trial"]["history"])})
         return cls(**known)
+
+
+def _rollout(data: dict[str, Any]) -> Rollout:
+    dark = data["dark"]
+    return Rollout(**{**data, "dark": None if dark is None else _slot(dark)})
+
+
+def _slot(data: dict[str, Any]) -> Slot:
+    return Slot(**{**data, "history": _history(data["history"])})
 
 
 def _history(data: dict[str, Any]) -> History:

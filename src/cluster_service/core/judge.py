@@ -6,11 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 from . import events
 from .operations import KEPT, Operation
+from .requests import Rejected
+from .stages import KINDS
 
 if TYPE_CHECKING:
     from .cluster import Cluster
     from .group import Group
     from .worker import Worker
+
+
+ROLLING = KINDS | {"start", "restart"}
+"""Operations of which a group has one at a time."""
 
 
 def judge(cluster: Cluster, operation: Operation, now: float) -> None:
@@ -26,7 +32,7 @@ def judge(cluster: Cluster, operation: Operation, now: float) -> None:
         if slot.broken and not any(worker.failed for worker in workers):  # once it is buried its cause is known
             exit_ = slot.last_exit or {}
             why = exit_.get("detail", "it failed too often")
-            finish(cluster, operation, "failed", _with_lines(f"{name}.{number} {why}", exit_.get("output", [])), now)
+            finish(cluster, operation, "failed", with_lines(f"{name}.{number} {why}", exit_.get("output", [])), now)
             return
         finished += [(w.serving, w.generation) for w in workers] == [(True, slot.generation)]
     operation.replaced = finished
@@ -41,10 +47,10 @@ def failed_boot(cluster: Cluster, worker: Worker, group: Group, detail: str, lin
         return
     for operation in cluster.running():
         slot = group.slots.get(worker.slot)
-        if operation.kind == "shutdown" or not operation.concerns(worker.group, worker.slot) or slot is None:
+        if operation.kind in KINDS | {"shutdown"} or not operation.concerns(worker.group, worker.slot) or slot is None:
             continue
         if slot.generation == worker.generation:
-            finish(cluster, operation, "failed", _with_lines(f"{worker.name} {detail}", lines), now)
+            finish(cluster, operation, "failed", with_lines(f"{worker.name} {detail}", lines), now)
 
 
 def finish(cluster: Cluster, operation: Operation, state: str, reason: str | None, now: float) -> None:
@@ -57,11 +63,11 @@ def finish(cluster: Cluster, operation: Operation, state: str, reason: str | Non
         if slot is None:
             continue
         slot.timeout = None
-        if state == "failed" and operation.kind == "restart":
+        if state in ("failed", "cancelled") and operation.kind == "restart" and not cluster.ending:
             _turn_back(cluster, group, number)
     if state == "done":
         for name, generation in operation.generations.items():
-            cluster.groups[name].promoted = generation
+            cluster.groups[name].promote(generation)
     for group in cluster.groups.values():
         group.prune({worker.generation for worker in cluster.of_group(group.name)})
     cluster.publish(events.OperationEnd(operation.id, operation.command, state, reason))
@@ -81,15 +87,28 @@ def step(cluster: Cluster, operation: Operation, text: str, now: float) -> None:
     cluster.publish(events.OperationStep(operation.id, operation.command, text))
 
 
+def refuse_while_rolling(cluster: Cluster, names: set[str]) -> None:
+    """Raise Rejected when workers of one of the groups *names* are being replaced, or started for the first time."""
+    for operation in cluster.running():
+        if operation.groups & names and operation.kind in ROLLING:
+            raise Rejected(
+                "busy",
+                f"operation {operation.id} ({operation.command}) is still running in this group",
+                f"wait for it (operations {operation.id}) or end it (cancel {operation.id})",
+            )
+
+
 def begin(cluster: Cluster, kind: str, command: str, slots: list[list[Any]], now: float) -> Operation:
     """Begin an operation about *slots*; it is the last of ``cluster.operations``."""
     cluster.operation_count += 1
     operation = Operation(str(cluster.operation_count), command, kind, now, slots)
     cluster.operations.append(operation)
+    cluster.subject = operation.id
     del cluster.operations[:-KEPT]
     cluster.publish(events.OperationStart(operation.id, command))
     return operation
 
 
-def _with_lines(text: str, lines: list[str]) -> str:
+def with_lines(text: str, lines: list[str]) -> str:
+    """Return *text* and, indented below it, *lines*."""
     return "\n".join([text, *(f"    {line}" for line in lines)])

@@ -24,16 +24,18 @@ class Operation:
     command: str
     """As an operator would type it: ``restart all``."""
     kind: str
-    """start, restart, scale or shutdown."""
+    """start, restart, scale, shutdown, upgrade, rollback or test."""
     at: float
     slots: list[list[Any]] = field(default_factory=list)
     """The ``[group, slot]`` that it is about."""
     generations: dict[str, int] = field(default_factory=dict)
-    """restart: the generation that each group's slots shall have."""
+    """The generation of each group that is promoted when it is done."""
     state: str = "running"
     reason: str | None = None
     steps: list[list[Any]] = field(default_factory=list)
     """``[at, text]``."""
+    steps_dropped: int = 0
+    """How many steps before these were too many to remember."""
     replaced: int = 0
     ended_at: float | None = None
 
@@ -54,6 +56,7 @@ class Operation:
     def step(self, now: float, text: str) -> None:
         """Remember a step."""
         self.steps.append([now, text])
+        self.steps_dropped += max(0, len(self.steps) - STEPS)
         del self.steps[:-STEPS]
 
     def to_json(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .spec import GroupSpec
+    from .spec import GroupSpec, Release
 
 
 class Rejected(Exception):
@@ -60,6 +60,49 @@ class StartGroup:
 
 
 @dataclass(frozen=True)
+class Upgrade:
+    """Move one group, or some of its slots, to another release: checked, watched, and undone when it is bad.
+
+    *monitor*: seconds for which the canary, and then the whole, must be healthy. *timeout*: seconds for each start and
+    stop; None: the group's own. *test*: a script, and *health_check*: a path, tried on a worker that no client reaches.
+    *allow_port_change*: a port of the old release that the new one does not listen on is no fault.
+    """
+
+    selector: str
+    release: Release
+    monitor: float = 10.0
+    timeout: float | None = None
+    test: str | None = None
+    health_check: str | None = None
+    allow_port_change: bool = False
+
+
+@dataclass(frozen=True)
+class Rollback:
+    """Go back to the release that was promoted before the present one; *selector*: ``all`` or a group."""
+
+    selector: str = "all"
+    monitor: float = 0.0
+    timeout: float | None = None
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """Undo what *operation* has done so far; None: the one that runs."""
+
+    operation: str | None = None
+
+
+@dataclass(frozen=True)
+class Test:
+    """Run *script* against the release of *group*; None: the only one, or the first. *timeout*: seconds; None: any."""
+
+    script: str
+    timeout: float | None = None
+    group: str | None = None
+
+
+@dataclass(frozen=True)
 class ExitNow:
     """Kill every worker and end the service at once."""
 
@@ -69,4 +112,4 @@ class Tick:
     """Time has passed: the deadline that the core gave is here."""
 
 
-Request = Restart | Scale | Shutdown | StartGroup | ExitNow
+Request = Restart | Scale | Shutdown | StartGroup | Upgrade | Rollback | Cancel | Test | ExitNow

@@ -35,14 +35,18 @@ class SlotPlan(NamedTuple):
     stop: tuple[Worker, ...]
 
 
-def plan_slot(generation: int, workers: Sequence[Worker]) -> SlotPlan:
-    """Compare a slot's wanted *generation* with its *workers* (those leaving are ignored)."""
+def plan_slot(generation: int, workers: Sequence[Worker], *, hold: bool = False) -> SlotPlan:
+    """Compare a slot's wanted *generation* with its *workers* (those leaving are ignored).
+
+    *hold*: a stale worker that serves stays beside its successor, which is a canary.
+    """
     staying = sorted((worker for worker in workers if worker.staying), key=lambda worker: worker.number)
     current = [worker for worker in staying if worker.generation == generation]
     stale = [worker for worker in staying if worker.generation != generation]
     serving = [worker for worker in current if worker.serving]
     if serving:
-        return SlotPlan("nothing", tuple(worker for worker in staying if worker is not serving[0]))
+        kept = [serving[0], *([worker for worker in stale if worker.serving][-1:] if hold else ())]
+        return SlotPlan("nothing", tuple(worker for worker in staying if worker not in kept))
     keep_stale = [worker for worker in stale if worker.serving] or stale[:1]
     extra = tuple(worker for worker in stale if worker not in keep_stale)
     if current or extra:  # those that are too many go first; one that is only ordered cannot go yet

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from cluster_service.wire.facts import WorkerState
 
-from . import actions, events, judge, wanted
+from . import actions, events, judge, rollouts, wanted
 from .requests import Restart
 from .worker import LEAVING, Worker, cause, signal_name
 
@@ -47,6 +47,12 @@ def snapshot(cluster: Cluster, fact: facts.Snapshot, now: float) -> None:
         if not listener["door"]:
             cluster.unused.setdefault(listener["address"], None)
     cluster.publish(events.MasterStart(sum(w.staying for w in cluster.workers.values()), fact.safe, fact.master_starts))
+    for group in cluster.groups.values():
+        rollouts.forget_orders(group)
+    for operation in cluster.running():
+        if operation.kind == "test":
+            why = "the master was replaced while the test ran: run it again"
+            judge.finish(cluster, operation, "failed", why, now)
     if not cluster.begun:
         cluster.begun = True
         slots = [[name, number] for name, group in cluster.groups.items() for number in group.slots]
@@ -63,7 +69,7 @@ def _see(cluster: Cluster, worker: Worker, state: WorkerState, now: float) -> No
     worker.told = worker.told if state.ready is None else state.ready
     worker.notified = worker.notified or state.notified.get("READY") == "1"
     worker.status = state.notified.get("STATUS", worker.status)
-    worker.listening, worker.bound = list(state.listening), list(state.bound)
+    worker.listening, worker.bound = list(state.listening) or list(state.private.values()), list(state.bound)
     worker.bind_error = state.bind_error
     by = "told" if worker.told is not None else "listen" if worker.listening else "notify" if worker.notified else ""
     if by:
@@ -160,12 +166,16 @@ def output(cluster: Cluster, fact: facts.Output, now: float) -> None:
 
 def listening(cluster: Cluster, fact: facts.Listening, _now: float) -> None:
     """A shared socket was opened, or a worker listens on it."""
+    worker = cluster.workers.get(fact.worker or 0)
     if fact.descriptor:  # a door
+        return
+    if fact.asked:  # a dark canary's own
+        if worker is not None and fact.address not in worker.listening:
+            worker.listening.append(fact.address)
         return
     if fact.address not in cluster.unused:
         cluster.unused[fact.address] = None
         cluster.publish(events.PortOpen(fact.address))
-    worker = cluster.workers.get(fact.worker or 0)
     if worker is None or worker.state == "gone":
         return
     if fact.bound:
@@ -223,6 +233,8 @@ def fail(cluster: Cluster, worker: Worker, now: float) -> None:
     if worker.failed or group is None:
         return
     worker.failed = True
+    if rollouts.blamed(cluster, worker, now):
+        return
     for slot in group.fail(worker, now):
         detail = cause(worker, [], now)
         cluster.publish(events.SlotBroken(group.name, slot.number, len(slot.history.failures), detail))
@@ -252,8 +264,9 @@ def bury(cluster: Cluster, worker: Worker, lines: list[str], now: float) -> None
     )
     if not worker.failed or group is None:
         return
+    rollouts.buried(group, worker, judge.with_lines(detail, lines))
     slot = group.slots.get(worker.slot)
-    if slot is not None:
+    if slot is not None and slot.generation >= worker.generation:
         slot.last_exit = {
             "pid": worker.pid,
             "exit_code": worker.code,

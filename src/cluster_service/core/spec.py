@@ -72,6 +72,12 @@ class GroupSpec:
     restart: RestartPolicy = field(default_factory=RestartPolicy)
     user: str | None = None
     user_group: str | None = None
+    monitor: float = 10.0
+    """For how long an upgrade's canary, and then the whole, must be healthy; 0: not watched."""
+    health_check: str | None = None
+    """The path that an upgrade asks of its canary (``/health``); None: nothing is asked."""
+    hang_timeout: float = 60.0
+    """A worker whose main loop has not turned for this long hangs; 0: no worker is ever found to."""
 
     def with_count(self, count: int) -> GroupSpec:
         """The same group with another count."""
@@ -94,6 +100,8 @@ class Spec:
     groups: tuple[GroupSpec, ...]
     give_up: Literal["never", "all-broken"] = "never"
     """``all-broken``: when every slot of every group is broken the service ends with ``GIVE_UP_CODE``."""
+    shutdown_delay: float = 0.0
+    """How long a service that was asked to end still serves while it is told not to be ready."""
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able object; ``from_json`` reads it."""
@@ -106,6 +114,7 @@ class Spec:
             name=data["name"],
             groups=tuple(GroupSpec.from_json(group) for group in data["groups"]),
             give_up=data.get("give_up", "never"),
+            shutdown_delay=data.get("shutdown_delay", 0.0),
         )
 
 

@@ -7,17 +7,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from . import actions, judge
+from . import actions, judge, rollouts
 from .group import Group
 from .requests import Rejected
 from .selectors import select
+from .stages import KINDS, Rollout
 
 if TYPE_CHECKING:
     from .cluster import Cluster
-    from .requests import ExitNow, Restart, Scale, Shutdown, StartGroup
+    from .operations import Operation
+    from .requests import Cancel, ExitNow, Restart, Rollback, Scale, Shutdown, StartGroup, Test, Upgrade
+    from .spec import Release
 
 MOST = 1024
 """Workers in one group."""
+
+CANCELLED = KINDS | {"restart", "test"}
+"""Operations that can be: what they have changed can be changed back."""
 
 
 def restart(cluster: Cluster, request: Restart, now: float) -> None:
@@ -25,18 +31,125 @@ def restart(cluster: Cluster, request: Restart, now: float) -> None:
     _refuse_when_ending(cluster)
     slots = select(request.selector, cluster.groups, cluster.workers.values())
     names = {name for name, _ in slots}
-    for operation in cluster.running():
-        if operation.groups & names and operation.kind in ("start", "restart"):
-            raise Rejected(
-                "busy",
-                f"operation {operation.id} ({operation.command}) is still running in this group",
-                f"wait for it with: operations {operation.id}",
-            )
-    generations = {name: cluster.groups[name].next_generation() for name in sorted(names)}
-    for name, number in slots:
-        cluster.groups[name].slots[number].renew(generations[name], "restart", request.timeout)
+    judge.refuse_while_rolling(cluster, names)
     operation = judge.begin(cluster, "restart", f"restart {request.selector}", [[n, s] for n, s in slots], now)
-    operation.generations = generations
+    for name in sorted(names):
+        group = cluster.groups[name]
+        newer: dict[Release, int] = {}
+        for slot in [group.slots[number] for each, number in slots if each == name]:
+            release = group.releases[slot.generation]
+            newer[release] = newer.get(release) or group.next_generation(release)
+            slot.renew(newer[release], "restart", request.timeout)
+        if group.release in newer:
+            operation.generations[name] = newer[group.release]
+
+
+def upgrade(cluster: Cluster, request: Upgrade, now: float) -> None:
+    """Want another release in the slots that are meant, by and by."""
+    _refuse_when_ending(cluster)
+    slots = select(request.selector, cluster.groups, cluster.workers.values())
+    group = _one_group(cluster, {name for name, _ in slots}, request.selector)
+    tested = request.test or request.health_check
+    if tested and group.spec.share == "none":
+        raise Rejected(
+            "bad_request",
+            f"the workers of {group.name!r} open their ports themselves (share none): a test could not be kept apart",
+            "leave out the test, or share the ports",
+        )
+    _roll(cluster, group, [number for _, number in slots], request.release, "upgrade", request.selector, now)
+    rollout = group.rollout
+    assert rollout is not None  # noqa: S101 - begun above
+    rollout.monitor, rollout.timeout = request.monitor, request.timeout
+    rollout.test, rollout.health_check = request.test, request.health_check
+    rollout.allow_port_change = request.allow_port_change
+
+
+def rollback(cluster: Cluster, request: Rollback, now: float) -> None:
+    """Want the release again that was promoted before this one."""
+    _refuse_when_ending(cluster)
+    if request.selector != "all" and request.selector not in cluster.groups:
+        known = ", ".join(["all", *cluster.groups])
+        raise Rejected("not_found", f"there is no group {request.selector!r}", f"name one of: {known}")
+    names = set(cluster.groups) if request.selector == "all" else {request.selector}
+    group = _one_group(cluster, {name for name in names if cluster.groups[name].past} or names, request.selector)
+    judge.refuse_while_rolling(cluster, {group.name})
+    if not group.past:
+        raise Rejected(
+            "bad_request", f"there is no earlier release of group {group.name!r}", "upgrade TARGET moves to any other"
+        )
+    _roll(cluster, group, list(group.slots), group.past[-1], "rollback", request.selector, now)
+    assert group.rollout is not None  # noqa: S101 - begun above
+    group.rollout.monitor, group.rollout.timeout = request.monitor, request.timeout
+
+
+def _roll(
+    cluster: Cluster, group: Group, slots: list[int], release: Release, kind: str, selector: str, now: float
+) -> None:
+    judge.refuse_while_rolling(cluster, {group.name})
+    if not slots:
+        raise Rejected("bad_request", f"group {group.name!r} has no workers", f"scale it first: scale 1 {group.name}")
+    command = f"{kind} {selector} {release.target}"
+    operation = judge.begin(cluster, kind, command, [[group.name, number] for number in slots], now)
+    judge.step(cluster, operation, f"check: {release.target} in {release.cwd}", now)
+    before = [[number, group.slots[number].generation] for number in slots]
+    new = group.next_generation(release)
+    group.rollout = Rollout(operation.id, new, before, len(slots) == len(group.slots), monitor=0.0)
+
+
+def _one_group(cluster: Cluster, names: set[str], selector: str) -> Group:
+    if len(names) > 1:
+        raise Rejected(
+            "bad_request",
+            f"{selector} means several groups ({', '.join(sorted(names))}), and one release is for one of them",
+            "name the group",
+        )
+    return cluster.groups[next(iter(names))] if names else _group(cluster, None)
+
+
+def cancel(cluster: Cluster, request: Cancel, now: float) -> None:
+    """Want back what an operation has changed so far; ``last_operation`` is that operation then."""
+    _refuse_when_ending(cluster)
+    operation = _to_cancel(cluster, request.operation)
+    cluster.subject = operation.id
+    if operation.kind in KINDS:
+        for group in cluster.groups.values():
+            if group.rollout is not None and group.rollout.operation == operation.id:
+                rollouts.cancel(cluster, group, now)
+        return
+    if operation.kind == "test":
+        cluster.todo.append(actions.Abandon(operation.id))
+    judge.finish(cluster, operation, "cancelled", "cancelled by an operator", now)
+
+
+def _to_cancel(cluster: Cluster, wanted: str | None) -> Operation:
+    can = {operation.id: operation for operation in cluster.running() if operation.kind in CANCELLED}
+    if wanted is None and len(can) == 1:
+        return next(iter(can.values()))
+    if wanted is None:
+        raise Rejected(
+            "bad_request" if can else "not_found",
+            f"several operations run ({', '.join(can)})" if can else "no operation runs that could be cancelled",
+            "name one: cancel ID" if can else "see: operations",
+        )
+    if wanted in can:
+        return can[wanted]
+    operation = next((each for each in cluster.operations if each.id == wanted), None)
+    if operation is None:
+        raise Rejected("not_found", f"there is no operation {wanted!r}", "see: operations")
+    why = "cannot be cancelled" if operation.running else f"has ended already: {operation.state}"
+    raise Rejected("bad_request", f"operation {wanted} ({operation.command}) {why}", "see: operations")
+
+
+def test(cluster: Cluster, request: Test, now: float) -> None:
+    """Have a script run against the code base; nothing is wanted of the workers."""
+    _refuse_when_ending(cluster)
+    group = _group(cluster, request.group) if request.group else next(iter(cluster.groups.values()))
+    operation = judge.begin(cluster, "test", f"test {request.script}", [], now)
+    serving = [worker for worker in cluster.of_group(group.name) if worker.serving and worker.slot in group.slots]
+    addresses = tuple(dict.fromkeys(address for worker in serving for address in worker.addresses))
+    cluster.todo.append(
+        actions.RunTest(operation.id, group.name, group.promoted, addresses, request.script, None, request.timeout)
+    )
 
 
 def scale(cluster: Cluster, request: Scale, now: float) -> None:

@@ -69,6 +69,13 @@ class Worker:
     code: int | None = None
     signal: int | None = None
     died_at: float | None = None
+    beat: int = 0
+    """What its loop last said of itself; 0: it gives no beat."""
+    still: float = 0.0
+    """Seconds for which its loop has been seen not to turn."""
+    requests: int = 0
+    errors: int = 0
+    """Answers that it has given, and server errors (5xx) among them."""
 
     def can(self, event: str) -> bool:
         """Whether *event* may happen to it now."""

@@ -54,6 +54,14 @@ class Program:
     """Its exit code then; None: it dies of SIGTERM, as a program with no handler does."""
     lines: tuple[str, ...] = ()
     """The last lines that it writes before it ends."""
+    hangs_at: float = NEVER
+    """When its loop stands still for ever: it answers nothing, and does not hear SIGTERM either."""
+    beats: bool = True
+    """Its loop gives a beat, so that a hang can be seen."""
+    rate: float = 20.0
+    """Answers a second, while it serves."""
+    errors_from: float = NEVER
+    """From when on all of its answers are server errors."""
     leaves_children: bool = False
     """When it ends, something that it started lives on in its process group."""
 
@@ -75,6 +83,7 @@ class Process:
     """It does its work now: booted, alive, and not asked to end."""
     served_after: float | None = None
     """How long it had run when it began to serve; None: it never has."""
+    hung: bool = False
     asked_to_end: bool = False
     exited: bool = False
     children_left: bool = False
@@ -107,7 +116,8 @@ class Process:
         """Set what the program does in motion."""
         if self.program.not_yet:
             self.on_told(self, {"type": "ready", "ready": False})
-        for when, what in ((self.program.dies_at, self._die), (self.program.boot, self._boot)):
+        program = self.program
+        for when, what in ((program.dies_at, self._die), (program.boot, self._boot), (program.hangs_at, self._hang)):
             if when != NEVER:
                 self._later(when, what)
 
@@ -119,6 +129,16 @@ class Process:
             self._asked()
         elif number != 0:
             self.end(None, number)
+
+    def pulse(self) -> tuple[int, int, int]:
+        """What its row on the board says: beat, answers, server errors."""
+        if self.served_after is None:
+            return 0, 0, 0
+        turned = min(self.age, self.program.hangs_at)
+        served = max(0.0, turned - self.served_after)
+        failing = min(served, max(0.0, turned - self.program.errors_from))
+        beat = 1 + int(turned * 4) if self.program.beats else 0
+        return beat, int(served * self.program.rate), int(failing * self.program.rate)
 
     def hear(self, message: Mapping[str, Any]) -> None:
         """Receive a message on the channel."""
@@ -141,6 +161,8 @@ class Process:
         self._timers.append(self.clock.call_later(seconds, what))
 
     def _boot(self) -> None:
+        if self.hung:
+            return
         addresses = () if self.program.ready == "alive" else self.program.addresses
         if not all(self.on_listen(self, address) for address in addresses):
             self.end(1, None)
@@ -158,8 +180,11 @@ class Process:
     def _die(self) -> None:
         self.end(self.program.code, None if self.program.code is not None else self.program.signal)
 
+    def _hang(self) -> None:
+        self.hung, self.serving = True, False
+
     def _asked(self) -> None:
-        if self.program.stop_takes is None or self.asked_to_end:
+        if self.program.stop_takes is None or self.asked_to_end or self.hung:
             return
         self.asked_to_end = True
         self.serving = False

@@ -13,11 +13,12 @@ A world remembers what happened; ``story()`` tells it, a line an occurrence.
 from __future__ import annotations
 
 import json
+from collections import deque
 from dataclasses import dataclass
 from signal import SIGKILL, SIGTERM
 from typing import TYPE_CHECKING, Any
 
-from cluster_service.core import actions
+from cluster_service.core import actions, reports, watch
 from cluster_service.core.cluster import Cluster
 from cluster_service.core.requests import Tick
 from cluster_service.core.spec import GroupSpec, Release, Spec
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 
 TURNS_AT_ONE_TIME = 1000
 """More turns than this without any time passing are a loop."""
+
+JOB_TAKES = 0.3
+"""Seconds that a check or a test takes."""
 
 MASTER_BACK_IN = 0.1
 """Seconds until the guardian has started the next master."""
@@ -78,7 +82,8 @@ class World:
     """A service, from its first master on.
 
     *spec* names releases; what a release does is ``programs[release.target]``, a Program or a function from the Spawn
-    order to one, and may be changed at any time, as files on a disk may.
+    order to one, and may be changed at any time, as files on a disk may. ``flaws[release.target]`` is why its code
+    cannot be run, and ``failures[script]`` why a test fails: what is not there is fine.
     """
 
     def __init__(self, spec: Spec, programs: Table, clock: Clock | None = None) -> None:
@@ -86,6 +91,8 @@ class World:
         self.clock = clock or Clock()
         self.programs = dict(programs)
         self.kernel = FakeKernel(self.clock, self.programs)
+        self.flaws: dict[str, str] = {}
+        self.failures: dict[str, str] = {}
         self.cluster: Cluster | None = None
         """The core of the living master; None while there is none."""
         self.hung = False
@@ -95,6 +102,9 @@ class World:
         self._fuse: int | None = None
         self._hang: Timer | None = None
         self._master = 0
+        self._reports: deque[Any] = deque()
+        self._jobs: dict[str, Timer] = {}
+        self._sampled = self.clock.now
         self._start_master()
 
     @classmethod
@@ -215,7 +225,12 @@ class World:
         """Let time pass until nothing is due any more, for *within* seconds at most. Returns whether it is quiet."""
         return self.run_until(
             lambda: self.ended is not None
-            or (self.answers and not self.kernel.facts and self.clock.next_due() is None and self._deadline() is None),
+            or (
+                self.answers
+                and not (self.kernel.facts or self._reports)
+                and self.clock.next_due() is None
+                and self._deadline() is None
+            ),
             within,
         )
 
@@ -224,18 +239,29 @@ class World:
     def _deadline(self) -> float | None:
         if not self.answers or self.cluster is None:
             return None
-        return self.cluster.deadline()
+        deadline = self.cluster.deadline()
+        if not self.cluster.watching():
+            return deadline
+        sample = max(self.clock.now, self._sampled + watch.PACE)
+        return sample if deadline is None else min(deadline, sample)
 
     def _settle(self) -> None:
         """Let the master do all that it can do now."""
         for _ in range(TURNS_AT_ONE_TIME):
-            if not self.answers:
+            if not self.answers or self.cluster is None:
                 return
             deadline = self._deadline()
             if self.kernel.facts:
                 fact = self.kernel.facts.popleft()
                 self._remember("fact", fact)
                 self._turn(fact)
+            elif self._reports:
+                report = self._reports.popleft()
+                self._remember("report", report)
+                self._turn(report)
+            elif self.cluster.watching() and self._sampled + watch.PACE <= self.clock.now:
+                self._sampled = self.clock.now
+                self._turn(reports.Sample({each.worker: reports.Pulse(*each.pulse()) for each in self.alive()}))
             elif deadline is not None and deadline <= self.clock.now:
                 self._turn(Tick())
             else:
@@ -275,6 +301,16 @@ class World:
                 self._send(orders.Forget(worker))
             case actions.CloseListener(address):
                 self._send(orders.Close(address))
+            case actions.Check(operation, group, generation):
+                self._burn()
+                error = self.flaws.get(self._release(group, generation).target, "")
+                self._begin_job(operation, reports.Checked(operation, error))
+            case actions.RunTest(operation, script=script):
+                self._burn()
+                self._begin_job(operation, reports.Tested(operation, self.failures.get(script or "", "")))
+            case actions.Abandon(operation):
+                self._burn()
+                self._end_job(operation)
             case actions.Publish(event):
                 self._burn()
                 self._remember("event", event)
@@ -287,7 +323,7 @@ class World:
     def _spawn(self, action: actions.Start) -> orders.Spawn:
         assert self.cluster is not None  # noqa: S101 - it has just asked for this
         group = self.cluster.groups[action.group]
-        release = group.releases[action.generation]
+        release = self._release(action.group, action.generation)
         return orders.Spawn(
             worker=action.worker,
             argv=[release.target, *release.args],
@@ -297,9 +333,27 @@ class World:
             meta={
                 "group": action.group, "slot": action.slot, "generation": action.generation, "reason": action.reason,
             },
+            private=action.private,
             share="seccomp" if group.spec.share == "auto" else group.spec.share,
             channel=release.kind != "command",
         )
+
+    def _release(self, group: str, generation: int) -> Release:
+        assert self.cluster is not None  # noqa: S101 - it has just asked for this
+        return self.cluster.groups[group].releases[generation]
+
+    def _begin_job(self, operation: str, report: reports.Checked | reports.Tested) -> None:
+        if operation not in self._jobs:
+            self._jobs[operation] = self.clock.call_later(JOB_TAKES, lambda: self._job_done(operation, report))
+
+    def _job_done(self, operation: str, report: reports.Checked | reports.Tested) -> None:
+        del self._jobs[operation]
+        self._reports.append(report)
+
+    def _end_job(self, operation: str) -> None:
+        job = self._jobs.pop(operation, None)
+        if job is not None:
+            job.cancel()
 
     def _send(self, order: Any) -> None:
         self._burn()
@@ -321,6 +375,9 @@ class World:
             return
         self._remember("world", "the master dies")
         self.cluster = None
+        self._reports.clear()
+        for operation in list(self._jobs):
+            self._end_job(operation)
         self.kernel.disconnect()
         self.clock.call_later(self._back_in, self._start_master)
 

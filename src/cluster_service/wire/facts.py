@@ -33,6 +33,10 @@ class WorkerState:
     """Its last lines, once it has exited and the log writer has told."""
     bind_error: str = ""
     """The sentence of the last bind that failed ("port 8000 is held by pid 71 (nginx)")."""
+    private: Dict[str, str] = field(default_factory=dict)
+    """Of a private worker: what it asked for -> the private address, for those that listen."""
+    row: int = -1
+    """Its row on the board (``wire.board``); -1: none."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,8 @@ class Spawned:
     worker: int
     pid: int
     at: float = 0.0
+    row: int = -1
+    """Its row on the board (``wire.board``); -1: none."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +109,9 @@ class Listening:
     bound: bool = False
     """It has only bound the address so far. The socket listens already, for others: it may never call listen (gunicorn
     asks SO_ACCEPTCONN first), but it may also be far from ready."""
+    asked: str = ""
+    """Of a private worker's socket: the address that the worker wanted; *address* is then the private one, where it is
+    reached."""
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,9 @@ class Spawn:
     """User name or number to run as (needs root)."""
     group: Optional[str] = None
     """Group name or number; by default the user's own."""
+    private: bool = False
+    """A dark canary: each address that it binds becomes one of its own that no client knows (an ephemeral port on
+    loopback, an abstract Unix socket), in every share mode but none."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,50 @@
+"""What the master reports of work that it did for the core (``actions.Check``, ``actions.RunTest``) and of what it saw.
+
+A report about an operation that has ended, or has gone on since, is ignored: every one is safe to repeat.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+@dataclass(frozen=True)
+class Checked:
+    """The code of a release was looked at. *error*: why it cannot be run, of several lines perhaps; empty: it can."""
+
+    operation: str
+    error: str = ""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Said:
+    """A test wrote these lines."""
+
+    operation: str
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Tested:
+    """A test has ended. *error*: why it failed; empty: it passed."""
+
+    operation: str
+    error: str = ""
+
+
+class Pulse(NamedTuple):
+    """What a worker's row on the board said. The counts only grow."""
+
+    beat: int
+    """Changes with each turn of its loop; 0: it gives no beat."""
+    requests: int = 0
+    errors: int = 0
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The board was read: worker's number → its pulse."""
+
+    pulses: dict[int, Pulse]

@@ -18,10 +18,11 @@ BROKEN = Program(boot=1.0, dies_at=0.3, lines=("Traceback (most recent call last
 HANGS = Program(boot=1e9, not_yet=True)
 
 
-def world(count: int = 2, program: Program = GOOD, kind: Any = "script", give_up: Any = "never", **more: Any) -> World:
-    """A service with the group ``web`` of *count* workers that run *program*. *more*: settings of the group."""
+def world(count: int = 2, program: Program = GOOD, kind: Any = "script", **more: Any) -> World:
+    """A service with the group ``web`` of *count* workers that run *program*. *more*: settings of it and the group."""
+    of_service = {name: more.pop(name) for name in ("give_up", "shutdown_delay") if name in more}
     group = GroupSpec("web", count, Release(kind, "app"), **more)
-    return World(Spec("default", (group,), give_up), {"app": program})
+    return World(Spec("default", (group,), **of_service), {"app": program})
 
 
 def started(count: int = 2, program: Program = GOOD, **more: Any) -> World:

@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 
 from cluster_service.core import events
-from cluster_service.core.requests import Restart, Shutdown
-from cluster_service.testing import NEVER, Program
+from cluster_service.core.requests import Rejected, Restart, Shutdown
+from cluster_service.testing import NEVER, Program, World
 from cluster_service.wire import orders
 
-from .stories import BROKEN, GOOD, HANGS, operation, policy, running, started, told, world
+from .stories import BROKEN, GOOD, HANGS, operation, policy, running, slots, started, told, world
 
 
 @pytest.mark.parametrize(
@@ -249,3 +249,26 @@ def test_time_for_which_the_machine_stood_still_is_nobodys(seconds: float, when:
     assert not told(made, events.WorkerKill)
 
 
+
+
+@pytest.mark.parametrize("how", ["signal", "request"])
+def test_a_shutdown_with_a_delay_serves_on_until_it_is_over(how: str) -> None:
+    made = started(2, shutdown_delay=5.0)
+    if how == "signal":
+        made.signal("TERM")
+    else:
+        made.request(Shutdown("all"))
+    made.run(2.0)
+    made.kernel.kill(made.serving()[0].worker)
+    made.run(2.5)
+    assert slots(made) == [1, 2]
+    assert operation(made).state == "running"
+    with pytest.raises(Rejected, match="shutting down"):
+        made.request(Restart("all"))
+    made.run_until(lambda: made.ended is not None, 60.0)
+    assert made.ended == 0
+    assert 1e-6 > made.clock.now - operation_end(made) >= 0.0
+
+
+def operation_end(made: World) -> float:
+    return next(each.at for each in reversed(made.history) if isinstance(each.what, events.OperationEnd))

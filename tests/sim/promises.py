@@ -219,7 +219,7 @@ class CheckedWorld(World):
             self.broken(f"{process} is asked to end for a slow boot: it had {took:g} s of {allowed:g} s")
 
     def _successors(self, old: Process) -> list[Process]:
-        """Who may take the place of *old*: it serves, or its end is something that the master cannot know of yet."""
+        """Who may take the place of *old*: it serves, or that it does not is something that the master cannot know."""
         unread = {fact.worker for fact in self.kernel.facts if isinstance(fact, facts.Exited)}
         group, slot = place_of(old)
         return [
@@ -228,7 +228,7 @@ class CheckedWorld(World):
             if place_of(process) == (group, slot)
             and process is not old
             and "stop" not in process.state.signals
-            and (process.serving or process.worker in unread or group not in self.proven)
+            and (process.serving or process.hung or process.worker in unread or group not in self.proven)
         ]
 
     def _check_kill(self, action: actions.Kill) -> None:

@@ -56,6 +56,8 @@ class Cluster:
         self.ending = ""
         """Why the service ends (shutdown, failure, exit); empty while it goes on."""
         self.end_code = 0
+        self.drain_at: float | None = None
+        """When the workers of a service that ends are asked to end too: until then they serve on."""
         self.ended = False
         self.begun = False
         self.unused: dict[str, float | None] = {}
@@ -104,6 +106,7 @@ class Cluster:
             times += [at for at in tries if at is not None]
             if group.rollout is not None and group.rollout.due is not None:
                 deadlines.append(group.rollout.due)
+        deadlines += [self.drain_at] if self.drain_at is not None else []
         times = [at for at in times if at > self._now] + deadlines
         if deadlines:
             times.append(self._now + PULSE)
@@ -170,7 +173,7 @@ class Cluster:
 
     def end_service(self, reason: str, code: int) -> None:
         """Want no worker any more; the service ends with exit code *code* when none is left."""
-        self.ending, self.end_code = reason, code
+        self.ending, self.end_code, self.drain_at = reason, code, None
         for group in self.groups.values():
             group.leave_reason = "shutdown"
             group.rollout = None
@@ -194,6 +197,8 @@ class Cluster:
                 group.rollout.due += lost  # nor has anybody been seen to be healthy
 
     def _turn(self, now: float) -> None:
+        if self.drain_at is not None and self.judging_time and now >= self.drain_at:
+            self.end_service(self.ending, self.end_code)
         for _ in range(100):
             before = len(self.todo)
             for worker in list(self.workers.values()):
@@ -333,7 +338,7 @@ class Cluster:
             self.end_service("failure", GIVE_UP_CODE)
             for group in self.groups.values():
                 self._reconcile(group, now)
-        if self.ending and not self.workers:
+        if self.ending and self.drain_at is None and not self.workers:
             self.ended = True
             self.todo.append(self._end())
 
@@ -385,7 +390,7 @@ def _why_replaced(group: Group, worker: Worker, slot: Slot) -> str:
     return "restart" if worker.generation < slot.generation else "rollback"
 
 
-_KEPT = ("last_worker", "operation_count", "subject", "sampled_at", "ending", "end_code", "ended", "begun")
+_KEPT = ("last_worker", "operation_count", "subject", "sampled_at", "ending", "end_code", "drain_at", "ended", "begun")
 
 HANDLERS: dict[type, Callable[[Cluster, Any, float], None]] = {
     facts.Snapshot: seen.snapshot,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from . import events
+from . import actions, events
 from .operations import KEPT, Operation
 from .requests import Rejected
 from .stages import KINDS
@@ -28,6 +28,8 @@ def judge(cluster: Cluster, operation: Operation, now: float) -> None:
         workers = [each for each in cluster.workers.values() if (each.group, each.slot) == (name, number)]
         if slot is None:
             finished += not workers
+            continue
+        if operation.kind == "shutdown" and cluster.drain_at is not None:
             continue
         if slot.broken and not any(worker.failed for worker in workers):  # once it is buried its cause is known
             exit_ = slot.last_exit or {}
@@ -56,6 +58,8 @@ def failed_boot(cluster: Cluster, worker: Worker, group: Group, detail: str, lin
 def finish(cluster: Cluster, operation: Operation, state: str, reason: str | None, now: float) -> None:
     """End *operation*; where a restart failed, want the old generation again that still serves."""
     operation.state, operation.reason, operation.ended_at = state, reason, now
+    if operation.kind in KINDS | {"test"} and state != "done":
+        cluster.todo.append(actions.Abandon(operation.id))
     for name, number in operation.slots:
         group = cluster.groups[name]
         group.at_a_time = 0
@@ -69,7 +73,8 @@ def finish(cluster: Cluster, operation: Operation, state: str, reason: str | Non
         for name, generation in operation.generations.items():
             cluster.groups[name].promote(generation)
     for group in cluster.groups.values():
-        group.prune({worker.generation for worker in cluster.of_group(group.name)})
+        named = {each.generations[group.name] for each in cluster.running() if group.name in each.generations}
+        group.prune(named | {worker.generation for worker in cluster.of_group(group.name)})
     cluster.publish(events.OperationEnd(operation.id, operation.command, state, reason))
 
 

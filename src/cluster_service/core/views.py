@@ -93,19 +93,35 @@ def groups(cluster: Cluster) -> Json:
     }
 
 
-def operation(cluster_operation: Operation, wall_minus_monotonic: float) -> Json:
+def operation(cluster: Cluster, done: Operation, now: float, wall_minus_monotonic: float) -> Json:
     """One operation. *wall_minus_monotonic*: seconds between the two clocks, to give times that people read."""
 
     def at(moment: float) -> str:
         return iso(moment + wall_minus_monotonic)
 
-    done = cluster_operation
     return {
         "id": done.id, "command": done.command, "state": done.state, "reason": done.reason,
         "steps": [{"at": at(moment), "text": text} for moment, text in done.steps],
         "replaced": done.replaced, "of": len(done.slots), "started_at": at(done.at),
-        "ended_at": None if done.ended_at is None else at(done.ended_at),
+        "ended_at": None if done.ended_at is None else at(done.ended_at), "steps_dropped": done.steps_dropped,
+        **_rollout(cluster, done, now),
     }  # fmt: skip
+
+
+def _rollout(cluster: Cluster, running: Operation, now: float) -> Json:
+    """What more there is to say of an upgrade that is under way."""
+    for group in cluster.groups.values():
+        rollout = group.rollout
+        if rollout is not None and rollout.operation == running.id:
+            serving = [each for each in cluster.of_group(group.name) if each.serving and each.slot in group.slots]
+            new = sum(each.generation == rollout.new for each in serving)
+            left = None if rollout.due is None else round(max(0.0, rollout.due - now), 1)
+            return {
+                "stage": rollout.stage,
+                "workers": {"old": len(serving) - new, "new": new},
+                "monitor_left_s": left,
+            }
+    return {}
 
 
 def iso(timestamp: float) -> str:

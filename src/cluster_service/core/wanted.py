@@ -12,6 +12,7 @@ from .group import Group
 from .requests import Rejected
 from .selectors import select
 from .stages import KINDS, Rollout
+from .worker import seconds
 
 if TYPE_CHECKING:
     from .cluster import Cluster
@@ -47,8 +48,8 @@ def restart(cluster: Cluster, request: Restart, now: float) -> None:
 def upgrade(cluster: Cluster, request: Upgrade, now: float) -> None:
     """Want another release in the slots that are meant, by and by."""
     _refuse_when_ending(cluster)
+    group = group_of(cluster, request.selector)
     slots = select(request.selector, cluster.groups, cluster.workers.values())
-    group = _one_group(cluster, {name for name, _ in slots}, request.selector)
     tested = request.test or request.health_check
     if tested and group.spec.share == "none":
         raise Rejected(
@@ -96,6 +97,12 @@ def _roll(
     group.rollout = Rollout(operation.id, new, before, len(slots) == len(group.slots), monitor=0.0)
 
 
+def group_of(cluster: Cluster, selector: str) -> Group:
+    """The one group that *selector* is about, all of it or some slots. Raises Rejected."""
+    slots = select(selector, cluster.groups, cluster.workers.values())
+    return _one_group(cluster, {name for name, _ in slots}, selector)
+
+
 def _one_group(cluster: Cluster, names: set[str], selector: str) -> Group:
     if len(names) > 1:
         raise Rejected(
@@ -116,8 +123,6 @@ def cancel(cluster: Cluster, request: Cancel, now: float) -> None:
             if group.rollout is not None and group.rollout.operation == operation.id:
                 rollouts.cancel(cluster, group, now)
         return
-    if operation.kind == "test":
-        cluster.todo.append(actions.Abandon(operation.id))
     judge.finish(cluster, operation, "cancelled", "cancelled by an operator", now)
 
 
@@ -210,10 +215,16 @@ def shutdown_all(cluster: Cluster, timeout: float | None, now: float) -> None:
     for operation in cluster.running():
         judge.finish(cluster, operation, "cancelled", "the service is shutting down", now)
     slots = [[name, number] for name, group in cluster.groups.items() for number in group.slots]
-    cluster.end_service("shutdown", 0)
-    for name in cluster.groups:
+    for name, group in cluster.groups.items():
+        group.rollout = None
         _set_stop_timeout(cluster, name, None, timeout)
-    judge.begin(cluster, "shutdown", "shutdown all", slots, now)
+    operation = judge.begin(cluster, "shutdown", "shutdown all", slots, now)
+    delay = cluster.spec.shutdown_delay
+    if not delay:
+        cluster.end_service("shutdown", 0)
+        return
+    cluster.ending, cluster.drain_at = "shutdown", now + delay
+    judge.step(cluster, operation, f"not ready any more; serving goes on for {seconds(delay)}, for those who look", now)
 
 
 def _refuse_when_ending(cluster: Cluster) -> None:

@@ -1,0 +1,78 @@
+"""What a service remembers from one life to the next: the releases its groups were promoted to, and its operations.
+
+The notebook is for a new master of the same service; this is for a new service. So it holds no workers and no slots,
+and its times are wall-clock times (seconds since the epoch): the monotonic clock begins anew with the machine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+from .operations import Operation
+from .spec import Release
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .cluster import Cluster
+
+VERSION = 1
+
+
+def remember(cluster: Cluster, wall_minus_monotonic: float) -> dict[str, Any]:
+    """Return what is to be kept, as a JSON-able object."""
+    return {
+        "version": VERSION,
+        "groups": {
+            group.name: {
+                "configured": asdict(group.spec.release),
+                "promoted": asdict(group.release),
+                "past": [asdict(release) for release in group.past],
+            }
+            for group in cluster.groups.values()
+        },
+        "operations": [_moved(operation, wall_minus_monotonic).to_json() for operation in cluster.operations],
+        "operation_count": cluster.operation_count,
+    }
+
+
+def recall(
+    cluster: Cluster, data: dict[str, Any], wall_minus_monotonic: float, usable: Callable[[Release], str]
+) -> list[str]:
+    """Take up what an earlier service kept, before the first turn. Returns sentences for the log.
+
+    A group goes on with the promoted release if it is configured as it was then: who starts the service with another
+    target wants that one. *usable*: why a release cannot be started any more, else "". Raises KeyError, TypeError or
+    ValueError when *data* is not what ``remember`` returns; then nothing was changed.
+    """
+    if data["version"] != VERSION:
+        raise ValueError(f"version {data['version']!r} of the state is not {VERSION}")
+    operations = [_moved(Operation(**operation), -wall_minus_monotonic) for operation in data["operations"]]
+    kept = {
+        name: [Release.from_json(release) for release in (known["configured"], known["promoted"], *known["past"])]
+        for name, known in data["groups"].items()
+    }
+    count = int(data["operation_count"])
+    said = []
+    for name, (configured, promoted, *past) in kept.items():
+        group = cluster.groups.get(name)
+        if group is None or configured == promoted or configured != group.spec.release:
+            continue
+        why = usable(promoted)
+        if why:
+            said.append(f"{name}: the promoted release {promoted.target} cannot be used any more ({why})")
+            continue
+        group.releases[1], group.past = promoted, past
+        said.append(f"{name}: going on with the promoted release, {promoted.target} in {promoted.cwd}")
+    for operation in operations:
+        if operation.running:
+            operation.state, operation.reason = "cancelled", "the service ended while it ran"
+    cluster.operations, cluster.operation_count = operations, count
+    return said
+
+
+def _moved(operation: Operation, by: float) -> Operation:
+    ended_at = None if operation.ended_at is None else operation.ended_at + by
+    steps = [[at + by, text] for at, text in operation.steps]
+    return replace(operation, at=operation.at + by, ended_at=ended_at, steps=steps)

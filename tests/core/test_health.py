@@ -1,0 +1,38 @@
+"""When a new release is said to answer worse than the old one."""
+
+from __future__ import annotations
+
+import pytest
+
+from cluster_service.core.health import Answers, chance, worse
+
+
+@pytest.mark.parametrize(
+    ("new", "old", "verdict"),
+    [
+        ((0, 0), (0, 0), False),
+        ((100, 0), (100, 0), False),
+        ((100, 100), (100, 0), True),
+        ((3, 3), (100, 0), True),  # three of three, and never before
+        ((2, 2), (100, 0), False),  # two are nobody's fault
+        ((200, 3), (200, 0), False),  # chance: 1 in 8
+        ((200, 12), (200, 0), True),
+        ((200, 20), (200, 18), False),
+        ((200, 60), (200, 18), True),
+        ((100, 50), (100, 100), False),  # fewer than before
+        ((50, 50), (50, 50), False),  # a database that is down for both
+        ((4, 4), (0, 0), False),  # nothing to compare with: more is asked for
+        ((5, 5), (0, 0), True),
+        ((10, 5), (0, 0), False),
+        ((1_000_000, 2_000), (1_000_000, 1_000), True),
+    ],
+)
+def test_verdicts(new: tuple[int, int], old: tuple[int, int], verdict: bool) -> None:
+    assert worse(Answers(*new), Answers(*old)) is verdict
+
+
+def test_the_chance_is_fishers() -> None:
+    # the lady tasting tea: all four cups right, of eight, is 1 in 70
+    assert chance(Answers(4, 4), Answers(4, 0)) == pytest.approx(1 / 70)
+    assert chance(Answers(4, 3), Answers(4, 1)) == pytest.approx(17 / 70)
+    assert chance(Answers(4, 0), Answers(4, 4)) == pytest.approx(1.0)

@@ -182,9 +182,7 @@ def _dark(cluster: Cluster, group: Group, rollout: Rollout, operation: Operation
     judge.step(cluster, operation, f"dark: {worker.name} (pid {worker.pid}) serves{where}, unseen; trying {what}", now)
     timeout = rollout.timeout or group.spec.ready_timeout
     cluster.todo.append(
-        actions.RunTest(
-            operation.id, group.name, rollout.new, addresses, rollout.test, rollout.health_check, timeout
-        )
+        actions.RunTest(operation.id, group.name, rollout.new, addresses, rollout.test, rollout.health_check, timeout)
     )
 
 
@@ -205,7 +203,7 @@ def _canary(cluster: Cluster, group: Group, rollout: Rollout, operation: Operati
         rollout.due = now + rollout.monitor
         text = f"canary: {worker.name} (pid {worker.pid}) serves beside the old release; watching it"
         judge.step(cluster, operation, f"{text} for {seconds(rollout.monitor)}", now)
-    if not _is_due(cluster, rollout, [worker], now):
+    if not _is_due(cluster, group, rollout, [worker], now):
         return
     missing = watch.missing_ports(cluster, group, rollout, worker)
     if missing and not rollout.allow_port_change:
@@ -233,7 +231,7 @@ def _bake(cluster: Cluster, group: Group, rollout: Rollout, operation: Operation
     slots = scope(group, rollout)
     _want_new(slots, rollout, operation)
     new = _new(cluster, group, rollout)
-    if not _is_due(cluster, rollout, new, now):
+    if not _is_due(cluster, group, rollout, new, now):
         return
     if len(new) < len(slots) or not all(worker.serving for worker in new) or not _alone(cluster, slots, operation):
         rollout.due = now + LOOK_AGAIN
@@ -284,11 +282,11 @@ def _new(cluster: Cluster, group: Group, rollout: Rollout) -> list[Worker]:
     return [each for each in there if each.generation == rollout.new and each.staying and each.slot in group.slots]
 
 
-def _is_due(cluster: Cluster, rollout: Rollout, watched: list[Worker], now: float) -> bool:
+def _is_due(cluster: Cluster, group: Group, rollout: Rollout, watched: list[Worker], now: float) -> bool:
     """Whether *watched* have been healthy for long enough. Judged by the clock alone: facts may be unread before."""
     if rollout.due is None or not cluster.judging_time or now < rollout.due:
         return False
-    if all(watch.is_fresh(worker) for worker in watched):
+    if all(watch.is_fresh(group, worker) for worker in watched):
         return True
     rollout.due = now + LOOK_AGAIN
     return False

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from . import rollouts, seen
 from .health import Answers, worse
+from .reconcile import stop
 from .stages import LIVE
 
 if TYPE_CHECKING:
@@ -58,12 +59,13 @@ def _count(cluster: Cluster, worker: Worker, pulse: Pulse) -> None:
 
 
 def _judge(cluster: Cluster, group: Group, rollout: Rollout, now: float) -> None:
-    allowed = min(group.spec.hang_timeout, max(LEAST_HANG, rollout.monitor))
+    limit = group.spec.hang_timeout
+    allowed = min(limit, max(LEAST_HANG, rollout.monitor))
     for worker in cluster.of_group(group.name):
-        if worker.generation == rollout.new and worker.serving and worker.still >= allowed:
+        if limit and worker.generation == rollout.new and worker.serving and worker.still >= allowed:
             worker.verdict = f"hangs: its loop has not turned for {worker.still:.0f} s"
             seen.fail(cluster, worker, now)
-            cluster.stop(worker, HANG_STOP, "hang", now)
+            stop(cluster, worker, HANG_STOP, "hang", now)
             return
     new, old = Answers(*rollout.answers["new"]), Answers(*rollout.answers["old"])
     if worse(new, old):
@@ -72,9 +74,9 @@ def _judge(cluster: Cluster, group: Group, rollout: Rollout, now: float) -> None
         rollouts.blame(cluster, group, why, now)
 
 
-def is_fresh(worker: Worker) -> bool:
-    """Whether its loop has turned of late; that of one that gives no beat is taken to."""
-    return worker.still == 0.0
+def is_fresh(group: Group, worker: Worker) -> bool:
+    """Whether its loop has turned of late; that of one that gives no beat, or need not, is taken to."""
+    return worker.still == 0.0 or not group.spec.hang_timeout
 
 
 def missing_ports(cluster: Cluster, group: Group, rollout: Rollout, canary: Worker) -> str:

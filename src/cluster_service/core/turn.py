@@ -1,0 +1,140 @@
+"""A turn: each worker moves on, each group's difference between wanted and seen is ordered, until nothing changes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from . import actions, events, judge, rollouts, seen
+from .reconcile import BOOT_STOP, reconcile, stop, stop_timeout
+from .spec import GIVE_UP_CODE
+from .stages import KINDS
+from .worker import readiness
+
+if TYPE_CHECKING:
+    from .cluster import Cluster
+    from .group import Group
+    from .worker import Worker
+
+LINGER = 1.0
+"""Seconds for which a shared socket without users stays open, once every slot serves."""
+
+
+def turn(cluster: Cluster, now: float) -> None:
+    """Order what is to be done now into ``cluster.todo``."""
+    if cluster.drain_at is not None and cluster.judging_time and now >= cluster.drain_at:
+        cluster.end_service(cluster.ending, cluster.end_code)
+    for _ in range(100):
+        before = len(cluster.todo)
+        for worker in list(cluster.workers.values()):
+            _age(cluster, worker, now)
+        for group in cluster.groups.values():
+            rollouts.steer(cluster, group, now)
+            reconcile(cluster, group, now)
+        for operation in cluster.running():
+            if operation.kind not in KINDS and operation.kind != "test":
+                judge.judge(cluster, operation, now)
+        if len(cluster.todo) == before:
+            break
+    _close_unused(cluster, now)
+    _end_when_empty(cluster, now)
+
+
+def _age(cluster: Cluster, worker: Worker, now: float) -> None:
+    """Do what is due for *worker* because of what it said, or because its time is over."""
+    due = cluster.judging_time and worker.deadline is not None and now >= worker.deadline
+    if worker.group not in cluster.groups:  # the notebook was lost, and with it the group
+        stop(cluster, worker, BOOT_STOP, "shutdown", now)
+    if worker.state == "starting" and worker.group in cluster.groups:
+        by = readiness(worker, only_told=_only_told(cluster, worker), ready_after=ready_after(cluster, worker), now=now)
+        if by is not None:
+            _ready(cluster, worker, by, now)
+        elif due:
+            worker.verdict = f"was not ready within {worker.ready_timeout:g} s"
+            seen.fail(cluster, worker, now)
+            stop(cluster, worker, min(BOOT_STOP, stop_timeout(cluster, worker)), "failure", now)
+    elif worker.state in ("draining", "stopping") and due:
+        worker.move("kill")
+        worker.deadline = None
+        cluster.todo.append(actions.Kill(worker.number))
+        cluster.publish(events.WorkerKill(worker.group, worker.slot, worker.pid or 0, worker.stop_reason))
+    elif worker.state == "gone" and due:
+        seen.bury(cluster, worker, [], now)
+
+
+def _ready(cluster: Cluster, worker: Worker, by: str, now: float) -> None:
+    worker.move("ready")
+    worker.ready_at, worker.deadline = now, None
+    group = cluster.groups[worker.group]
+    group.prove(worker)
+    cluster.publish(events.WorkerReady(worker.group, worker.slot, worker.pid or 0, by, round(now - worker.since, 3)))
+    slot = group.slots.get(worker.slot)
+    if slot is not None and slot.generation == worker.generation and slot.broken:
+        slot.broken = False
+        cluster.publish(events.SlotRecovered(worker.group, worker.slot))
+    for operation in cluster.running():
+        watched = group.rollout is not None and group.rollout.stage == "canary"  # that tells of it itself
+        if operation.concerns(worker.group, worker.slot) and not watched:
+            judge.step(cluster, operation, f"{worker.name} (pid {worker.pid}) is serving", now)
+
+
+def _only_told(cluster: Cluster, worker: Worker) -> bool:
+    group = cluster.groups.get(worker.group)
+    release = group.releases.get(worker.generation) if group else None
+    return release is not None and release.kind == "app"
+
+
+def ready_after(cluster: Cluster, worker: Worker) -> float | None:
+    """Seconds alive that make *worker* ready; None where workers of its group have been known to say so."""
+    group = cluster.groups.get(worker.group)
+    if group is None or _only_told(cluster, worker):
+        return None
+    silent = bool(worker.bound) and not group.relistens  # it may take its port for ready as it is
+    if group.ready_by and not silent:
+        return None
+    return group.spec.ready_after
+
+
+def _close_unused(cluster: Cluster, now: float) -> None:
+    """Close the shared sockets that nobody uses any more, once every slot serves: until then somebody may."""
+    if cluster.ending:
+        return
+    used = {address for worker in cluster.workers.values() if worker.state != "gone" for address in worker.addresses}
+    for group in cluster.groups.values():
+        used |= {bind for release in group.releases.values() for bind in release.binds}
+    settled = all(_settled(cluster, group) for group in cluster.groups.values())
+    for address, since in list(cluster.unused.items()):
+        if address in used or not settled:
+            cluster.unused[address] = None
+        elif since is None:
+            cluster.unused[address] = now
+        elif now >= since + LINGER:
+            del cluster.unused[address]
+            cluster.todo.append(actions.CloseListener(address))
+            cluster.publish(events.PortClosed(address))
+
+
+def _settled(cluster: Cluster, group: Group) -> bool:
+    if group.rollout is not None:
+        return False  # the old release may be wanted again, with its ports
+    workers = cluster.of_group(group.name)
+    serving = {(worker.slot, worker.generation) for worker in workers if worker.serving}
+    wanted = {(slot.number, slot.generation) for slot in group.slots.values()}
+    return wanted <= serving and not any(worker.booting for worker in workers)
+
+
+def _end_when_empty(cluster: Cluster, now: float) -> None:
+    slots = [slot for group in cluster.groups.values() for slot in group.slots.values()]
+    if cluster.spec.give_up == "all-broken" and not cluster.ending and slots and all(slot.broken for slot in slots):
+        for operation in cluster.running():
+            judge.finish(cluster, operation, "failed", "every slot is broken: the service gave up", now)
+        cluster.end_service("failure", GIVE_UP_CODE)
+        for group in cluster.groups.values():
+            reconcile(cluster, group, now)
+    if cluster.ending and cluster.drain_at is None and not cluster.workers:
+        cluster.ended = True
+        cluster.todo.append(end(cluster))
+
+
+def end(cluster: Cluster) -> actions.End:
+    """Return the last action of a service."""
+    return actions.End(cluster.end_code, now=cluster.ending == "exit")

@@ -17,6 +17,7 @@ from cluster_service.config.table import SERVICE, SETTINGS, Setting
 from cluster_service.control.errors import CODES
 from cluster_service.control.registry import COMMANDS, Command, Parameter
 from cluster_service.core import events
+from cluster_service.core.stages import STAGES
 from cluster_service.core.worker import LEAVING, PUBLIC, TRANSITIONS
 from cluster_service.wire.records import name_of
 
@@ -54,6 +55,21 @@ def worker_diagram() -> str:
     shown = ", ".join(f"`{state}` is shown as `{name}`" for state, name in PUBLIC.items())
     leaving = ", ".join(f"`{state}`" for state in TRANSITIONS if state in LEAVING)
     return "\n".join([*lines, "```", "", f"A worker that was asked to end is in {leaving}. To users {shown}."])
+
+
+def upgrade_diagram() -> str:
+    """The stages of an upgrade, from their table."""
+    lines = ["```mermaid", "stateDiagram-v2", "    [*] --> " + next(iter(STAGES))]
+    for stage, moves in STAGES.items():
+        lines += [f"    {stage} --> {other}: {event}" for event, other in moves.items()]
+        if not moves:
+            lines.append(f"    {stage} --> [*]")
+    return "\n".join([*lines, "```"])
+
+
+def upgrade_arguments() -> str:
+    """The arguments of ``upgrade``, from the registry."""
+    return table(("argument", "meaning"), (parameter_row(entry) for entry in COMMANDS.get("upgrade").parameters))
 
 
 def command_reference() -> str:
@@ -129,6 +145,8 @@ def error_codes() -> str:
 
 BLOCKS: dict[str, Callable[[], str]] = {
     "worker-diagram": worker_diagram,
+    "upgrade-diagram": upgrade_diagram,
+    "upgrade-arguments": upgrade_arguments,
     "commands": command_reference,
     "settings": settings_reference,
     "events": events_reference,

@@ -6,29 +6,56 @@ guardian, the command line and the workers (under any interpreter from 3.9 on) p
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 __version__ = "0.1.0"
 
-_PLACES = {
-    "start": "cluster_service.master.api",
-    "on": "cluster_service.master.api",
+_ANYWHERE = {
+    "connect": "cluster_service.control.client",
     "is_master": "cluster_service.worker.api",
     "is_worker": "cluster_service.worker.api",
+    "start": "cluster_service.master.api",
     "worker_ready": "cluster_service.worker.api",
-    "connect": "cluster_service.control.client",
 }
+_OUTSIDE = {
+    "command": "cluster_service.master.api",
+    "disable": "cluster_service.master.api",
+    "on": "cluster_service.master.api",
+    "CommandError": "cluster_service.control.errors",
+    "Context": "cluster_service.master.context",
+    "trigger": "cluster_service.worker.api",
+    "broadcast": "cluster_service.worker.api",
+    "on_message": "cluster_service.worker.api",
+}
+_IN_A_MASTER = {**_OUTSIDE, "trigger": "cluster_service.master.api", "broadcast": "cluster_service.master.api"}
+_IN_A_WORKER = {**dict.fromkeys(_OUTSIDE, "cluster_service.worker.api"), "CommandError": "cluster_service.worker.bus"}
 
-__all__ = ["__version__", "connect", "is_master", "is_worker", "on", "start", "worker_ready"]
+__all__ = ["__version__", *sorted({**_ANYWHERE, **_OUTSIDE})]
 
 
 def __getattr__(name: str) -> Any:
-    place = _PLACES.get(name)
+    place = _ANYWHERE.get(name) or _here().get(name)
     if place is None:
         raise AttributeError(f"module 'cluster_service' has no attribute {name!r}")
     import importlib  # noqa: PLC0415 - part of being lazy
 
     return getattr(importlib.import_module(place), name)
+
+
+def _here() -> dict[str, str]:
+    """Where the other names are: not the same in the master, in a worker, and outside of a service."""
+    if "CSERVICE_SLOT" not in os.environ and "CSERVICE_ROLE" not in os.environ and not _master():
+        return _OUTSIDE
+    from .worker.api import is_master  # noqa: PLC0415
+
+    return _IN_A_MASTER if is_master() else _IN_A_WORKER
+
+
+def _master() -> bool:
+    import sys  # noqa: PLC0415
+
+    return "cluster_service.master.main" in sys.modules
 
 
 def __dir__() -> list[str]:

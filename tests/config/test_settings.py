@@ -27,6 +27,8 @@ def test_the_defaults(here: Path) -> None:
     assert (group.restart.auto_restart, group.restart.delay, group.restart.per_minute) == (True, 0.1, 10)
     assert (settings.access_key, settings.doors, settings.host, settings.port) == ("", (), "localhost", 11987)
     assert (settings.run_dir, settings.spec.give_up, group.share) == (str(here / "run"), "never", "auto")
+    assert (group.monitor, group.health_check, group.hang_timeout) == (10.0, None, 60.0)
+    assert (settings.spec.shutdown_delay, settings.state) == (0.0, None)
 
 
 def test_it_travels_as_json_and_hides_its_key() -> None:
@@ -49,10 +51,19 @@ def test_it_travels_as_json_and_hides_its_key() -> None:
         ({"timeout": 5}, "stop_timeout", 5.0),
         ({"timeout": 5, "ready_timeout": 7}, "ready_timeout", 7.0),
         ({"share": "python"}, "share", "python"),
+        ({"monitor": "0"}, "monitor", 0.0),
+        ({"hangTimeout": "1m"}, "hang_timeout", 60.0),
+        ({"health-check": "/health?deep=1"}, "health_check", "/health?deep=1"),
     ],
 )
 def test_names_and_kinds(options: dict[str, Any], field: str, value: object) -> None:
     assert getattr(make(**options).spec.groups[0], field) == value
+
+
+def test_what_the_service_as_a_whole_does(here: Path) -> None:
+    settings = make(state="state.json", shutdown_delay="5s", name="web")
+    assert (settings.state, settings.spec.shutdown_delay) == (str(here / "state.json"), 5.0)
+    assert config.Settings.from_json(json.loads(json.dumps(settings.to_json()))) == settings
 
 
 def test_the_original_s_names() -> None:
@@ -98,6 +109,11 @@ def test_the_original_s_names() -> None:
         ({"host": "nosuch.invalid"}, ("nosuch.invalid",)),
         ({"log_file": "nowhere/log"}, ("nowhere", "does not exist")),
         ({"pid_file": "releases"}, ("releases", "is a directory")),
+        ({"state": "nowhere/state"}, ("state", "nowhere", "does not exist")),
+        ({"state": "releases"}, ("releases", "is a directory")),
+        ({"health_check": "health"}, ("'health'", "/health")),
+        ({"health_check": "/a b"}, ("'/a b'", "/health")),
+        ({"monitor": "always"}, ("monitor", "10s")),
         ({"config": "nosuch.toml"}, ("nosuch.toml", "No such file")),
         ({"restarts_per_minute": 0}, ("restarts_per_minute", "at least 1")),
         ({"auto_restart": "maybe"}, ("auto_restart", "true or false")),
@@ -196,6 +212,7 @@ def test_variables_that_are_no_settings(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_inside_a_worker_its_identity_is_no_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     inside = {"NAME": "outer", "GROUP": "jobs", "SLOT": "1", "GENERATION": "3", "REASON": "start", "SHARE": "seccomp"}
+    inside |= {"BOARD": "3:1", "TEST_URL": "http://127.0.0.1:1", "TEST_PORT": "1"}
     for name, value in inside.items():
         monkeypatch.setenv(f"CSERVICE_{name}", value)
     settings = make()

@@ -397,3 +397,66 @@ def test_a_worker_that_finds_its_address_taken_is_told_of(kernel: Kernel, taken:
     assert taken in kernel.fact(facts.ListenFailed, worker=1).error
     assert kernel.fact(facts.Exited, worker=1).code == 1
     assert taken in state_of(next_master(kernel), 1)["bind_error"]
+
+
+def test_a_private_worker_listens_where_nobody_else_does(kernel: Kernel, address: str) -> None:
+    need_seccomp(hello(kernel))
+    spawn(kernel, 1, "listener", address, share="seccomp")
+    kernel.fact(facts.Listening, address=address, worker=1, bound=False)
+    own = []
+    for worker in (2, 3):
+        spawn(kernel, worker, "listener", address, share="seccomp", private=True)
+        told = kernel.fact(facts.Listening, worker=worker)
+        assert (told.asked, told.bound) == (address, False)
+        assert told.address.startswith("127.0.0.1:")
+        own.append(told.address)
+    assert len({address, *own}) == 3
+    snapshot = next_master(kernel)
+    assert [state["private"] for state in snapshot.workers] == [{}, {address: own[0]}, {address: own[1]}]
+    assert [state["listening"] for state in snapshot.workers] == [[address], [], []]
+    assert [state["bound"] for state in snapshot.workers] == [[], [], []]
+    assert [held["address"] for held in snapshot.listeners] == [address]
+    kernel.send(kill(2))
+    kernel.fact(facts.Exited, worker=2)
+    assert [held["address"] for held in hello(kernel).listeners] == [address]
+
+
+def test_a_private_worker_does_not_care_who_has_its_address(kernel: Kernel, taken: str) -> None:
+    need_seccomp(hello(kernel))
+    spawn(kernel, 1, "listener", taken, share="seccomp", private=True)
+    assert kernel.fact(facts.Listening, worker=1).asked == taken
+    assert state_of(next_master(kernel), 1)["bind_error"] == ""
+    assert hello(kernel).listeners == []
+
+
+def test_nobody_is_private_who_opens_its_own_ports(kernel: Kernel) -> None:
+    hello(kernel)
+    spawn(kernel, 1, "sleeper", share="none", private=True)
+    assert "ports of its own" in kernel.fact(facts.SpawnFailed, worker=1).error
+    assert next_master(kernel).workers == []
+
+
+# The board.
+
+
+def test_a_worker_with_a_channel_has_the_lowest_free_row(kernel: Kernel) -> None:
+    hello(kernel)
+    for worker in (1, 2, 3):
+        spawn(kernel, worker, "sleeper", channel=worker != 2)
+    rows = [kernel.fact(facts.Spawned, worker=worker).row for worker in (1, 2, 3)]
+    assert rows == [0, -1, 1]
+    assert [state["row"] for state in next_master(kernel).workers] == rows
+    kernel.send(kill(1))
+    kernel.fact(facts.Exited, worker=1)
+    assert state_of(hello(kernel), 1)["row"] == -1
+    for worker, row in ((4, 0), (5, 2)):
+        spawn(kernel, worker, "sleeper", channel=True)
+        assert kernel.fact(facts.Spawned, worker=worker).row == row
+
+
+def test_a_start_that_fails_takes_no_row(kernel: Kernel) -> None:
+    hello(kernel)
+    kernel.send(orders.Spawn(1, ["/nonexistent/program"], {}, "/", "web.1", channel=True))
+    kernel.fact(facts.SpawnFailed, worker=1)
+    spawn(kernel, 2, "sleeper", channel=True)
+    assert kernel.fact(facts.Spawned, worker=2).row == 0

@@ -23,8 +23,19 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
     from pathlib import Path
 
+    from cluster_service.config.keys import Key
+
 Json = dict[str, Any]
 KEY = "a key of more than sixteen letters"
+AT = "2030-01-02T03:04:05.000Z"
+KEPT = 200
+"""Steps that are remembered of an operation."""
+BAD = """web.1 exited with code 1 before it was ready: ImportError: nosuch
+Traceback (most recent call last):
+  File "/srv/bad/worker.py", line 3, in <module>
+\timport nosuch
+ImportError: nosuch"""
+"""Why an upgrade to a target that is called bad is undone."""
 
 
 class Machine:
@@ -45,6 +56,8 @@ class Machine:
         self.ended = threading.Event()
         self.following = threading.Event()
         """Somebody waits for news."""
+        self.output = ["ok 1", "", "\tok 2 \x1b[2J"]
+        """What a test script writes."""
         self._pid = 102
         self._news = asyncio.Event()
         self.loop = asyncio.get_running_loop()
@@ -102,7 +115,8 @@ class Machine:
             async with asyncio.timeout(wait):
                 while True:
                     operation = self.operation(operation_id)
-                    if operation["state"] != "running" or len(operation["steps"]) > seen:
+                    had = operation["steps_dropped"] + len(operation["steps"])
+                    if operation["state"] != "running" or had > seen:
                         break
                     self.following.set()
                     await self._news.wait()
@@ -124,18 +138,17 @@ class Machine:
 
     def restart(self, selector: str, timeout: float | None) -> Json:
         self.told.append({"restart": selector, "timeout": timeout})
-        chosen = [name for name in self.groups if selector in ("all", name)]
-        if not chosen:
-            raise CommandError("not_found", f"there is no group, slot or worker {selector!r}", "see: workers")
-        if any(operation["state"] == "running" for operation in self.done):
-            raise CommandError("busy", "operation 1 is under way", "cservice operations 1")
-        return self._begin(f"restart {selector}", chosen)
+        return self._begin(f"restart {selector}", self._chosen(selector))
 
     def scale(self, change: str, group: str | None, timeout: float | None) -> Json:
         self.told.append({"scale": change, "group": group, "timeout": timeout})
+        if (group or "web") not in self.groups:
+            raise CommandError("not_found", f"there is no group {group!r}")
         pids = self.groups[group or "web"]
         wanted = len(pids) + int(change) if change[0] in "+-" else int(change)
-        del pids[wanted:]
+        if wanted > 1024:
+            raise CommandError("bad_request", f"{wanted} workers are too many")
+        del pids[max(0, wanted) :]
         while len(pids) < wanted:
             pids.append(self._next_pid())
         return self._begin(f"scale {change}", [])
@@ -151,6 +164,30 @@ class Machine:
         self.groups[str(options.get("group"))] = [self._next_pid()]
         return self._begin(f"start {target}", [])
 
+    def upgrade(self, selector: str, target: str, options: Mapping[str, Any]) -> Json:
+        self.told.append({"upgrade": selector, "target": target, **options})
+        return self._begin(f"upgrade {selector} {target}", self._chosen(selector), stage="check")
+
+    def rollback(self, selector: str, monitor: float | None, timeout: float | None) -> Json:
+        self.told.append({"rollback": selector, "monitor": monitor, "timeout": timeout})
+        return self._begin(f"rollback {selector}", self._chosen(selector), stage="check")
+
+    def cancel(self, operation_id: str | None) -> Json:
+        self.told.append({"cancel": operation_id})
+        running = [operation for operation in self.done if operation["state"] == "running"]
+        if operation_id is not None:
+            running = [self.operation(operation_id)]
+        if not running or running[0]["state"] != "running":
+            raise CommandError("not_found", "no operation runs that could be cancelled", "see: operations")
+        operation = running[0]
+        self.step(operation, "back to the old release")
+        self.loop.call_soon(self.finish, operation, "cancelled", "cancelled by an operator")
+        return dict(operation, steps=list(operation["steps"]))
+
+    def test(self, script: str, timeout: float | None) -> Json:
+        self.told.append({"test": script, "timeout": timeout})
+        return self._begin(f"test {script}", [])
+
     def exit_now(self) -> Json:
         self.told.append({"exit": "now"})
         self.ended.set()
@@ -160,13 +197,26 @@ class Machine:
         self._pid += 1
         return self._pid
 
-    def _begin(self, command: str, groups: list[str]) -> Json:
+    def _chosen(self, selector: str) -> list[str]:
+        chosen = [name for name in self.groups if selector in ("all", name)]
+        if not chosen:
+            raise CommandError("not_found", f"there is no group, slot or worker {selector!r}", "see: workers")
+        for operation in self.done:
+            if operation["state"] == "running":
+                number = operation["id"]
+                raise CommandError("busy", f"operation {number} is under way", f"cservice operations {number}")
+        return chosen
+
+    def _begin(self, command: str, groups: list[str], *, stage: str = "") -> Json:
         slots = [(name, slot) for name in groups for slot in range(len(self.groups[name]))]
         operation: Json = {
             "id": str(len(self.done) + 1), "command": command, "state": "running", "reason": None,
-            "steps": [{"at": "2030-01-02T03:04:05.000Z", "text": f"{command} begins"}], "replaced": 0, "of": len(slots),
-            "started_at": "2030-01-02T03:04:05.000Z", "ended_at": None,
+            "steps": [], "steps_dropped": 0, "replaced": 0, "of": len(slots), "started_at": AT, "ended_at": None,
         }  # fmt: skip
+        if stage:
+            operation |= {"stage": stage, "workers": {"old": len(slots), "new": 0}, "monitor_left_s": None}
+        if not command.startswith("test "):
+            operation["steps"].append({"at": AT, "text": f"{command} begins"})
         self.done.append(operation)
         if self.at_once:
             self.finish(operation, "done", None)
@@ -175,7 +225,18 @@ class Machine:
         return dict(operation, steps=list(operation["steps"]))
 
     def _go_on(self, operation: Json, slots: list[tuple[str, int]]) -> None:
-        if slots:
+        kind = operation["command"].partition(" ")[0]
+        if kind == "test" and not operation["steps"]:
+            for text in self.output:
+                self.step(operation, text)
+        if self.held and "stage" in operation:
+            return  # the test itself tells how it goes
+        if kind == "upgrade" and "bad" in operation["command"]:
+            self.step(operation, "canary: web.1 (pid 103) failed: back to the old release")
+            self.finish(operation, "undone", BAD)
+        elif kind == "test" and "bad" in operation["command"] and not self.held:
+            self.finish(operation, "failed", "it exited with code 3")
+        elif slots:
             name, slot = slots.pop(0)
             self.groups[name][slot] = self._next_pid()
             operation["replaced"] += 1
@@ -186,12 +247,16 @@ class Machine:
 
     def step(self, operation: Json, text: str) -> None:
         """Make progress."""
-        operation["steps"].append({"at": "2030-01-02T03:04:05.000Z", "text": text})
+        operation["steps"].append({"at": AT, "text": text})
+        operation["steps_dropped"] += max(0, len(operation["steps"]) - KEPT)
+        del operation["steps"][:-KEPT]
         self._tell()
 
     def finish(self, operation: Json, state: str, reason: str | None) -> None:
         """End *operation*."""
         operation.update(state=state, reason=reason)
+        for name in ("stage", "workers", "monitor_left_s"):
+            operation.pop(name, None)
         self._tell()
         if operation["command"] == "shutdown all" and state == "done":
             self.ended.set()
@@ -230,7 +295,7 @@ def running(
     run_dir: Path,
     name: str = "default",
     *,
-    keys: tuple[str, ...] = (KEY,),
+    keys: tuple[str | Key, ...] = (KEY,),
     held: bool = False,
     at_once: bool = False,
     **rules: Any,

@@ -181,7 +181,7 @@ def test_a_hostile_start(start: Start) -> None:
     """Standard descriptors closed, signals ignored and blocked: put in order for us and for the workers."""
     kernel = start(prepare=hostile)
     puppet = Puppet(kernel, 1)
-    assert puppet.do("result = sorted(int(n) for n in os.listdir('/proc/self/fd'))") == [0, 1, 2, 3, 4]
+    assert puppet.do("result = sorted(int(n) for n in os.listdir('/proc/self/fd'))") == [0, 1, 2, 3, 4, 5]
     assert puppet.do("result = [int(signal.getsignal(n)) for n in (signal.SIGCHLD, signal.SIGTERM)]") == [0, 0]
     assert puppet.do("result = list(signal.pthread_sigmask(signal.SIG_BLOCK, []))") == []
     kernel.signal(signal.SIGTERM)

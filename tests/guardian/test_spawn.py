@@ -45,13 +45,15 @@ def descriptors(pid: int) -> set[str]:
 def test_what_a_worker_finds(kernel: RealKernel) -> None:
     puppet = Puppet(kernel, 1, share="none", cwd="/usr", env={"A": "b"})
     assert puppet.do("result = os.getcwd()") == "/usr"
-    assert puppet.do("result = sorted(os.environ)") == ["A", "CSERVICE_CHANNEL", "LC_CTYPE", "NOTIFY_SOCKET"]
+    assert puppet.do("result = sorted(os.environ)") == [
+        "A", "CSERVICE_BOARD", "CSERVICE_CHANNEL", "LC_CTYPE", "NOTIFY_SOCKET",
+    ]  # fmt: skip
     assert puppet.do("result = [os.getpid(), os.getpgrp(), os.getppid()]") == [
         puppet.pid,
         puppet.pid,
         kernel.process.pid,
     ]
-    assert puppet.do("result = sorted(int(n) for n in os.listdir('/proc/self/fd'))") == [0, 1, 2, 3, 4]  # 4: the list's
+    assert puppet.do("result = sorted(int(n) for n in os.listdir('/proc/self/fd'))") == list(range(6))  # 5: the list's
     assert puppet.do("result = os.readlink('/proc/self/fd/0')") == "/dev/null"
     assert puppet.do("result = list(signal.pthread_sigmask(signal.SIG_BLOCK, []))") == []
     with open(f"/proc/{puppet.pid}/status", encoding="ascii") as file:

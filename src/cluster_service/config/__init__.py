@@ -4,14 +4,15 @@
         -> Settings                       raises CommandError bad_request with a sentence; then nothing was changed
     group_settings(target, options, *, directory, taken=(), environ=os.environ)
         -> core.spec.GroupSpec            for the command ``start TARGET`` on a running service
-    Settings(spec, host, port, access_key, allow_query_key, trusted_hosts, doors, run_dir, log_file, pid_file, detach,
-             master_hang_timeout, warnings); .name, .stop_timeout, .socket, .to_json(), Settings.from_json(data)
+    Settings(spec, host, port, access_key, allow_query_key, trusted_hosts, doors, run_dir, log_file, pid_file, state,
+             detach, master_hang_timeout, warnings); .name, .stop_timeout, .socket, .to_json(), Settings.from_json(data)
 
 ``table``     every setting, once: its kind, default, option, other names
 ``values``    one function for each kind of value: durations, sizes, …
 ``merge``     flags over environment over files
 ``resolve``  what all of it comes to: Settings
 ``binds`` ``cpus`` ``keys`` ``targets``   what an address, "auto", a key and a target come to on this machine
+``releases``  what a release comes to, at the start and for an upgrade; ``check``: whether it can be run at all
 ``probe``     runs under the workers' interpreter
 
 The names are imported when they are first used: most commands need none of this.

@@ -199,6 +199,13 @@ def _path(_setting: Setting, raw: Any, base: str, _unit: str) -> str:
     return os.path.abspath(os.path.join(base, os.path.expanduser(values.text(raw))))
 
 
+def _paths(setting: Setting, raw: Any, base: str, unit: str) -> tuple[str, ...]:
+    return tuple(
+        _path(setting, path, base, unit)
+        for path in ([raw] if isinstance(raw, str) else _words(setting, raw, base, unit))
+    )
+
+
 def _choice(setting: Setting, raw: Any, _base: str, _unit: str) -> str:
     return values.choice(str(raw).lower() if isinstance(raw, bool) else raw, setting.choices)
 
@@ -243,6 +250,13 @@ def _group(setting: Setting, raw: Any, base: str, unit: str) -> str:
     return name
 
 
+def _url_path(_setting: Setting, raw: Any, _base: str, _unit: str) -> str:
+    path = values.text(raw)
+    if not path.startswith("/") or not path.isascii() or not path.isprintable() or " " in path:
+        raise CommandError("bad_request", f"{raw!r} is not the path of a URL: write /health")
+    return path
+
+
 def _key(_setting: Setting, raw: Any, _base: str, _unit: str) -> str:
     if not isinstance(raw, str) or not raw.strip() or not raw.isprintable():
         # never the value itself: it may be a key with a slip in it
@@ -259,10 +273,12 @@ KINDS: dict[str, Callable[[Setting, Any, str, str], Any]] = {
     "flag": lambda _setting, raw, _base, _unit: values.flag(raw),
     "choice": _choice,
     "path": _path,
+    "paths": _paths,
     "env": _env,
     "binds": _binds,
     "name": _name,
     "group": _group,
+    "url_path": _url_path,
     "key": _key,
 }
 """Each kind of setting: (setting, raw value, base directory, unit of a plain number) -> the value."""

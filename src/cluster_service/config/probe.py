@@ -1,12 +1,14 @@
-"""Runs under the workers' interpreter (3.9 or newer) and says, as one line of JSON, what it knows of an app.
+"""Runs under the workers' interpreter (3.9 or newer) and says, as one line of JSON, what it knows of a target.
 
-    python probe.py MODULE ATTRIBUTE          in the workers' directory, with their environment
+    python probe.py script FILE               in the workers' directory, with their environment
+    python probe.py app MODULE ATTRIBUTE
     {"version": [3, 12]}                      always
+    "broken": "File …, line 3 …"              a file does not compile: the script, the module, or a package it is in
     "missing": "a.b", "near": [...]           the module is surely not there
     "file": "…", "names": [...]               the module is there, and its source surely binds no such name
 
-Nothing of the app is imported or run. Whatever is not sure is not said: packages made of other things than files,
-`from x import *`, `globals()`, `__getattr__`.
+Nothing of the target is imported or run, and nothing is written. Whatever is not sure is not said: packages made of
+other things than files, `from x import *`, `globals()`, `__getattr__`.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ import importlib.util
 import json
 import os
 import sys
+import traceback
+import warnings
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -27,7 +31,7 @@ DYNAMIC = {"globals", "locals", "vars", "exec", "eval", "setattr", "__import__",
 
 
 def find(module: str) -> dict[str, Any]:
-    """Return ``{"missing", "near"}``, ``{"file", "package"}``, or nothing when it cannot be told."""
+    """Return ``{"missing", "near"}``, ``{"file", "package"}``, ``{"broken"}``, or nothing when it cannot be told."""
     parts = module.split(".")
     try:
         spec = importlib.util.find_spec(parts[0])  # of a top-level name: imports nothing
@@ -36,6 +40,9 @@ def find(module: str) -> dict[str, Any]:
     if spec is None:
         return {"missing": parts[0], "near": sorted(_modules_in(os.getcwd()))}
     for depth, part in enumerate(parts[1:], 2):
+        broken = compile_error(str(spec.origin)) if _is_source(spec.origin) else ""
+        if broken:
+            return {"broken": broken}
         places = spec.submodule_search_locations
         if places is None:
             return {"missing": ".".join(parts[:depth]), "near": []}
@@ -49,9 +56,28 @@ def find(module: str) -> dict[str, Any]:
             near = sorted({name for folder in folders for name in _modules_in(folder)})
             return {"missing": ".".join(parts[:depth]), "near": near}
         spec = found
-    if not spec.origin or not spec.origin.endswith(".py") or not os.path.isfile(spec.origin):
+    if not _is_source(spec.origin):
         return {}
     return {"file": spec.origin, "package": bool(spec.submodule_search_locations)}
+
+
+def _is_source(origin: str | None) -> bool:
+    return bool(origin) and str(origin).endswith(".py") and os.path.isfile(str(origin))
+
+
+def compile_error(file: str) -> str:
+    """Return what Python would print of a *file* that it cannot compile, or nothing when it can."""
+    with open(file, "rb") as opened:
+        source = opened.read()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            compile(source, file, "exec", dont_inherit=True)
+    except SyntaxError as error:
+        return "".join(traceback.format_exception_only(type(error), error)).rstrip()
+    except ValueError as error:  # null bytes, in some versions
+        return f'  File "{file}"\n{type(error).__name__}: {error}'
+    return ""
 
 
 def _file_spec(name: str, folder: str) -> importlib.machinery.ModuleSpec | None:
@@ -134,6 +160,9 @@ def look(module: str, attribute: str) -> dict[str, Any]:
     if "file" not in found:
         return found
     file = str(found["file"])
+    broken = compile_error(file)
+    if broken:
+        return {"broken": broken}
     with open(file, "rb") as source:
         names = bound_names(source.read())
     name = attribute.split(".", maxsplit=1)[0]
@@ -146,15 +175,14 @@ def look(module: str, attribute: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Print what is known of the app in the arguments."""
+    """Print what is known of the target in the arguments."""
     sys.path[0] = os.getcwd()
-    module, attribute = sys.argv[1:3]
+    kind, target, *attribute = sys.argv[1:]
     found: dict[str, Any] = {"version": list(sys.version_info[:2])}
-    if module:
-        try:
-            found.update(look(module, attribute))
-        except Exception:  # noqa: BLE001, S110 - what cannot be told is not told
-            pass
+    try:
+        found.update(look(target, *attribute) if kind == "app" else {"broken": compile_error(target)})
+    except Exception:  # noqa: BLE001, S110 - what cannot be told is not told
+        pass
     print(json.dumps(found))  # noqa: T201 - its answer
 
 

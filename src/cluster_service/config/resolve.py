@@ -11,14 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 from cluster_service import rundir
 from cluster_service.control.errors import CommandError
-from cluster_service.core.spec import GroupSpec, Release, RestartPolicy, Spec
+from cluster_service.core.spec import GroupSpec, RestartPolicy, Spec
 
-from . import binds, cpus, keys, targets
+from . import binds, cpus, keys, releases, targets
+from .keys import Key
 from .merge import Given, Source, gather, read
 from .table import BY_NAME, GROUP, INTERNAL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence
+
+    from cluster_service.core.spec import Release
 
 KEY_VARIABLE = "CSERVICE_ACCESS_KEY"
 ANY_HOST = ("0.0.0.0", "::", "*")
@@ -32,15 +35,27 @@ class Settings:
     host: str = "localhost"
     port: int = 11987
     access_key: str = field(default="", repr=False)
-    """Empty: no TCP door."""
+    """The first of them. Empty: no TCP door."""
+    keys: tuple[Key, ...] = field(default=(), repr=False)
+    key_file: str | None = None
+    """Where the keys stand; None when they were given themselves."""
     allow_query_key: str = "true"
     trusted_hosts: tuple[str, ...] = ()
     doors: tuple[str, ...] = ()
     """Addresses of the TCP door, as the guardian names them; none without an access key. That the second cannot be
     opened (a machine without IPv6) is no reason for a warning."""
+    allow_http_get: bool = False
+    remote_commands: tuple[str, ...] = ()
+    upgrade_roots: tuple[str, ...] = ()
+    tls_cert: str | None = None
+    """The TCP door speaks HTTPS."""
+    tls_key: str | None = None
+    tls_client_ca: str | None = None
+    require_control: bool = False
     run_dir: str = ""
     log_file: str | None = None
     pid_file: str | None = None
+    state: str | None = None
     detach: bool = False
     master_hang_timeout: float = 30.0
     warnings: tuple[str, ...] = field(default=(), compare=False)
@@ -70,8 +85,9 @@ class Settings:
     def from_json(cls, data: Mapping[str, Any]) -> Settings:
         """Inverse of ``to_json``; names of another version are left out."""
         known = {key: value for key, value in data.items() if key in cls.__dataclass_fields__}
-        for name in ("trusted_hosts", "doors", "warnings"):
+        for name in ("trusted_hosts", "doors", "remote_commands", "upgrade_roots", "warnings"):
             known[name] = tuple(known.get(name, ()))
+        known["keys"] = tuple(Key.from_json(key) for key in known.get("keys", ()))
         known["spec"] = Spec.from_json(known["spec"])
         return cls(**known)
 
@@ -102,26 +118,39 @@ def settings(
     warnings: list[str] = []
     group = _group(given, target, tuple(args), program=program, directory=directory, environ=clean)
     name = value("name")
-    doors, beyond = _doors(value("host"), value("port"), allowed=value("allow_insecure_remote"))
+    doors, beyond = _doors(
+        value("host"), value("port"), allowed=value("allow_insecure_remote") or bool(value("tls_cert"))
+    )
     run_dir = rundir.directory(value("run_dir"), environ)
     rundir.socket_path(run_dir, name)
-    key = _access_key(given, run_dir, name, warnings)
+    found, key_file = _access_keys(given, run_dir, name, warnings)
     environ.pop(KEY_VARIABLE, None)
-    if key:
-        warnings += [warning for warning in [keys.check(key, beyond=beyond)] if warning]
+    warnings += keys.warnings(found, beyond=beyond)
+    _check_tls(value("tls_cert"), value("tls_key"), value("tls_client_ca"))
     for setting in ("log_file", "pid_file"):
         _check_folder(given.get(setting))
+    _check_folder(given.get("state"), replaced=True)
     return Settings(
-        spec=Spec(name=name, groups=(group,), give_up=value("give_up")),
+        spec=Spec(name=name, groups=(group,), give_up=value("give_up"), shutdown_delay=value("shutdown_delay")),
         host=value("host"),
         port=value("port"),
-        access_key=key,
+        access_key=found[0].secret if found else "",
+        keys=found,
+        key_file=key_file,
         allow_query_key=value("allow_query_key"),
         trusted_hosts=value("trusted_hosts"),
-        doors=doors if key else (),
+        doors=doors if found else (),
+        allow_http_get=value("allow_http_get"),
+        remote_commands=value("remote_commands"),
+        upgrade_roots=value("upgrade_roots"),
+        tls_cert=value("tls_cert"),
+        tls_key=value("tls_key"),
+        tls_client_ca=value("tls_client_ca"),
+        require_control=value("require_control"),
         run_dir=run_dir,
         log_file=value("log_file"),
         pid_file=value("pid_file"),
+        state=value("state"),
         detach=value("detach"),
         master_hang_timeout=value("master_hang_timeout"),
         warnings=tuple(warnings),
@@ -182,9 +211,6 @@ def _group(
     def value(name: str) -> Any:
         return given[name].value if name in given else BY_NAME[name].default
 
-    cwd = _working_directory(given.get("cwd"), directory)
-    env = dict(value("env"))
-    whole = {**environ, **env}
     where = directory
     if target is None:
         if "target" not in given:
@@ -194,34 +220,30 @@ def _group(
                 "cservice start worker.py, package.module:app, or -- any program",
             )
         target, where = given["target"].value, given["target"].base
-    kind, located = targets.locate(str(target), program=program, directory=where, cwd=cwd, environ=whole)
     python = given.get("python")
-    interpreter = targets.interpreter(
-        python.value if python else None,
-        kind,
-        located,
-        directory=python.base if python else where,
-        cwd=cwd,
-        environ=whole,
-    )
-    targets.check_python(interpreter, kind, located, cwd=cwd, environ=whole)
     share = value("share")
-    addresses = _binds(value("bind"), kind, share)
+    wish = releases.Wish(
+        str(target),
+        where,
+        program=program,
+        args=args or value("args"),
+        cwd=releases.working_directory(given.get("cwd"), directory),
+        python=python.value if python else None,
+        python_base=python.base if python else where,
+        env=value("env"),
+        server=value("server"),
+        binds=value("bind"),
+        share=share,
+    )
+    release = releases.resolve(wish, environ)
+    whole = {**environ, **dict(release.env)}
+    targets.check_python(release.python, release.kind, release.target, cwd=release.cwd, environ=whole)
     user, user_group = _user(value("user"), value("user_group"))
     both = value("timeout")
     return GroupSpec(
         name=value("group"),
         count=cpus.usable() if value("workers") == "auto" else value("workers"),
-        release=Release(
-            kind=kind,
-            target=located,
-            args=args or value("args"),
-            cwd=cwd,
-            python=interpreter,
-            env=tuple(env.items()),
-            server=value("server"),
-            binds=addresses,
-        ),
+        release=release,
         share=share,
         ready_timeout=both if both is not None and "ready_timeout" not in given else value("ready_timeout"),
         stop_timeout=both if both is not None and "stop_timeout" not in given else value("stop_timeout"),
@@ -231,35 +253,10 @@ def _group(
         ),
         user=user,
         user_group=user_group,
+        monitor=value("monitor"),
+        health_check=value("health_check"),
+        hang_timeout=value("hang_timeout"),
     )
-
-
-def _working_directory(cwd: Given | None, directory: str) -> str:
-    if cwd is None:
-        return directory
-    if not os.path.isdir(cwd.value):
-        what = "is not a directory" if os.path.exists(cwd.value) else "does not exist"
-        raise CommandError("bad_request", f"{cwd.origin}: the directory {cwd.value} {what}")
-    if not os.access(cwd.value, os.X_OK):
-        raise CommandError("bad_request", f"{cwd.origin}: the directory {cwd.value} cannot be entered by you")
-    return str(cwd.value)
-
-
-def _binds(addresses: tuple[str, ...], kind: str, share: str) -> tuple[str, ...]:
-    if kind == "app":
-        udp = [address for address in addresses if address.startswith("udp:")]
-        if udp:
-            raise CommandError("bad_request", f"--bind: an app cannot be served on {udp[0]}")
-        return addresses or ("127.0.0.1:8000",)
-    if addresses and share != "inherit":
-        raise CommandError(
-            "bad_request",
-            "--bind is for apps (package.module:app): a script or program opens its ports itself",
-            "A program that takes its sockets from LISTEN_FDS is started with --share inherit.",
-        )
-    if share == "inherit" and not addresses:
-        raise CommandError("bad_request", "--share inherit passes on the sockets that --bind names, and it names none")
-    return addresses
 
 
 def _user(user: str | None, group: str | None) -> tuple[str | None, str | None]:
@@ -301,12 +298,25 @@ def _doors(host: str, port: int, *, allowed: bool) -> tuple[tuple[str, ...], boo
         raise CommandError(
             "bad_request",
             f"--host {host}: the TCP door would be open to other machines without encryption",
-            "Leave it on localhost (and reach it by ssh -L), or say --allow-insecure-remote.",
+            "Give it a certificate (--tls-cert), leave it on localhost (ssh -L helps), or say --allow-insecure-remote.",
         )
     return (binds.joined(address, port) + ("+v4" if host == "*" else ""),), beyond
 
 
-def _access_key(given: Mapping[str, Given], run_dir: str, name: str, warnings: list[str]) -> str:
+def _check_tls(cert: str | None, key: str | None, client_ca: str | None) -> None:
+    if cert is None:
+        if key or client_ca:
+            raise CommandError("bad_request", "tls_key and tls_client_ca say nothing without tls_cert")
+        return
+    from . import tls  # noqa: PLC0415 - OpenSSL is only loaded where it is needed
+
+    tls.server_context(cert, key, client_ca)
+
+
+def _access_keys(
+    given: Mapping[str, Given], run_dir: str, name: str, warnings: list[str]
+) -> tuple[tuple[Key, ...], str | None]:
+    """Return the keys and the file that they stand in."""
     key, file = given.get("access_key"), given.get("access_key_file")
     rank: Callable[[Given], int] = lambda found: ("file", "environment", "keywords", "flags").index(found.source)  # noqa: E731
     if key and file:
@@ -314,20 +324,21 @@ def _access_key(given: Mapping[str, Given], run_dir: str, name: str, warnings: l
             raise CommandError("bad_request", f"{key.origin} and {file.origin} were both given: one of them is enough")
         key, file = (key, None) if rank(key) > rank(file) else (None, file)
     if file:
-        return keys.from_file(file.value, file.origin)
+        return keys.load(file.value, file.origin), file.value
     if key is None:
-        return ""
+        return (), None
     if key.value == "auto":
-        return keys.automatic(run_dir, name)
+        return keys.numbered([keys.automatic(run_dir, name)]), rundir.key_path(run_dir, name)
     if key.source == "flags":
         warnings.append(
             "the access key can be read in the process list while this command starts: "
             "prefer --access-key-file or CSERVICE_ACCESS_KEY"
         )
-    return str(key.value)
+    return keys.numbered([str(key.value)]), None
 
 
-def _check_folder(path: Given | None) -> None:
+def _check_folder(path: Given | None, *, replaced: bool = False) -> None:
+    """Raise CommandError unless the file can be written; *replaced*: by a new one of the same name each time."""
     if path is None:
         return
     folder = os.path.dirname(path.value)
@@ -335,5 +346,7 @@ def _check_folder(path: Given | None) -> None:
         raise CommandError("bad_request", f"{path.origin}: the directory {folder} does not exist")
     if os.path.isdir(path.value):
         raise CommandError("bad_request", f"{path.origin}: {path.value} is a directory")
+    if replaced and not os.access(folder, os.W_OK | os.X_OK):
+        raise CommandError("bad_request", f"{path.origin}: the directory {folder} cannot be written by you")
     if not os.access(path.value if os.path.exists(path.value) else folder, os.W_OK):
         raise CommandError("bad_request", f"{path.origin}: {path.value} cannot be written by you")

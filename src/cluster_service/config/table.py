@@ -44,7 +44,7 @@ class Setting:
     @property
     def many(self) -> bool:
         """Whether its option may be given more than once."""
-        return self.kind in ("env", "binds", "words")
+        return self.kind in ("env", "binds", "words", "paths")
 
 
 SETTINGS: tuple[Setting, ...] = (
@@ -112,7 +112,7 @@ SETTINGS: tuple[Setting, ...] = (
         "access_key_file",
         "path",
         None,
-        "File that holds the access key, readable by its owner only.",
+        "File that holds the access key, or several, readable by its owner only.",
         ("--access-key-file",),
         SERVICE,
         metavar="FILE",
@@ -142,6 +142,71 @@ SETTINGS: tuple[Setting, ...] = (
         default=False,
         doc="Let the TCP door listen beyond this machine, without encryption.",
         flags=("--allow-insecure-remote/--no-allow-insecure-remote",),
+        scope=SERVICE,
+    ),
+    Setting(
+        "allow_http_get",
+        "flag",
+        default=False,
+        doc="Let GET /cli give commands, for old scripts.",
+        flags=("--allow-http-get/--no-allow-http-get",),
+        scope=SERVICE,
+    ),
+    Setting(
+        "remote_commands",
+        "words",
+        (),
+        "Commands that may be given from other machines too, though they are local by themselves (repeatable).",
+        ("--remote-command",),
+        SERVICE,
+        ("remote_command",),
+        metavar="COMMAND",
+    ),
+    Setting(
+        "upgrade_roots",
+        "paths",
+        (),
+        "Directories that code started or upgraded to from other machines must lie in (repeatable).",
+        ("--upgrade-root",),
+        SERVICE,
+        ("upgrade_root",),
+        metavar="DIR",
+        shown="none: it cannot be done",
+    ),
+    Setting(
+        "tls_cert",
+        "path",
+        None,
+        "Certificate of the TCP door (PEM, with its chain): it speaks HTTPS.",
+        ("--tls-cert",),
+        SERVICE,
+        metavar="FILE",
+    ),
+    Setting(
+        "tls_key",
+        "path",
+        None,
+        "Private key of the certificate, readable by its owner only.",
+        ("--tls-key",),
+        SERVICE,
+        metavar="FILE",
+        shown="in the certificate's file",
+    ),
+    Setting(
+        "tls_client_ca",
+        "path",
+        None,
+        "Let only those knock whose certificate one of these authorities has signed (PEM).",
+        ("--tls-client-ca",),
+        SERVICE,
+        metavar="FILE",
+    ),
+    Setting(
+        "require_control",
+        "flag",
+        default=False,
+        doc="End the service when a door cannot be opened, rather than warn.",
+        flags=("--require-control/--no-require-control",),
         scope=SERVICE,
     ),
     Setting(
@@ -202,6 +267,33 @@ SETTINGS: tuple[Setting, ...] = (
         shown="5s",
     ),
     Setting(
+        "hang_timeout",
+        "duration",
+        60.0,
+        "A worker whose main loop has not turned for this long hangs; 0: none is ever found to.",
+        ("--hang-timeout",),
+        metavar="TIME",
+        shown="60s",
+    ),
+    Setting(
+        "monitor",
+        "duration",
+        10.0,
+        "How long an upgrade watches its canary, and then the whole; 0: not at all.",
+        ("--monitor",),
+        metavar="TIME",
+        shown="10s",
+    ),
+    Setting(
+        "health_check",
+        "url_path",
+        None,
+        "Path that an upgrade asks of its canary, and that must answer well (/health).",
+        ("--health-check",),
+        metavar="PATH",
+        shown="nothing is asked",
+    ),
+    Setting(
         "share",
         "choice",
         "auto",
@@ -239,6 +331,26 @@ SETTINGS: tuple[Setting, ...] = (
         ("--give-up",),
         SERVICE,
         choices=("never", "all-broken"),
+    ),
+    Setting(
+        "shutdown_delay",
+        "duration",
+        0.0,
+        "At a shutdown: serve on for this long, no longer ready, before the workers are drained.",
+        ("--shutdown-delay",),
+        SERVICE,
+        metavar="TIME",
+        shown="0s",
+    ),
+    Setting(
+        "state",
+        "path",
+        None,
+        "Remember the promoted release and the history in this file, over a restart of the service.",
+        ("--state",),
+        SERVICE,
+        metavar="FILE",
+        shown="nothing is remembered",
     ),
     Setting(
         "detach",
@@ -307,10 +419,13 @@ ALIASES: dict[str, str] = {alias: setting.name for setting in SETTINGS for alias
 
 INTERNAL: frozenset[str] = frozenset(
     f"CSERVICE_{name}"
-    for name in ("SLOT", "GENERATION", "REASON", "CHANNEL", "PORTS", "GUARDIAN_FD", "BOOT_FD", "ROLE", "URL")
+    for name in (
+        *("SLOT", "GENERATION", "REASON", "CHANNEL", "PORTS", "BOARD"),
+        *("GUARDIAN_FD", "BOOT_FD", "BOARD_FD", "ROLE", "URL", "TEST_URL", "TEST_PORT"),
+    )
 )
-"""Variables that start like a setting's and are none: what a worker finds, and what our own processes tell each
-other."""
+"""Variables that start like a setting's and are none: what a worker or a test finds, and what our own processes tell
+each other."""
 
 WORKER_IDENTITY = ("CSERVICE_NAME", "CSERVICE_GROUP", "CSERVICE_SHARE")
 """Variables that a worker finds and that, there, say who it is and not what a service is to be."""

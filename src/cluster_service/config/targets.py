@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import sys
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from cluster_service.control.errors import CommandError
 
@@ -36,7 +36,7 @@ def locate(target: str, *, program: bool, directory: str, cwd: str, environ: Map
         return "command", _program(target, directory, cwd, environ)
     path = _existing(target, directory, cwd)
     if path is not None:
-        if target.endswith(".py") or not os.access(path, os.X_OK) or _is_python(path):
+        if target.endswith(".py") or not os.access(path, os.X_OK) or is_python(path):
             return "script", path
         return "command", path
     if APP.match(target):
@@ -59,7 +59,8 @@ def _existing(target: str, directory: str, cwd: str) -> str | None:
     return None
 
 
-def _is_python(path: str) -> bool:
+def is_python(path: str) -> bool:
+    """Whether the first line of the file *path* names a Python interpreter."""
     with open(path, "rb") as file:
         return _PYTHON_LINE.match(file.readline(256)) is not None
 
@@ -107,36 +108,20 @@ def _program(target: str, directory: str, cwd: str, environ: Mapping[str, str]) 
     return os.path.abspath(found)
 
 
-def interpreter(
-    chosen: str | None, kind: Kind, target: str, *, directory: str, cwd: str, environ: Mapping[str, str]
-) -> str:
-    """Return the absolute path of the Python that runs *target*; empty for a command.
+def named_python(name: str, directory: str, environ: Mapping[str, str]) -> str:
+    """Return the absolute path of the interpreter that *name* means: a path, a virtual environment, a program's name.
 
-    *chosen* by the user, else the ``.venv`` beside the target or in *cwd*, else ours. Raises CommandError bad_request.
+    Raises CommandError bad_request when there is none.
     """
-    if kind == "command":
-        return ""
-    if chosen is not None:
-        return _chosen(chosen, directory, environ)
-    for place in ([os.path.dirname(target)] if kind == "script" else []) + [cwd]:
-        path = os.path.join(place, ".venv", "bin", "python")
-        if os.path.isfile(path):
-            return path
-    return sys.executable
-
-
-def _chosen(chosen: str, directory: str, environ: Mapping[str, str]) -> str:
     path: str | None
-    if "/" in chosen:
-        path = os.path.abspath(os.path.join(directory, os.path.expanduser(chosen)))
+    if "/" in name:
+        path = os.path.abspath(os.path.join(directory, os.path.expanduser(name)))
         if os.path.isdir(path):  # a virtual environment
             path = os.path.join(path, "bin", "python")
     else:
-        path = shutil.which(chosen, path=environ.get("PATH", os.defpath))
+        path = shutil.which(name, path=environ.get("PATH", os.defpath))
     if path is None or not os.path.isfile(path):
-        raise CommandError(
-            "bad_request", f"there is no interpreter {chosen}", "Name its path: --python .venv/bin/python"
-        )
+        raise CommandError("bad_request", f"there is no interpreter {name}", "Name its path: --python .venv/bin/python")
     if not os.access(path, os.X_OK):
         raise CommandError("bad_request", f"the interpreter {path} is not executable")
     return os.path.abspath(path)
@@ -147,45 +132,87 @@ def check_python(python: str, kind: Kind, target: str, *, cwd: str, environ: Map
 
     A script that our own interpreter runs needs no look: the process that would do it is running.
     """
-    import json  # noqa: PLC0415
-    import subprocess  # noqa: PLC0415 - only here, and slow to import
-
     if kind == "command" or (kind == "script" and python == sys.executable):
         return
+    found = asked(python, kind, target, cwd=cwd, environ=environ)
+    if kind == "app":
+        judge_app(target, found, python, cwd)
+
+
+def asked(
+    python: str,
+    kind: Kind,
+    target: str,
+    *,
+    cwd: str,
+    environ: Mapping[str, str],
+    timeout: float = _PROBE_SECONDS,
+    **identity: Any,
+) -> Mapping[str, object]:
+    """Return what *python* knows of *target*: see ``probe``.
+
+    *timeout*: seconds; *identity*: as whom it is run, in the words of ``subprocess.Popen``. Raises CommandError
+    bad_request unless it starts, answers and is 3.9 or newer.
+    """
+    import json  # noqa: PLC0415
+
     probe = os.path.join(os.path.dirname(__file__), "probe.py")
-    module, _, attribute = target.partition(":") if kind == "app" else ("", "", "")
+    module, _, attribute = target.partition(":")
+    arguments = [kind, module, attribute] if kind == "app" else [kind, target]
+    out, err = _output([python, "-B", probe, *arguments], cwd, environ, timeout, **identity)
+    lines = out.splitlines()
     try:
-        done = subprocess.run(
-            [python, "-B", probe, module, attribute],
-            cwd=cwd,
-            env=dict(environ),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_PROBE_SECONDS,
-            check=False,
-        )
-    except OSError as error:
-        raise CommandError("bad_request", f"the interpreter {python} does not start: {error.strerror}") from None
-    except subprocess.TimeoutExpired:
-        raise CommandError(
-            "bad_request", f"the interpreter {python} did not answer in {_PROBE_SECONDS:.0f} s"
-        ) from None
-    lines = done.stdout.decode("utf-8", "replace").splitlines()
-    try:
-        found = json.loads(lines[-1])
-        version = tuple(found["version"])
+        found: dict[str, Any] = json.loads(lines[-1])
+        major, minor = (int(part) for part in found["version"])
     except (IndexError, KeyError, TypeError, ValueError):
-        said = (done.stderr.decode("utf-8", "replace").splitlines() or ["nothing"])[-1]
+        said = (err.splitlines() or ["nothing"])[-1]
+        if "future feature annotations" in said:
+            raise CommandError("bad_request", f"{python} is an old Python: workers need 3.9 or newer") from None
         raise CommandError(
             "bad_request", f"{python} does not answer as a Python interpreter would: it said {said!r}"
         ) from None
-    if version < (3, 9):
-        raise CommandError("bad_request", f"{python} is Python {version[0]}.{version[1]}: workers need 3.9 or newer")
-    if kind == "app":
-        _judge_app(target, module, attribute, found, python, cwd)
+    if (major, minor) < (3, 9):
+        raise CommandError("bad_request", f"{python} is Python {major}.{minor}: workers need 3.9 or newer")
+    return found
 
 
-def _judge_app(target: str, module: str, attribute: str, found: Mapping[str, object], python: str, cwd: str) -> None:
+def _output(argv: list[str], cwd: str, environ: Mapping[str, str], timeout: float, **identity: Any) -> tuple[str, str]:
+    """Run an interpreter and return what it wrote. One that takes too long is killed with all that it started."""
+    import contextlib  # noqa: PLC0415
+    import signal  # noqa: PLC0415
+    import subprocess  # noqa: PLC0415 - only here, and slow to import
+
+    try:
+        process = subprocess.Popen(
+            argv,
+            cwd=cwd,
+            env=dict(environ),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            **identity,
+        )
+    except OSError as error:
+        raise CommandError("bad_request", f"the interpreter {argv[0]} does not start: {error.strerror}") from None
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        raise CommandError("bad_request", f"the interpreter {argv[0]} did not answer in {timeout:g} s") from None
+    finally:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        for pipe in (process.stdout, process.stderr):
+            if pipe is not None:
+                pipe.close()
+    return out.decode("utf-8", "replace"), err.decode("utf-8", "replace")
+
+
+def judge_app(target: str, found: Mapping[str, object], python: str, cwd: str) -> None:
+    """Raise CommandError bad_request when what was *found* (see ``probe``) says that there is no such app."""
+    module, _, attribute = target.partition(":")
     missing, file, names = found.get("missing"), found.get("file"), found.get("names")
     if isinstance(missing, str):
         near = found.get("near")

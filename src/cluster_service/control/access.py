@@ -4,8 +4,9 @@ The order is fixed, and every refusal is a CommandError: ``Host`` (421) -> ``Ori
 [the route: 404, 405] -> the key (401, 400, 429) -> the right (403). Nothing that a request says makes it *more*
 trusted but a key; that it says it was forwarded makes it less.
 
-On the Unix door the peer's credentials were checked when it connected, so whoever speaks there is the owner. A key is
-compared by HMAC under a random key of this process, with every key and without early exit; it stands in no message.
+On the Unix door the peer's credentials were checked when it connected, so whoever speaks there is the owner, or a
+worker of this service, which may not command it by that door. A key is compared by HMAC under a random key of this
+process, with every key and without early exit; it stands in no message, and nothing here keeps it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from cluster_service.config.keys import EVERYTHING, Key, numbered
+
 from .errors import CommandError
 
 if TYPE_CHECKING:
@@ -26,9 +29,9 @@ if TYPE_CHECKING:
     from .registry import Level
 
 FORWARDED = frozenset(
-    ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-port", "x-real-ip")
+    ("forwarded", "via", "x-real-ip", "x-client-ip", "true-client-ip", "cf-connecting-ip", "x-original-host")
 )
-"""Headers that proxies add: whoever sends one is not the machine's own user."""
+"""Headers that proxies add, besides ``X-Forwarded-…``: whoever sends one is not the machine's own user."""
 
 LOCAL_NAMES = frozenset(("localhost",))
 FAILURE_DELAY = 0.3
@@ -56,6 +59,8 @@ class Knock:
     """Names in lower case."""
     query_keys: tuple[str, ...] = ()
     body_keys: tuple[str, ...] = field(default=(), repr=False)
+    worker: bool = False
+    """The other end is a worker of this service, or was started by one (Unix)."""
 
     def values(self, name: str) -> list[str]:
         """Return every value of the header *name*."""
@@ -64,12 +69,28 @@ class Knock:
 
 @dataclass(frozen=True)
 class Admission:
-    """Who was let in. *key*: ``owner`` at the Unix door, else the number of the access key, never the key."""
+    """Who was let in. *key*: ``owner`` at the Unix door, else the name of the access key, never the key."""
 
     key: str
     level: Literal["local", "remote"]
     query: bool = False
     """The key stood in the query: the answer is to say that this is deprecated."""
+    allow: tuple[str, ...] = (EVERYTHING,)
+    """The allow-list of the key."""
+
+    def allows(self, name: str) -> bool:
+        """Whether the allow-list names the command."""
+        return EVERYTHING in self.allow or name in self.allow
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What is remembered of a key."""
+
+    digest: bytes
+    name: str
+    allow: tuple[str, ...]
+    loopback: bool
 
 
 class Access:
@@ -77,28 +98,44 @@ class Access:
 
     def __init__(
         self,
-        keys: Sequence[str] = (),
+        keys: Sequence[str | Key] = (),
         *,
         trusted_hosts: Iterable[str] = (),
         bound: Iterable[str] = (),
         allow_query_key: str = "true",
+        allow_http_get: bool = False,
+        remote_commands: Iterable[str] = (),
+        upgrade_roots: Iterable[str] = (),
     ) -> None:
         """*bound*: the host names or addresses that the TCP door was told to listen on; *allow_query_key*: true,
-        loopback, false.
+        loopback, false; *remote_commands*: local ones that may be given from elsewhere; *upgrade_roots*: absolute
+        directories.
         """
         self._secret = secrets.token_bytes(32)
-        self._digests = tuple(self._digest(key) for key in keys if key)
+        self._known: tuple[_Known, ...] = ()
+        self.rekey(keys)
+        self.allow_http_get = allow_http_get
+        self.upgrade_roots = tuple(upgrade_roots)
+        self._remote = frozenset(remote_commands)
         self._hosts = LOCAL_NAMES | {host.strip("[]").lower() for host in (*trusted_hosts, *bound) if host}
         self._query = allow_query_key
         self._tries: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def __repr__(self) -> str:
         """``<Access 1 key, hosts: localhost>``: no key."""
-        count = len(self._digests)
+        count = len(self._known)
         return f"<Access {count} key{'' if count == 1 else 's'}, hosts: {', '.join(sorted(self._hosts))}>"
 
+    def rekey(self, keys: Sequence[str | Key]) -> None:
+        """Let these keys open from now on, and no others."""
+        plain = iter(numbered([key for key in keys if isinstance(key, str)]))
+        named = [key if isinstance(key, Key) else next(plain) for key in keys]
+        self._known = tuple(
+            _Known(self._digest(key.secret), key.name, key.allow, key.loopback) for key in named if key.secret
+        )
+
     def _digest(self, key: str) -> bytes:
-        return hmac.digest(self._secret, key.encode("utf-8", "surrogateescape"), "sha256")
+        return hmac.digest(self._secret, key.encode("utf-8", "surrogatepass"), "sha256")
 
     # -- before anything else is looked at ---------------------------------------------------------------------------
 
@@ -134,6 +171,12 @@ class Access:
 
         *now*: seconds of a monotonic clock.
         """
+        if knock.worker:
+            raise CommandError(
+                "forbidden",
+                "a worker may not command its service by the owner's door",
+                "cservice.trigger(…) asks the service from within a worker.",
+            )
         if knock.door == "unix":
             return Admission("owner", "local")
         if self._waits(knock.peer, now):
@@ -146,22 +189,29 @@ class Access:
             raise CommandError(
                 "bad_request", "the request holds two different access keys", "Send one, as Authorization: Bearer KEY."
             )
-        matched = -1
+        matched: _Known | None = None
         for digest in given:
-            for number, known in enumerate(self._digests):
-                if hmac.compare_digest(digest, known):
-                    matched = number
+            for known in self._known:
+                if hmac.compare_digest(digest, known.digest):
+                    matched = known
         in_query = bool(knock.query_keys)
-        if matched >= 0 and in_query and not self._query_allowed(knock):
+        if matched is not None and in_query and not self._query_allowed(knock):
             raise CommandError(
                 "unauthorised", "an access key in the URL is not accepted here", "Send it as Authorization: Bearer KEY."
             )
-        if matched < 0:
+        if matched is None:
             if given:
                 self._failed(knock.peer, now)
             what = "the access key is wrong" if given else "an access key is needed"
             raise CommandError("unauthorised", what, "Send it as Authorization: Bearer KEY, X-Access-Key or accessKey.")
-        return Admission(f"key{matched + 1}", "local" if self._is_local(knock) else "remote", in_query)
+        local = self._is_local(knock)
+        if matched.loopback and not local:
+            raise CommandError("forbidden", "this access key opens only for this machine itself, and not for a proxy")
+        return Admission(matched.name, "local" if local else "remote", in_query, matched.allow)
+
+    def check_right(self, name: str, level: Level, admission: Admission) -> None:
+        """Raise CommandError forbidden unless a command of that *level* may be given by *admission*."""
+        check_right(name, "remote" if level == "local" and name in self._remote else level, admission)
 
     def _query_allowed(self, knock: Knock) -> bool:
         return self._query == "true" or (self._query == "loopback" and _is_loopback(knock.peer))
@@ -172,16 +222,17 @@ class Access:
         hosts = knock.values("host")
         match = _HOST.match(hosts[0]) if hosts else None
         host = match["host"].strip("[]").lower() if match else ""
-        forwarded = any(name in FORWARDED for name, _ in knock.headers)
+        forwarded = any(name in FORWARDED or name.startswith("x-forwarded") for name, _ in knock.headers)
         return _is_loopback(knock.peer) and (host in LOCAL_NAMES or _is_loopback(host)) and not forwarded
 
     # -- wrong keys --------------------------------------------------------------------------------------------------
 
     def _waits(self, peer: str, now: float) -> bool:
-        left, at = self._tries.get(peer, (float(BURST), now))
+        left, at = self._tries.get(_neighbourhood(peer), (float(BURST), now))
         return left + (now - at) * REFILL < 1.0
 
     def _failed(self, peer: str, now: float) -> None:
+        peer = _neighbourhood(peer)
         left, at = self._tries.pop(peer, (float(BURST), now))
         self._tries[peer] = (min(float(BURST), left + (now - at) * REFILL) - 1.0, now)
         while len(self._tries) > PEERS:
@@ -191,7 +242,11 @@ class Access:
 def check_right(name: str, level: Level, admission: Admission) -> None:
     """Raise CommandError forbidden unless a command of that *level* may be given by *admission*."""
     if level == "remote" or (level == "local" and admission.level == "local"):
-        return
+        if admission.allows(name):
+            return
+        raise CommandError(
+            "forbidden", f"the access key {admission.key} may not give {name}", "Its allow = […] says so."
+        )
     hint = "Give it on the machine itself." if level == "local" else ""
     raise CommandError("forbidden", f"{name} may not be given from here ({REFUSALS[level]})", hint)
 
@@ -218,6 +273,20 @@ def _utf8(text: str) -> str:
         return text.encode("latin-1").decode("utf-8")
     except UnicodeError:
         return text
+
+
+def _neighbourhood(peer: str) -> str:
+    """An address, or the /64 network that a single machine has to itself with IPv6."""
+    try:
+        address = ipaddress.ip_address(peer.partition("%")[0])
+    except ValueError:
+        return peer
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None:
+            return str(address.ipv4_mapped)
+        if not address.is_loopback:
+            return str(ipaddress.IPv6Network((int(address) >> 64 << 64, 64)))
+    return str(address)
 
 
 def _is_loopback(host: str) -> bool:

@@ -4,6 +4,10 @@
 
 Whatever happens, the answer is JSON: the result, or the error object. Replies hold no traceback: it goes to the log,
 under an id that the reply gives. A query string is never logged, and a key never repeated.
+
+What is looked at, in this order: limits, Host, Origin, method, key, right, arguments. Every command that is posted
+leaves an entry in the audit log, and so does whoever is refused; a read by GET that goes well does not, since monitors
+ask every second.
 """
 
 from __future__ import annotations
@@ -25,12 +29,12 @@ from starlette.routing import Route
 from cluster_service.config import values
 from cluster_service.config.table import canonical
 
-from . import arguments
-from .access import FAILURE_DELAY, Access, Admission, Knock, check_right
+from . import arguments, audit, openapi, roots
+from .access import FAILURE_DELAY, Access, Admission, Knock
 from .errors import CommandError
 from .registry import COMMANDS, Command
-from .sent import COMMAND_NAMES, KEY_NAMES, Sent
-from .stream import EventStream
+from .sent import COMMAND_NAMES, Sent, is_key
+from .stream import EventStream, Streams
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -47,14 +51,23 @@ log = logging.getLogger("cluster_service.control")
 class Owner:
     """Wraps the application for one connection of the Unix door, whose peer is known."""
 
-    def __init__(self, app: Any, uid: int) -> None:
+    def __init__(self, app: Any, uid: int, *, worker: bool) -> None:
         self._app = app
         self._uid = uid
+        self._worker = worker
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, with its peer."""
         scope["peer_uid"] = self._uid
+        scope["peer_worker"] = self._worker
         await self._app(scope, receive, send)
+
+
+async def full(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer, as an ASGI application, that there is no room."""
+    error = CommandError("unavailable", "too many connections are open", "Try again in a moment.")
+    response = _error(error, {"Retry-After": "5", "Connection": "close"})
+    await response(scope, receive, send)
 
 
 def make_app(service: Service, access: Access, closing: asyncio.Event) -> ASGIApp:
@@ -66,12 +79,13 @@ def make_app(service: Service, access: Access, closing: asyncio.Event) -> ASGIAp
     ]
     return Starlette(
         routes=[
-            Route("/cli", routes.cli, methods=["POST"]),
+            Route("/cli", routes.cli, methods=["GET", "POST"] if access.allow_http_get else ["POST"]),
             Route("/api/v1/commands/{name}", routes.command, methods=["POST"]),
             Route("/api/v1/commands", routes.commands, methods=["GET"]),
             *reads,
             Route("/api/v1/operations/{id}", routes.operation, methods=["GET"]),
             Route("/api/v1/events", routes.events, methods=["GET"]),
+            Route("/openapi.json", routes.document, methods=["GET"]),
             Route("/live", routes.live, methods=["GET"]),
             Route("/ready", routes.ready, methods=["GET"]),
         ],
@@ -89,6 +103,7 @@ class _Routes:
         self._service = service
         self._access = access
         self._closing = closing
+        self._streams = Streams()
 
     # -- endpoints ---------------------------------------------------------------------------------------------------
 
@@ -104,16 +119,20 @@ class _Routes:
         """``POST /cli``: one command line; an operation is waited for."""
 
         async def answer(sent: Sent, admission: Admission) -> Response:
+            if request.method == "HEAD":
+                raise CommandError("method_not_allowed", "HEAD gives no command", "Use POST.")
             words = arguments.split(sent.line())
-            command = COMMANDS.get(words[0])
             options = {
-                name: value for name, value in (sent.data or {}).items() if name not in KEY_NAMES | COMMAND_NAMES
+                canonical(name): value
+                for name, value in (sent.data or {}).items()
+                if not is_key(name) and name not in COMMAND_NAMES
             }
-            given = arguments.from_words(
-                command, words[1:], {canonical(name): value for name, value in options.items()}
-            )
+
+            def given(command: Command) -> dict[str, Any]:
+                return arguments.from_words(command, words[1:], options)
+
             try:
-                return await self._run(sent, admission, command, given, wait=True)
+                return await self._run(sent, admission, words[0], given, wait=True)
             except CommandError as error:
                 if error.code in ("not_found", "busy", "stopping"):
                     return _error(error, status=400)  # as the original says it: the command failed
@@ -125,13 +144,15 @@ class _Routes:
         """``POST /api/v1/commands/{name}``: a JSON object of arguments; an operation is answered 202 while it runs."""
 
         async def answer(sent: Sent, admission: Admission) -> Response:
-            command = COMMANDS.get(request.path_params["name"])
-            if sent.body and sent.data is None:
-                raise CommandError(
-                    "bad_request", "the body is not a JSON object of arguments", f"Usage: {command.usage}"
-                )
-            data = {name: value for name, value in (sent.data or {}).items() if name not in KEY_NAMES}
-            return await self._run(sent, admission, command, arguments.from_json(command, data), wait=False)
+            def given(command: Command) -> dict[str, Any]:
+                if sent.body and sent.data is None and not sent.form:
+                    raise CommandError(
+                        "bad_request", "the body is not a JSON object of arguments", f"Usage: {command.usage}"
+                    )
+                data = {name: value for name, value in (sent.data or {}).items() if not is_key(name)}
+                return arguments.from_json(command, data)
+
+            return await self._run(sent, admission, request.path_params["name"], given, wait=False)
 
         return await self._guarded(request, answer)
 
@@ -148,7 +169,7 @@ class _Routes:
 
         async def endpoint(request: Request) -> Response:
             async def answer(sent: Sent, admission: Admission) -> Response:
-                return await self._run(sent, admission, COMMANDS.get(name), {}, wait=False)
+                return await self._run(sent, admission, name, lambda _command: {}, wait=False)
 
             return await self._guarded(request, answer)
 
@@ -160,7 +181,8 @@ class _Routes:
         """
 
         async def answer(sent: Sent, admission: Admission) -> Response:
-            check_right("operations", COMMANDS.get("operations").access, admission)
+            if not any(admission.allows(command.name) for command in COMMANDS.all() if command.operation):
+                self._access.check_right("operations", COMMANDS.get("operations").access, admission)
             query = dict(sent.query)
             seen = values.integer(query.get("seen", 0), 0)
             wait = min(LONGEST_WAIT, values.duration(query.get("wait", 0)))
@@ -172,17 +194,34 @@ class _Routes:
         """``GET /api/v1/events``: a stream (SSE) from now on, or from after ``Last-Event-ID``."""
 
         async def answer(sent: Sent, admission: Admission) -> Response:
-            check_right("events", "remote", admission)
+            self._access.check_right("events", "remote", admission)
+            self._streams.check()
             last = sent.request.headers.get("last-event-id")
             after = None if last is None else values.integer(last, 0)
-            return EventStream(self._service.events(after), self._closing)
+            return EventStream(self._service.events(after), after, self._closing, self._streams)
+
+        return await self._guarded(request, answer)
+
+    async def document(self, request: Request) -> Response:
+        """``GET /openapi.json``: what this door offers, as OpenAPI."""
+
+        async def answer(_sent: Sent, _admission: Admission) -> Response:
+            return _reply(openapi.document(COMMANDS.all(), allow_http_get=self._access.allow_http_get))
 
         return await self._guarded(request, answer)
 
     async def no_route(self, request: Request, error: Exception) -> Response:
         """Answer for what is not there, or not by that method."""
+        sent = Sent(request)
+        response = self._nothing(sent, error)
+        response.headers.update(_deprecation(sent))
+        return response
+
+    def _nothing(self, sent: Sent, error: Exception) -> Response:
+        request = sent.request
         try:
-            self._access.check_origin(Sent(request).knock())
+            sent.check_limits()
+            self._access.check_origin(sent.knock())
         except CommandError as refusal:
             return _error(refusal)
         if isinstance(error, HTTPException) and error.status_code == 405:
@@ -196,8 +235,10 @@ class _Routes:
     # -- what they share ---------------------------------------------------------------------------------------------
 
     def _probe(self, request: Request, question: Callable[[], bool]) -> Response:
+        sent = Sent(request)
         try:
-            self._access.check_origin(Sent(request).knock())
+            sent.check_limits()
+            self._access.check_origin(sent.knock())
             fine = question()
         except CommandError as error:
             return _error(error)
@@ -206,10 +247,8 @@ class _Routes:
     async def _guarded(self, request: Request, answer: Handler) -> Response:
         """Let in who may come in, and turn whatever is raised into an answer."""
         sent = Sent(request)
-        deprecated = {}
-        if any(name in KEY_NAMES for name, _ in sent.query):
-            deprecated = {"Deprecation": "true", "Referrer-Policy": "no-referrer"}
         try:
+            sent.check_limits()
             self._access.check_origin(sent.knock())
             await sent.read()
             admission = await self._admit(sent)
@@ -223,7 +262,7 @@ class _Routes:
             )
             message = f"an error in the service itself; its log tells more under {identity}"
             response = _error(CommandError("internal", message))
-        response.headers.update(deprecated)
+        response.headers.update(_deprecation(sent))
         return response
 
     async def _admit(self, sent: Sent) -> Admission:
@@ -232,21 +271,34 @@ class _Routes:
         try:
             return self._access.admit(knock, began)
         except CommandError as error:
+            if error.code != "too_many_requests":  # those follow others, which were told
+                self._audit(knock, None, f"{sent.request.method} {sent.request.url.path}", {}, error.code, began)
             if error.code == "unauthorised":
-                what = f"{sent.request.method} {sent.request.url.path}"
-                self._audit(knock, None, what[:200], {}, error.code, began)
                 await asyncio.sleep(FAILURE_DELAY)
             raise
 
     async def _run(
-        self, sent: Sent, admission: Admission, command: Command, given: Mapping[str, Any], *, wait: bool
+        self,
+        sent: Sent,
+        admission: Admission,
+        name: str,
+        read: Callable[[Command], Mapping[str, Any]],
+        *,
+        wait: bool,
     ) -> Response:
-        """Run *command* and answer; *wait* for the end of an operation, unless the command said otherwise."""
+        """Run the command *name* and answer; *read*: its checked arguments from what was sent; *wait* for the end of an
+        operation, unless the command said otherwise.
+        """
         began = time.monotonic()
         outcome = "internal"
-        passed = {name: value for name, value in given.items() if name != "no_wait"}
+        passed: Mapping[str, Any] = {}
         try:
-            check_right(command.name, command.access, admission)
+            command = COMMANDS.get(name)
+            self._access.check_right(command.name, command.access, admission)
+            given = read(command)
+            passed = {argument: value for argument, value in given.items() if argument != "no_wait"}
+            if admission.level == "remote":
+                passed = roots.confined(command.name, passed, self._access.upgrade_roots)
             result = command.run(self._service, **passed)
             if inspect.isawaitable(result):
                 result = await result
@@ -255,18 +307,19 @@ class _Routes:
             outcome = error.code
             raise
         finally:
-            if command.changes or outcome not in ("done", "accepted"):
-                self._audit(sent.knock(), admission, command.name, passed, outcome, began)
+            if sent.request.method == "POST" or outcome not in ("done", "accepted"):
+                self._audit(sent.knock(), admission, name, passed, outcome, began)
         if not command.operation:
             return _reply(result)
         if wait and not given.get("no_wait"):
             result = await self._end(result)
-        return _operation(result)
+        return _operation(result, command.succeeds)
 
     async def _end(self, operation: Json) -> Json:
         """Wait for the end of *operation*, or for the closing of the door."""
         while operation["state"] == "running" and not self._closing.is_set():
-            operation = await self._news(operation["id"], len(operation["steps"]), LONGEST_WAIT)
+            seen = operation.get("steps_dropped", 0) + len(operation["steps"])
+            operation = await self._news(operation["id"], seen, LONGEST_WAIT)
         return operation
 
     async def _news(self, operation: str, seen: int, wait: float) -> Json:
@@ -290,27 +343,23 @@ class _Routes:
         outcome: str,
         began: float,
     ) -> None:
-        """Tell the audit log. Reads that went well are not told: a monitor asks every second."""
-        shown = {name: value for name, value in given.items() if name not in ("env", "args")}
-        self._service.audit(
-            {
-                "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-                "key": admission.key if admission else None,
-                "door": knock.door,
-                "peer": knock.peer,
-                "command": command.encode("unicode_escape").decode(),
-                "arguments": shown,
-                "outcome": outcome,
-                "duration_s": round(time.monotonic() - began, 3),
-            }
-        )
+        """Tell the audit log."""
+        seconds = time.monotonic() - began
+        self._service.audit(audit.entry(knock, admission, command, given, outcome, seconds))
 
 
-def _operation(operation: Json) -> Response:
+def _deprecation(sent: Sent) -> dict[str, str]:
+    """What an answer says to a key in the URL."""
+    if not any(is_key(name) for name, _ in sent.query):
+        return {}
+    return {"Deprecation": "true", "Referrer-Policy": "no-referrer"}
+
+
+def _operation(operation: Json, succeeds: str) -> Response:
     """Answer with an operation: 202 while it runs, 200 when it went well, and else 400 with its reason as the error."""
     if operation["state"] == "running":
         return _reply(operation, 202, {"Location": f"/api/v1/operations/{operation['id']}"})
-    if operation["state"] == "done":
+    if operation["state"] == succeeds:
         return _reply(operation)
     reason = operation["reason"] or f"the operation is {operation['state']}"
     return _reply({**CommandError("failed", reason).to_json(), "operation": operation}, 400)

@@ -2,12 +2,15 @@
 
 A command line is words: positional arguments in their order, ``--name value``, ``--name=value`` and, once the required
 ones are there, ``name:value``; ``--`` and what follows it; at its end a JSON object of options may stand. A request's
-body is a JSON object of arguments. Both end in ``check``. Every CommandError names the command and the argument.
+body is a JSON object of arguments, a call in Python has them by place and by name. All end in ``check``. Every
+CommandError names the command and the argument.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import os
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
 
 _SELECTOR = re.compile(r"(?:pid:\d{1,10}|\d{1,10}|[A-Za-z][\w.-]{0,80})\Z", re.ASCII)
 _CHANGE = re.compile(r"[+-]?\d{1,6}\Z", re.ASCII)
+_URL_PATH = re.compile(r"/[!-~]*\Z", re.ASCII)
 _NUMBER = re.compile(r"-\d+\Z", re.ASCII)
 
 PROGRAM = "program"
@@ -50,27 +54,117 @@ def _timeout(_parameter: Parameter, value: Any) -> float:
     return seconds
 
 
+def _milliseconds(_parameter: Parameter, value: Any) -> str:
+    """A plain number counts in milliseconds. The unit stays: what was checked here is checked again where it arrives."""
+    return f"{values.duration(value, 'ms') * 1000:.3f}".rstrip("0").rstrip(".") + "ms"
+
+
+def _url_path(_parameter: Parameter, value: Any) -> str:
+    text = values.text(value)
+    if not _URL_PATH.match(text):
+        raise CommandError("bad_request", f"{value!r} is not the path of a URL: write /health, without host and spaces")
+    return text
+
+
 def _setting(_parameter: Parameter, value: Any) -> Any:
     if isinstance(value, str) and "\0" in value:
         raise CommandError("bad_request", f"{value!r} holds a NUL character")
     return value
 
 
+def _string(_parameter: Parameter, value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise CommandError("bad_request", f"{value!r} is not text")
+    return str(value)
+
+
+def _number(_parameter: Parameter, value: Any) -> float:
+    try:
+        number = float("nan" if isinstance(value, bool) else value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise CommandError("bad_request", f"{value!r} is not a number: write 4, 0.5 or -1e3")
+    return number
+
+
+def _object(_parameter: Parameter, value: Any) -> dict[str, Any]:
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            pass
+    if not isinstance(value, Mapping):
+        raise CommandError("bad_request", f"{value!r} is not a JSON object: write '{{\"key\": 1}}'")
+    return {str(name): item for name, item in value.items()}
+
+
+def _choice(parameter: Parameter, value: Any) -> str:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return values.choice(str(value) if is_number else value, parameter.choices)
+
+
 KINDS: dict[str, Callable[[Parameter, Any], Any]] = {
+    "any": lambda _parameter, value: value,
+    "string": _string,
+    "number": _number,
+    "object": _object,
     "text": lambda _parameter, value: values.text(value),
     "integer": lambda _parameter, value: values.integer(value),
     "duration": lambda _parameter, value: values.duration(value),
     "timeout": _timeout,
     "size": lambda _parameter, value: values.size(value),
     "flag": lambda _parameter, value: values.flag(value),
-    "choice": lambda parameter, value: values.choice(value, parameter.choices),
+    "choice": _choice,
     "selector": _selector,
     "change": _change,
     "target": lambda _parameter, value: values.text(value),
-    "directory": lambda _parameter, value: values.text(value),
+    "file": lambda _parameter, value: values.text(value),
+    "milliseconds": _milliseconds,
+    "caller": lambda _parameter, value: values.text(value),
+    "executable": lambda _parameter, value: values.text(value),
+    "url path": _url_path,
     "setting": _setting,
 }
-"""Each kind of parameter: what was given -> the checked value. ``setting``: checked by the configuration, later."""
+"""Each kind of parameter: what was given -> the checked value, durations in seconds. ``milliseconds``: a text with
+its unit. ``setting``: checked by the configuration, later.
+"""
+
+
+def _directory(value: str) -> str:
+    return os.path.abspath(os.path.expanduser(value))
+
+
+def _file(value: str) -> str:
+    path = _directory(value)
+    return path if os.path.isfile(path) else value
+
+
+PLACES: dict[str, Callable[[str], str]] = {
+    "caller": _directory,
+    "target": _file,
+    "file": _file,
+    "executable": lambda value: _directory(value) if "/" in value else value,
+}
+"""The kinds of parameter that may be relative to the caller's directory -> how they are made absolute there."""
+
+
+def from_here(command: Command, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return *given* with what is relative to this process's directory made absolute: the service lives in another.
+
+    What is no file here is left as it is: ``package.module:app``, or a mistake that the service tells best.
+    """
+    placed = dict(given)
+    for parameter in command.parameters:
+        value = placed.get(parameter.name)
+        if parameter.kind == "caller":
+            value = value or "."
+        if parameter.kind not in PLACES or not isinstance(value, str):
+            continue
+        if parameter.kind == "target" and given.get(PROGRAM) and "/" not in value:
+            continue  # found on PATH, as a shell would
+        placed[parameter.name] = PLACES[parameter.kind](value)
+    return placed
 
 
 def split(line: str) -> list[str]:
@@ -106,7 +200,7 @@ def from_words(command: Command, words: Sequence[str], options: Mapping[str, Any
     places = [parameter for parameter in command.parameters if parameter.positional]
     given: dict[str, Any] = dict(options or {})
     rest = list(words)
-    if rest and rest[-1].startswith("{") and rest[-1].endswith("}"):
+    if rest and rest[-1].startswith("{") and rest[-1].endswith("}") and "--" not in rest:
         given = {**_json_options(command, rest.pop()), **given}
     while rest:
         word = rest.pop(0)
@@ -121,7 +215,9 @@ def from_words(command: Command, words: Sequence[str], options: Mapping[str, Any
         if colon and canonical(name) in by_name and not any(place.required for place in missing):
             _set(command, by_name[canonical(name)], given, value)
         elif missing:
-            given[missing[0].name] = word
+            given[missing[0].name] = [word] if missing[0].many else word
+        elif places and places[-1].many:
+            given[places[-1].name] = [*given[places[-1].name], word]
         else:
             raise _bad(command, f"{word!r} is one argument too many")
     return check(command, given)
@@ -191,16 +287,34 @@ def from_json(command: Command, data: Mapping[str, Any]) -> dict[str, Any]:
     return check(command, given)
 
 
+def from_call(command: Command, args: Sequence[Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the checked arguments of a call in Python: *args* by their place, *options* by name."""
+    given: dict[str, Any] = {canonical(name): value for name, value in options.items()}
+    places = [parameter for parameter in command.parameters if parameter.positional]
+    for number, value in enumerate(args):
+        if number >= len(places):
+            raise _bad(command, f"{value!r} is one argument too many")
+        place = places[number]
+        if place.name in given:
+            raise _bad(command, f"{place.label} was given twice")
+        if place.many:
+            rest = list(args[number:])
+            given[place.name] = value if len(rest) == 1 and isinstance(value, (list, tuple)) else rest
+            break
+        given[place.name] = value
+    return check(command, given)
+
+
 def check(command: Command, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return *given* with each value checked. None means: not given."""
     by_name = {parameter.name: parameter for parameter in command.parameters}
     arguments: dict[str, Any] = {}
     for name, value in given.items():
-        if value is None:
-            continue
         parameter = by_name.get(name)
         if parameter is None:
             raise _bad(command, f"there is no argument {name!r}{values.suggestion(name, by_name)}")
+        if value is None:
+            continue
         try:
             arguments[name] = _checked(parameter, value)
         except CommandError as error:
@@ -215,9 +329,9 @@ def _checked(parameter: Parameter, value: Any) -> Any:
     kind = KINDS[parameter.kind]
     if not parameter.many:
         return kind(parameter, value)
-    if isinstance(value, Mapping):
+    if isinstance(value, Mapping) and parameter.kind in ("text", "setting"):
         return dict(value)  # environment variables, as an object
-    return [kind(parameter, item) for item in (value if isinstance(value, list) else [value])]
+    return [kind(parameter, item) for item in (value if isinstance(value, (list, tuple)) else [value])]
 
 
 def _bad(command: Command, sentence: str) -> CommandError:

@@ -97,6 +97,13 @@ class ServiceCommand(click.Command):
         )
         self.command = command
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Keep the first ``--``, which click would take away, where what follows it may be any program."""
+        if "--" in args and any(parameter.name == "args" for parameter in self.command.parameters):
+            place = args.index("--")
+            args = [*args[:place], "--", *args[place:]]
+        return super().parse_args(ctx, args)
+
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the same help as ``help COMMAND``."""
         from .render import show  # noqa: PLC0415

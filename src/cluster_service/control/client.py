@@ -26,6 +26,8 @@ from .errors import CODES, CommandError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from .registry import Command
+
 TIMEOUT = 30.0
 """Seconds that an answer may take, besides what was asked to wait."""
 WAIT = 20.0
@@ -133,15 +135,15 @@ class Client:
     ) -> Json:
         """Give a command and return its result. Raises CommandError; ``failed`` when an operation did not end well.
 
-        *args*: its positional arguments in their order; *options*: by name. *wait*: until an operation has ended,
-        telling *on_step* of each of its ``{"at", "text"}`` steps.
+        *args*: its positional arguments in their order; *options*: by name; relative paths start from the directory of
+        this process. *wait*: until an operation has ended, telling *on_step* of each of its ``{"at", "text"}`` steps.
         """
-        arguments = {**_placed(name, args), **options}
+        succeeds, arguments = _read(name, args, options)
         result = self.give(name, arguments)
         if "steps" not in result or not wait:
             return result
         ended = self.follow(result, on_step)
-        if ended["state"] != "done":
+        if ended["state"] != succeeds:
             raise OperationFailed(ended)
         return ended
 
@@ -162,22 +164,33 @@ class Client:
                 "cservice operations shows what it is doing.",
             ) from None
 
-    def follow(self, operation: Json | str, on_step: Callable[[Json], object] | None = None) -> Json:
-        """Return *operation* (or the one with that id) when it has ended, well or not, telling *on_step* of each
-        step.
+    def follow(
+        self,
+        operation: Json | str,
+        on_step: Callable[[Json], object] | None = None,
+        *,
+        on_news: Callable[[Json], object] | None = None,
+        wait: float = WAIT,
+    ) -> Json:
+        """Return *operation* (or the one with that id) when it has ended, well or not.
+
+        *on_step* is told of each step, once; of those that the service has forgotten, by one that says how many.
+        *on_news* is told of the operation itself while it runs, every *wait* seconds at least.
         """
         if isinstance(operation, str):
             operation = self.operation(operation)
         seen = 0
         while True:
-            for step in operation["steps"][seen:]:
+            fresh, seen = _fresh(operation, seen)
+            for step in fresh:
                 if on_step is not None:
                     on_step(step)
-            seen = max(seen, len(operation["steps"]))
             if operation["state"] != "running":
                 break
+            if on_news is not None:
+                on_news(operation)
             try:
-                operation = self.operation(operation["id"], seen=seen, wait=WAIT)
+                operation = self.operation(operation["id"], seen=seen, wait=wait)
             except CommandError as error:
                 if error.code == "unavailable" and _ends_service(operation) and self._gone(TIMEOUT):
                     return {**operation, "state": "done"}
@@ -268,17 +281,39 @@ def _ends_service(operation: Json) -> bool:
     return str(operation["command"]).split()[:2] == ["shutdown", "all"]
 
 
-def _placed(name: str, args: tuple[object, ...]) -> Json:
-    """Name positional arguments as the command's definition has them."""
-    if not args:
-        return {}
-    from .registry import COMMANDS  # noqa: PLC0415 - not needed without them
+def _fresh(operation: Json, seen: int) -> tuple[list[Json], int]:
+    """Return the steps after the first *seen*, and how many there have been: they are numbered from the operation's
+    beginning, also when the first ones were cut.
+    """
+    steps, dropped = operation["steps"], int(operation.get("steps_dropped") or 0)
+    fresh = list(steps[max(0, seen - dropped) :])
+    lost = dropped - seen
+    if lost > 0:
+        text = f"({lost} step{'' if lost == 1 else 's'} before this {'is' if lost == 1 else 'are'} not remembered)"
+        fresh.insert(0, {"at": steps[0]["at"] if steps else None, "text": text})
+    return fresh, max(seen, dropped + len(steps))
 
-    command = COMMANDS.get(name)
+
+def _read(name: str, args: tuple[object, ...], options: Mapping[str, Any]) -> tuple[str, Json]:
+    """Return the state in which the command's operation has gone well, and its arguments as they are sent."""
+    from .arguments import from_here  # noqa: PLC0415 - the command line has read them itself
+    from .registry import COMMANDS  # noqa: PLC0415
+
+    try:
+        command = COMMANDS.get(name)
+    except CommandError:
+        if args:
+            raise
+        return "done", dict(options)  # the service's own, perhaps
+    return command.succeeds, from_here(command, {**_placed(command, args), **options})
+
+
+def _placed(command: Command, args: tuple[object, ...]) -> Json:
+    """Name positional arguments as the command's definition has them."""
     places = [parameter.name for parameter in command.parameters if parameter.positional]
     if len(args) > len(places):
         raise CommandError(
-            "bad_request", f"{name}: {args[len(places)]!r} is one argument too many", f"Usage: {command.usage}"
+            "bad_request", f"{command.name}: {args[len(places)]!r} is one argument too many", f"Usage: {command.usage}"
         )
     return dict(zip(places, args, strict=False))
 

@@ -17,8 +17,10 @@ CODES: dict[str, tuple[int, int]] = {
     "method_not_allowed": (405, 2),
     "timeout": (408, 1),
     "too_large": (413, 2),
+    "uri_too_long": (414, 2),
     "misdirected": (421, 4),
     "too_many_requests": (429, 4),
+    "headers_too_large": (431, 2),
     "internal": (500, 1),
     "unavailable": (503, 3),
 }

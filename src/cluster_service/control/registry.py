@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from .errors import CommandError
@@ -25,7 +25,8 @@ Handler = Callable[..., "dict[str, Any] | Awaitable[dict[str, Any]]"]
 """``run(service, **arguments)``: returns a JSON object, or raises CommandError and has changed nothing."""
 
 BUILT_IN = (
-    "start", "restart", "scale", "shutdown", "exit", "operations", "workers", "health", "info", "version", "help",
+    "start", "restart", "upgrade", "rollback", "cancel", "test", "scale", "shutdown", "exit", "operations", "workers",
+    "health", "info", "version", "help",
 )  # fmt: skip
 """The files in ``commands/``, in the order of help."""
 
@@ -69,6 +70,8 @@ class Parameter:
             shown["default"] = self.default
         if self.many:
             shown["many"] = True
+        if self.short:
+            shown["short"] = self.short
         return shown
 
 
@@ -84,12 +87,18 @@ class Command:
     access: Level = "local"
     operation: bool = False
     """It starts a long operation and returns it while it runs."""
+    succeeds: str = "done"
+    """The state in which its operation has gone well."""
     changes: bool = True
     """It changes something: GET will not do, and it is always audited."""
     render: str = "fields"
     """How a person is shown the result: a name of ``render.RENDERINGS``."""
     without_service: bool = False
     """Answered by the command line itself when no service runs."""
+    custom: bool = False
+    """It is the service's own, not ours."""
+    timeout: float = 0.0
+    """Seconds that it may take to answer; 0: it answers at once."""
 
     def __post_init__(self) -> None:
         """Refuse a definition that no door could offer."""
@@ -107,7 +116,7 @@ class Command:
     def usage(self) -> str:
         """``restart SELECTOR [TIMEOUT]``."""
         places = [
-            parameter.label if parameter.required else f"[{parameter.label}]"
+            (parameter.label if parameter.required else f"[{parameter.label}]") + ("..." if parameter.many else "")
             for parameter in self.parameters
             if parameter.positional
         ]
@@ -115,15 +124,28 @@ class Command:
 
     def describe(self) -> dict[str, Any]:
         """Return the command as ``GET /api/v1/commands`` shows it."""
-        return {
+        shown: dict[str, Any] = {
             "name": self.name,
             "usage": self.usage,
             "doc": "\n".join(line.strip() for line in self.doc.strip().splitlines()),
             "access": self.access,
             "operation": self.operation,
             "changes": self.changes,
+            "render": self.render,
             "parameters": [parameter.describe() for parameter in self.parameters],
         }
+        if self.succeeds != "done":
+            shown["succeeds"] = self.succeeds
+        if self.custom:
+            shown |= {"custom": True, "timeout_s": self.timeout}
+        return shown
+
+
+def alike(one: str, other: str) -> bool:
+    """Whether two names are spellings of one: ``greetAll``, ``greet-all`` and ``greet_all``."""
+    from cluster_service.config.table import canonical  # noqa: PLC0415 - most names are found as they are
+
+    return canonical(one) == canonical(other)
 
 
 class Registry:
@@ -131,6 +153,7 @@ class Registry:
 
     def __init__(self) -> None:
         self._added: dict[str, Command] = {}
+        self._disabled: set[str] = set()
 
     def __repr__(self) -> str:
         """``<Registry 11 commands>``."""
@@ -138,7 +161,21 @@ class Registry:
 
     def add(self, command: Command) -> None:
         """Add *command*, instead of the one of that name."""
+        for name in [name for name in self._added if alike(name, command.name)]:
+            del self._added[name]
         self._added[command.name] = command
+
+    def disable(self, name: str) -> None:
+        """Let nobody give the command *name*. Raises CommandError no_such_command."""
+        self._disabled.add(self.get(name).name)
+
+    def added(self) -> dict[str, Command]:
+        """Return what was added, by name."""
+        return dict(self._added)
+
+    def restore(self, added: Mapping[str, Command]) -> None:
+        """Forget what was added since ``added`` was asked for."""
+        self._added = dict(added)
 
     def names(self) -> list[str]:
         """Return the commands' names, the built-in ones first."""
@@ -146,13 +183,27 @@ class Registry:
 
     def get(self, name: str) -> Command:
         """Return the command *name*. Raises CommandError no_such_command, with the nearest name."""
-        if name in self._added:
-            return self._added[name]
+        command = self._find(name)
+        return replace(command, access="disabled") if command.name in self._disabled else command
+
+    def built_in(self, name: str) -> Command | None:
+        """Return our own command *name*, whatever was added in its place."""
         if name not in BUILT_IN:
-            raise self._unknown(name)
+            return None
         command = importlib.import_module(f".commands.{name}", __package__).COMMAND
         assert isinstance(command, Command)  # noqa: S101 - for the type checker
         return command
+
+    def _find(self, name: str) -> Command:
+        if name in self._added:
+            return self._added[name]
+        command = self.built_in(name)
+        if command is not None:
+            return command
+        for added in self._added.values():
+            if alike(added.name, name):
+                return added
+        raise self._unknown(name)
 
     def all(self) -> list[Command]:
         """Return every command, in the order of ``names``."""

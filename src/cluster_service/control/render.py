@@ -20,6 +20,15 @@ COLOURS = {
 """The colour of a cell that is one of these words."""
 
 
+INDENT = "    "
+"""Before the lines of a program's own output, such as a traceback."""
+
+
+def can_move() -> bool:
+    """Tell whether standard output is a terminal on which lines can be written anew."""
+    return sys.stdout.isatty() and os.environ.get("TERM") not in (None, "", "dumb")
+
+
 def is_terminal() -> bool:
     """Tell whether standard output is a terminal that is to have colour (https://no-color.org)."""
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
@@ -79,9 +88,28 @@ def clean(value: object) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
-def clean_lines(text: str) -> str:
-    """Return *text*, of several lines perhaps, without other control characters."""
-    return "\n".join(clean(line) if line else "" for line in text.splitlines())
+def clean_lines(text: str, indent: str = "") -> str:
+    """Return *text*, of several lines perhaps, without other control characters; *indent* stands before all but the
+    first.
+    """
+    lines = [line(each) for each in text.splitlines()]
+    return "\n".join([*lines[:1], *(indent + each if each else "" for each in lines[1:])])
+
+
+def line(text: object) -> str:
+    """Return one line of what a program wrote, as it is but for what could steer the terminal."""
+    return str(text).translate(_STEERING)
+
+
+_STEERING = {
+    code: chr(code).encode("unicode_escape").decode()
+    for first, last in ((0x00, 0x1F), (0x7F, 0x9F), (0x2028, 0x202E), (0x2066, 0x2069), (0xD800, 0xDFFF))
+    for code in range(first, last + 1)
+    if code != 0x09
+}
+"""Control characters but for the tab, those that turn the direction of writing or end a line, and halves of letters,
+which cannot be written.
+"""
 
 
 def _is_number(cell: str) -> bool:
@@ -167,7 +195,10 @@ def _fields(data: Json, *, terminal: bool) -> str:
     width = max((len(name) for name in data), default=0)
     lines = []
     for name, value in data.items():
-        if isinstance(value, Mapping) and value and all(isinstance(item, Mapping) for item in value.values()):
+        if isinstance(value, Mapping) and "steps" in value:
+            told = f"{clean(value['id'])}: {_operation(value, terminal=False)}"
+            lines.append(f"{name.ljust(width)}  {told}")
+        elif isinstance(value, Mapping) and value and all(isinstance(item, Mapping) for item in value.values()):
             lines.append(name)
             lines += [f"  {clean(key)}  {_inline(item)}" for key, item in value.items()]
         else:
@@ -189,9 +220,10 @@ def _inline(value: object) -> str:
 def _operation(data: Json, *, terminal: bool) -> str:
     """The last line of an operation; its steps were told as they came."""
     state = coloured(clean(data["state"]), terminal=terminal)
+    stage = f", {clean(data['stage'])}" if data.get("stage") and data["state"] == "running" else ""
     of = f" ({data['replaced']} of {data['of']})" if data.get("of") else ""
-    reason = f": {clean(data['reason'])}" if data.get("reason") else ""
-    return f"{clean(data['command'])}: {state}{of}{reason}"
+    reason = f": {clean_lines(str(data['reason']), INDENT)}" if data.get("reason") else ""
+    return f"{clean(data['command'])}: {state}{stage}{of}{reason}"
 
 
 def _operations(data: Json, *, terminal: bool) -> str:
@@ -204,13 +236,14 @@ def _operations(data: Json, *, terminal: bool) -> str:
             row["id"],
             row["command"],
             row["state"],
-            f"{row['replaced']}/{row['of']}",
+            row.get("stage") if row["state"] == "running" else None,
+            f"{row['replaced']}/{row['of']}" if row.get("of") else None,
             row.get("started_at"),
             str(row.get("reason") or "").partition("\n")[0],
         )
         for row in data["operations"]
     ]
-    heads = ("ID", "COMMAND", "STATE", "DONE", "STARTED", "REASON")
+    heads = ("ID", "COMMAND", "STATE", "STAGE", "DONE", "STARTED", "REASON")
     return table(heads, [[clean(cell) for cell in row] for row in rows], terminal=terminal)
 
 

@@ -1,13 +1,19 @@
-"""What one request holds, read once and within limits: its key, its command, its arguments."""
+"""What one request holds, read once and within limits: its key, its command, its arguments.
+
+A body is text in UTF-8: a command line, a form, or a JSON object as RFC 8259 has it: no name twice, no NaN, no half of
+a surrogate pair.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import parse_qsl
 
 from starlette.requests import ClientDisconnect
+
+from cluster_service.config.table import canonical
 
 from .access import Knock
 from .errors import CommandError
@@ -19,8 +25,20 @@ BODY_LIMIT = 256 * 1024
 """The longest body, in bytes."""
 BODY_SECONDS = 10.0
 
-KEY_NAMES = frozenset(("accessKey", "access_key", "access-key"))
+LINE_LIMIT = 8 * 1024
+"""The longest path and query, in bytes."""
+HEADERS_LIMIT = 16 * 1024
+"""The longest headers together, in bytes."""
+MOST_HEADERS = 100
+MOST_FIELDS = 200
+"""The most fields of a query or a form."""
+
 COMMAND_NAMES = frozenset(("cmd", "command"))
+
+
+def is_key(name: str) -> bool:
+    """Whether a field of that name holds the access key: ``accessKey``, ``access_key``, ``access-key``."""
+    return canonical(name) in ("access_key", "accesskey")
 
 
 class Sent:
@@ -33,21 +51,31 @@ class Sent:
         """The body as an object, when it is JSON."""
         self.form: list[tuple[str, str]] = []
         query = request.scope.get("query_string", b"").decode("latin-1")
-        self.query = parse_qsl(query, keep_blank_values=True)
+        self.query = parse_qsl(query[:LINE_LIMIT], keep_blank_values=True)
+
+    def check_limits(self) -> None:
+        """Refuse what is too long before anything else is looked at. Raises CommandError."""
+        scope = self.request.scope
+        if len(scope.get("raw_path") or scope["path"].encode()) + len(scope.get("query_string", b"")) > LINE_LIMIT:
+            raise CommandError("uri_too_long", f"the path and query are longer than {LINE_LIMIT} bytes")
+        headers = scope["headers"]
+        if len(headers) > MOST_HEADERS or sum(len(name) + len(value) for name, value in headers) > HEADERS_LIMIT:
+            raise CommandError(
+                "headers_too_large", f"there are more than {MOST_HEADERS} headers, or {HEADERS_LIMIT} bytes of them"
+            )
+        length = self.request.headers.get("content-length", "0")
+        if len(length) > 12 or (length.isdecimal() and int(length) > BODY_LIMIT):
+            raise _too_large()
 
     async def read(self) -> None:
         """Read the body. Raises CommandError too_large, timeout, bad_request."""
-        length = self.request.headers.get("content-length", "0")
-        too_large = CommandError("too_large", f"the body is longer than {BODY_LIMIT} bytes")
-        if length.isdecimal() and int(length) > BODY_LIMIT:
-            raise too_large
         data = bytearray()
         try:
             async with asyncio.timeout(BODY_SECONDS):
                 async for part in self.request.stream():
                     data += part
                     if len(data) > BODY_LIMIT:
-                        raise too_large
+                        raise _too_large()
         except TimeoutError:
             raise CommandError("timeout", f"the body did not arrive in {BODY_SECONDS:.0f} s") from None
         except ClientDisconnect:
@@ -59,13 +87,19 @@ class Sent:
         if self.body.startswith("{"):
             self.data = self._object()
         else:
-            pairs = parse_qsl(self.body, keep_blank_values=True)
-            if any(name in KEY_NAMES | COMMAND_NAMES for name, _ in pairs):
+            try:
+                pairs = parse_qsl(self.body, keep_blank_values=True, max_num_fields=MOST_FIELDS)
+            except ValueError:
+                pairs = []
+            if any(is_key(name) or name in COMMAND_NAMES for name, _ in pairs):
                 self.form = pairs
 
     def _object(self) -> dict[str, Any]:
         try:
-            data = json.loads(self.body)
+            data = json.loads(self.body, object_pairs_hook=_each_once, parse_constant=_no_number)
+            json.dumps(data, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise CommandError("bad_request", "the body is not JSON: a text holds half a surrogate pair") from None
         except (ValueError, RecursionError) as error:
             raise CommandError("bad_request", f"the body is not JSON: {error}") from None
         assert isinstance(data, dict)  # noqa: S101 - it starts with a brace
@@ -76,14 +110,15 @@ class Sent:
         scope = self.request.scope
         uid = scope.get("peer_uid")
         client, server = scope.get("client"), scope.get("server")
-        in_json = [str(value) for name, value in (self.data or {}).items() if name in KEY_NAMES]
+        fields = [*(self.data or {}).items(), *self.form] if self.request.method == "POST" else []
         return Knock(
             door="tcp" if uid is None else "unix",
             peer=f"uid:{uid}" if uid is not None else str(client[0]) if client else "",
             local=str(server[0]) if server and uid is None else "",
             headers=tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]),
-            query_keys=tuple(value for name, value in self.query if name in KEY_NAMES),
-            body_keys=(*in_json, *(value for name, value in self.form if name in KEY_NAMES)),
+            query_keys=tuple(value for name, value in self.query if is_key(name)),
+            body_keys=tuple(str(value) for name, value in fields if is_key(name)),
+            worker=bool(scope.get("peer_worker")),
         )
 
     def line(self) -> str:
@@ -98,3 +133,19 @@ class Sent:
             what = "holds two different commands" if lines else "holds no command"
             raise CommandError("bad_request", f"the request {what}", "Send one: POST /cli?cmd=restart+all")
         return str(lines.pop())
+
+
+def _too_large() -> CommandError:
+    return CommandError("too_large", f"the body is longer than {BODY_LIMIT} bytes")
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object. Which of two values of one name counts, nobody should have to know."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name stands twice in one object")
+    return found
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number")

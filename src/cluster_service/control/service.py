@@ -17,6 +17,10 @@ class Service(Protocol):
     The methods that change something start an operation and return it (``{"id", "command", "state", "reason", "steps",
     "replaced", "of"}``); they raise CommandError when the request is wrong, and then nothing was changed.
     Durations are seconds.
+
+    Only the last steps of an operation are kept: ``steps_dropped`` is how many were cut from the front, so the number
+    of ``steps[0]``, for ever, is ``steps_dropped``. While an upgrade runs its operation also holds ``stage``,
+    ``workers`` (``{"old", "new"}``, how many there are of each release) and ``monitor_left_s``.
     """
 
     name: str
@@ -43,7 +47,9 @@ class Service(Protocol):
         """One operation. Raises CommandError not_found."""
 
     async def follow(self, operation_id: str, seen: int, wait: float) -> Json:
-        """The operation, as soon as it has more than *seen* steps or has ended, and after *wait* seconds at most."""
+        """The operation, as soon as it has had more than *seen* steps (those that were cut are counted) or has ended,
+        and after *wait* seconds at most.
+        """
 
     def restart(self, selector: str, timeout: float | None) -> Json:
         """Replace workers ready-first. *selector*: all, GROUP, GROUP.SLOT, SLOT, PID or pid:N."""
@@ -53,6 +59,20 @@ class Service(Protocol):
 
     def shutdown(self, selector: str, timeout: float | None) -> Json:
         """End workers gracefully, or with ``all`` the service."""
+
+    def upgrade(self, selector: str, target: str, options: Mapping[str, Any]) -> Json:
+        """Move one group, or some of its slots, to other code. *options*: cwd, python, env, server, args, program,
+        monitor, test (an absolute path), health_check, allow_port_change, timeout.
+        """
+
+    def rollback(self, selector: str, monitor: float | None, timeout: float | None) -> Json:
+        """Go back to the release that was promoted before. *selector*: all or a group."""
+
+    def cancel(self, operation_id: str | None) -> Json:
+        """Undo an operation (None: the one that runs) and return it, still running perhaps."""
+
+    def test(self, script: str, timeout: float | None) -> Json:
+        """Run *script* (an absolute path) against the code base; None: without a limit of time."""
 
     def start(self, target: str, options: Mapping[str, Any]) -> Json:
         """Add a group. *options*: cwd, workers, group, timeout, args, and the settings of ``config.group_settings``."""

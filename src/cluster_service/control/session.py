@@ -93,7 +93,7 @@ class Session:
             return self._give(command, dict(given))
         except OperationFailed as error:
             told = f"{error.operation['command']}: {error.operation['state']}: {error.message}"
-            say(f"cservice: {render.clean_lines(told)}")
+            say(f"cservice: {render.clean_lines(told, render.INDENT)}")
             if self.as_json:
                 self.document(error.to_json())
             return error.exit_code
@@ -109,7 +109,13 @@ class Session:
                 raise
             self.show(command, _answer_alone(command, given))
             return 0
-        result = client.give(command.name, from_here(command, given))
+        try:
+            result = client.give(command.name, arguments.from_here(command, given))
+        except KeyboardInterrupt:
+            if not command.changes:
+                raise
+            say(f"\ncservice: interrupted; {command.name} may have begun (cservice operations shows it)")
+            return INTERRUPTED
         if "steps" in result:
             return self._follow(client, command, result, wait=wait)
         self.show(command, result)
@@ -126,21 +132,46 @@ class Session:
                 )
             return 0
 
-        def on_step(step: Mapping[str, Any]) -> None:
-            if not self.as_json:
-                out(render.clean(step["text"]))
-
+        shown = False
         try:
-            self._ended(command, client.follow(operation, on_step))
+            shown = not self.as_json and operation["state"] == "running" and render.can_move()
+            follow = self._follow_on_terminal if shown else self._follow_in_lines
+            self._ended(command, follow(client, operation))
         except KeyboardInterrupt:
-            say(f"\ncservice: left; {operation['command']} goes on. Rejoin it: {self.rejoin(operation['id'])}")
+            begin = "" if shown else "\n"  # after the ^C
+            what = f"{operation['command']} goes on as operation {operation['id']}"
+            say(f"{begin}cservice: left; {what}. Rejoin it: {self.rejoin(operation['id'])}")
             if self.as_json:
                 self.document(operation)
             return INTERRUPTED
+        except CommandError as error:
+            if error.code == "timeout":
+                error.hint = f"{operation['command']} may go on. Rejoin it: {self.rejoin(operation['id'])}"
+            raise
         return 0
 
+    def _follow_in_lines(self, client: Client, operation: dict[str, Any]) -> dict[str, Any]:
+        """One line a step, or nothing before the one document."""
+
+        def on_step(step: Mapping[str, Any]) -> None:
+            if not self.as_json:
+                out(render.line(step["text"]))
+
+        return client.follow(operation, on_step)
+
+    def _follow_on_terminal(self, client: Client, operation: dict[str, Any]) -> dict[str, Any]:
+        """The same lines, and what changes below them. A test's output has the terminal to itself."""
+        if str(operation["command"]).partition(" ")[0] == "test":
+            return self._follow_in_lines(client, operation)
+        from .progress import Progress  # noqa: PLC0415 - rich is slow to import: only for a terminal
+
+        with Progress() as progress:
+            return client.follow(
+                operation, lambda step: progress.step(render.line(step["text"])), on_news=progress.news, wait=1.0
+            )
+
     def _ended(self, command: Command, operation: dict[str, Any]) -> None:
-        if operation["state"] != "done":
+        if operation["state"] != command.succeeds:
             raise OperationFailed(operation)
         if self.as_json:
             self.document(operation)
@@ -159,19 +190,6 @@ def _answer_alone(command: Command, given: Mapping[str, Any]) -> dict[str, Any]:
     result = command.run(None, **given)
     assert isinstance(result, dict)  # noqa: S101 - a command that needs no service does not wait
     return result
-
-
-def from_here(command: Command, given: dict[str, Any]) -> dict[str, Any]:
-    """Make what is relative to this directory absolute: the service lives in another one."""
-    for parameter in command.parameters:
-        value = given.get(parameter.name)
-        if parameter.kind == "directory":
-            given[parameter.name] = os.path.abspath(os.path.expanduser(value or "."))
-        elif parameter.kind == "target" and isinstance(value, str):
-            path = os.path.abspath(os.path.expanduser(value))
-            is_file = os.path.isfile(path) and not (given.get(arguments.PROGRAM) and "/" not in value)
-            given[parameter.name] = path if is_file else value
-    return given
 
 
 def out(text: str) -> None:

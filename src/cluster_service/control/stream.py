@@ -1,4 +1,13 @@
-"""The answer that does not end: events as a stream (SSE), each with its id, so that a reader can resume."""
+"""The answer that does not end: events as a stream (SSE), each with its id, so that a reader can resume.
+
+    id: 7                                       sent back as Last-Event-ID by a reader that comes again
+    event: worker_exit
+    data: {"id": 7, "event": "worker_exit", …}
+
+Invariants: the next event is only asked for when the one before has been taken, so a slow reader holds nothing in
+memory. What a reader has missed (it came back too late, was too slow, or the service is a new one) is told by an event
+``missed`` before the next one: nothing is skipped silently. A stream with nothing to tell says so every ``HEARTBEAT``.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.responses import Response
 
+from .errors import CommandError
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
@@ -16,21 +27,38 @@ if TYPE_CHECKING:
 
 HEARTBEAT = 15.0
 """Seconds after which a stream that has nothing to tell says so, which finds out a reader that is gone."""
+MOST_STREAMS = 128
+"""Streams that are open at the same time; a further reader is answered 503."""
+
+
+class Streams:
+    """The streams that are open."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def check(self) -> None:
+        """Raise CommandError unavailable when there is room for no other."""
+        if self.count >= MOST_STREAMS:
+            raise CommandError(
+                "unavailable", f"{MOST_STREAMS} readers follow the events already", "Come again when one has left."
+            )
 
 
 class EventStream(Response):
-    """Sends *events* until the reader leaves or *closing* is set.
-
-    The next event is only asked for when the one before has been taken, so a slow reader holds nothing in memory.
-    """
+    """Sends *events* until the reader leaves or *closing* is set. *after*: the id that the reader has seen last."""
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncIterator[dict[str, Any]], closing: asyncio.Event) -> None:
+    def __init__(
+        self, events: AsyncIterator[dict[str, Any]], after: int | None, closing: asyncio.Event, streams: Streams
+    ) -> None:
         super().__init__(headers={"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"})
         del self.headers["content-length"]
         self._events = events
+        self._last = after
         self._closing = closing
+        self._streams = streams
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, as an ASGI application."""
@@ -38,6 +66,13 @@ class EventStream(Response):
         if scope["method"] == "HEAD":
             await send({"type": "http.response.body", "body": b""})
             return
+        self._streams.count += 1
+        try:
+            await self._go_on(receive, send)
+        finally:
+            self._streams.count -= 1
+
+    async def _go_on(self, receive: Receive, send: Send) -> None:
         await _part(send, ": events\n\n")
         ends = [asyncio.ensure_future(_left(receive)), asyncio.ensure_future(self._closing.wait())]
         coming = asyncio.ensure_future(_next(self._events))
@@ -48,9 +83,7 @@ class EventStream(Response):
                     event = coming.result()
                     if event is None:
                         break
-                    await _part(
-                        send, f"id: {event['id']}\nevent: {event['event']}\ndata: {json.dumps(event, default=str)}\n\n"
-                    )
+                    await _part(send, self._missed(event) + _lines(event))
                     coming = asyncio.ensure_future(_next(self._events))
                 else:
                     await _part(send, ":\n\n")
@@ -60,6 +93,20 @@ class EventStream(Response):
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def _missed(self, event: dict[str, Any]) -> str:
+        """Return what is to be sent before *event*: nothing, unless there is a gap between it and the last one."""
+        last, self._last = self._last, event["id"]
+        if last is None or event["id"] == last + 1:
+            return ""
+        # ids begin anew with each service: one that is not above the last is of another service's life
+        count = event["id"] - last - 1 if event["id"] > last else None
+        told = {"id": event["id"] - 1, "at": event.get("at"), "service": event.get("service"), "event": "missed"}
+        return _lines({**told, "after": last, "count": count})
+
+
+def _lines(event: dict[str, Any]) -> str:
+    return f"id: {event['id']}\nevent: {event['event']}\ndata: {json.dumps(event, default=str)}\n\n"
 
 
 async def _next(events: AsyncIterator[dict[str, Any]]) -> dict[str, Any] | None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from . import actions, judge, watch
 from .group import Slot
+from .stages import LIVE
 from .worker import seconds
 
 if TYPE_CHECKING:
@@ -71,8 +72,9 @@ def blame(cluster: Cluster, group: Group, why: str, now: float, *, culprit: Work
         if slot.generation == rollout.new:
             slot.renew(before.get(slot.number, group.promoted), "rollback", rollout.timeout)
     operation = cluster.operation(rollout.operation)
-    what = f"{culprit.name} (pid {culprit.pid}) failed" if culprit else why.partition("\n")[0]
-    judge.step(cluster, operation, f"{stage}: {what}: back to the old release", now)
+    what = f"{culprit.name} (pid {culprit.pid}) failed" if culprit else why.partition("\n")[0].rstrip(":")
+    back = "back to the old release" if stage in LIVE else "no client has seen it"
+    judge.step(cluster, operation, f"{stage}: {what}: {back}", now)
     return True
 
 

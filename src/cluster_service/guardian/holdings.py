@@ -47,6 +47,12 @@ class Worker:
     output: list[str] | None = None
     """None until the log writer has told, or did not tell in time."""
     bind_error: str = ""
+    row: int = -1
+    """Its row of the board."""
+    is_private: bool = False
+    """It gets sockets of its own, which nobody else knows."""
+    private: dict[str, str] = field(default_factory=dict)
+    """What it asked for -> the address of its own socket, for those that listen."""
 
     def __repr__(self) -> str:
         state = "exited" if self.exited else "running" if self.launched else "launching"
@@ -69,6 +75,8 @@ class Worker:
             signal=self.signal,
             output=self.output or [],
             bind_error=self.bind_error,
+            private=self.private,
+            row=self.row,
         )
         return dict(vars(state))
 
@@ -91,6 +99,8 @@ class Held:
     """Numbers of the living workers that were given it."""
     kept: Kept | None = None
     """The file of a Unix socket."""
+    asked: str = ""
+    """Of a socket that is one worker's own: the address that it wanted; *address* is where the socket really is."""
 
     def __repr__(self) -> str:
         return f"<Held {self.address}: {'listening' if self.listening else 'bound'}, {len(self.users)} users>"
@@ -150,6 +160,7 @@ class Holdings:
             listeners=[
                 {"address": str(held.address), "door": held.door, "listening": held.listening}
                 for held in self.held.values()
+                if not held.asked
             ],
             notebook=self.notebook,
             last_worker=self.last_worker,

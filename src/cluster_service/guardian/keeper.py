@@ -75,8 +75,11 @@ class Master:
 class Keeper:
     """Starts, watches and replaces the master."""
 
-    def __init__(self, boot: Boot, holdings: Holdings, loop: Loop, logs: Logs, limits: tuple[int, int]) -> None:
+    def __init__(
+        self, boot: Boot, holdings: Holdings, loop: Loop, logs: Logs, limits: tuple[int, int], board: int
+    ) -> None:
         self._boot = boot
+        self._board = board
         self._holdings = holdings
         self._loop = loop
         self._logs = logs
@@ -169,7 +172,11 @@ class Keeper:
         ours, theirs = resources.pair(socket.SOCK_STREAM)
         outs, errs = resources.pipe(), resources.pipe()
         memory = resources.memory_file(json.dumps(self._boot.message).encode())
+        descriptors = [theirs.fileno(), memory]
         env = {**start.env, "CSERVICE_GUARDIAN_FD": "3", "CSERVICE_BOOT_FD": "4", "CSERVICE_ROLE": "master"}
+        if self._board >= 0:
+            env["CSERVICE_BOARD_FD"] = str(3 + len(descriptors))
+            descriptors.append(self._board)
         launched = spawn.launch(
             child.Plan(
                 argv=start.argv,
@@ -177,7 +184,7 @@ class Keeper:
                 cwd=start.cwd,
                 stdout=outs[1],
                 stderr=errs[1],
-                descriptors=[theirs.fileno(), memory],
+                descriptors=descriptors,
                 limits=self._limits,
             )
         )

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from cluster_service.wire import facts
 
 from . import posix, reap, seccomp, spawn
+from .board import Board
 from .channels import Channels
 from .ending import Ending
 from .holdings import Holdings
@@ -90,8 +91,9 @@ class Guardian:
         self.holdings = Holdings(os.getpid(), now)
         self.logs = Logs(self._loop, limits, boot.log_file, boot.stop_timeout + 5.0)
         self.ports = Ports(self.holdings, Told(self._bound, self._listening, self._bind_refused, self.logs.line))
-        self.keeper = Keeper(boot, self.holdings, self._loop, self.logs, limits)
-        self.workers = Workers(self.holdings, self._loop, self.logs, self.ports, limits)
+        self.board = Board()
+        self.keeper = Keeper(boot, self.holdings, self._loop, self.logs, limits, self.board.descriptor)
+        self.workers = Workers(self.holdings, self._loop, self.logs, self.ports, limits, self.board)
         self.channels = Channels(self.keeper.tell, self._greeted, lambda worker: self.logs.release(worker.number))
         self.ending = Ending(boot, self.holdings, self.keeper, self.ports, self.logs, self._loop)
         self.verbs = Verbs(self.holdings, self.keeper, self.workers, self.ports, self.logs)
@@ -215,11 +217,15 @@ class Guardian:
             self.keeper.tell(facts.Listening(address, worker.number, bound=True))
 
     def _listening(self, worker: Worker, held: Held) -> None:
-        if worker.exited or str(held.address) in worker.listening:
+        address = str(held.address)
+        if worker.exited or address in worker.listening or held.asked in worker.private:
             return
-        worker.listening.append(str(held.address))
+        if held.asked:
+            worker.private[held.asked] = address
+        else:
+            worker.listening.append(address)
         self.logs.release(worker.number)
-        self.keeper.tell(facts.Listening(str(held.address), worker.number))
+        self.keeper.tell(facts.Listening(address, worker.number, asked=held.asked))
 
     def _bind_refused(self, worker: Worker, address: Address, sentence: str) -> None:
         if worker.exited:

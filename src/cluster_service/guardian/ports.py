@@ -19,7 +19,7 @@ import os
 import socket
 from typing import TYPE_CHECKING, NamedTuple
 
-from . import opening, strangers
+from . import opening, private, strangers
 from .holdings import Held
 from .paths import Kept, Paths
 
@@ -82,7 +82,7 @@ class Ports:
     def bind(self, worker: Worker, want: Want) -> Held:
         """Return the socket that *worker* is to have for its bind. Raises Refused, having told of it."""
         try:
-            held = self._find(want) or self._open(want)
+            held = self.own(worker, want) if worker.is_private else self._find(want) or self._open(want)
             self._give(worker, held, want)
         except Refused as refusal:
             self._told.refused(worker, want.address, refusal.sentence)
@@ -90,7 +90,7 @@ class Ports:
         if held.address.kind == "udp":
             held.listening = True
             self._told.listening(worker, held)
-        elif held.listening:
+        elif held.listening and not held.asked:
             self._told.bound(worker, held)
         return held
 
@@ -106,6 +106,12 @@ class Ports:
             raise refusal from None
         self._told.listening(worker, held)
 
+    def listen_own(self, held: Held) -> None:
+        """Let *held*, a socket of a worker's own that is handed to it, listen. Raises OSError."""
+        if held.address.kind != "udp":
+            held.socket.listen(BACKLOG)
+        held.listening = True
+
     def gone(self, worker: Worker) -> None:
         """*worker* has exited."""
         for held in list(self._holdings.held.values()):
@@ -114,10 +120,24 @@ class Ports:
             held.users.discard(worker.number)
             if held.users:
                 continue
-            if not (held.listening or held.declared):
-                self.close(held)  # bound, perhaps to see whether the port is free, and never used
+            if held.asked or not (held.listening or held.declared):
+                self.close(held)  # its own; or bound, perhaps to see whether the port is free, and never used
             else:
                 self.paths.users_gone(held)
+
+    def own(self, worker: Worker, want: Want) -> Held:
+        """Return the socket that *worker* has for itself in place of *want*. Raises Refused."""
+        shared = self._holdings.held.get(key_of(want.address))
+        if shared is not None and shared.kept is not None:
+            shared.kept.restore()  # it may have been removed just now, to make room for what it does not get
+        held = self._holdings.held.get(private.key_of(worker, str(want.address)))
+        if held is None:
+            try:
+                held = private.open_for(worker, want.address, want.kind, want.source)
+            except OSError as error:
+                raise Refused(error.errno or errno.EINVAL, opening.explain(want.address, error)) from None
+            self._holdings.add_held(held)
+        return held
 
     def _find(self, want: Want) -> Held | None:
         held = self._holdings.held.get(key_of(want.address))
@@ -249,7 +269,9 @@ class Ports:
     def _overlapping(self, address: Address) -> Iterator[Held]:
         for held in self._holdings.held.values():
             other = held.address
-            if other.kind == address.kind != "unix" and other.port == address.port and not held.door:
+            if held.door or held.asked:
+                continue
+            if other.kind == address.kind != "unix" and other.port == address.port:
                 yield held
 
 

@@ -109,7 +109,7 @@ class Listener:
             posix.notif_replace(
                 self.descriptor, notification.id, held.socket.fileno(), number, close_on_exec=close_on_exec
             )
-        elif str(ours.address) != str(want.address):
+        elif (ours.asked or str(ours.address)) != str(want.address):
             raise _Leave
         posix.notif_answer(self.descriptor, notification.id)
 

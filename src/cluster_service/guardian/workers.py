@@ -18,7 +18,7 @@ from cluster_service.wire import addresses, facts
 
 from . import child, posix, pyports, seccomp, spawn
 from .holdings import Worker
-from .ports import key_of
+from .ports import Want, key_of
 from .spawn import CannotSpawn, Progress, Resources
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from cluster_service.wire.orders import Spawn
 
+    from .board import Board
     from .channels import Channels
     from .holdings import Held, Holdings
     from .logclient import Logs
@@ -39,12 +40,15 @@ _FIRST_DESCRIPTOR = 3  # SD_LISTEN_FDS_START of sd_listen_fds(3)
 class Workers:
     """Every worker's process."""
 
-    def __init__(self, holdings: Holdings, loop: Loop, logs: Logs, ports: Ports, limits: tuple[int, int]) -> None:
+    def __init__(
+        self, holdings: Holdings, loop: Loop, logs: Logs, ports: Ports, limits: tuple[int, int], board: Board
+    ) -> None:
         self._holdings = holdings
         self._loop = loop
         self._logs = logs
         self._ports = ports
         self._limits = limits
+        self._board = board
         self._python = pyports.Service(holdings, ports)
         self._launches: dict[int, tuple[Worker, Progress, tuple[int, int]]] = {}
         self.channels: Channels
@@ -55,29 +59,45 @@ class Workers:
     def spawn(self, order: Spawn) -> None:
         """Fork and exec. What becomes of it is told as a fact."""
         self._holdings.last_worker = order.worker
+        worker = Worker(order.worker, order.label, meta=order.meta, share=order.share)
         try:
             with Resources() as resources:
-                self._fork(order, resources)
+                self._fork(worker, order, resources)
         except CannotSpawn as error:
-            self.tell(facts.SpawnFailed(order.worker, str(error)))
+            self._not_forked(worker, str(error))
         except OSError as error:
-            self.tell(facts.SpawnFailed(order.worker, f"the worker cannot be started: {error.strerror}"))
+            self._not_forked(worker, f"the worker cannot be started: {error.strerror}")
 
-    def _fork(self, order: Spawn, resources: Resources) -> None:
+    def _not_forked(self, worker: Worker, why: str) -> None:
+        self._board.give_back(worker.row)
+        self._ports.gone(worker)
+        self.tell(facts.SpawnFailed(worker.number, why))
+
+    def _fork(self, worker: Worker, order: Spawn, resources: Resources) -> None:
         identity = spawn.identity_of(order.user, order.group)
         spawn.check_share(order.share, identity, self._holdings.share)
-        worker = Worker(order.worker, order.label, meta=order.meta, share=order.share)
         worker.uid = os.getuid() if identity is None else identity.uid
-        inherited = [self._inherited(text) for text in order.inherit] if order.share == "inherit" else []
+        worker.is_private = order.private
+        if order.private and order.share == "none":
+            raise CannotSpawn(
+                "it is to be tried on ports of its own, and with --share none it opens them itself; "
+                "choose another --share, or upgrade without a test and a health check"
+            )
+        inherited = [self._inherited(worker, text) for text in order.inherit] if order.share == "inherit" else []
         descriptors = [held.socket.fileno() for held in inherited]
         env = dict(order.env)
         if inherited:
             env["LISTEN_FDS"] = str(len(inherited))
-            env["LISTEN_FDNAMES"] = ":".join(str(held.address).replace(":", "_") for held in inherited)
+            names = [held.asked or str(held.address) for held in inherited]
+            env["LISTEN_FDNAMES"] = ":".join(name.replace(":", "_") for name in names)
         if order.channel:
             worker.channel, theirs = resources.pair(socket.SOCK_SEQPACKET)
             env["CSERVICE_CHANNEL"] = str(_FIRST_DESCRIPTOR + len(descriptors))
             descriptors.append(theirs.fileno())
+            worker.row = self._board.take()
+            if worker.row >= 0:
+                env["CSERVICE_BOARD"] = f"{_FIRST_DESCRIPTOR + len(descriptors)}:{worker.row}"
+                descriptors.append(self._board.descriptor)
         if order.share == "python":
             worker.ports, theirs = resources.pair(socket.SOCK_SEQPACKET)
             env["CSERVICE_PORTS"] = str(_FIRST_DESCRIPTOR + len(descriptors))
@@ -104,12 +124,18 @@ class Workers:
         self._holdings.add_worker(worker)
         for held in inherited:
             held.users.add(worker.number)
+            if held.asked:
+                worker.private[held.asked] = str(held.address)
         self._launches[worker.number] = (worker, Progress(launch), (outs[0], errs[0]))
         self._loop.watch(launch.sock.fileno(), lambda _events: self._launching(worker))
 
-    def _inherited(self, text: str) -> Held:
+    def _inherited(self, worker: Worker, text: str) -> Held:
         try:
-            held = self._holdings.held.get(key_of(addresses.parse(text)))
+            address = addresses.parse(text)
+            held = self._holdings.held.get(key_of(address))
+            if held is not None and not held.door and worker.is_private:
+                held = self._ports.own(worker, Want(address, held.socket.type, nonblocking=False))
+                self._ports.listen_own(held)
         except addresses.AddressError as error:
             raise CannotSpawn(str(error)) from None
         if held is None or held.door:
@@ -140,7 +166,9 @@ class Workers:
             self._loop.watch(worker.notify.fileno(), lambda _events: self.channels.read_notify(worker))
         if progress.listener is not None:
             self._listen_to(seccomp.Listener(worker, progress.listener, self._holdings, self._ports))
-        self.tell(facts.Spawned(worker.number, worker.pid, worker.started_at))
+        self.tell(facts.Spawned(worker.number, worker.pid, worker.started_at, worker.row))
+        for asked, address in worker.private.items():  # those that it has inherited
+            self.tell(facts.Listening(address, worker.number, asked=asked))
 
     def _never_was(self, worker: Worker, progress: Progress, pipes: tuple[int, int]) -> None:
         """Take the worker back: its process ends by itself, and is reaped as a stranger."""
@@ -183,6 +211,8 @@ class Workers:
         for sock in (worker.channel, worker.ports, worker.notify):
             self._end(sock)
         worker.channel = worker.ports = worker.notify = None
+        self._board.give_back(worker.row)
+        worker.row = -1
 
     # ------------------------------------------------------------ end
 

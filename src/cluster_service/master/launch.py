@@ -45,17 +45,20 @@ def argv(release: Release) -> list[str]:
 
 def environment(service: str, start: Start, release: Release, share: str, base: Mapping[str, str]) -> dict[str, str]:
     """Return the whole environment of a worker. *base*: the service's own."""
-    env = {key: value for key, value in base.items() if key not in PRIVATE}
-    env.update(release.env)
-    env.update(
-        CSERVICE_NAME=service,
-        CSERVICE_GROUP=start.group,
-        CSERVICE_SLOT=str(start.slot),
-        CSERVICE_GENERATION=str(start.generation),
-        CSERVICE_REASON=start.reason,
-        CSERVICE_SHARE=share,
-    )
-    return env
+    return {
+        **of_release(release, base),
+        "CSERVICE_NAME": service,
+        "CSERVICE_GROUP": start.group,
+        "CSERVICE_SLOT": str(start.slot),
+        "CSERVICE_GENERATION": str(start.generation),
+        "CSERVICE_REASON": start.reason,
+        "CSERVICE_SHARE": share,
+    }
+
+
+def of_release(release: Release, base: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment in which a release's code runs, without what is a worker's own. *base*: the service's."""
+    return {**{key: value for key, value in base.items() if key not in PRIVATE}, **dict(release.env)}
 
 
 def spawn(
@@ -72,6 +75,7 @@ def spawn(
         share=share,
         inherit=list(release.binds) if share == "inherit" else [],
         channel=release.kind != "command",
+        private=start.private,
         user=group.user,
         group=group.user_group,
     )

@@ -26,7 +26,10 @@ from cluster_service.wire.records import name_of
 
 from . import launch, narrator, orphans
 from .hooks import Published
+from .jobs import Jobs
 from .kernel import Kernel
+from .memory import Memory
+from .pulses import Pulses
 
 if TYPE_CHECKING:
     import socket
@@ -71,6 +74,9 @@ class Master:
         self._bye = False
         """The guardian was told to end."""
         self._warned: set[str] = set()
+        self._jobs = Jobs(settings.spec.name, self._on_report)
+        self._memory = Memory(settings.state, self.log)
+        self._pulses = Pulses(self._loop, self._on_report)
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -85,6 +91,7 @@ class Master:
             self.log(str(error))
             self._say(orders.Bye(1))
         code = await self._over
+        await self._jobs.close()
         if self.doors is not None:
             await self.doors.close(0.5)
         self._kernel.close()
@@ -97,10 +104,11 @@ class Master:
         if notebook is None:
             for group in spec.groups:
                 self.share_of(group.name, group.share, group.release.kind)
-            await self._open_ports()
             self.cluster = Cluster(spec)
             what = ", ".join(f"{group.count} × {group.release.target}" for group in spec.groups)
             self.log(f"service {spec.name!r} (pid {self.hello.guardian_pid}): {what}")
+            self._memory.recall(self.cluster)
+            await self._open_ports()
         else:
             self._restore(notebook)
         early, self._early = self._early or [], None
@@ -125,8 +133,8 @@ class Master:
 
     async def _open_ports(self) -> None:
         """Open the ports that apps are to be served on. Raises ValueError when one is taken."""
-        for group in self.settings.spec.groups:
-            if self.share_of(group.name, group.share, group.release.kind) != "none":
+        for group in self.cluster.groups.values():
+            if self.share_of(group.name, group.spec.share, group.release.kind) != "none":
                 for address in group.release.binds:
                     await self.listen(orders.Listen(address))
 
@@ -185,17 +193,25 @@ class Master:
                 if isinstance(action, actions.Publish):
                     number += 1
                     self.publish(action.event, number)
+                    if isinstance(action.event, events.OperationEnd):
+                        self._memory.save(self.cluster)
                 else:
                     _CARRY_OUT[type(action)](self, action)
         self._turned.set()
         self._turned = asyncio.Event()
         self._set_timer()
+        self._pulses.watch(self.cluster.watching() and not self._over.done())
 
     def _set_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
         at = self.cluster.deadline()
         self._timer = None if at is None else self._loop.call_at(at, self._on_time)
+
+    def _on_report(self, report: Any) -> None:
+        """Feed what we found out ourselves to the core; what was heard before that goes first."""
+        self._kernel.pump()
+        self.turn(report)
 
     def _on_time(self) -> None:
         self._kernel.pump()  # what was heard goes before what the clock says
@@ -216,13 +232,16 @@ class Master:
             self._kernel.send(orders.Pong())
             return
         if isinstance(fact, facts.Snapshot):
+            self._pulses.learn(fact)
             if not self._snapshot.done():
                 self._snapshot.set_result(fact)
             return
         if isinstance(fact, (facts.Listening, facts.ListenFailed)) and fact.worker is None:
             self._settle_listen(fact, descriptor)
+        self._pulses.learn(fact)
         if isinstance(fact, facts.Signalled):
-            self._kernel.send(orders.Stopping(self._longest_stop() + TAKE_OVER))
+            delay = self.settings.spec.shutdown_delay
+            self._kernel.send(orders.Stopping(delay + self._longest_stop() + TAKE_OVER))
         if self._early is None:
             self.turn(fact)
         else:
@@ -281,6 +300,17 @@ class Master:
     def _close(self, action: actions.CloseListener) -> None:
         self._kernel.send(orders.Close(action.address))
 
+    def _check(self, action: actions.Check) -> None:
+        group = self.cluster.groups[action.group]
+        self._jobs.check(action.operation, group.releases[action.generation], group.spec)
+
+    def _test(self, action: actions.RunTest) -> None:
+        group = self.cluster.groups[action.group]
+        self._jobs.test(action, group.releases[action.generation], group.spec)
+
+    def _abandon(self, action: actions.Abandon) -> None:
+        self._jobs.abandon(action.operation)
+
     def _end(self, action: actions.End) -> None:
         self._ending = self._loop.create_task(self._say_bye(action))
 
@@ -330,5 +360,8 @@ _CARRY_OUT: dict[type, Callable[[Master, Any], None]] = {
     actions.Sweep: Master._sweep,  # noqa: SLF001
     actions.Forget: Master._forget,  # noqa: SLF001
     actions.CloseListener: Master._close,  # noqa: SLF001
+    actions.Check: Master._check,  # noqa: SLF001
+    actions.RunTest: Master._test,  # noqa: SLF001
+    actions.Abandon: Master._abandon,  # noqa: SLF001
     actions.End: Master._end,  # noqa: SLF001
 }

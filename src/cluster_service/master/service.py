@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import cluster_service
 from cluster_service.control.errors import CommandError
-from cluster_service.core import requests, views
+from cluster_service.core import requests, views, wanted
 
 from .gauges import Gauges
 
@@ -74,7 +74,7 @@ class RunningService:
     def ready(self) -> bool:
         """See ``Service.ready``."""
         cluster = self._master.cluster
-        return not cluster.ending and any(worker.serving for worker in cluster.workers.values())
+        return not cluster.ending and views.health(cluster)["serving"] > 0
 
     def operations(self) -> list[Json]:
         """See ``Service.operations``."""
@@ -90,7 +90,7 @@ class RunningService:
         while True:
             operation = self._find(operation_id)
             left = until - time.monotonic()
-            if not operation.running or len(operation.steps) > seen or left <= 0:
+            if not operation.running or operation.steps_dropped + len(operation.steps) > seen or left <= 0:
                 return self._view(operation)
             await self._master.next_turn(left)
 
@@ -98,6 +98,8 @@ class RunningService:
         """See ``Service.events``."""
         published = self._master.published
         last = after if after is not None else (published[-1].id if published else 0)
+        if published and last > published[-1].id:
+            last = 0  # it is of another service's life
         while True:
             fresh = [event for event in published if event.id > last]
             for event in fresh:
@@ -133,6 +135,47 @@ class RunningService:
             raise CommandError("bad_request", str(error)) from None
         return self._request(requests.StartGroup(group))
 
+    def upgrade(self, selector: str, target: str, options: Mapping[str, Any]) -> Json:
+        """See ``Service.upgrade``."""
+        from cluster_service.config.releases import release_of  # noqa: PLC0415 - rarely needed
+
+        cluster = self._master.cluster
+        try:
+            group = wanted.group_of(cluster, selector)
+        except requests.Rejected as refusal:
+            raise CommandError(refusal.code, refusal.message, refusal.hint) from None
+        release = release_of(
+            target,
+            options,
+            directory=str(options.get("cwd") or group.release.cwd),
+            current=group.release,
+            group=group.spec,
+        )
+        monitor, health_check = options.get("monitor"), options.get("health_check")
+        return self._request(
+            requests.Upgrade(
+                selector,
+                release,
+                monitor=group.spec.monitor if monitor is None else monitor,
+                timeout=options.get("timeout"),
+                test=options.get("test"),
+                health_check=group.spec.health_check if health_check is None else health_check,
+                allow_port_change=bool(options.get("allow_port_change")),
+            )
+        )
+
+    def rollback(self, selector: str, monitor: float | None, timeout: float | None) -> Json:
+        """See ``Service.rollback``."""
+        return self._request(requests.Rollback(selector, monitor or 0.0, timeout))
+
+    def cancel(self, operation_id: str | None) -> Json:
+        """See ``Service.cancel``."""
+        return self._request(requests.Cancel(operation_id))
+
+    def test(self, script: str, timeout: float | None) -> Json:
+        """See ``Service.test``."""
+        return self._request(requests.Test(script, timeout))
+
     def exit_now(self) -> Json:
         """See ``Service.exit_now``."""
         self._master.turn(requests.ExitNow())
@@ -156,4 +199,5 @@ class RunningService:
         raise CommandError("not_found", f"there is no operation {operation_id!r}", "see: operations")
 
     def _view(self, operation: Operation) -> Json:
-        return views.operation(operation, time.time() - time.monotonic())
+        now = time.monotonic()
+        return views.operation(self._master.cluster, operation, now, time.time() - now)

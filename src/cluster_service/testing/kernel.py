@@ -4,6 +4,8 @@ Invariants, which the contract tests hold it and the real guardian to:
 
 - A worker's number is used once, whether or not the fork succeeded; a number not greater than all before it is refused.
 - A signal order's name reaches a worker once.
+- A private worker's sockets are its own: they stand under ``private``, never among the listeners.
+- A row of the board belongs to one living worker at a time, and to none without a channel.
 - Nothing is told before ``Hello``; the first fact of a connection is the ``Snapshot``, and it leaves out nothing that
   earlier connections were told and have not asked to forget.
 - What a connection was not told when it broke is not told again: it is in the next snapshot.
@@ -95,6 +97,7 @@ class FakeKernel:
     def __post_init__(self) -> None:
         self.started_at = self.clock.now
         self._pids = itertools.count(self.pid + 1)
+        self._ports = itertools.count(40001)
         self._connected = False
         self._greeted = False
         self._handlers: dict[type, Callable[[Any], None]] = {
@@ -203,14 +206,15 @@ class FakeKernel:
         entry = self.programs[order.argv[0]]
         program = entry if isinstance(entry, Program) else entry(order)
         pid = next(self._pids)
-        state = WorkerState(order.worker, pid, meta=dict(order.meta), started_at=self.clock.now)
+        row = self._free_row() if order.channel else -1
+        state = WorkerState(order.worker, pid, meta=dict(order.meta), started_at=self.clock.now, row=row)
         process = Process(
             order, program, self.clock, state,
             on_listen=self._process_listens, on_told=self._process_told, on_notify=self._process_notifies,
             on_exit=self._process_exited,
         )
         self.processes[order.worker] = process
-        self._tell(Spawned(order.worker, pid, self.clock.now))
+        self._tell(Spawned(order.worker, pid, self.clock.now, row))
         process.begin()
 
     def _spawn_error(self, order: orders.Spawn) -> str:
@@ -223,6 +227,8 @@ class FakeKernel:
             return f"cannot run {order.argv[0] if order.argv else 'an empty command'}: no such file"
         if order.user is not None and order.user != "root":
             return f"there is no user {order.user}"
+        if order.private and order.share == "none":
+            return "it is to be tried on ports of its own, and with --share none it opens them itself"
         missing = [address for address in order.inherit if address not in self.held]
         return f"no socket is held for {missing[0]}" if missing else ""
 
@@ -289,6 +295,13 @@ class FakeKernel:
     # What processes do.
 
     def _process_listens(self, process: Process, address: str) -> bool:
+        if process.spawn.private:
+            if address not in process.state.private:
+                port = next(self._ports)
+                own = f"unix:@{port}" if address.startswith("unix:") else f"127.0.0.1:{port}"
+                process.state.private[address] = own
+                self._tell(Listening(own, process.worker, asked=address))
+            return True
         if address in self.occupied:
             error = f"{address} is taken: {self.occupied[address]} listens there"
             self._change(process, bind_error=error)
@@ -319,7 +332,7 @@ class FakeKernel:
         self._tell(Notified(process.worker, dict(fields)))
 
     def _process_exited(self, process: Process, code: int | None, signal: int | None) -> None:
-        self._change(process, exited=True, code=code, signal=signal)
+        self._change(process, exited=True, code=code, signal=signal, row=-1)
         self.on_exit(process)
         self._tell(Exited(process.worker, code, signal))
         self.clock.call_later(0.01, lambda: self._output(process))
@@ -330,6 +343,10 @@ class FakeKernel:
             self._tell(Output(process.worker, list(process.program.lines)))
 
     # Small things.
+
+    def _free_row(self) -> int:
+        taken = {process.state.row for process in self.processes.values()}
+        return next(row for row in itertools.count() if row not in taken)
 
     def _known(self, order: orders.Signal | orders.Tell) -> Process | None:
         process = self.processes.get(order.worker)

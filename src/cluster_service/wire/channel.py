@@ -15,6 +15,17 @@ To the worker:
     {"type": "stop", "timeout": 60.0, "reason": "restart"}      finish what you hold; SIGTERM follows at once
     the channel's end of file                                    the service is gone: stop gracefully
 
+The bus, between a worker and the master; the guardian passes it on. An id is the sender's, ``"4711.12"``: pid and number.
+
+    worker: {"type": "trigger", "id", "name", "args": [...], "options": {...}}
+            {"type": "broadcast", "id", "message": any, "group": "web" | null}
+    master: {"type": "taken", "id"}                      a command has begun: its request must not be sent again
+            {"type": "answer", "id", "result": any}      or "error": {"code", "message", "hint"}
+            {"type": "master"}                           a new master: what no master has taken may be sent again
+            {"type": "message", "id", "message": any}    a broadcast
+    worker: {"type": "got", "id", "taken": true | false} of a broadcast: it waits for the worker's handlers, or nobody
+                                                         wants it, or there is no room
+
 On the ports pair, a request and then its reply, a descriptor riding with the reply of a bind that succeeded:
 
     {"type": "bind", "family": 2, "kind": 1, "address": "127.0.0.1:8000", "v6only": false, "nonblocking": false}
@@ -33,6 +44,10 @@ from typing import Any, Dict
 
 LIMIT = 64 * 1024
 """The longest datagram, in bytes."""
+BUS_LIMIT = 60 * 1024
+"""The longest message of the bus, in bytes of JSON."""
+BUS = frozenset(("taken", "answer", "master", "message"))
+"""The types of the bus's messages to a worker."""
 
 
 class ChannelError(Exception):

@@ -21,6 +21,8 @@ from .threads import run_beside
 
 _OUTBOX = 1000
 """Messages kept while the guardian does not read; older ones are dropped first."""
+_BUS_OUTBOX = 500
+"""As many may be waiting when a message of the bus is added: there is always room for the worker's own."""
 
 
 class Channel:
@@ -57,6 +59,13 @@ class Channel:
         self._outbox.append(data)
         if self._reads:
             os.write(self._wake_w, b"o")
+
+    def offer(self, message: Dict[str, Any]) -> bool:
+        """Send *message* of the bus. False when too many wait already, or nobody reads any more: it is dropped."""
+        if self._ended or len(self._outbox) >= _BUS_OUTBOX:
+            return False
+        self.send(message)
+        return not self._ended
 
     def _offer(self, data: bytes) -> bool:
         try:

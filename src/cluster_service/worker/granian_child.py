@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Tuple
 from .drains.outside import Outside, is_listening
 from .interface import interface_of
 from .loading import load_app
+from .pulse import Pulse, counting_asgi, counting_wsgi
 from .run import hide_our_frames
 from .runtime import Runtime, current, install
 from .threads import run_beside
@@ -40,16 +41,24 @@ def load_in_child() -> Any:
 class Child:
     """Called in the child, in place of granian's own function that serves there, and with its arguments."""
 
-    def __init__(self, target: str, pipe: Connection, channel: Optional[int]) -> None:
+    def __init__(
+        self, target: str, pipe: Connection, channel: Optional[int], relay: Optional[int], board: int, row: int
+    ) -> None:
         self.target = target
         self.pipe = pipe
         self.channel = channel
+        self.relay = relay
+        """Where the supervisor passes on what comes on the channel, which it alone reads."""
+        self.board = board
+        self.row = row
 
     def __reduce__(self) -> Any:
         """Travel to a child that is no fork, with the channel's descriptor."""
         from multiprocessing.reduction import DupFd  # noqa: PLC0415
 
-        return _arrive, (self.target, self.pipe, None if self.channel is None else DupFd(self.channel))
+        channel, relay = (None if each is None else DupFd(each) for each in (self.channel, self.relay))
+        board = None if self.board < 0 else DupFd(self.board)
+        return _arrive, (self.target, self.pipe, channel, relay, board, self.row)
 
     def __call__(self, *args: Any) -> None:
         """Be the child."""
@@ -57,8 +66,12 @@ class Child:
 
         runtime = current()
         if runtime is None:
-            runtime = Runtime(self.channel, "none")
+            runtime = Runtime(self.channel, "none", Pulse(f"{self.board}:{self.row}" if self.board >= 0 else None))
             install(runtime)
+        else:
+            runtime.pulse.take_over()
+        if runtime.bus is not None and self.relay is not None:
+            runtime.bus.listen(self.relay)
         try:
             app = load_app(self.target)
         except Exception as error:  # noqa: BLE001 - multiprocessing would print its own frames with it
@@ -90,8 +103,9 @@ class Child:
             self.pipe.send(None)
 
 
-def _arrive(target: str, pipe: Connection, channel: Any) -> Child:
-    return Child(target, pipe, None if channel is None else channel.detach())
+def _arrive(target: str, pipe: Connection, channel: Any, relay: Any, board: Any, row: int) -> Child:
+    opened = [None if each is None else each.detach() for each in (channel, relay, board)]
+    return Child(target, pipe, opened[0], opened[1], -1 if opened[2] is None else opened[2], row)
 
 
 def _with(args: Tuple[Any, ...], spawn: Callable[..., Any], **changes: Any) -> Tuple[Any, ...]:
@@ -116,6 +130,8 @@ class Closing:
         self._answer: Callable[..., Any] = app
         if interface == "asgi2":
             self._answer = lambda scope, receive, send: app(scope)(receive, send)
+        count = counting_wsgi if interface == "wsgi" else counting_asgi
+        self._answer = count(self._answer, runtime.pulse)
         self._plain: Callable[..., Any] = self._answer
         if interface != "wsgi":
             self._answer = self._lifespan_first
@@ -134,6 +150,8 @@ class Closing:
             return
         # Granian runs the loop a second time when it has begun to serve; a SIGTERM before that is one that it forgets.
         loop: Any = asyncio.get_running_loop()
+        if self.runtime.bus is not None:
+            self.runtime.bus.loop = loop
         run_until_complete = loop.run_until_complete
 
         def run_again(future: Any) -> Any:
@@ -152,6 +170,7 @@ class Closing:
             self._serves()
         else:
             loop.call_soon_threadsafe(self._serves)
+            loop.call_soon_threadsafe(self.runtime.pulse.keep_beating, loop)
 
     def await_serving(self, deadline: float) -> None:
         """Wait until granian hears SIGTERM, which comes next: it forgets one that comes before its loop serves."""

@@ -14,6 +14,7 @@ import sys
 from typing import Dict, NoReturn, Optional, Sequence
 
 from .imports import install_hooks
+from .pulse import Pulse
 from .runtime import Runtime, install
 
 PUBLIC = ("CSERVICE_NAME", "CSERVICE_GROUP", "CSERVICE_SLOT", "CSERVICE_GENERATION", "CSERVICE_REASON")
@@ -25,7 +26,11 @@ CANNOT_SERVE = 3
 def main(arguments: Sequence[str]) -> None:
     """Be the worker that *arguments* describe."""
     settings = _take_settings()
-    runtime = Runtime(_descriptor(settings.get("CSERVICE_CHANNEL")), settings.get("CSERVICE_SHARE", "none"))
+    runtime = Runtime(
+        _descriptor(settings.get("CSERVICE_CHANNEL")),
+        settings.get("CSERVICE_SHARE", "none"),
+        Pulse(settings.get("CSERVICE_BOARD")),
+    )
     ports = _descriptor(settings.get("CSERVICE_PORTS"))
     install(runtime)
     runtime.start()

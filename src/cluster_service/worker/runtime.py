@@ -23,12 +23,17 @@ import time
 from _thread import allocate_lock, get_ident
 from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Optional, Set
 
+from cluster_service.wire.channel import BUS
+
+from .bus import Bus
 from .callback import StopCallback
 from .channel import Channel
 from .threads import run_beside
 
 if TYPE_CHECKING:
     from types import FrameType
+
+    from .pulse import Pulse
 
 DEFAULT_TIMEOUT = 60.0
 """Seconds to stop in when nobody has announced how long it may take."""
@@ -58,8 +63,9 @@ class Serving:
 class Runtime:
     """The worker's side of the service. Made once, in the main thread, before the program runs."""
 
-    def __init__(self, channel: Optional[int], share: str) -> None:
+    def __init__(self, channel: Optional[int], share: str, pulse: Pulse) -> None:
         self.share = share
+        self.pulse = pulse
         self.pid = os.getpid()
         """The worker's process; a fork of it has another."""
         self.callback = StopCallback()
@@ -81,6 +87,7 @@ class Runtime:
         self._handled = allocate_lock()
         self._handled.acquire()
         self._channel = Channel(channel, self._on_message, self._on_channel_end) if channel is not None else None
+        self.bus = Bus(self._channel.offer) if self._channel is not None else None
 
     def start(self) -> None:
         """Listen to the channel and to SIGTERM."""
@@ -189,6 +196,8 @@ class Runtime:
             self._stop_beside()
             if self.handles_sigterm():
                 run_beside(self._insist, self._handled)
+        elif message["type"] in BUS and self.bus is not None:
+            self.bus.heard(message)
 
     def _insist(self, done: Any) -> None:
         """See to it that the main thread handles SIGTERM, until what it is for is *done*.
@@ -203,6 +212,8 @@ class Runtime:
         done.release()
 
     def _on_channel_end(self) -> None:
+        if self.bus is not None:
+            self.bus.end()
         run_beside(self._service_is_gone)
 
     def _service_is_gone(self) -> None:
@@ -352,6 +363,8 @@ class Runtime:
         self._draining = self._leaving = False
         self._stop.clear()
         self.callback = StopCallback()
+        if self.bus is not None:
+            self.bus.restart()
 
 
 def _exit(done: object) -> None:

@@ -57,7 +57,12 @@ class _Granian(granian.Granian):  # type: ignore[misc,valid-type]
     def prepare(self, target: str) -> Child:
         """Return what the child is to do."""
         self._child, self._childs_end = Pipe()
-        return Child(target, self._childs_end, self.worker.channel_fd)
+        pulse, bus, relay = self.worker.pulse, self.worker.bus, None
+        if bus is not None:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            bus.relay(ours.detach())
+            relay = theirs.detach()
+        return Child(target, self._childs_end, self.worker.channel_fd, relay, pulse.descriptor, pulse.row)
 
     def serve(self, *args: Any, **kwargs: Any) -> None:
         try:

@@ -15,5 +15,9 @@ TIMEOUT = Parameter(
     "timeout", "timeout", "how long each worker may take to become ready, and to end",
     positional=True, metavar="TIMEOUT", default="the group's own",
 )  # fmt: skip
+MONITOR = Parameter(
+    "monitor", "duration", "how long the canary, and then the whole, is watched",
+    metavar="TIME", default="the group's own",
+)  # fmt: skip
 NO_WAIT = Parameter("no_wait", "flag", "do not wait for the end of the operation")
 """Acted on by the door: a handler never sees it."""

@@ -51,7 +51,7 @@ COMMAND = Command(
             required=True,
             positional=True,
         ),
-        Parameter("cwd", "directory", "the workers' directory", positional=True, default="the caller's"),
+        Parameter("cwd", "caller", "the workers' directory", positional=True, default="the caller's"),
         Parameter(
             "timeout",
             "timeout",

@@ -21,6 +21,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Callable, List, Optional
 
+from ..pulse import PACE
 from ..runtime import Runtime, Serving
 from ..threads import run_beside
 from .connections import Connections
@@ -113,6 +114,7 @@ def _wrap_loops(server_class: Any, runtime: Runtime) -> None:
                 result = original(self, *args, **kwargs)
             finally:
                 _local.loop = outer
+                runtime.pulse.ended(serving)
                 serving.end()
                 if not serving.stopping:
                     runtime.serves_no_more(serving)
@@ -143,9 +145,12 @@ def _waking(selector_class: Any, runtime: Runtime) -> Any:
                 self.register(self._loop.wake, selectors.EVENT_READ)
 
         def select(self, timeout: Optional[float] = None) -> List[Any]:
-            ready = super().select(timeout)
             if self._loop is None:
-                return list(ready)
+                return list(super().select(timeout))
+            if self._loop.forever:  # it looks again by itself, so it may look more often
+                runtime.pulse.beat(self._loop)
+                timeout = PACE if timeout is None else min(timeout, PACE)
+            ready = super().select(timeout)
             if self._loop.stopping:
                 self._loop.woken(runtime)
                 return []

@@ -22,6 +22,7 @@ import signal
 import threading
 from typing import TYPE_CHECKING, Any, Dict, Optional, Tuple
 
+from ..pulse import counting_asgi
 from ..runtime import Runtime, Serving, complain
 from .grace import IDLE_GRACE, NEW_GRACE
 
@@ -57,9 +58,11 @@ class Running(Serving):
 def install(module: ModuleType, runtime: Runtime) -> None:
     """Drain every server of the class ``module.Server`` before it shuts down."""
     server_class = module.Server
-    run, serve, shutdown, handle_exit = (
+    run, serve, startup, on_tick, shutdown, handle_exit = (
         server_class.run,
         server_class.serve,
+        server_class.startup,
+        server_class.on_tick,
         server_class.shutdown,
         server_class.handle_exit,
     )
@@ -77,11 +80,24 @@ def install(module: ModuleType, runtime: Runtime) -> None:
         running = Running(self)
         runtime.serves(running)
         self._cservice_running = running
+        if runtime.bus is not None:
+            runtime.bus.loop = asyncio.get_running_loop()
         try:
             return await serve(self, *args, **kwargs)
         finally:
             runtime.serves_no_more(running)
+            runtime.pulse.ended(self)
             running.ended.set()
+
+    @functools.wraps(startup)
+    async def count_and_start(self: Any, *args: Any, **kwargs: Any) -> Any:
+        self.config.loaded_app = counting_asgi(self.config.loaded_app, runtime.pulse)
+        return await startup(self, *args, **kwargs)
+
+    @functools.wraps(on_tick)
+    async def beat_and_tick(self: Any, *args: Any, **kwargs: Any) -> Any:
+        runtime.pulse.beat(self)
+        return await on_tick(self, *args, **kwargs)
 
     @functools.wraps(shutdown)
     async def drain_and_shutdown(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -108,6 +124,8 @@ def install(module: ModuleType, runtime: Runtime) -> None:
 
     server_class.run = run_and_leave
     server_class.serve = serve_and_tell
+    server_class.startup = count_and_start
+    server_class.on_tick = beat_and_tick
     server_class.shutdown = drain_and_shutdown
     server_class.handle_exit = note_and_exit
 

@@ -1,0 +1,200 @@
+"""What a release comes to: everything that its workers are started with, resolved now.
+
+``resolve`` is the one way for the first start, for ``start`` and for ``upgrade``. Symbolic links are followed when it
+is called, so that a release in ``current -> releases/42`` stays there whatever ``current`` is later. Two names stay as
+they are, because programs look at them: the last part of a program's path, and that of an interpreter.
+
+Nothing is started here, and no file is opened but to see whether it is Python.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cluster_service.control.errors import CommandError
+from cluster_service.core.spec import Release
+
+from . import targets
+from .merge import Given, read
+from .table import GROUP, canonical
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from cluster_service.core.spec import GroupSpec
+
+OPTIONS = frozenset({"cwd", "python", "env", "server", "args", "bind", "binds"})
+"""Settings that say what a release is, and not how a group runs it."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What was asked for. Paths may be relative to the absolute directory beside them.
+
+    *python* None: to be found. *ours*: the interpreter of a release that has none of its own.
+    """
+
+    target: str
+    where: str
+    """Where the target is looked for first; then in *cwd*."""
+    program: bool = False
+    args: tuple[str, ...] = ()
+    cwd: str = "/"
+    python: str | None = None
+    python_base: str = "/"
+    ours: str = sys.executable
+    env: tuple[tuple[str, str], ...] = ()
+    server: str = "uvicorn"
+    binds: tuple[str, ...] = ()
+    share: str = "auto"
+
+
+def resolve(wish: Wish, environ: Mapping[str, str]) -> Release:
+    """Return the release that *wish* comes to. *environ*: the service's own. Raises CommandError bad_request."""
+    cwd = os.path.realpath(wish.cwd)
+    whole = {**environ, **dict(wish.env)}
+    kind, found = targets.locate(wish.target, program=wish.program, directory=wish.where, cwd=cwd, environ=whole)
+    target = found if kind == "app" else os.path.realpath(found) if kind == "script" else _but_the_name(found)
+    python = ""
+    if kind != "command" and wish.python is not None:
+        python = _pinned(targets.named_python(wish.python, wish.python_base, whole))
+    elif kind != "command":
+        python = own_python([target, found] if kind == "script" else [], cwd) or wish.ours
+    return Release(
+        kind=kind,
+        target=target,
+        args=wish.args,
+        cwd=cwd,
+        python=python,
+        env=wish.env,
+        server=wish.server,
+        binds=_binds(wish.binds, kind, wish.share),
+    )
+
+
+def release_of(
+    target: str,
+    options: Mapping[str, Any],
+    *,
+    directory: str,
+    current: Release,
+    group: GroupSpec,
+    environ: Mapping[str, str] = os.environ,
+) -> Release:
+    """Return the release that ``upgrade TARGET`` means. Nothing is run: see ``check.check_release``.
+
+    *options*: ``OPTIONS`` and ``program``, by any spelling; others are passed over. *directory*: the caller's,
+    absolute; relative paths start from it, and it is the workers' directory unless *options* name a ``cwd``. What is
+    not given is the *current* release's: the environment (*options* add to it), and, for a target of the same kind,
+    arguments, server and addresses. The interpreter is the release's own ``.venv``; else the current one, unless that
+    belongs to the current release alone; else ours. Raises CommandError bad_request.
+    """
+    given = read(
+        {name: value for name, value in options.items() if canonical(name) in OPTIONS},
+        "keywords",
+        directory,
+        scope=GROUP,
+    )
+    cwd = working_directory(given.get("cwd"), directory)
+    env = {**dict(current.env), **dict(given["env"].value if "env" in given else ())}
+
+    program = bool(options.get("program"))
+
+    def value(name: str, otherwise: Any) -> Any:
+        return given[name].value if name in given else otherwise
+
+    kind, found = targets.locate(target, program=program, directory=directory, cwd=cwd, environ={**environ, **env})
+    same = kind == current.kind
+    place = os.path.realpath(cwd if kind == "app" else os.path.dirname(os.path.realpath(found)))
+    wish = Wish(
+        target,
+        directory,
+        program=program,
+        args=value("args", current.args if same else ()),
+        cwd=cwd,
+        python=value("python", None),
+        python_base=directory,
+        ours=current.python if may_stay(current, place) else sys.executable,
+        env=tuple(env.items()),
+        server=value("server", current.server if same else Release.server),
+        binds=value("bind", current.binds if same or group.share == "inherit" else ()),
+        share=group.share,
+    )
+    return resolve(wish, environ)
+
+
+def own_python(files: list[str], cwd: str) -> str | None:
+    """Return the interpreter of the ``.venv`` beside one of *files* or in *cwd*, or None.
+
+    One that leads nowhere, because its Python was removed, is returned too: it is what was meant, and will be told.
+    """
+    for place in (*(os.path.dirname(file) for file in files), cwd):
+        path = os.path.join(place, ".venv", "bin", "python")
+        if os.path.lexists(path):
+            return _pinned(path)
+    return None
+
+
+def may_stay(current: Release, place: str) -> bool:
+    """Whether the interpreter of *current* is right for code in the directory *place* too.
+
+    It is not when it lies in the current release's directory, and *place* does not: it goes when that release goes.
+    """
+    if not current.python:
+        return False
+    homes = [current.cwd] + ([os.path.dirname(current.target)] if current.kind == "script" else [])
+    bound = [
+        home
+        for home in homes
+        if _contains(home, current.python) or _contains(os.path.realpath(os.path.join(home, ".venv")), current.python)
+    ]
+    return all(_contains(home, place) for home in bound)
+
+
+def _contains(folder: str, path: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip("/") + "/")
+
+
+def _but_the_name(path: str) -> str:
+    """*path* with the links in it followed, but for its last part: a program may look at the name it is called by."""
+    folder, name = os.path.split(path)
+    return os.path.join(os.path.realpath(folder), name)
+
+
+def _pinned(python: str) -> str:
+    """The path of an interpreter with the links above it followed; a virtual environment is known by its own."""
+    home, folder = os.path.split(os.path.dirname(python))
+    if os.path.isfile(os.path.join(home, "pyvenv.cfg")):
+        return os.path.join(os.path.realpath(home), folder, os.path.basename(python))
+    return _but_the_name(python)
+
+
+def working_directory(cwd: Given | None, directory: str) -> str:
+    """Return the workers' directory: *cwd* where it was given, else *directory*. Raises CommandError bad_request."""
+    path, origin = (directory, "") if cwd is None else (str(cwd.value), f"{cwd.origin}: ")
+    if not os.path.isdir(path):
+        what = "is not a directory" if os.path.exists(path) else "does not exist"
+        raise CommandError("bad_request", f"{origin}the directory {path} {what}")
+    if not os.access(path, os.X_OK):
+        raise CommandError("bad_request", f"{origin}the directory {path} cannot be entered by you")
+    return path
+
+
+def _binds(addresses: tuple[str, ...], kind: str, share: str) -> tuple[str, ...]:
+    if kind == "app":
+        udp = [address for address in addresses if address.startswith("udp:")]
+        if udp:
+            raise CommandError("bad_request", f"--bind: an app cannot be served on {udp[0]}")
+        return addresses or ("127.0.0.1:8000",)
+    if addresses and share != "inherit":
+        raise CommandError(
+            "bad_request",
+            "--bind is for apps (package.module:app): a script or program opens its ports itself",
+            "A program that takes its sockets from LISTEN_FDS is started with --share inherit.",
+        )
+    if share == "inherit" and not addresses:
+        raise CommandError("bad_request", "--share inherit passes on the sockets that --bind names, and it names none")
+    return addresses

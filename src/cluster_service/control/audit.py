@@ -1,0 +1,61 @@
+"""The audit log: one line of JSON for each command that was given, or that was refused.
+
+    {"at": ISO 8601, "key": its name (never the key) | "owner" | null, "door": "unix" | "tcp", "peer": address | uid:N,
+     "command", "arguments", "outcome": "done" | "accepted" | an error code, "duration_s"}
+
+Every character that is not printable ASCII is escaped, so that an entry is one line whatever was sent. Of arguments,
+those that may hold secrets are left out, and with commands of the user's own all but their names.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+from .registry import BUILT_IN
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from .access import Admission, Knock
+
+PRIVATE = frozenset(("env", "args"))
+"""Arguments that are not told: they may hold what is nobody's business."""
+LONGEST = 200
+"""Characters of one argument, or of a command, that are told."""
+
+
+def entry(
+    knock: Knock, admission: Admission | None, command: str, given: Mapping[str, Any], outcome: str, seconds: float
+) -> dict[str, Any]:
+    """Return the entry for *command*. *seconds*: how long it took."""
+    known = command in BUILT_IN
+    return {
+        "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "key": admission.key if admission else None,
+        "door": knock.door,
+        "peer": knock.peer,
+        "command": _plain(command),
+        "arguments": {
+            _plain(name): _shown(value) if known and name not in PRIVATE else "..." for name, value in given.items()
+        },
+        "outcome": outcome,
+        "duration_s": round(seconds, 3),
+    }
+
+
+def line(told: Mapping[str, Any]) -> str:
+    """Return the entry as it stands in the log."""
+    return json.dumps(told, ensure_ascii=True, default=str)
+
+
+def _shown(value: Any) -> Any:
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    return _plain(value if isinstance(value, str) else json.dumps(value, default=str))
+
+
+def _plain(text: str) -> str:
+    short = text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in short)

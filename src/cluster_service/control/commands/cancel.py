@@ -1,0 +1,34 @@
+"""``cancel``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from cluster_service.control.registry import Command, Parameter
+
+from . import NO_WAIT
+
+if TYPE_CHECKING:
+    from cluster_service.control.service import Service
+
+
+def run(service: Service, operation: str | None = None) -> dict[str, Any]:
+    """Return the operation, which runs until it has been undone. Raises CommandError when there is none."""
+    return service.cancel(operation)
+
+
+COMMAND = Command(
+    name="cancel",
+    doc="""Undo an upgrade, rollback or restart that is under way, or end a test.
+
+    Every worker is put back on the code that it had.
+    """,
+    run=run,
+    parameters=(
+        Parameter("operation", "text", "the operation's id", positional=True, metavar="ID", default="the only one"),
+        NO_WAIT,
+    ),
+    operation=True,
+    succeeds="cancelled",
+    render="operation",
+)

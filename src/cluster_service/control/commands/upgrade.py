@@ -1,0 +1,53 @@
+"""``upgrade``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from cluster_service.control.registry import Command, Parameter
+
+from . import MONITOR, NO_WAIT, SELECTOR, TIMEOUT
+
+if TYPE_CHECKING:
+    from cluster_service.control.service import Service
+
+
+def run(service: Service, selector: str, target: str, **options: Any) -> dict[str, Any]:
+    """Start the operation."""
+    return service.upgrade(selector, target, options)
+
+
+COMMAND = Command(
+    name="upgrade",
+    doc="""Move workers to other code, a canary first, and back when it is bad.
+
+    TARGET is a Python file, an app (package.module:app) or, after --, any program; it is looked for, and run, in CWD.
+    The new code is checked; one worker of it joins the ports and is watched for MONITOR; then the others are replaced,
+    each when its successor serves, and all are watched once more. If the new code is bad at any moment of that, every
+    worker is put back on the old code, and the command fails with the reason. What is not named stays as it is.
+    """,
+    run=run,
+    parameters=(
+        SELECTOR,
+        Parameter(
+            "target", "target", "what to run: worker.py, package.module:app, or -- any program", required=True,
+            positional=True,
+        ),
+        Parameter("cwd", "caller", "the workers' directory", positional=True, default="the caller's"),
+        TIMEOUT,
+        Parameter(
+            "python", "executable", "interpreter of the workers", metavar="PATH", default="the release's own .venv"
+        ),
+        Parameter("env", "text", "set a variable in the workers' environment (repeatable)", many=True, metavar="K=V"),
+        Parameter("server", "choice", "what serves an app", choices=("uvicorn", "granian")),
+        Parameter("args", "text", "arguments of the target (also after --)", many=True, metavar="ARG"),
+        MONITOR,
+        Parameter("test", "file", "a script to run against one worker that no client reaches, first", metavar="SCRIPT"),
+        Parameter("health_check", "url path", "a path that this worker must answer well, /health", metavar="PATH"),
+        Parameter("program", "flag", "the target may be any program, as after --"),
+        Parameter("allow_port_change", "flag", "the new code may leave ports of the old one"),
+        NO_WAIT,
+    ),
+    operation=True,
+    render="operation",
+)  # fmt: skip

@@ -1,0 +1,70 @@
+"""What a running service offers, for those who do not know its program: the command line, the console, clients.
+
+The built-in commands are known here; custom ones, and what they made of a built-in one, only the service can tell.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .arguments import KINDS
+from .errors import CommandError
+from .registry import NAME, Command, Parameter, alike
+from .render import RENDERINGS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from .client import Client
+
+
+def commands_of(client: Client) -> list[Command]:
+    """Return the commands of the service, the built-in ones first. Raises CommandError when it cannot be asked."""
+    return [command_from(described) for described in client.commands() if NAME.match(str(described.get("name")))]
+
+
+def find(client: Client, name: str) -> Command | None:
+    """Return the service's command *name* (in any spelling); None when it has none."""
+    commands = commands_of(client)
+    exact = [command for command in commands if command.name == name]
+    near = [command for command in commands if command.custom and alike(command.name, name)]
+    return next(iter((*exact, *near)), None)
+
+
+def command_from(described: Mapping[str, Any]) -> Command:
+    """Inverse of ``Command.describe``, but for what runs it. What a newer service says beyond that is left out."""
+    render = str(described.get("render", "fields"))
+    return Command(
+        name=str(described["name"]),
+        doc=str(described.get("doc", "")),
+        run=_elsewhere,
+        parameters=tuple(_parameter(each) for each in described.get("parameters", ())),
+        access=described.get("access", "local"),
+        operation=bool(described.get("operation")),
+        changes=bool(described.get("changes", True)),
+        succeeds=str(described.get("succeeds", "done")),
+        render=render if render in RENDERINGS else "fields",
+        custom=bool(described.get("custom")),
+        timeout=float(described.get("timeout_s") or 0.0),
+    )
+
+
+def _parameter(described: Mapping[str, Any]) -> Parameter:
+    kind = str(described.get("kind"))
+    choices = tuple(str(choice) for choice in described.get("choices", ()))
+    return Parameter(
+        str(described["name"]),
+        kind if kind in KINDS else "any",
+        str(described.get("doc", "")),
+        required=bool(described.get("required")),
+        positional=bool(described.get("positional")),
+        choices=choices,
+        short=str(described.get("short", "")),
+        many=bool(described.get("many")),
+        metavar="" if choices else str(described.get("label", "")),
+        default=str(described.get("default", "")),
+    )
+
+
+def _elsewhere(*_args: Any, **_arguments: Any) -> dict[str, Any]:
+    raise CommandError("unavailable", "this command is run by its service")

@@ -1,0 +1,148 @@
+"""Work for the core that takes its time: looking at code, and running tests. One piece for an operation at a time.
+
+What comes of it is reported to the core as an event of its own (``core.reports``). A master that dies takes its jobs
+with it, and its successor is asked for them anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import TYPE_CHECKING, Any
+
+from cluster_service.control.errors import CommandError
+from cluster_service.core import reports
+
+from . import launch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
+
+    from cluster_service.core.actions import RunTest
+    from cluster_service.core.spec import GroupSpec, Release
+
+AT_ONCE = 0.1
+"""Seconds for which a test's lines are gathered before they are told."""
+
+ANY_HOST = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
+
+
+class Jobs:
+    """The jobs that run. *tell* takes the reports."""
+
+    def __init__(self, service: str, tell: Callable[[Any], None]) -> None:
+        self._service = service
+        self._tell = tell
+        self._running: dict[str, asyncio.Task[None]] = {}
+
+    def check(self, operation: str, release: Release, group: GroupSpec) -> None:
+        """Look whether the code of *release* can be run, by the user whose processes the workers of *group* are."""
+        self._begin(operation, self._check(operation, release, group))
+
+    def test(self, order: RunTest, release: Release, group: GroupSpec) -> None:
+        """Run the health check and the script that are ordered."""
+        self._begin(order.operation, self._test(order, release, group))
+
+    def abandon(self, operation: str) -> None:
+        """End the job of *operation*; nothing is reported."""
+        job = self._running.pop(operation, None)
+        if job is not None:
+            job.cancel()
+
+    async def close(self) -> None:
+        """End every job, and wait until nothing of it is left."""
+        jobs = list(self._running.values())
+        self._running.clear()
+        for job in jobs:
+            job.cancel()
+        await asyncio.gather(*jobs, return_exceptions=True)
+
+    def _begin(self, operation: str, work: Coroutine[Any, Any, None]) -> None:
+        if operation in self._running:
+            work.close()
+            return
+        task = asyncio.get_running_loop().create_task(work)
+        self._running[operation] = task
+
+    def _done(self, report: reports.Checked | reports.Tested) -> None:
+        self._running.pop(report.operation, None)  # first: the report may begin the next job of this operation
+        self._tell(report)
+
+    async def _check(self, operation: str, release: Release, group: GroupSpec) -> None:
+        from cluster_service.config.check import check_release  # noqa: PLC0415 - rarely needed
+
+        try:
+            environ = launch.of_release(release, os.environ)
+            notes = await asyncio.to_thread(
+                check_release, release, environ=environ, user=group.user, user_group=group.user_group
+            )
+        except CommandError as error:
+            self._done(reports.Checked(operation, error.message))
+        else:
+            self._done(reports.Checked(operation, notes=tuple(notes)))
+
+    async def _test(self, order: RunTest, release: Release, group: GroupSpec) -> None:
+        from . import trials  # noqa: PLC0415 - rarely needed
+
+        lines = _Lines(order.operation, self._tell)
+        error = ""
+        try:
+            if order.health_check is not None:
+                address = next((each for each in order.addresses if not each.startswith("udp:")), "")
+                error = await trials.http_check(address, order.health_check, order.timeout or trials.HTTP_TIMEOUT)
+            if order.script is not None and not error:
+                error = await trials.run_script(
+                    order.script,
+                    release=release,
+                    env={**launch.of_release(release, os.environ), **self._variables(order)},
+                    within=order.timeout,
+                    on_line=lines.add,
+                    user=group.user,
+                    group=group.user_group,
+                )
+        except OSError as error_:
+            error = f"the test could not be run: {error_}"
+        lines.flush()
+        self._done(reports.Tested(order.operation, error))
+
+    def _variables(self, order: RunTest) -> dict[str, str]:
+        return {
+            "CSERVICE_NAME": self._service,
+            "CSERVICE_GROUP": order.group,
+            "CSERVICE_GENERATION": str(order.generation),
+            **where(order.addresses),
+        }
+
+
+def where(addresses: Sequence[str]) -> Mapping[str, str]:
+    """Return ``CSERVICE_TEST_URL`` and ``CSERVICE_TEST_PORT`` for a test of what listens on *addresses*."""
+    for address in addresses:
+        host, _, port = address.removesuffix("+v4").rpartition(":")
+        if port.isdecimal() and not address.startswith(("unix:", "udp:")):
+            return {"CSERVICE_TEST_URL": f"http://{ANY_HOST.get(host, host)}:{port}", "CSERVICE_TEST_PORT": port}
+    return {"CSERVICE_TEST_URL": addresses[0]} if addresses else {}
+
+
+class _Lines:
+    """What a test writes, told a handful of lines at a time: a report is a turn of the core."""
+
+    def __init__(self, operation: str, tell: Callable[[Any], None]) -> None:
+        self._operation = operation
+        self._tell = tell
+        self._lines: list[str] = []
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, line: str) -> None:
+        """Tell *line*, soon."""
+        self._lines.append(line)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(AT_ONCE, self.flush)
+
+    def flush(self) -> None:
+        """Tell what has been gathered, now."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        lines, self._lines = tuple(self._lines), []
+        if lines:
+            self._tell(reports.Said(self._operation, lines))

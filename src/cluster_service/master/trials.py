@@ -1,0 +1,315 @@
+"""Trying a release: a script of the user's that is run against it, and a health check.
+
+A script runs under ``worker/job.py``, which lets nothing of it outlive it, however it ends: by itself, over time,
+because it is not wanted any more, or because this master is killed. Each trial's answer is a sentence: why it failed,
+or nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from cluster_service.config.check import identity
+from cluster_service.config.targets import is_python
+from cluster_service.control.errors import CommandError
+from cluster_service.wire import addresses
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from cluster_service.core.spec import Release
+
+JOB = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "worker", "job.py")
+
+HTTP_TIMEOUT = 10.0
+"""Seconds that a health check may take, where nothing else was said."""
+
+LINE = 1000
+"""Characters of a line that are told."""
+
+MOST = 1 << 20
+"""Bytes of output that are told."""
+
+BODY = 500
+"""Bytes of a bad answer that are looked at."""
+
+CANNOT_RUN = 126
+"""The exit code of ``job.py`` for a program that cannot be executed."""
+
+
+async def run_script(
+    script: str,
+    *,
+    release: Release,
+    env: Mapping[str, str],
+    within: float | None,
+    on_line: Callable[[str], None],
+    user: str | None = None,
+    group: str | None = None,
+) -> str:
+    """Run *script* in the directory of *release*; return why it failed, or nothing when it ended with exit code 0.
+
+    A Python file is run by the release's interpreter (ours, where it has none) and can import the release's code; any
+    other must be executable. A relative path starts from the release's directory. *env*: the whole environment.
+    *within*: seconds, after which it is killed; None or 0: any. *on_line* is given each line of its output and errors
+    as it comes. *user*, *group*: as whom it runs; None: as we do. All its processes are gone when this returns or
+    raises, also when it is cancelled.
+    """
+    script = os.path.join(release.cwd, script)
+    python = release.python or sys.executable
+    try:
+        by_python = _check(script, release.cwd)
+        become = identity(user, group)
+    except CommandError as error:
+        return error.message
+    who = [str(become["user"]), str(become["group"]), _listed(become["extra_groups"])] if become else ["-"] * 3
+    output = _Output(on_line)
+    late = False
+    job = _Job(
+        [*who, *([python] if by_python else []), script], release.cwd, _environment(env, release, by_python=by_python)
+    )
+    try:
+        await job.start(output)
+        try:
+            async with asyncio.timeout(within or None):
+                await job.ended()
+        except TimeoutError:
+            late = True
+    finally:
+        code = await job.close()
+    output.end()
+    return f"the test {script} took longer than {within:g} s and was killed" if late else _why(script, code, output)
+
+
+def _check(script: str, cwd: str) -> bool:
+    """Return whether *script* is for a Python interpreter. Raises CommandError when it cannot be run in *cwd*."""
+    if not os.path.isdir(cwd):
+        raise CommandError("failed", f"the test {script} cannot be run: there is no directory {cwd}")
+    if not os.path.isfile(script):
+        what = "is a directory" if os.path.isdir(script) else "does not exist"
+        raise CommandError("failed", f"the test {script} {what}")
+    executable = os.access(script, os.X_OK)
+    if script.endswith(".py") or (not executable and os.access(script, os.R_OK) and is_python(script)):
+        return True
+    if not executable:
+        raise CommandError("failed", f"the test {script} is neither Python nor executable: chmod +x {script}")
+    return False
+
+
+def _listed(groups: list[int]) -> str:
+    return ",".join(str(group) for group in groups) or "-"
+
+
+def _environment(env: Mapping[str, str], release: Release, *, by_python: bool) -> dict[str, str]:
+    """For Python: lines come when they are written, and the release's code can be imported as its workers do."""
+    if not by_python or release.kind == "command":
+        return {"PYTHONUNBUFFERED": "1", **env}
+    home = release.cwd if release.kind == "app" else os.path.dirname(release.target)
+    path = os.pathsep.join(part for part in (home, env.get("PYTHONPATH", "")) if part)
+    return {"PYTHONUNBUFFERED": "1", **env, "PYTHONPATH": path}
+
+
+def _why(script: str, code: int, output: _Output) -> str:
+    if code == 0:
+        return ""
+    if code == CANNOT_RUN and " cannot be run: " in output.last:
+        return f"the test {output.last}"
+    how = f"failed with exit code {code}" if code > 0 else f"was ended by signal {-code} ({_signal_name(-code)})"
+    return f"the test {script} {how}" + (f": {output.last}" if output.last else "")
+
+
+def _signal_name(number: int) -> str:
+    import signal  # noqa: PLC0415
+
+    with contextlib.suppress(ValueError):
+        return signal.Signals(number).name
+    return "of no name"
+
+
+class _Job:
+    """``job.py`` with a program, from its start until nothing of it is left."""
+
+    def __init__(self, arguments: list[str], cwd: str, env: dict[str, str]) -> None:
+        self._arguments = arguments
+        self._cwd = cwd
+        self._env = env
+        self._process: asyncio.subprocess.Process | None = None
+        self._lifeline = -1
+        """A pipe of which we alone hold this end: when it closes, the program is killed."""
+        self._pipe: asyncio.ReadTransport | None = None
+        self._output_ended = asyncio.Event()
+
+    async def start(self, output: _Output) -> None:
+        """Start the program; *output* is given what it writes. Raises OSError."""
+        held, self._lifeline = os.pipe()
+        read, written = os.pipe()
+        try:
+            self._pipe, _ = await asyncio.get_running_loop().connect_read_pipe(
+                lambda: _Reader(output, self._output_ended), os.fdopen(read, "rb", buffering=0)
+            )
+            self._process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-I", "-S", JOB, *self._arguments),
+                cwd=self._cwd,
+                env=self._env,
+                stdin=held,
+                stdout=written,
+                stderr=written,
+                start_new_session=True,
+            )
+        finally:
+            os.close(held)
+            os.close(written)
+
+    async def ended(self) -> None:
+        """Return when the program has ended by itself, and nothing of it is left."""
+        if self._process is not None:
+            await self._process.wait()
+
+    async def close(self) -> int:
+        """Kill what is left; return the exit code (a signal's number below 0), when the output has been read."""
+        if self._lifeline >= 0:
+            os.close(self._lifeline)
+            self._lifeline = -1
+        code = 0
+        try:
+            if self._process is not None:
+                code = await self._process.wait()
+                with contextlib.suppress(TimeoutError):  # what could not be killed may hold it open
+                    await asyncio.wait_for(self._output_ended.wait(), 1.0)
+        finally:
+            if self._pipe is not None:
+                self._pipe.close()
+        return code
+
+
+class _Reader(asyncio.Protocol):
+    """Hands over what a pipe gives."""
+
+    def __init__(self, output: _Output, ended: asyncio.Event) -> None:
+        self._output = output
+        self._ended = ended
+
+    def data_received(self, data: bytes) -> None:
+        """See ``asyncio.Protocol``."""
+        self._output.feed(data)
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        """See ``asyncio.Protocol``."""
+        self._ended.set()
+
+
+class _Output:
+    """Cuts output into lines: long ones are cut short, and there is an end to their number."""
+
+    def __init__(self, on_line: Callable[[str], None]) -> None:
+        self._on_line = on_line
+        self._line = bytearray()
+        self._told = 0
+        self.last = ""
+        """The last line that is not empty."""
+
+    def feed(self, data: bytes) -> None:
+        """Take what was written next."""
+        *lines, rest = data.split(b"\n")
+        for line in lines:
+            self._add(line)
+            self._tell()
+        self._add(rest)
+
+    def end(self) -> None:
+        """Tell the last line, where it had no end."""
+        if self._line:
+            self._tell()
+
+    def _add(self, data: bytes) -> None:
+        self._line += data[: max(0, 4 * LINE + 1 - len(self._line))]  # a character has at most 4 bytes
+
+    def _tell(self) -> None:
+        line = self._line.decode("utf-8", "replace").rstrip("\r")
+        size = len(self._line) + 1
+        self._line.clear()
+        if len(line) > LINE:
+            line = line[:LINE] + " …"
+        self.last = line.strip() or self.last
+        if self._told <= MOST:
+            self._told += size
+            self._on_line(line if self._told <= MOST else f"(more than {MOST >> 20} MiB of output: no more is shown)")
+
+
+async def http_check(address: str, path: str, within: float | None = HTTP_TIMEOUT) -> str:
+    """Ask for *path* at *address*; return what is wrong with the answer, or nothing when its status is 2xx or 3xx.
+
+    *address*: as ``wire.addresses`` has it. *within*: seconds; None or 0: any.
+    """
+    if not address:
+        return f"the health check {path} has nothing to ask: the worker listens nowhere"
+    what = f"the health check GET {path} at {address}"
+    try:
+        async with asyncio.timeout(within or None):
+            status, text = await _get(addresses.parse(address), path)
+    except TimeoutError:
+        return f"{what} was not answered in {within:g} s"
+    except (OSError, EOFError, ValueError) as error:
+        return f"{what} failed: {getattr(error, 'strerror', None) or error}"
+    if 200 <= status < 400:
+        return ""
+    with contextlib.suppress(ValueError):
+        return f"{what} was answered {status} {HTTPStatus(status).phrase}" + (f": {text}" if text else "")
+    return f"{what} was answered {status}" + (f": {text}" if text else "")
+
+
+async def _get(address: addresses.Address, path: str) -> tuple[int, str]:
+    """Return the status and, where it is a bad one, the first line of the answer. Raises OSError, ValueError."""
+    host = address.host
+    if address.kind == "unix":
+        where = address.path or "\0" + host[1:]
+        reader, writer = await asyncio.open_unix_connection(where)
+        host = "localhost"
+    elif address.kind == "tcp":
+        if address.wildcard:
+            host = "127.0.0.1" if address.dual or host == "0.0.0.0" else "::1"
+        reader, writer = await asyncio.open_connection(host, address.port)
+        host = f"[{host}]:{address.port}" if ":" in host else f"{host}:{address.port}"
+    else:
+        raise ValueError("HTTP is not spoken over UDP")
+    try:
+        writer.write(
+            f"GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: cservice\r\nAccept: */*\r\n"
+            "Connection: close\r\n\r\n".encode("ascii")
+        )
+        status = await _status(reader)
+        text = await _first_line(reader) if status >= 400 else ""
+        return status, text
+    finally:
+        writer.transport.abort()
+
+
+async def _status(reader: asyncio.StreamReader) -> int:
+    while True:
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+        except asyncio.IncompleteReadError as error:
+            said = "the connection was closed without an answer"
+            raise ValueError(said if not error.partial else "the answer is not HTTP") from None
+        except asyncio.LimitOverrunError:
+            raise ValueError("the answer is not HTTP") from None
+        version, _, rest = head.partition(b" ")
+        if not version.startswith(b"HTTP/") or not rest[:3].isdigit():
+            raise ValueError("the answer is not HTTP")
+        if not rest.startswith(b"1"):  # 100 Continue and the like come before the answer
+            return int(rest[:3])
+
+
+async def _first_line(reader: asyncio.StreamReader) -> str:
+    """What a bad answer says, if it is text and comes at once."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(0.5):
+            body = await reader.read(BODY)
+            line = (body.decode("utf-8", "replace").strip().splitlines() or [""])[0]
+            return line[:200] if line.isprintable() else ""
+    return ""

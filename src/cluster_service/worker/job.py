@@ -1,0 +1,171 @@
+"""Runs one program for the master and lets nothing of it outlive it: ``python -I -S job.py UID GID GROUPS ARGV…``.
+
+Started with a pipe as its standard input, of which the master alone holds the other end, and in a session of its own.
+The program gets the rest: output, environment, directory; an empty standard input; a session and process group of its
+own. It is run as user *UID* (``-``: as we are), with the groups *GID* and *GROUPS* (``4,24``; ``-``: none).
+
+When the program has ended, when the pipe ends (the master has let go of it, or is dead), or on SIGTERM, SIGINT or
+SIGHUP, everything that descends from it is killed, whatever sessions and groups it has made for itself: this process
+is a child subreaper, so no orphan gets past it. Then it ends just as the program did: by the same exit code or signal.
+Should it be killed itself, the kernel kills the program.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import resource
+import select
+import signal
+import sys
+from typing import List, NoReturn, Optional, Sequence
+
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+
+CANNOT_RUN = 126
+"""The exit code of a program that could not be executed, as shells have it."""
+
+
+def _prctl(option: int, value: int) -> None:
+    if ctypes.CDLL(None, use_errno=True).prctl(option, ctypes.c_ulong(value), 0, 0, 0):
+        raise OSError(ctypes.get_errno(), f"prctl {option}")
+
+
+def main(arguments: Sequence[str]) -> NoReturn:
+    """Run the program in *arguments*; see the module."""
+    uid, gid, groups, *argv = arguments
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+    awake, waker = os.pipe()
+    for end in (awake, waker):
+        os.set_blocking(end, False)
+    signal.set_wakeup_fd(waker)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+        signal.signal(number, lambda *_: None)
+    own = os.getpid()
+    program = os.fork()
+    if program == 0:
+        _become(uid, gid, groups, argv, own)
+    null = os.open(os.devnull, os.O_RDWR)
+    for stream in (1, 2):  # the program's alone now: its end is the end of the output
+        os.dup2(null, stream)
+    os.close(null)
+    status = _wait(program, awake)
+    if status is None:
+        status = _kill(program)
+    _kill_the_rest()
+    _end_as(status)
+
+
+def _become(uid: str, gid: str, groups: str, argv: List[str], parent: int) -> NoReturn:
+    """In the child: execute the program."""
+    try:
+        signal.set_wakeup_fd(-1)
+        for number in signal.valid_signals():
+            if number not in (signal.SIGKILL, signal.SIGSTOP):
+                signal.signal(number, signal.SIG_DFL)
+        os.setsid()
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        if uid != "-":
+            os.setgroups([int(group) for group in groups.split(",") if group != "-"])
+            os.setgid(int(gid))
+            os.setuid(int(uid))
+        _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # after setuid, which clears it
+        if os.getppid() == parent:
+            os.execv(argv[0], argv)  # noqa: S606 - that is what this is for
+    except OSError as error:
+        why = {
+            errno.ENOENT: "the interpreter that its first line names does not exist",
+            errno.ENOEXEC: "it is no program for this machine, and has no first line like #!/bin/sh",
+        }.get(error.errno or 0, error.strerror)
+        os.write(2, f"{argv[0]} cannot be run: {why}\n".encode("utf-8", "replace"))
+    finally:
+        os._exit(CANNOT_RUN)
+
+
+def _wait(program: int, awake: int) -> Optional[int]:
+    """Return the wait status of *program*, or None when it is to be killed first."""
+    poll = select.poll()
+    poll.register(0, select.POLLIN)
+    poll.register(awake, select.POLLIN)
+    while True:
+        ready = {descriptor for descriptor, _ in poll.poll()}
+        if awake in ready:
+            numbers = os.read(awake, 4096)
+            status = _reap(program)
+            if status is not None:
+                return status
+            if set(numbers) - {signal.SIGCHLD}:
+                return None
+        if 0 in ready and not os.read(0, 4096):
+            return None
+
+
+def _reap(program: int) -> Optional[int]:
+    """Collect the children that have ended; return the wait status of *program* if it is among them."""
+    found = None
+    try:
+        while True:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                return found
+            if pid == program:
+                found = status
+    except ChildProcessError:
+        return found
+
+
+def _kill(program: int) -> int:
+    try:
+        os.kill(program, signal.SIGKILL)  # not reaped yet, so the number is still its own
+    except PermissionError:  # it has become another user's
+        return signal.SIGKILL
+    return os.waitpid(program, 0)[1]
+
+
+def _kill_the_rest() -> None:
+    """Kill every descendant. What loses its parent meanwhile becomes our child, and its turn comes."""
+    while True:
+        killed = False
+        for pid in _children():
+            try:
+                os.kill(pid, signal.SIGKILL)
+                killed = True
+            except OSError:  # gone; or another user's, by a program that is setuid, and not for us to kill
+                continue
+        try:
+            pid, _ = os.waitpid(-1, 0 if killed else os.WNOHANG)
+        except ChildProcessError:
+            return
+        if not killed and pid == 0:
+            return
+
+
+def _children() -> List[int]:
+    """Our children, whose parents are dead; and as far as /proc tells, no others."""
+    own = os.getpid()
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                with open(f"/proc/{entry}/stat", "rb") as file:
+                    if int(file.read().rpartition(b")")[2].split()[1]) == own:
+                        found.append(int(entry))
+            except (OSError, IndexError, ValueError):
+                continue
+    return found
+
+
+def _end_as(status: int) -> NoReturn:
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        if number not in (signal.SIGKILL, signal.SIGSTOP):
+            signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+    os._exit(os.waitstatus_to_exitcode(status) if os.WIFEXITED(status) else 1)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

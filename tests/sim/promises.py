@@ -173,6 +173,8 @@ class CheckedWorld(World):
         if action.private != (action.slot == 0):
             self.broken(f"{place} is started with private={action.private}")
         there = self.staying(place)
+        if self.group_of(action.group).singleton and self.alive(action.group):
+            self.broken(f"{action.group} is a singleton, has {self.alive(action.group)}, and gets one more")
         if len(there) > 1:
             self.broken(f"{place} has {there} and gets one more")
         if there and there[0].spawn.meta["generation"] == action.generation:
@@ -209,6 +211,8 @@ class CheckedWorld(World):
         elif action.reason == "hang":
             if not process.hung:
                 self.broken(f"{process} is asked to end for a hang, and it does not hang")
+        elif self.group_of(place[0]).singleton:
+            self.excused.add(place)
         elif process.serving and not self._successors(process):
             self.broken(f"{process} is asked to end ({action.reason}), and no successor serves")
 

@@ -87,9 +87,12 @@ def pick(choices: Sequence[T], number: int) -> T:
 
 
 def group(name: str, count: int, restart: RestartPolicy) -> GroupSpec:
+    alone = name == "jobs"
     return GroupSpec(
-        name, count, KINDS[name][0], ready_timeout=READY_TIMEOUT, stop_timeout=STOP_TIMEOUT, restart=restart
-    )
+        name, min(count, 1) if alone else count, KINDS[name][0], ready_timeout=READY_TIMEOUT,
+        stop_timeout=STOP_TIMEOUT, restart=restart, singleton=alone,
+        depends_on=(("web", "ready"),) if name == "api" else (),
+    )  # fmt: skip
 
 
 def program(name: str, behaviour: str) -> Program:

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from cluster_service.wire import facts
 
-from . import actions, reports, requests, rollouts, seen, wanted, watch
+from . import actions, reload, reports, requests, rollouts, seen, wanted, watch
 from .group import Group
 from .operations import Operation
+from .spec import Spec
 from .stages import LIVE
 from .turn import LINGER, end, ready_after, turn
 from .worker import Worker
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from . import events
-    from .spec import Spec
 
 LATE = 1.0
 """Seconds by which a turn may miss its deadline before we conclude that we were suspended or starved."""
@@ -109,6 +109,7 @@ class Cluster:
     def snapshot(self) -> dict[str, Any]:
         """The notebook: all that cannot be learned from the guardian. JSON-able."""
         return {
+            "spec": self.spec.to_json(),
             "groups": [group.to_json() for group in self.groups.values()],
             "workers": [vars(worker) for worker in self.workers.values()],
             "operations": [operation.to_json() for operation in self.operations],
@@ -120,7 +121,7 @@ class Cluster:
     @classmethod
     def restore(cls, spec: Spec, data: dict[str, Any]) -> Cluster:
         """Inverse of ``snapshot`` after a trip through JSON. The next event must be the guardian's Snapshot."""
-        cluster = cls(spec)
+        cluster = cls(Spec.from_json(data["spec"]) if "spec" in data else spec)  # it may have been reloaded since
         cluster.groups = {group["spec"]["name"]: Group.from_json(group) for group in data["groups"]}
         cluster.workers = {worker["number"]: Worker(**worker) for worker in data["workers"]}
         cluster.operations = [Operation(**operation) for operation in data["operations"]]
@@ -216,6 +217,7 @@ HANDLERS: dict[type, Callable[[Cluster, Any, float], None]] = {
     requests.Upgrade: wanted.upgrade,
     requests.Rollback: wanted.rollback,
     requests.Cancel: wanted.cancel,
+    requests.Reload: reload.reload,
     requests.Test: wanted.test,
     reports.Checked: rollouts.checked,
     reports.Tested: rollouts.tested,

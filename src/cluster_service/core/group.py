@@ -78,6 +78,8 @@ class Group:
     """Its workers call listen on a socket that listens already; so one that has only bound it is not ready yet."""
     at_a_time: int = 0
     """How many workers may boot at the same time; 0: any number."""
+    released: bool = False
+    """What it depends on has been there once: from then on it is on its own."""
     promoted: int = 1
     """The generation that new slots are of: the last that a whole operation ended well with."""
     past: list[Release] = field(default_factory=list)

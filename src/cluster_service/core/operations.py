@@ -24,12 +24,14 @@ class Operation:
     command: str
     """As an operator would type it: ``restart all``."""
     kind: str
-    """start, restart, scale, shutdown, upgrade, rollback or test."""
+    """start, restart, scale, shutdown, upgrade, rollback, reload or test."""
     at: float
     slots: list[list[Any]] = field(default_factory=list)
     """The ``[group, slot]`` that it is about."""
     generations: dict[str, int] = field(default_factory=dict)
     """The generation of each group that is promoted when it is done."""
+    children: list[str] = field(default_factory=list)
+    """reload: the operations that it has begun."""
     state: str = "running"
     reason: str | None = None
     steps: list[list[Any]] = field(default_factory=list)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from . import actions, events
-from .rollout import plan_slot, replacing, surge
+from .rollout import plan_alone, plan_slot, replacing, surge
 from .stages import KINDS
 from .worker import Worker
 
@@ -27,7 +27,10 @@ def reconcile(cluster: Cluster, group: Group, now: float) -> None:
     wanting: list[tuple[int, int, str]] = []
     for slot in slots.values():
         of_slot = [worker for worker in workers if worker.slot == slot.number]
-        plan = plan_slot(slot.generation, of_slot, hold=slot.hold)
+        if group.spec.singleton:
+            plan = plan_alone(slot.generation, workers)
+        else:
+            plan = plan_slot(slot.generation, of_slot, hold=slot.hold)
         for worker in plan.stop:
             reason = _why_replaced(group, worker, slot)
             stop(cluster, worker, stop_timeout(cluster, worker), reason, now)
@@ -42,7 +45,7 @@ def _may_start(cluster: Cluster, group: Group, slot: Slot, wants: str, now: floa
     at = group.next_try(slot)
     workers = cluster.of_group(group.name)
     booting = [worker for worker in workers if worker.booting]
-    if at is None or at > now:
+    if at is None or at > now or waits_for(cluster, group):
         return False
     if group.trying(slot.generation) and any(worker.generation == slot.generation for worker in booting):
         return False
@@ -50,6 +53,25 @@ def _may_start(cluster: Cluster, group: Group, slot: Slot, wants: str, now: floa
         return False
     wanted = {each.number: each.generation for each in group.slots.values()}
     return wants == "start" or replacing(wanted, workers) < surge(len(group.slots))
+
+
+def waits_for(cluster: Cluster, group: Group) -> list[str]:
+    """The groups that *group* depends on and that are not there yet; none once it has been started."""
+    if not group.released:
+        missing = [name for name, what in group.spec.depends_on if not _is_there(cluster, name, what)]
+        if missing:
+            return missing
+        group.released = True
+    return []
+
+
+def _is_there(cluster: Cluster, name: str, what: str) -> bool:
+    group = cluster.groups.get(name)
+    if group is None or not group.slots:
+        return True  # nobody is to be waited for
+    workers = [each for each in cluster.of_group(name) if each.slot in group.slots]
+    there = {each.slot for each in workers if each.serving or (what == "started" and each.state == "starting")}
+    return there == set(group.slots)
 
 
 def _start(cluster: Cluster, group: Group, slot: Slot, now: float) -> None:

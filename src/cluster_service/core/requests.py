@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .spec import GroupSpec, Release
+    from .spec import GroupSpec, Release, Spec
 
 
 class Rejected(Exception):
@@ -94,6 +94,15 @@ class Cancel:
 
 
 @dataclass(frozen=True)
+class Reload:
+    """Take up *spec* in place of the one that was configured. *monitor*, *timeout*: as of an upgrade."""
+
+    spec: Spec
+    monitor: float = 10.0
+    timeout: float | None = None
+
+
+@dataclass(frozen=True)
 class Test:
     """Run *script* against the release of *group*; None: the only one, or the first. *timeout*: seconds; None: any."""
 
@@ -112,4 +121,4 @@ class Tick:
     """Time has passed: the deadline that the core gave is here."""
 
 
-Request = Restart | Scale | Shutdown | StartGroup | Upgrade | Rollback | Cancel | Test | ExitNow
+Request = Restart | Scale | Shutdown | StartGroup | Upgrade | Rollback | Cancel | Reload | Test | ExitNow

@@ -35,6 +35,14 @@ class SlotPlan(NamedTuple):
     stop: tuple[Worker, ...]
 
 
+def plan_alone(generation: int, workers: Sequence[Worker]) -> SlotPlan:
+    """The same for a slot of which there are never two workers: the stale one has ended before the next starts."""
+    staying = sorted((worker for worker in workers if worker.staying), key=lambda worker: worker.number)
+    current = [worker for worker in staying if worker.generation == generation]
+    extra = tuple(worker for worker in staying if worker not in current[:1])
+    return SlotPlan("nothing" if workers else "start", extra)
+
+
 def plan_slot(generation: int, workers: Sequence[Worker], *, hold: bool = False) -> SlotPlan:
     """Compare a slot's wanted *generation* with its *workers* (those leaving are ignored).
 

@@ -11,6 +11,7 @@ canary does not listen; a test that fails. An operator's ``cancel`` is the same 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from . import actions, judge, watch
@@ -203,7 +204,8 @@ def _canary(cluster: Cluster, group: Group, rollout: Rollout, operation: Operati
         return
     if rollout.due is None:
         rollout.due = now + rollout.monitor
-        text = f"canary: {worker.name} (pid {worker.pid}) serves beside the old release; watching it"
+        beside = "in place of" if group.spec.singleton else "beside"
+        text = f"canary: {worker.name} (pid {worker.pid}) serves {beside} the old release; watching it"
         judge.step(cluster, operation, f"{text} for {seconds(rollout.monitor)}", now)
     if not _is_due(cluster, group, rollout, [worker], now):
         return
@@ -241,6 +243,8 @@ def _bake(cluster: Cluster, group: Group, rollout: Rollout, operation: Operation
     rollout.move("healthy")
     if rollout.whole:
         group.promote(rollout.new, back=operation.kind == "rollback")
+        if rollout.configured:
+            group.spec = replace(group.spec, release=group.release)
     _end(cluster, group, operation, "done", None, now)
 
 

@@ -78,6 +78,10 @@ class GroupSpec:
     """The path that an upgrade asks of its canary (``/health``); None: nothing is asked."""
     hang_timeout: float = 60.0
     """A worker whose main loop has not turned for this long hangs; 0: no worker is ever found to."""
+    depends_on: tuple[tuple[str, str], ...] = ()
+    """``(group, condition)``: it is first started when every worker of that group is ``ready``, or ``started``."""
+    singleton: bool = False
+    """It has one worker, and never two at a time: the old one ends before the new one starts."""
 
     def with_count(self, count: int) -> GroupSpec:
         """The same group with another count."""
@@ -89,6 +93,7 @@ class GroupSpec:
         known = dict(data)
         known["release"] = Release.from_json(known["release"])
         known["restart"] = RestartPolicy(**known.get("restart", {}))
+        known["depends_on"] = tuple((str(group), str(what)) for group, what in known.get("depends_on", ()))
         return cls(**known)
 
 

@@ -52,6 +52,8 @@ class Rollout:
     test: str | None = None
     health_check: str | None = None
     allow_port_change: bool = False
+    configured: bool = False
+    """The configuration asks for it: when it is done, its release is the configured one."""
     stage: str = "check"
     ordered: bool = False
     """The check or the test of this stage has been ordered of the master that lives."""

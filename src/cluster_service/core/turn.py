@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from . import actions, events, judge, rollouts, seen
+from . import actions, events, judge, reload, rollouts, seen
 from .reconcile import BOOT_STOP, reconcile, stop, stop_timeout
 from .spec import GIVE_UP_CODE
 from .stages import KINDS
@@ -31,7 +31,9 @@ def turn(cluster: Cluster, now: float) -> None:
             rollouts.steer(cluster, group, now)
             reconcile(cluster, group, now)
         for operation in cluster.running():
-            if operation.kind not in KINDS and operation.kind != "test":
+            if operation.kind == "reload":
+                reload.watch(cluster, operation, now)
+            elif operation.kind not in KINDS and operation.kind != "test":
                 judge.judge(cluster, operation, now)
         if len(cluster.todo) == before:
             break

@@ -52,6 +52,8 @@ def _worker_row(group: Group, worker: Worker, now: float) -> Json:
 
 def _empty_row(group: Group, slot: Slot, now: float) -> Json:
     row = _row(group, slot.number, slot.generation, "broken" if slot.broken else "waiting", slot.reason)
+    if group.spec.depends_on and not group.released:
+        row["waits_for"] = [name for name, _ in group.spec.depends_on]
     at = group.next_try(slot)
     row["next_try_s"] = None if at is None else round(max(0.0, at - now), 3)
     return row

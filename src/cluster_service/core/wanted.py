@@ -29,7 +29,7 @@ CANCELLED = KINDS | {"restart", "test"}
 
 def restart(cluster: Cluster, request: Restart, now: float) -> None:
     """Want a new generation in the slots that are meant."""
-    _refuse_when_ending(cluster)
+    refuse_when_ending(cluster)
     slots = select(request.selector, cluster.groups, cluster.workers.values())
     names = {name for name, _ in slots}
     judge.refuse_while_rolling(cluster, names)
@@ -47,17 +47,23 @@ def restart(cluster: Cluster, request: Restart, now: float) -> None:
 
 def upgrade(cluster: Cluster, request: Upgrade, now: float) -> None:
     """Want another release in the slots that are meant, by and by."""
-    _refuse_when_ending(cluster)
+    refuse_when_ending(cluster)
     group = group_of(cluster, request.selector)
     slots = select(request.selector, cluster.groups, cluster.workers.values())
     tested = request.test or request.health_check
+    if tested and group.spec.singleton:
+        raise Rejected(
+            "bad_request",
+            f"{group.name!r} has never two workers at a time, so there can be none that is only tried",
+            "leave out the test",
+        )
     if tested and group.spec.share == "none":
         raise Rejected(
             "bad_request",
             f"the workers of {group.name!r} open their ports themselves (share none): a test could not be kept apart",
             "leave out the test, or share the ports",
         )
-    _roll(cluster, group, [number for _, number in slots], request.release, "upgrade", request.selector, now)
+    roll(cluster, group, [number for _, number in slots], request.release, "upgrade", request.selector, now)
     rollout = group.rollout
     assert rollout is not None  # noqa: S101 - begun above
     rollout.monitor, rollout.timeout = request.monitor, request.timeout
@@ -67,7 +73,7 @@ def upgrade(cluster: Cluster, request: Upgrade, now: float) -> None:
 
 def rollback(cluster: Cluster, request: Rollback, now: float) -> None:
     """Want the release again that was promoted before this one."""
-    _refuse_when_ending(cluster)
+    refuse_when_ending(cluster)
     if request.selector != "all" and request.selector not in cluster.groups:
         known = ", ".join(["all", *cluster.groups])
         raise Rejected("not_found", f"there is no group {request.selector!r}", f"name one of: {known}")
@@ -78,14 +84,15 @@ def rollback(cluster: Cluster, request: Rollback, now: float) -> None:
         raise Rejected(
             "bad_request", f"there is no earlier release of group {group.name!r}", "upgrade TARGET moves to any other"
         )
-    _roll(cluster, group, list(group.slots), group.past[-1], "rollback", request.selector, now)
+    roll(cluster, group, list(group.slots), group.past[-1], "rollback", request.selector, now)
     assert group.rollout is not None  # noqa: S101 - begun above
     group.rollout.monitor, group.rollout.timeout = request.monitor, request.timeout
 
 
-def _roll(
+def roll(
     cluster: Cluster, group: Group, slots: list[int], release: Release, kind: str, selector: str, now: float
 ) -> None:
+    """Begin to move *slots* of *group* to *release*. Raises Rejected."""
     judge.refuse_while_rolling(cluster, {group.name})
     if not slots:
         raise Rejected("bad_request", f"group {group.name!r} has no workers", f"scale it first: scale 1 {group.name}")
@@ -115,7 +122,7 @@ def _one_group(cluster: Cluster, names: set[str], selector: str) -> Group:
 
 def cancel(cluster: Cluster, request: Cancel, now: float) -> None:
     """Want back what an operation has changed so far; ``last_operation`` is that operation then."""
-    _refuse_when_ending(cluster)
+    refuse_when_ending(cluster)
     operation = _to_cancel(cluster, request.operation)
     cluster.subject = operation.id
     if operation.kind in KINDS:
@@ -147,7 +154,7 @@ def _to_cancel(cluster: Cluster, wanted: str | None) -> Operation:
 
 def test(cluster: Cluster, request: Test, now: float) -> None:
     """Have a script run against the code base; nothing is wanted of the workers."""
-    _refuse_when_ending(cluster)
+    refuse_when_ending(cluster)
     group = _group(cluster, request.group) if request.group else next(iter(cluster.groups.values()))
     operation = judge.begin(cluster, "test", f"test {request.script}", [], now)
     serving = [worker for worker in cluster.of_group(group.name) if worker.serving and worker.slot in group.slots]
@@ -159,9 +166,11 @@ def test(cluster: Cluster, request: Test, now: float) -> None:
 
 def scale(cluster: Cluster, request: Scale, now: float) -> None:
     """Want another number of slots."""
-    _refuse_when_ending(cluster)
+    refuse_when_ending(cluster)
     group = _group(cluster, request.group)
     count = _count(request.change, len(group.slots))
+    if count > 1 and group.spec.singleton:
+        raise Rejected("bad_request", f"{group.name!r} is a singleton: it never has two workers", "ask for 0 or 1")
     before = set(group.slots)
     group.resize(count)
     changed = sorted(before ^ set(group.slots))
@@ -176,7 +185,7 @@ def scale(cluster: Cluster, request: Scale, now: float) -> None:
 
 def shutdown(cluster: Cluster, request: Shutdown, now: float) -> None:
     """Want the slots that are meant no more."""
-    _refuse_when_ending(cluster)
+    refuse_when_ending(cluster)
     if request.selector == "all":
         shutdown_all(cluster, request.timeout, now)
         return
@@ -190,7 +199,7 @@ def shutdown(cluster: Cluster, request: Shutdown, now: float) -> None:
 
 def start_group(cluster: Cluster, request: StartGroup, now: float) -> None:
     """Want a further group."""
-    _refuse_when_ending(cluster)
+    refuse_when_ending(cluster)
     name = request.group.name
     if name in cluster.groups and (cluster.groups[name].slots or cluster.of_group(name)):
         raise Rejected("bad_request", f"there is a group {name!r} already", "give another name with --group")
@@ -227,7 +236,8 @@ def shutdown_all(cluster: Cluster, timeout: float | None, now: float) -> None:
     judge.step(cluster, operation, f"not ready any more; serving goes on for {seconds(delay)}, for those who look", now)
 
 
-def _refuse_when_ending(cluster: Cluster) -> None:
+def refuse_when_ending(cluster: Cluster) -> None:
+    """Raise Rejected while the service is on its way to its end."""
     if cluster.ending:
         raise Rejected("stopping", "the service is shutting down", "start it again when it has ended")
 

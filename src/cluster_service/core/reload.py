@@ -1,0 +1,145 @@
+"""Taking up another spec while the service runs: what would change, and the one operation that changes it.
+
+What is compared is what was *configured* before with what is configured now. What an operator has changed since, by
+``scale`` or ``upgrade``, stays as it is where the configuration says the same as before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING
+
+from . import judge, wanted
+from .requests import Rejected, Scale, Shutdown, StartGroup
+
+if TYPE_CHECKING:
+    from .cluster import Cluster
+    from .group import Group
+    from .operations import Operation
+    from .requests import Reload
+    from .spec import GroupSpec, Spec
+
+REPLACING = frozenset({"release", "share", "user", "user_group"})
+"""Fields of a group that only new workers can take up."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """One difference. *effect*: start, stop, scale, replace (its workers, ready-first), settings (nobody restarts)."""
+
+    group: str
+    """Empty: the service as a whole."""
+    effect: str
+    text: str
+
+
+def plan(cluster: Cluster, spec: Spec) -> list[Change]:
+    """Return what taking up *spec* would change."""
+    found = [
+        Change("", "settings", f"{name}: {getattr(cluster.spec, name)} → {getattr(spec, name)}")
+        for name in ("give_up", "shutdown_delay")
+        if getattr(cluster.spec, name) != getattr(spec, name)
+    ]
+    names = {group.name for group in spec.groups}
+    found += [
+        Change(group.name, "stop", f"its {len(group.slots)} workers are ended")
+        for group in cluster.groups.values()
+        if group.name not in names and _configured(cluster, group)
+    ]
+    for new in spec.groups:
+        there = cluster.groups.get(new.name)
+        if there is None or not (there.slots or there.spec.count or cluster.of_group(new.name)):
+            found.append(Change(new.name, "start", f"{new.count} × {new.release.target}"))
+        else:
+            found += _changes(there, new)
+    return found
+
+
+def _configured(cluster: Cluster, group: Group) -> bool:
+    """Whether *group* came from the configuration; one that an operator has started is the operator's to end."""
+    return bool(group.slots) and any(each.name == group.name for each in cluster.spec.groups)
+
+
+def _changes(group: Group, new: GroupSpec) -> list[Change]:
+    old, found = group.spec, []
+    for field in fields(new):
+        before, after = getattr(old, field.name), getattr(new, field.name)
+        if before == after:
+            continue
+        if field.name == "count":
+            found.append(Change(new.name, "scale", f"workers: {len(group.slots)} → {after}"))
+        elif field.name == "release":
+            for part in fields(after):
+                was, will = getattr(before, part.name), getattr(after, part.name)
+                if was != will:
+                    shown = (
+                        "changed" if part.name == "env" else f"{_shown(was)} → {_shown(will)}"
+                    )  # it may hold secrets
+                    found.append(Change(new.name, "replace", f"{part.name}: {shown}"))
+        else:
+            effect = "replace" if field.name in REPLACING else "settings"
+            found.append(Change(new.name, effect, f"{field.name}: {_shown(before)} → {_shown(after)}"))
+    return found
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, tuple):
+        return " ".join(map(str, value)) or "none"
+    return "none" if value in (None, "") else str(value)
+
+
+def reload(cluster: Cluster, request: Reload, now: float) -> None:
+    """Take up another spec: one operation, which ends when those that it has begun have ended."""
+    wanted.refuse_when_ending(cluster)
+    changes = plan(cluster, request.spec)
+    effects = {(change.group, change.effect) for change in changes}
+    rolled = {name for name, effect in effects if effect in ("replace", "start", "stop")}
+    judge.refuse_while_rolling(cluster, rolled)
+    for name, effect in effects:
+        if effect == "replace" and not cluster.groups[name].slots:
+            raise Rejected(
+                "bad_request", f"group {name!r} has no workers to be replaced", f"scale it first: scale 1 {name}"
+            )
+    parent = judge.begin(cluster, "reload", "reload", [], now)
+    for change in changes:
+        judge.step(cluster, parent, f"{change.group or 'service'}: {change.text}", now)
+    specs = {group.name: group for group in request.spec.groups}
+    cluster.spec = request.spec
+    for name, effect in sorted(effects):
+        if effect == "stop":
+            wanted.shutdown(cluster, Shutdown(name), now)
+        elif effect == "start":
+            wanted.start_group(cluster, StartGroup(specs[name]), now)
+        elif effect == "scale":
+            group = cluster.groups[name]
+            group.spec = replace(group.spec, count=specs[name].count)
+            if len(group.slots) == specs[name].count:
+                continue
+            wanted.scale(cluster, Scale(str(specs[name].count), name), now)
+        else:
+            continue
+        parent.children.append(cluster.subject)
+    for name, new in specs.items():
+        group = cluster.groups[name]
+        old = group.spec.release
+        group.spec = replace(new, release=old)
+        if (name, "replace") in effects:
+            release = new.release if new.release != old else group.release
+            wanted.roll(cluster, group, list(group.slots), release, "upgrade", name, now)
+            assert group.rollout is not None  # noqa: S101 - begun above
+            group.rollout.monitor, group.rollout.timeout = request.monitor, request.timeout
+            group.rollout.configured = True
+            parent.children.append(cluster.subject)
+    cluster.subject = parent.id
+
+
+def watch(cluster: Cluster, parent: Operation, now: float) -> None:
+    """End *parent* when all of its children have ended."""
+    children = [each for each in cluster.operations if each.id in parent.children]
+    parent.slots = [slot for each in children for slot in each.slots]
+    parent.replaced = sum(each.replaced for each in children)
+    if any(each.running for each in children):
+        return
+    bad = [each for each in children if each.state != "done"]
+    reason = "\n".join(f"{each.command}: {each.state}: {each.reason}" for each in bad) or None
+    judge.finish(cluster, parent, "failed" if bad else "done", reason, now)

@@ -1,0 +1,197 @@
+"""Several groups: who waits for whom, who is never there twice, and another configuration for all of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from cluster_service.core import events
+from cluster_service.core.reload import plan
+from cluster_service.core.requests import Rejected, Reload, Restart, Scale, Shutdown, Upgrade
+from cluster_service.core.spec import GroupSpec, Release, Spec
+from cluster_service.testing import Program, World
+
+from .stories import BROKEN, GOOD, operation, running, told
+
+DB = GroupSpec("db", 2, Release("command", "db"))
+WEB = GroupSpec("web", 2, Release("script", "web", cwd="/srv"), depends_on=(("db", "ready"),))
+JOBS = GroupSpec("jobs", 1, Release("command", "jobs"), singleton=True)
+
+PROGRAMS = {
+    "db": replace(GOOD, addresses=("127.0.0.1:1",)),
+    "web": GOOD,
+    "web2": GOOD,
+    "jobs": Program(boot=0.5, ready="notify", addresses=(), stop_takes=2.0),
+    "jobs2": Program(boot=0.5, ready="notify", addresses=(), stop_takes=2.0),
+}
+
+
+def world(*groups: GroupSpec, **more: Any) -> World:
+    return World(Spec("default", groups, **more), PROGRAMS)
+
+
+def started(*groups: GroupSpec) -> World:
+    made = world(*groups)
+    assert made.run_until(lambda: not running(made), 120.0)
+    made.events.clear()
+    return made
+
+
+def ended(made: World, state: str = "done") -> None:
+    assert made.run_until(lambda: made.answers and not running(made), 300.0), made.story()
+    assert operation(made).state == state, operation(made).reason
+
+
+@pytest.mark.parametrize(("what", "at"), [("ready", 0.5), ("started", 0.0)])
+def test_a_group_waits_for_what_it_depends_on(what: str, at: float) -> None:
+    made = world(replace(WEB, depends_on=(("db", what),)), DB)
+    ended(made)
+    starts = [each.at - 1000.0 for each in made.history if isinstance(each.what, events.WorkerStart)]
+    assert [round(when, 3) for when in starts] == [0.0, 0.0, at, at]
+    made.request(Shutdown("db"))
+    ended(made)
+    made.kernel.kill(made.serving("web")[0].worker)
+    made.run(2.0)
+    assert len(made.serving("web")) == 2  # once it is there it is on its own
+
+
+def test_a_group_whose_condition_fails_is_not_started() -> None:
+    made = world(WEB, DB)
+    made.programs["db"] = BROKEN
+    made.run(300.0)
+    assert not made.alive("web")
+    made.programs["db"] = PROGRAMS["db"]
+    made.request(Restart("db"))
+    made.run(5.0)
+    assert len(made.serving("web")) == 2
+
+
+def most_at_a_time(made: World, seconds: float) -> int:
+    most = 0
+    for _ in range(int(seconds / 0.05)):
+        made.run(0.05)
+        most = max(most, len(made.alive("jobs")))
+    return most
+
+
+@pytest.mark.parametrize("request_", [Restart("jobs"), Upgrade("jobs", Release("command", "jobs2"), monitor=2.0)])
+def test_a_singleton_is_never_there_twice(request_: Any) -> None:
+    made = started(JOBS)
+    made.request(request_)
+    assert most_at_a_time(made, 20.0) == 1
+    ended(made)
+    made.kernel.kill(made.serving("jobs")[0].worker)
+    assert most_at_a_time(made, 5.0) == 1
+    assert len(made.serving("jobs")) == 1
+
+
+def test_a_bad_release_of_a_singleton_is_undone() -> None:
+    made = started(JOBS)
+    made.programs["jobs2"] = replace(PROGRAMS["jobs2"], dies_at=1.0)
+    made.request(Upgrade("jobs", Release("command", "jobs2"), monitor=5.0))
+    assert most_at_a_time(made, 20.0) == 1
+    ended(made, "undone")
+    assert [each.spawn.argv[0] for each in made.serving("jobs")] == ["jobs"]
+
+
+def test_what_a_singleton_refuses() -> None:
+    made = started(JOBS)
+    with pytest.raises(Rejected, match="singleton"):
+        made.request(Scale("2", "jobs"))
+    with pytest.raises(Rejected, match="never two workers"):
+        made.request(Upgrade("jobs", Release("command", "jobs2"), test="/t.py"))
+
+
+def test_a_plan_says_what_would_change_and_who_would_restart() -> None:
+    made = started(DB, WEB)
+    assert made.cluster is not None
+    new = Spec(
+        "default",
+        (
+            replace(WEB, count=3, stop_timeout=5.0, release=replace(WEB.release, target="web2", env=(("A", "b"),))),
+            JOBS,
+        ),
+        shutdown_delay=2.0,
+    )
+    found = [(change.group, change.effect, change.text) for change in plan(made.cluster, new)]
+    assert found == [
+        ("", "settings", "shutdown_delay: 0.0 → 2.0"),
+        ("db", "stop", "its 2 workers are ended"),
+        ("web", "scale", "workers: 2 → 3"),
+        ("web", "replace", "target: web → web2"),
+        ("web", "replace", "env: changed"),
+        ("web", "settings", "stop_timeout: 60.0 → 5.0"),
+        ("jobs", "start", "1 × jobs"),
+    ]
+    before = made.cluster.snapshot()
+    assert made.cluster.snapshot() == before
+    made.request(Reload(new, monitor=1.0))
+    ended(made)
+    assert sorted(each.spawn.argv[0] for each in made.serving()) == ["jobs", "web2", "web2", "web2"]
+    assert made.cluster.groups["web"].spec == new.groups[0]
+    assert plan(made.cluster, new) == []
+
+
+def test_nothing_new_changes_nothing() -> None:
+    made = started(DB, WEB)
+    made.request(Reload(made.spec))
+    assert operation(made).state == "done"
+    assert not told(made, events.WorkerStart)
+
+
+def test_settings_restart_nobody() -> None:
+    made = started(WEB)
+    new = replace(made.spec, groups=(replace(WEB, stop_timeout=1.0, hang_timeout=3.0, monitor=1.0),))
+    made.request(Reload(new))
+    ended(made)
+    assert not told(made, events.WorkerStart)
+
+
+def test_what_an_operator_has_changed_stays() -> None:
+    made = started(WEB)
+    made.request(Scale("4", "web"))
+    ended(made)
+    made.request(Upgrade("web", replace(WEB.release, target="web2"), monitor=1.0))
+    ended(made)
+    made.request(Reload(replace(made.spec, groups=(replace(WEB, stop_timeout=1.0),))))
+    ended(made)
+    assert [each.spawn.argv[0] for each in made.serving("web")] == ["web2"] * 4
+
+
+def test_a_bad_release_in_the_configuration_is_undone_and_can_be_tried_again() -> None:
+    made = started(WEB)
+    new = replace(made.spec, groups=(replace(WEB, release=replace(WEB.release, target="web2")),))
+    made.programs["web2"] = BROKEN
+    made.request(Reload(new, monitor=1.0))
+    ended(made, "failed")
+    assert "upgrade web web2: undone: " in (operation(made).reason or "")
+    made.programs["web2"] = GOOD
+    made.request(Reload(new, monitor=1.0))
+    ended(made)
+    assert [each.spawn.argv[0] for each in made.serving("web")] == ["web2"] * 2
+
+
+def test_a_reload_while_a_group_rolls_is_refused_and_changes_nothing() -> None:
+    made = started(WEB)
+    made.request(Restart("all"))
+    before = made.cluster.snapshot() if made.cluster else None
+    with pytest.raises(Rejected, match="is still running"):
+        made.request(Reload(replace(made.spec, groups=(replace(WEB, user="nobody"),))))
+    assert made.cluster is not None
+    assert made.cluster.snapshot() == before
+
+
+@pytest.mark.parametrize("after", range(0, 30, 3))
+def test_the_master_may_die_in_the_middle_of_it(after: int) -> None:
+    made = started(DB, WEB)
+    new = Spec("default", (replace(WEB, count=3, release=replace(WEB.release, target="web2")), JOBS))
+    made.kill_master(after + 1)
+    made.request(Reload(new, monitor=1.0))
+    made.run_until(lambda: made.answers and not running(made), 300.0)
+    made.run(30.0)
+    if made.cluster is not None and operation(made).kind == "start":  # the wish was lost with the master
+        made.request(Reload(new, monitor=1.0))
+        ended(made)
+    assert sorted(each.spawn.argv[0] for each in made.serving()) == ["jobs", "web2", "web2", "web2"]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster_service.config.table import SERVICE, SETTINGS, Setting
+from cluster_service.control import openapi
 from cluster_service.control.errors import CODES
 from cluster_service.control.registry import COMMANDS, Command, Parameter
 from cluster_service.core import events
@@ -143,6 +144,17 @@ def error_codes() -> str:
     return table(("code", "HTTP status", "exit code"), rows)
 
 
+def rest_reference() -> str:
+    """Every path of the HTTP doors, from their OpenAPI document."""
+    rows = []
+    for path, operations in openapi.document(COMMANDS.all())["paths"].items():
+        for method, operation in operations.items():
+            fine = [status for status in operation["responses"] if status.startswith("2")]
+            other = "" if operation["tags"] != ["probes"] else ", else 503"
+            rows.append((f"`{method.upper()} {path}`", operation["summary"], ", ".join(fine) + other))
+    return table(("path", "what", "answers"), rows)
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "worker-diagram": worker_diagram,
     "upgrade-diagram": upgrade_diagram,
@@ -152,6 +164,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "events": events_reference,
     "reasons": reasons,
     "error-codes": error_codes,
+    "rest": rest_reference,
 }
 """Name of a block -> what fills it."""
 

@@ -6,7 +6,6 @@ guardian, the command line and the workers (under any interpreter from 3.9 on) p
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 __version__ = "0.1.0"
@@ -31,7 +30,10 @@ _OUTSIDE = {
 _IN_A_MASTER = {**_OUTSIDE, "trigger": "cluster_service.master.api", "broadcast": "cluster_service.master.api"}
 _IN_A_WORKER = {**dict.fromkeys(_OUTSIDE, "cluster_service.worker.api"), "CommandError": "cluster_service.worker.bus"}
 
-__all__ = ["__version__", *sorted({**_ANYWHERE, **_OUTSIDE})]
+__all__ = [
+    "CommandError", "Context", "__version__", "broadcast", "command", "connect", "disable", "is_master", "is_worker",
+    "on", "on_message", "start", "trigger", "worker_ready",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
@@ -45,17 +47,9 @@ def __getattr__(name: str) -> Any:
 
 def _here() -> dict[str, str]:
     """Where the other names are: not the same in the master, in a worker, and outside of a service."""
-    if "CSERVICE_SLOT" not in os.environ and "CSERVICE_ROLE" not in os.environ and not _master():
-        return _OUTSIDE
-    from .worker.api import is_master  # noqa: PLC0415
+    from .worker.api import is_master, is_worker  # noqa: PLC0415
 
-    return _IN_A_MASTER if is_master() else _IN_A_WORKER
-
-
-def _master() -> bool:
-    import sys  # noqa: PLC0415
-
-    return "cluster_service.master.main" in sys.modules
+    return _IN_A_MASTER if is_master() else _IN_A_WORKER if is_worker() else _OUTSIDE
 
 
 def __dir__() -> list[str]:

@@ -123,13 +123,16 @@ class Machine:
         return self.operation(operation_id)
 
     async def events(self, after: int | None) -> AsyncIterator[Json]:
-        last = len(self.published) if after is None else after
+        last = self._last() if after is None else after if after <= self._last() else 0
         while True:
             for event in self.published[last:]:
                 last = event["id"]
                 yield event
             self.following.set()
             await self._news.wait()
+
+    def _last(self) -> int:
+        return int(self.published[-1]["id"]) if self.published else 0
 
     def audit(self, entry: Json) -> None:
         self.audited.append(entry)

@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from cluster_service.config.keys import Key
 from cluster_service.control.access import BURST, PEERS, REFILL, Access, Admission, Knock, check_right
 from cluster_service.control.errors import CommandError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cluster_service.control.registry import Level
 
 KEY = "a key of more than sixteen letters"
@@ -17,9 +20,13 @@ HOST = ("host", "localhost:11987")
 
 
 def knock(
-    *headers: tuple[str, str], peer: str = "127.0.0.1", local: str = "127.0.0.1", **more: tuple[str, ...]
+    *headers: tuple[str, str],
+    peer: str = "127.0.0.1",
+    local: str = "127.0.0.1",
+    query_keys: tuple[str, ...] = (),
+    body_keys: tuple[str, ...] = (),
 ) -> Knock:
-    return Knock("tcp", peer, local, headers, **more)
+    return Knock("tcp", peer, local, headers, query_keys, body_keys)
 
 
 def refused(access: Access, request: Knock) -> str:
@@ -203,3 +210,92 @@ def test_wrong_keys_are_limited_for_each_peer_and_forgiven_in_time() -> None:
 
 def test_no_key_is_shown() -> None:
     assert KEY not in repr(Access([KEY])) + repr(knock(HOST, body_keys=(KEY,)))
+
+
+@pytest.mark.parametrize(
+    ("allow", "name", "code"),
+    [
+        (("*",), "health", ""),
+        (("*",), "restart", ""),
+        (("health",), "health", ""),
+        (("health",), "workers", "forbidden"),
+        (("health",), "restart", "forbidden"),
+        ((), "health", "forbidden"),
+    ],
+)
+def test_allow_lists(allow: tuple[str, ...], name: str, code: str) -> None:
+    access = Access([Key("ci", KEY, allow)])
+    admission = access.admit(knock(HOST, BEARER), 0.0)
+    assert admission.key == "ci"
+    assert told(lambda: access.check_right(name, "local" if name == "restart" else "remote", admission)) == code
+
+
+def told(function: Callable[[], object]) -> str:
+    """The code of the error that *function* raises, or the empty text."""
+    try:
+        function()
+    except CommandError as error:
+        return error.code
+    return ""
+
+
+def test_an_allow_list_makes_nobody_local() -> None:
+    """A local command that is given from elsewhere needs both: to be let out, and to be on the key's list."""
+    proxied = knock(HOST, BEARER, ("x-forwarded-for", "10.0.0.9"))
+    for remote_commands, allow, code in (
+        ((), ("restart",), "forbidden"),
+        (("restart",), ("*",), ""),
+        (("restart",), ("health",), "forbidden"),
+    ):
+        access = Access([Key("ci", KEY, allow)], remote_commands=remote_commands)
+        admission = access.admit(proxied, 0.0)
+        assert told(lambda: access.check_right("restart", "local", admission)) == code  # noqa: B023 - called at once
+        assert told(lambda: access.check_right("hush", "inproc", admission)) == "forbidden"  # noqa: B023
+
+
+def test_a_key_for_loopback_only() -> None:
+    access = Access([Key("ci", KEY, loopback=True)], trusted_hosts=["web.example"])
+    assert refused(access, knock(HOST, BEARER)) == ""
+    assert refused(access, knock(HOST, BEARER, peer="10.0.0.9")) == "forbidden"
+    assert refused(access, knock(("host", "web.example"), BEARER)) == "forbidden"
+    assert refused(access, knock(HOST, BEARER, ("via", "1.1 proxy"))) == "forbidden"
+
+
+def test_keys_are_replaced_while_the_door_is_open() -> None:
+    access = Access([KEY, "the second of the keys"])
+    access.rekey(["the second of the keys", "the third of the keys"])
+    assert refused(access, knock(HOST, BEARER)) == "unauthorised"
+    for number, key in enumerate(("the second of the keys", "the third of the keys"), 1):
+        assert access.admit(knock(HOST, ("x-access-key", key)), 0.0).key == f"key{number}"
+
+
+def test_every_key_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And by a comparison that takes the same time for all."""
+    compared = []
+
+    def compare(one: bytes, other: bytes) -> bool:
+        compared.append(other)
+        return one == other
+
+    monkeypatch.setattr("cluster_service.control.access.hmac.compare_digest", compare)
+    access = Access([KEY, "the second of the keys", "the third of the keys"])
+    assert refused(access, knock(HOST, BEARER)) == ""
+    assert len(set(compared)) == 3
+
+
+def test_a_worker_is_refused_at_the_owner_s_door() -> None:
+    assert refused(Access([KEY]), Knock("unix", "uid:0", headers=(HOST,), worker=True)) == "forbidden"
+
+
+def test_whatever_text_is_no_error_of_ours() -> None:
+    for text in ("\ud800", "\udcff", "\0", "x" * 100_000, "é"):
+        assert refused(Access([KEY]), knock(HOST, body_keys=(text,))) == "unauthorised"
+        assert refused(Access([KEY]), knock(HOST, query_keys=(text,))) == "unauthorised"
+
+
+def test_one_machine_s_ipv6_addresses_are_one_peer() -> None:
+    access = Access([KEY])
+    for number in range(BURST):
+        assert refused(access, knock(HOST, ("x-access-key", "wrong"), peer=f"2001:db8::{number:x}")) == "unauthorised"
+    assert refused(access, knock(HOST, BEARER, peer="2001:db8::ffff")) == "too_many_requests"
+    assert refused(access, knock(HOST, BEARER, peer="2001:db8:0:1::1")) == ""

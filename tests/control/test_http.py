@@ -370,6 +370,93 @@ def test_the_event_stream_resumes_and_ends_with_the_door(service: Running) -> No
     events.connection.close()
 
 
+def test_what_a_reader_has_missed_is_told(service: Running) -> None:
+    """Because it came back too late, or because this is another service than the one that it knew."""
+    for pid in (1, 2, 3):
+        service.machine.call(functools.partial(service.machine.publish, "worker_ready", pid=pid))
+    assert ask(service, "GET", "/live").status == 200  # and so they are published
+    del service.machine.published[0]
+    for last, count in (("0", 1), ("77", None)):
+        events = Events(service, Last_Event_ID=last)
+        told, first, second = (next(iter(events)) for _ in range(3))
+        events.response.close()
+        events.connection.close()
+        assert (told[0], told[1], told[2]["after"], told[2]["count"]) == ("1", "missed", int(last), count)
+        assert (first[0], second[0]) == ("2", "3")
+
+
+def test_a_stream_that_has_nothing_to_tell_says_so(service: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cluster_service.control.stream.HEARTBEAT", 0.05)
+    events = Events(service)
+    assert [events.response.readline() for _ in range(4)] == [b": events\n", b"\n", b":\n", b"\n"]
+    events.response.close()
+    events.connection.close()
+
+
+def test_streams_are_limited_and_free_their_place(service: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cluster_service.control.stream.MOST_STREAMS", 2)
+    streams = [Events(service), Events(service)]
+    full = ask(service, "GET", "/api/v1/events")
+    assert (full.status, full.data["error"]["code"]) == (503, "unavailable")
+    assert ask(service, "GET", "/api/v1/events", Last_Event_ID="x").status in (400, 503)
+    for stream in streams:
+        stream.response.close()
+        stream.connection.close()
+    while ask(service, "HEAD", "/api/v1/events").status == 503:  # until the door has noticed
+        pass
+    assert ask(service, "GET", "/api/v1/events", Last_Event_ID="x").status == 400
+
+
+def test_whoever_idles_longest_makes_room(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cluster_service.control.http.CONNECTIONS", 3)
+    with running(run_dir) as service:
+        idle = [socket.create_connection(("127.0.0.1", service.port), 20) for _ in range(5)]
+        for cut_off in idle[:2]:
+            with contextlib.suppress(ConnectionResetError):
+                assert cut_off.recv(1) == b""
+        assert ask(service, "GET", "/live", tcp=True).status == 200
+        assert ask(service, "GET", "/live").status == 200
+        for connection in idle:
+            connection.close()
+
+
+def test_when_nobody_idles_there_is_no_room(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cluster_service.control.http.CONNECTIONS", 2)
+    with running(run_dir) as service:
+        streams = [Events(service), Events(service)]
+        full = ask(service, "GET", "/live")
+        assert (full.status, full.data["error"]["code"], full.headers["connection"]) == (503, "unavailable", "close")
+        for stream in streams:
+            stream.response.close()
+            stream.connection.close()
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ('{"selector": "all", "selector": "web"}', "twice"),
+        ('{"selector": "all", "timeout": NaN}', "NaN"),
+        ('{"selector": "\\ud800"}', "surrogate"),
+        ('{"selector": "all"} {}', "JSON"),
+    ],
+)
+def test_a_body_that_is_nearly_json(service: Running, body: str, words: str) -> None:
+    answer = ask(service, "POST", "/api/v1/commands/restart", body)
+    assert (answer.status, answer.data["error"]["code"]) == (400, "bad_request")
+    assert words in answer.data["error"]["message"]
+    assert service.machine.told == []
+
+
+def test_what_is_no_request_is_answered_with_the_error_object(service: Running) -> None:
+    for request_, status, code in (
+        (b"garbage\r\n\r\n", 400, "bad_request"),
+        (b"GET /live HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 60_000, 431, "headers_too_large"),
+    ):
+        head, _, body = raw(service, request_).partition(b"\r\n\r\n")
+        assert head.startswith(f"HTTP/1.1 {status} ".encode())
+        assert json.loads(body)["error"]["code"] == code
+
+
 def test_a_reader_that_leaves_the_stream_is_forgotten(service: Running) -> None:
     service.machine.following.clear()
     events = Events(service)

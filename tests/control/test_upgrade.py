@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from cluster_service.control import render
 from cluster_service.control.arguments import split
 from cluster_service.control.client import OperationFailed, connect
 from cluster_service.control.errors import CommandError
@@ -170,6 +171,20 @@ def test_a_bad_release_is_told_with_its_traceback(service: Running, here: Path) 
     with pytest.raises(OperationFailed, match="ImportError: nosuch"):
         connect().command("upgrade", "all", "bad.py")
     assert service.machine.told[-1]["target"] == f"{here}/bad.py"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("", ""),
+        ("why", "why"),
+        ("why\nTraceback:\n  File", "why\n    Traceback:\n      File"),
+        ("why\n    Traceback:\n\n      File", "why\n    Traceback:\n\n      File"),
+        ("w\x1b[2J\n\x07\tbell", "w\\x1b[2J\n    \\x07\tbell"),
+    ],
+)
+def test_a_reason_of_several_lines_is_indented_once(text: str, shown: str) -> None:
+    assert render.clean_lines(text, render.INDENT) == shown
 
 
 def begin(service: Running, *more: str) -> dict[str, Any]:

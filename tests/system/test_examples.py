@@ -23,13 +23,14 @@ ALONE = {
     "asgi_app.py": [PYTHON],
     "wsgi_app.py": [PYTHON],
     "seed/worker.py": [PYTHON],
+    "custom/worker.py": [PYTHON],
     "node/server.js": [str(NODE)],
 }
 
 
 def test_no_example_is_forgotten() -> None:
     found = {str(path.relative_to(EXAMPLES)) for path in EXAMPLES.rglob("*") if path.suffix in {".py", ".js"}}
-    assert found == {*ALONE, "seed/server.py"}
+    assert found == {*ALONE, "seed/server.py", "custom/server.py"}
 
 
 @pytest.mark.parametrize("name", ALONE)

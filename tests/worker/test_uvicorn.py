@@ -216,7 +216,7 @@ def test_a_stream_without_end_is_ended_in_time(
     assert "lifespan over" in worker.lines
 
 
-def test_websockets_are_closed_with_1012(tmp_path: Path, stack: contextlib.ExitStack, ports: Ports, port: int) -> None:
+def test_websockets_are_closed_going_away(tmp_path: Path, stack: contextlib.ExitStack, ports: Ports, port: int) -> None:
     pytest.importorskip("websockets")
     worker = as_app(stack, tmp_path, ports, port).start()
     with socket.create_connection(("127.0.0.1", port), timeout=30) as client:
@@ -229,7 +229,7 @@ def test_websockets_are_closed_with_1012(tmp_path: Path, stack: contextlib.ExitS
         worker.stop()
         rest = received.partition(b"\r\n\r\n")[2] + b"".join(iter(lambda: client.recv(4096), b""))
         assert rest[:1] == b"\x88"  # a close frame
-        assert int.from_bytes(rest[2:4], "big") == 1012
+        assert int.from_bytes(rest[2:4], "big") == 1001
     assert worker.wait() == 0, worker.output
     assert "websocket websocket.disconnect" in worker.lines
 

@@ -56,6 +56,8 @@ class Settings:
     log_file: str | None = None
     pid_file: str | None = None
     state: str | None = None
+    commands: str | None = None
+    """A directory of files with commands of the service's own."""
     detach: bool = False
     master_hang_timeout: float = 30.0
     warnings: tuple[str, ...] = field(default=(), compare=False)
@@ -130,6 +132,8 @@ def settings(
     for setting in ("log_file", "pid_file"):
         _check_folder(given.get(setting))
     _check_folder(given.get("state"), replaced=True)
+    if value("commands") is not None and not os.path.isdir(value("commands")):
+        raise CommandError("bad_request", f"{given['commands'].origin}: there is no directory {value('commands')}")
     return Settings(
         spec=Spec(name=name, groups=(group,), give_up=value("give_up"), shutdown_delay=value("shutdown_delay")),
         host=value("host"),
@@ -151,6 +155,7 @@ def settings(
         log_file=value("log_file"),
         pid_file=value("pid_file"),
         state=value("state"),
+        commands=value("commands"),
         detach=value("detach"),
         master_hang_timeout=value("master_hang_timeout"),
         warnings=tuple(warnings),

@@ -353,6 +353,16 @@ SETTINGS: tuple[Setting, ...] = (
         shown="nothing is remembered",
     ),
     Setting(
+        "commands",
+        "path",
+        None,
+        "Directory of Python files that define commands of the service's own.",
+        ("--commands",),
+        SERVICE,
+        metavar="DIR",
+        shown="none",
+    ),
+    Setting(
         "detach",
         "flag",
         default=False,
@@ -421,7 +431,7 @@ INTERNAL: frozenset[str] = frozenset(
     f"CSERVICE_{name}"
     for name in (
         *("SLOT", "GENERATION", "REASON", "CHANNEL", "PORTS", "BOARD"),
-        *("GUARDIAN_FD", "BOOT_FD", "BOARD_FD", "ROLE", "URL", "TEST_URL", "TEST_PORT"),
+        *("GUARDIAN_FD", "BOOT_FD", "BOARD_FD", "ROLE", "URL", "CA_FILE", "CLIENT_CERT", "TEST_URL", "TEST_PORT"),
     )
 )
 """Variables that start like a setting's and are none: what a worker or a test finds, and what our own processes tell

@@ -31,6 +31,7 @@ from cluster_service.config.table import canonical
 
 from . import arguments, audit, openapi, roots
 from .access import FAILURE_DELAY, Access, Admission, Knock
+from .caller import CALLER, Caller
 from .errors import CommandError
 from .registry import COMMANDS, Command
 from .sent import COMMAND_NAMES, Sent, is_key
@@ -299,6 +300,8 @@ class _Routes:
             passed = {argument: value for argument, value in given.items() if argument != "no_wait"}
             if admission.level == "remote":
                 passed = roots.confined(command.name, passed, self._access.upgrade_roots)
+            knock = sent.knock()
+            CALLER.set(Caller(knock.door, knock.peer, admission.key))
             result = command.run(self._service, **passed)
             if inspect.isawaitable(result):
                 result = await result
@@ -309,7 +312,7 @@ class _Routes:
         finally:
             if sent.request.method == "POST" or outcome not in ("done", "accepted"):
                 self._audit(sent.knock(), admission, name, passed, outcome, began)
-        if not command.operation:
+        if not command.operation and not (command.custom and _is_operation(result)):
             return _reply(result)
         if wait and not given.get("no_wait"):
             result = await self._end(result)
@@ -353,6 +356,11 @@ def _deprecation(sent: Sent) -> dict[str, str]:
     if not any(is_key(name) for name, _ in sent.query):
         return {}
     return {"Deprecation": "true", "Referrer-Policy": "no-referrer"}
+
+
+def _is_operation(result: Json) -> bool:
+    """Whether a command of the service's own has answered with an operation that it began."""
+    return isinstance(result.get("steps"), list) and {"id", "state", "reason", "command"} <= set(result)
 
 
 def _operation(operation: Json, succeeds: str) -> Response:

@@ -55,7 +55,7 @@ def _timeout(_parameter: Parameter, value: Any) -> float:
 
 
 def _milliseconds(_parameter: Parameter, value: Any) -> str:
-    """A plain number counts in milliseconds. The unit stays: what was checked here is checked again where it arrives."""
+    """A plain number counts in milliseconds. The unit stays: what is checked here is checked again where it arrives."""
     return f"{values.duration(value, 'ms') * 1000:.3f}".rstrip("0").rstrip(".") + "ms"
 
 
@@ -200,7 +200,8 @@ def from_words(command: Command, words: Sequence[str], options: Mapping[str, Any
     places = [parameter for parameter in command.parameters if parameter.positional]
     given: dict[str, Any] = dict(options or {})
     rest = list(words)
-    if rest and rest[-1].startswith("{") and rest[-1].endswith("}") and "--" not in rest:
+    takes_object = any(place.kind == "object" for place in places)
+    if rest and rest[-1].startswith("{") and rest[-1].endswith("}") and "--" not in rest and not takes_object:
         given = {**_json_options(command, rest.pop()), **given}
     while rest:
         word = rest.pop(0)

@@ -20,13 +20,13 @@ from cluster_service.config import values
 
 from . import arguments
 from .errors import CommandError
-from .registry import COMMANDS, Command, Parameter
+from .registry import COMMANDS, NAME, Command, Parameter
 from .session import INTERRUPTED, ReaderLeft, Session, out, say
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-GLOBAL_NAMES = ("name", "url", "access_key", "access_key_file", "run_dir", "as_json")
+GLOBAL_NAMES = ("name", "url", "access_key", "access_key_file", "ca_file", "client_cert", "run_dir", "as_json")
 START = "Start a program as a service, or add a group of workers to the one that runs."
 BROKEN_PIPE = 141
 """The exit code when nobody reads any more: 128 + SIGPIPE, as a shell tells it."""
@@ -36,9 +36,11 @@ def global_options(*, hidden: bool = False) -> list[click.Parameter]:
     """Return the options that say which service is meant. *hidden*: not repeated in a command's help."""
     options: list[tuple[list[str], dict[str, Any]]] = [
         (["--name", "name"], {"metavar": "NAME", "help": "Name of the service (default: default)."}),
-        (["--url", "url"], {"metavar": "URL", "help": "A service elsewhere: http://host:port, unix:/path."}),
+        (["--url", "url"], {"metavar": "URL", "help": "A service elsewhere: https://host:port, http://…, unix:/path."}),
         (["--access-key", "access_key"], {"metavar": "KEY", "help": "Access key (also CSERVICE_ACCESS_KEY)."}),
         (["--access-key-file", "access_key_file"], {"metavar": "FILE", "help": "File that holds the access key."}),
+        (["--ca-file", "ca_file"], {"metavar": "FILE", "help": "Trust an https service by this authority (PEM)."}),
+        (["--client-cert", "client_cert"], {"metavar": "FILE", "help": "Our certificate and key (PEM), for https."}),
         (["--run-dir", "run_dir"], {"metavar": "DIR", "help": "Private directory of the control socket."}),
         (["--json", "as_json"], {"is_flag": True, "help": "Print one JSON document and nothing else."}),
     ]
@@ -60,7 +62,14 @@ class Main(click.Group):
             from .starting import make_start  # noqa: PLC0415 - brings the settings with it
 
             return make_start()
-        return ServiceCommand(COMMANDS.get(cmd_name))
+        try:
+            return ServiceCommand(COMMANDS.get(cmd_name))
+        except CommandError as error:
+            if not NAME.match(cmd_name):
+                raise
+            from .own import OwnCommand  # noqa: PLC0415 - only for what is not known here
+
+            return OwnCommand(cmd_name, error, global_options(), session_of)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -124,10 +133,18 @@ class ServiceCommand(click.Command):
         }
         given = {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
         try:
-            checked = arguments.from_words(self.command, words, given)
+            return session.give(*self._read(session, words, given))
         except CommandError as error:
             return session.failed(error)
-        return session.give(self.command, checked)
+
+    def _read(self, session: Session, words: Sequence[str], given: dict[str, Any]) -> tuple[Command, dict[str, Any]]:
+        try:
+            return self.command, arguments.from_words(self.command, words, given)
+        except CommandError:
+            own = session.own(self.command.name)  # the service has one of its own in this one's place
+            if own is None:
+                raise
+        return own, arguments.from_words(own, words, given)
 
 
 def option_of(parameter: Parameter) -> click.Option:
@@ -180,6 +197,8 @@ def from_environment() -> Session:
         name=os.environ.get("CSERVICE_NAME"),
         url=os.environ.get("CSERVICE_URL"),
         access_key=os.environ.get("CSERVICE_ACCESS_KEY"),
+        ca_file=os.environ.get("CSERVICE_CA_FILE"),
+        client_cert=os.environ.get("CSERVICE_CLIENT_CERT"),
         access_key_file=os.environ.get("CSERVICE_ACCESS_KEY_FILE")
         if not os.environ.get("CSERVICE_ACCESS_KEY")
         else None,
@@ -258,13 +277,23 @@ def guarded(program: Callable[[], int]) -> int:
         return BROKEN_PIPE
 
 
+def _hide_key() -> None:
+    """A key on the command line is seen in the process list: not for longer than need be."""
+    if any(word.split("=")[0] == "--access-key" for word in sys.argv):
+        from setproctitle import setproctitle  # noqa: PLC0415 - rarely needed
+
+        setproctitle("cservice")
+
+
 def main() -> None:
     """``cservice``."""
+    _hide_key()
     sys.exit(guarded(lambda: run(sys.argv[1:])))
 
 
 def main_detached() -> None:
     """``cserviced``: ``cservice start --detach``."""
+    _hide_key()
     sys.exit(guarded(lambda: run(["start", "--detach", *sys.argv[1:]])))
 
 

@@ -1,6 +1,6 @@
 """The other end of the doors, for programs and for the command line.
 
-    connect(name="default", *, url=None, access_key=None, run_dir=None) -> Client
+    connect(name="default", *, url=None, access_key=None, run_dir=None, ca_file=None, client_cert=None) -> Client
     Client.workers() -> list   .health() .info() .operations() .commands() -> dict
     Client.command(name, *args, **options) -> dict       an operation is waited for; raises CommandError
     Client.operation(id) -> dict                         Client.follow(id) -> dict, when it has ended, well or not
@@ -78,6 +78,7 @@ class Client:
         self._connection = connection
         self._key = key
         self._lock = lock
+        self._answered = False
 
     def __repr__(self) -> str:
         """``<Client of service 'web'>``: no key."""
@@ -117,6 +118,12 @@ class Client:
             try:
                 return self._ask("GET", path, None, timeout)
             except Broken as error:
+                if self._where.startswith("https:") and not self._answered:
+                    raise CommandError(
+                        "unavailable",
+                        f"{self._where} hangs up before it answers: {error}",
+                        "Does it want a certificate of ours? --client-cert FILE",
+                    ) from None
                 if time.monotonic() > deadline:
                     raise CommandError("unavailable", f"{self._where} does not answer: {error}") from None
                 self._must_run()
@@ -138,19 +145,38 @@ class Client:
         *args*: its positional arguments in their order; *options*: by name; relative paths start from the directory of
         this process. *wait*: until an operation has ended, telling *on_step* of each of its ``{"at", "text"}`` steps.
         """
-        succeeds, arguments = _read(name, args, options)
-        result = self.give(name, arguments)
+        command, arguments = self._read(name, args, options)
+        result = self.give(name, arguments, command.timeout)
         if "steps" not in result or not wait:
             return result
         ended = self.follow(result, on_step)
-        if ended["state"] != succeeds:
+        if ended["state"] != command.succeeds:
             raise OperationFailed(ended)
         return ended
 
-    def give(self, name: str, arguments: Mapping[str, Any]) -> Json:
-        """POST the command and return the first answer: a result, or an operation that may still run."""
+    def _read(self, name: str, args: tuple[object, ...], options: Mapping[str, Any]) -> tuple[Command, Json]:
+        """Return the command, one of ours or of the service's own, and its arguments as they are sent."""
+        from .arguments import from_call, from_here  # noqa: PLC0415 - the command line has read them itself
+        from .registry import COMMANDS  # noqa: PLC0415
+
         try:
-            result = self._ask("POST", f"/api/v1/commands/{_quoted(name)}", arguments, TIMEOUT)
+            command = COMMANDS.get(name)
+            return command, from_here(command, from_call(command, args, options))
+        except CommandError:
+            from . import remote  # noqa: PLC0415 - only for what is not known here
+
+            own = remote.find(remote.commands_of(self), name)
+            if not own.custom:
+                raise
+            return own, from_here(own, from_call(own, args, options))
+
+    def give(self, name: str, arguments: Mapping[str, Any], takes: float = 0.0) -> Json:
+        """POST the command and return the first answer: a result, or an operation that may still run.
+
+        *takes*: seconds that the command itself may take.
+        """
+        try:
+            result = self._ask("POST", f"/api/v1/commands/{_quoted(name)}", arguments, TIMEOUT + takes)
             if name == "exit":
                 self._gone(TIMEOUT)
             return result
@@ -225,6 +251,7 @@ class Client:
                 raise Broken(str(error) or type(error).__name__) from None
         finally:
             connection.close()
+        self._answered = True
         return self._judge(answer.status, text)
 
     def _judge(self, status: int, text: bytes) -> Json:
@@ -246,6 +273,13 @@ class Client:
             self._must_run()
             return CommandError(
                 "unavailable", f"{self._where} runs, but its control socket does not answer: {error.strerror}"
+            )
+        untrusted = getattr(error, "verify_message", "")  # ssl.SSLCertVerificationError
+        if untrusted:
+            return CommandError(
+                "unavailable",
+                f"the certificate of {self._where} is not to be trusted: {untrusted}",
+                "--ca-file FILE names the authority that has signed it.",
             )
         reason = error.strerror or str(error)
         hint = "Its TCP door is open only when it has an access key."
@@ -294,30 +328,6 @@ def _fresh(operation: Json, seen: int) -> tuple[list[Json], int]:
     return fresh, max(seen, dropped + len(steps))
 
 
-def _read(name: str, args: tuple[object, ...], options: Mapping[str, Any]) -> tuple[str, Json]:
-    """Return the state in which the command's operation has gone well, and its arguments as they are sent."""
-    from .arguments import from_here  # noqa: PLC0415 - the command line has read them itself
-    from .registry import COMMANDS  # noqa: PLC0415
-
-    try:
-        command = COMMANDS.get(name)
-    except CommandError:
-        if args:
-            raise
-        return "done", dict(options)  # the service's own, perhaps
-    return command.succeeds, from_here(command, {**_placed(command, args), **options})
-
-
-def _placed(command: Command, args: tuple[object, ...]) -> Json:
-    """Name positional arguments as the command's definition has them."""
-    places = [parameter.name for parameter in command.parameters if parameter.positional]
-    if len(args) > len(places):
-        raise CommandError(
-            "bad_request", f"{command.name}: {args[len(places)]!r} is one argument too many", f"Usage: {command.usage}"
-        )
-    return dict(zip(places, args, strict=False))
-
-
 def _quoted(text: str) -> str:
     """Escape one segment of a path."""
     return "".join(
@@ -329,15 +339,25 @@ def _quoted(text: str) -> str:
 
 
 def connect(
-    name: str = "default", *, url: str | None = None, access_key: str | None = None, run_dir: str | None = None
+    name: str = "default",
+    *,
+    url: str | None = None,
+    access_key: str | None = None,
+    run_dir: str | None = None,
+    ca_file: str | None = None,
+    client_cert: str | None = None,
 ) -> Client:
-    """Return a client of the running service *name*, or of the one at *url* (``http://host:port``, ``unix:/path``).
+    """Return a client of the running service *name*, or of the one at *url* (``https://host:port``, ``http://…``,
+    ``unix:/path``).
+
+    The certificate of an ``https`` one is verified: by the authorities in *ca_file*, else by the system's.
+    *client_cert*: a PEM file of our own certificate and its key, for doors that want one.
 
     Raises CommandError unavailable when no such service runs on this machine. Whether one answers at *url* shows with
     the first question.
     """
     if url is not None:
-        return _at_url(url, access_key)
+        return _at_url(url, access_key, ca_file, client_cert)
     rundir.check_name(name)
     found = rundir.find(name, run_dir)
     if found is not None:
@@ -370,7 +390,7 @@ def _no_service(name: str, run_dir: str | None) -> CommandError:
     return CommandError("unavailable", f"no service {name!r} runs here", hint)
 
 
-def _at_url(url: str, access_key: str | None) -> Client:
+def _at_url(url: str, access_key: str | None, ca_file: str | None = None, client_cert: str | None = None) -> Client:
     if url.startswith("unix:"):
         path = url.removeprefix("unix:").removeprefix("//")
         return Client(url, lambda timeout: _UnixConnection(path, timeout), key=access_key)
@@ -394,6 +414,16 @@ def _at_url(url: str, access_key: str | None) -> Client:
             "Write http://localhost:11987, or unix:/path/of.sock.",
         )
     name = str(host)
-    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     shown = f"{parts.scheme}://{parts.netloc}"
-    return Client(shown, lambda timeout: kind(name, port or 11987, timeout=timeout), key=access_key)
+    if parts.scheme == "http":
+        return Client(
+            shown, lambda timeout: http.client.HTTPConnection(name, port or 11987, timeout=timeout), key=access_key
+        )
+    from cluster_service.config.tls import client_context  # noqa: PLC0415 - OpenSSL is only loaded where it is needed
+
+    context = client_context(ca_file, client_cert)
+    return Client(
+        shown,
+        lambda timeout: http.client.HTTPSConnection(name, port or 11987, timeout=timeout, context=context),
+        key=access_key,
+    )

@@ -34,17 +34,24 @@ _DURATION: Json = {
 _FLAG: Json = {"enum": [True, False, "true", "false", "yes", "no", "on", "off", "1", "0", 1, 0]}
 
 KINDS: Mapping[str, Json] = {
+    "any": {},
+    "string": {"type": ["string", "number"]},
+    "number": {"type": ["number", "string"], "pattern": r"^\s*[+-]?(\d|\.\d).*$"},
+    "object": {"type": ["object", "string"]},
     "text": _TEXT,
     "target": _TEXT,
     "file": _TEXT,
-    "directory": _TEXT,
     "caller": _TEXT,
     "executable": _TEXT,
     "url path": {"type": "string", "pattern": "^/", "examples": ["/health"]},
     "integer": {"type": ["integer", "string"], "pattern": r"^\s*[+-]?\d[\d_]*\s*$"},
     "duration": _DURATION,
     "timeout": _DURATION,
-    "milliseconds": {**_DURATION, "description": "A plain number counts in milliseconds."},
+    "milliseconds": {
+        **_DURATION,
+        "maximum": 315360000000,
+        "description": "A plain number counts in milliseconds.",
+    },
     "size": {"type": ["integer", "string"], "minimum": 0, "examples": [1048576, "512m", "2g"]},
     "flag": _FLAG,
     "choice": {"type": "string"},
@@ -262,9 +269,9 @@ def _accepted() -> Json:
 
 
 def _command(command: Command) -> Json:
-    result = RESULTS.get(command.name, {})
+    result = RESULTS.get(command.name, {}) if not command.custom or command.name == "health" else {}
     fine = {200: _fine("Done.", _see("Operation") if command.operation else result)}
-    if command.operation:
+    if command.operation or command.custom:
         fine[202] = _accepted()
     doc = "\n".join(line.strip() for line in command.doc.strip().splitlines())
     shown: Json = {

@@ -99,6 +99,8 @@ class Command:
     """It is the service's own, not ours."""
     timeout: float = 0.0
     """Seconds that it may take to answer; 0: it answers at once."""
+    workers: bool = False
+    """Workers may give it, although it is not one that only reads."""
 
     def __post_init__(self) -> None:
         """Refuse a definition that no door could offer."""

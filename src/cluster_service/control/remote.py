@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from cluster_service.config import values
+
 from .arguments import KINDS
 from .errors import CommandError
 from .registry import NAME, Command, Parameter, alike
 from .render import RENDERINGS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from .client import Client
 
@@ -23,12 +25,15 @@ def commands_of(client: Client) -> list[Command]:
     return [command_from(described) for described in client.commands() if NAME.match(str(described.get("name")))]
 
 
-def find(client: Client, name: str) -> Command | None:
-    """Return the service's command *name* (in any spelling); None when it has none."""
-    commands = commands_of(client)
+def find(commands: Iterable[Command], name: str) -> Command:
+    """Return the command *name* (in any spelling). Raises CommandError no_such_command, with the nearest name."""
+    commands = list(commands)
     exact = [command for command in commands if command.name == name]
     near = [command for command in commands if command.custom and alike(command.name, name)]
-    return next(iter((*exact, *near)), None)
+    for command in (*exact, *near):
+        return command
+    suggestion = values.suggestion(name.lower(), [command.name for command in commands])
+    raise CommandError("no_such_command", f"there is no command {name[:80]!r}{suggestion}", "help lists the commands.")
 
 
 def command_from(described: Mapping[str, Any]) -> Command:

@@ -36,7 +36,10 @@ def is_terminal() -> bool:
 
 def show(name: str, data: Json, *, terminal: bool) -> str:
     """Return *data* as the rendering *name* shows it, without a newline at its end."""
-    return RENDERINGS.get(name, _fields)(data, terminal=terminal)
+    try:
+        return RENDERINGS.get(name, _fields)(data, terminal=terminal)
+    except (KeyError, TypeError, AttributeError, ValueError):  # a command of the service's own, in a built-in's place
+        return _custom(data, terminal=terminal)
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, terminal: bool) -> str:
@@ -90,26 +93,28 @@ def clean(value: object) -> str:
 
 def clean_lines(text: str, indent: str = "") -> str:
     """Return *text*, of several lines perhaps, without other control characters; *indent* stands before all but the
-    first.
+    first, unless it does already.
     """
-    lines = [line(each) for each in text.splitlines()]
-    return "\n".join([*lines[:1], *(indent + each if each else "" for each in lines[1:])])
+    first, *rest = [line(each) for each in text.splitlines()] or [""]
+    before = "" if all(each.startswith(indent) for each in rest if each) else indent
+    return "\n".join([first, *(before + each if each else "" for each in rest)])
 
 
 def line(text: object) -> str:
     """Return one line of what a program wrote, as it is but for what could steer the terminal."""
-    return str(text).translate(_STEERING)
+    whole = str(text)
+    return whole if whole.isprintable() else "".join(_shown(char) for char in whole)
 
 
-_STEERING = {
-    code: chr(code).encode("unicode_escape").decode()
-    for first, last in ((0x00, 0x1F), (0x7F, 0x9F), (0x2028, 0x202E), (0x2066, 0x2069), (0xD800, 0xDFFF))
-    for code in range(first, last + 1)
-    if code != 0x09
-}
+_STEERING = ((0x00, 0x08), (0x0A, 0x1F), (0x7F, 0x9F), (0x2028, 0x202E), (0x2066, 0x2069), (0xD800, 0xDFFF))
 """Control characters but for the tab, those that turn the direction of writing or end a line, and halves of letters,
 which cannot be written.
 """
+
+
+def _shown(char: str) -> str:
+    steers = any(first <= ord(char) <= last for first, last in _STEERING)
+    return char.encode("unicode_escape").decode() if steers else char
 
 
 def _is_number(cell: str) -> bool:
@@ -279,6 +284,24 @@ def _help(data: Json, **_: bool) -> str:
     return "\n".join(lines)
 
 
+def _custom(data: Json, *, terminal: bool) -> str:
+    """What a command of the service's own returned: text as it is, objects alike as a table, anything else by field."""
+    value = data["result"] if set(data) == {"result"} else data
+    if value is None:
+        return "done"
+    if isinstance(value, str):
+        return "\n".join(line(each) for each in value.split("\n"))
+    if isinstance(value, Mapping):
+        return _fields(value, terminal=terminal)
+    if isinstance(value, (list, tuple)):
+        heads = list(value[0]) if value and isinstance(value[0], Mapping) else []
+        if heads and all(isinstance(row, Mapping) and list(row) == heads for row in value):
+            rows = [[_inline(row[head]) for head in heads] for row in value]
+            return table([clean(head).upper() for head in heads], rows, terminal=terminal)
+        return "\n".join(_inline(each) for each in value) or "none"
+    return _inline(value)
+
+
 RENDERINGS: dict[str, Callable[..., str]] = {
     "workers": _workers,
     "health": _health,
@@ -287,5 +310,6 @@ RENDERINGS: dict[str, Callable[..., str]] = {
     "operations": _operations,
     "version": _version,
     "help": _help,
+    "custom": _custom,
     "exiting": lambda _data, **_: "every worker was killed; the service has ended",
 }

@@ -37,6 +37,8 @@ class Session:
     url: str | None = None
     access_key: str | None = None
     access_key_file: str | None = None
+    ca_file: str | None = None
+    client_cert: str | None = None
     run_dir: str | None = None
     as_json: bool = False
     compact: bool = False
@@ -53,7 +55,14 @@ class Session:
             from cluster_service.config.keys import from_file  # noqa: PLC0415 - rarely needed
 
             key = from_file(os.path.abspath(self.access_key_file), "--access-key-file")
-        return connect(self.name, url=self.url, access_key=key, run_dir=self.run_dir)
+        return connect(
+            self.name,
+            url=self.url,
+            access_key=key,
+            run_dir=self.run_dir,
+            ca_file=self.ca_file,
+            client_cert=self.client_cert,
+        )
 
     # -- output ------------------------------------------------------------------------------------------------------
 
@@ -82,10 +91,38 @@ class Session:
     def line(self, words: Sequence[str]) -> int:
         """Give the command that *words* are; return the exit code."""
         try:
-            command = COMMANDS.get(words[0])
-            return self.give(command, arguments.from_words(command, words[1:]))
+            return self.give(*self.read(words[0], words[1:]))
         except CommandError as error:
             return self.failed(error)
+
+    def read(self, name: str, words: Sequence[str]) -> tuple[Command, dict[str, Any]]:
+        """Return the command and its arguments: one of ours, or else of the service's own. Raises CommandError."""
+        try:
+            command = COMMANDS.get(name)
+            return command, arguments.from_words(command, words)
+        except CommandError as error:
+            own = self.own(name)
+            if own is None:
+                raise
+            first = error
+        try:
+            return own, arguments.from_words(own, words)
+        except CommandError as error:
+            raise first if first.code != "no_such_command" and not own.custom else error from None
+
+    def own(self, name: str) -> Command | None:
+        """Return the service's own command *name*; None where it is one of ours, or there is no service to ask.
+
+        Raises CommandError no_such_command where the service does not know it either.
+        """
+        from . import remote  # noqa: PLC0415 - only for what is not known here
+
+        try:
+            commands = remote.commands_of(self.client())
+        except CommandError:
+            return None
+        command = remote.find(commands, name)
+        return command if command.custom else None
 
     def give(self, command: Command, given: Mapping[str, Any]) -> int:
         """Give *command* with its checked arguments; return the exit code."""
@@ -110,7 +147,7 @@ class Session:
             self.show(command, _answer_alone(command, given))
             return 0
         try:
-            result = client.give(command.name, arguments.from_here(command, given))
+            result = client.give(command.name, arguments.from_here(command, given), command.timeout)
         except KeyboardInterrupt:
             if not command.changes:
                 raise

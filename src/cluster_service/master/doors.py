@@ -3,8 +3,9 @@
 While a master is away, whoever knocks waits in the socket's queue for the next one. A door that cannot be opened is
 one warning and never a dead service, unless the service was started with ``require_control``.
 
-The keys' file and the certificate are read again by each master and by ``rekey``; one that cannot be read any more
-changes nothing, and is one warning.
+The keys' file and the certificate are read again by each master and by ``rekey``. One that cannot be read any more is
+one warning: to ``rekey`` it changes nothing, and to a new master it is no key at all, since one that was valid when the
+service was started may have been withdrawn since.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class Doors:
         self.addresses = [door.address for door in opened]
         if opened:
             self._access = Access(
-                self._current(settings),
+                self._current(settings) or (),
                 trusted_hosts=settings.trusted_hosts,
                 bound=[settings.host],
                 allow_query_key=settings.allow_query_key,
@@ -74,8 +75,9 @@ class Doors:
 
     def rekey(self, settings: Settings) -> None:
         """Take the keys and the certificate of *settings* from now on; connections that are open stay."""
-        if self._access is not None:
-            self._access.rekey(self._current(settings))
+        found = self._current(settings)
+        if self._access is not None and found is not None:
+            self._access.rekey(found)
         if self._tls is not None and settings.tls_cert is not None:
             from cluster_service.config import tls  # noqa: PLC0415 - only with TLS
 
@@ -85,15 +87,15 @@ class Doors:
             except CommandError as error:
                 self._master.log(f"the certificate stays as it was: {error.message}")
 
-    def _current(self, settings: Settings) -> Sequence[keys.Key]:
-        """Return the keys, from their file as it is now."""
+    def _current(self, settings: Settings) -> Sequence[keys.Key] | None:
+        """Return the keys, from their file as it is now; None when it cannot be read."""
         if settings.key_file is None:
             return settings.keys or keys.numbered([settings.access_key])
         try:
             return keys.load(settings.key_file, "access_key_file")
         except CommandError as error:
-            self._master.log(f"the access keys stay as they were: {error.message}")
-            return settings.keys
+            self._master.log(f"the access keys are not read again: {error.message}")
+            return None
 
     def _secure(self, settings: Settings) -> bool:
         from cluster_service.config import tls  # noqa: PLC0415 - only with TLS

@@ -1,30 +1,45 @@
 """Every extension point of a service, in one file.
 
     cservice.on("worker_exit", handler)     handler(event) for each event of that name; camelCase is the same name
+    cservice.on("order_paid", handler)      the same for an event of the program's own, if its argument is called event
     cservice.on("*", handler)               for every event
+    cservice.on("greet", handler)           a command (``extensions``), for any other handler: also @cservice.command
+    cservice.disable("exit")                nobody may give that command any more
 
-Handlers are sync (run in a thread, so they may block) or async (run on the master's loop, so they must not). What a
-handler raises is written to the log and harms nothing. They run in the master, never in a worker.
+Handlers run in the master, never in a worker. A sync one has a thread of its own, in which it may block; an async one
+runs on the master's loop, where it must not. Each is given its events one after the other, in their order; what it
+raises is written to the log and harms nothing; of one that falls behind, the oldest events are dropped.
 """
 
 from __future__ import annotations
 
 import asyncio
+import difflib
 import inspect
-import re
 import sys
-import traceback
+import threading
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from cluster_service.config.table import canonical
 from cluster_service.core.events import EVENTS
 from cluster_service.wire.records import name_of
+
+from .extensions import Extensions
+from .handlers import Raised, awaited
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 NAMES = frozenset(name_of(event) for event in EVENTS)
 """The events that there are, by name."""
+OWN_FIELDS = frozenset(("id", "at", "service", "event", "source", "args", "within"))
+"""What every custom event has by itself."""
+WAITING = 1000
+"""Events that may wait for one handler."""
+SECONDS = 60.0
+"""How long an async handler may take for one event."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +54,7 @@ class Published:
 
     def __getattr__(self, name: str) -> Any:
         try:
-            return self.fields[name]
+            return self.__dict__["fields"][name]
         except KeyError:
             raise AttributeError(f"the event {self.event} has no {name!r}, only {', '.join(self.fields)}") from None
 
@@ -49,41 +64,143 @@ class Published:
 
 
 class Hooks:
-    """The handlers of a user's program, by event."""
+    """The handlers of a user's program, by event; and its commands."""
 
-    def __init__(self) -> None:
-        self._handlers: dict[str, list[Callable[[Published], Any]]] = {}
-        self._tasks: set[asyncio.Future[Any]] = set()
+    def __init__(self, extensions: Extensions | None = None) -> None:
+        self.extensions = extensions or Extensions()
+        self._handlers: dict[str, list[_Handler]] = {}
 
     def on(self, name: str, handler: Callable[[Published], Any]) -> None:
-        """Call *handler* for each event *name* (``worker_exit``, ``workerExit``, ``*``). Raises ValueError."""
-        known = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
-        if known != "*" and known not in NAMES:
-            raise ValueError(f"there is no event {name!r}; there are: {', '.join(sorted(NAMES))}")
+        """Call *handler* for each event *name* (``worker_exit``, ``workerExit``, ``*``, or one of the program's own).
+
+        Raises TypeError, and ValueError for a name that is nearly that of an event.
+        """
         if not callable(handler):
             raise TypeError(f"the handler of {name!r} must be callable, not {type(handler).__name__}")
-        self._handlers.setdefault(known, []).append(handler)
+        known = canonical(name)
+        if known != "*" and known not in NAMES:
+            near = difflib.get_close_matches(known, NAMES, n=1, cutoff=0.85)
+            if near:
+                raise ValueError(f"there is no event {name!r}: did you mean {near[0]!r}? (there are: {_listed()})")
+        self._handlers.setdefault(known, []).append(_Handler(handler))
 
     def fire(self, event: Published) -> None:
-        """Start the handlers of *event*; nothing is waited for. To be called on the master's loop."""
+        """Hand *event* to its handlers; nothing is waited for. To be called on the master's loop."""
         for handler in (*self._handlers.get(event.event, ()), *self._handlers.get("*", ())):
-            task = asyncio.ensure_future(_call(handler, event))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            handler.take(event)
+
+    async def idle(self, seconds: float) -> None:
+        """Wait until every handler has had its events, for *seconds* at most."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
+        for handler in [handler for handlers in self._handlers.values() for handler in handlers]:
+            await handler.idle(until - loop.time())
 
 
-async def _call(handler: Callable[[Published], Any], event: Published) -> None:
+def hears_events(name: str, handler: Any) -> bool:
+    """Whether *handler* of *name* is for an event, rather than a command."""
+    if name == "*" or canonical(name) in NAMES:
+        return True
     try:
-        if inspect.iscoroutinefunction(handler):
-            await handler(event)
+        first = next(iter(inspect.signature(handler).parameters), "")
+    except (TypeError, ValueError):
+        return False
+    return first in ("event", "_event")
+
+
+def _listed() -> str:
+    return ", ".join(sorted(NAMES))
+
+
+class _Handler:
+    """A handler and the events that wait for it."""
+
+    def __init__(self, call: Callable[[Published], Any]) -> None:
+        self.call = call
+        self._waiting: deque[Published] = deque()
+        self._lock = threading.Lock()
+        self._busy = False
+        self._dropped = 0
+        self._idle: asyncio.Event | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def name(self) -> str:
+        """How the log names it."""
+        return str(getattr(self.call, "__qualname__", None) or repr(self.call))
+
+    def take(self, event: Published) -> None:
+        """Have it called for *event*, soon. On the loop."""
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            if len(self._waiting) >= WAITING:
+                self._waiting.popleft()
+                self._dropped += 1
+                if self._dropped == 1:
+                    _say(f"the handler {self.name} is {WAITING} events behind: the oldest are dropped")
+            self._waiting.append(event)
+            start = not self._busy
+            self._busy = True
+        if not start:
             return
-        result = await asyncio.to_thread(handler, event)
-        if inspect.isawaitable(result):
-            await result
-    except Exception:  # noqa: BLE001 - whatever a user's code raises
-        name = getattr(handler, "__qualname__", repr(handler))
-        print(f"the handler {name} of {event.event} failed:\n{traceback.format_exc()}", file=sys.stderr, flush=True)  # noqa: T201
+        self._idle = asyncio.Event()
+        if inspect.iscoroutinefunction(self.call):
+            self._task = loop.create_task(self._on_loop(self._idle))
+        else:
+            args = (loop, self._idle)
+            threading.Thread(target=self._in_thread, args=args, name="cservice events", daemon=True).start()
+
+    def _next(self) -> Published | None:
+        with self._lock:
+            if self._waiting:
+                return self._waiting.popleft()
+            self._busy = False
+            return None
+
+    async def _on_loop(self, idle: asyncio.Event) -> None:
+        while (event := self._next()) is not None:
+            await self._await(event, self.call(event))
+        idle.set()
+
+    async def _await(self, event: Published, result: Any) -> None:
+        task = asyncio.ensure_future(awaited(result))
+        await asyncio.wait((task,), timeout=SECONDS)
+        if not task.done():
+            task.cancel()
+            _say(f"the handler {self.name} of {event.event} has not ended within {SECONDS:g} s")
+            return
+        _, error = task.result()
+        if error is not None:
+            self._failed(event, error)
+
+    def _in_thread(self, loop: asyncio.AbstractEventLoop, idle: asyncio.Event) -> None:
+        while (event := self._next()) is not None:
+            try:
+                result = self.call(event)
+                if inspect.isawaitable(result):
+                    asyncio.run_coroutine_threadsafe(self._await(event, result), loop).result()
+            except BaseException as error:  # noqa: BLE001 - whatever a user's code raises
+                self._failed(event, error)
+        try:
+            loop.call_soon_threadsafe(idle.set)
+        except RuntimeError:
+            return  # the master has ended meanwhile
+
+    def _failed(self, event: Published, error: BaseException) -> None:
+        _say(f"the handler {self.name} of {event.event} failed:\n{Raised(error).story()}")
+
+    async def idle(self, seconds: float) -> None:
+        """Wait until it has had its events."""
+        if self._busy and self._idle is not None:
+            try:
+                await asyncio.wait_for(self._idle.wait(), max(0.0, seconds))
+            except TimeoutError:
+                return
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)  # noqa: T201
 
 
 HOOKS = Hooks()
-"""The handlers registered by the program that calls ``cservice.start``."""
+"""The handlers and commands registered by the program that calls ``cservice.start``."""

@@ -53,6 +53,11 @@ class Kernel:
         self._out += frames.encode(to_json(order))
         self._flush()
 
+    @property
+    def behind(self) -> int:
+        """Bytes that wait for the guardian to read."""
+        return len(self._out)
+
     def pump(self) -> None:
         """Take in everything that has arrived."""
         while not self.lost:

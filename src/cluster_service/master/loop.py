@@ -25,6 +25,7 @@ from cluster_service.wire import facts, orders
 from cluster_service.wire.records import name_of
 
 from . import launch, narrator, orphans
+from .bus import Bus
 from .hooks import Published
 from .jobs import Jobs
 from .kernel import Kernel
@@ -77,6 +78,7 @@ class Master:
         self._jobs = Jobs(settings.spec.name, self._on_report)
         self._memory = Memory(settings.state, self.log)
         self._pulses = Pulses(self._loop, self._on_report)
+        self._bus = Bus(self)
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -91,6 +93,7 @@ class Master:
             self.log(str(error))
             self._say(orders.Bye(1))
         code = await self._over
+        self._bus.close()
         await self._jobs.close()
         if self.doors is not None:
             await self.doors.close(0.5)
@@ -114,6 +117,7 @@ class Master:
         early, self._early = self._early or [], None
         for event in (self.hello, *early):
             self.turn(event)
+        self._bus.open()
         if not self._over.done() and self._ending is None:
             from .doors import Doors  # noqa: PLC0415 - the server stack is imported when the workers are on their way
 
@@ -187,8 +191,7 @@ class Master:
         if todo:
             self._events += sum(isinstance(action, actions.Publish) for action in todo)
             number = self._events - sum(isinstance(action, actions.Publish) for action in todo)
-            notebook = {"cluster": self.cluster.snapshot(), "events": self._events}
-            self._kernel.send(orders.Note(json.dumps(notebook, separators=(",", ":"))))
+            self._note()
             for action in todo:
                 if isinstance(action, actions.Publish):
                     number += 1
@@ -197,10 +200,18 @@ class Master:
                         self._memory.save(self.cluster)
                 else:
                     _CARRY_OUT[type(action)](self, action)
-        self._turned.set()
-        self._turned = asyncio.Event()
+        self._wake()
         self._set_timer()
         self._pulses.watch(self.cluster.watching() and not self._over.done())
+
+    def _wake(self) -> None:
+        """Let those go on that wait for news."""
+        self._turned.set()
+        self._turned = asyncio.Event()
+
+    def _note(self) -> None:
+        notebook = {"cluster": self.cluster.snapshot(), "events": self._events}
+        self._kernel.send(orders.Note(json.dumps(notebook, separators=(",", ":"))))
 
     def _set_timer(self) -> None:
         if self._timer is not None:
@@ -235,6 +246,8 @@ class Master:
             self._pulses.learn(fact)
             if not self._snapshot.done():
                 self._snapshot.set_result(fact)
+            return
+        if self._bus.takes(fact):
             return
         if isinstance(fact, (facts.Listening, facts.ListenFailed)) and fact.worker is None:
             self._settle_listen(fact, descriptor)
@@ -320,6 +333,7 @@ class Master:
             self.log(f"every slot is broken: the service ends with exit code {action.code}")
         if self.doors is not None:
             await self.doors.close(0.5 if action.now else 2.0)
+        await self.hooks.idle(0.5 if action.now else 2.0)
         self._say(orders.Bye(action.code))
 
     def _say(self, bye: orders.Bye) -> None:
@@ -336,17 +350,32 @@ class Master:
 
     # -- telling ------------------------------------------------------------------------------------------------------
 
-    def publish(self, event: events.Event, number: int | None = None) -> None:
+    def publish(self, event: events.Event, number: int) -> None:
         """Tell the log, the hooks and the streams of *event*."""
-        if number is None:
-            self._events += 1
-            number = self._events
-        told = Published(number, iso(time.time()), self.settings.spec.name, name_of(type(event)), dict(vars(event)))
+        self._publish(number, name_of(type(event)), dict(vars(event)), narrator.line(event))
+
+    def tell(self, name: str, fields: dict[str, Any], line: str) -> None:
+        """Tell of an event that is not the core's; its number is in the notebook before it is told."""
+        self._events += 1
+        self._note()
+        self._publish(self._events, name, fields, line)
+        self._wake()
+
+    def _publish(self, number: int, name: str, fields: dict[str, Any], line: str | None) -> None:
+        told = Published(number, iso(time.time()), self.settings.spec.name, name, fields)
         self.published.append(told)
-        line = narrator.line(event)
         if line is not None:
             self.log(line)
         self.hooks.fire(told)
+
+    def say(self, order: Any) -> None:
+        """Give the guardian an order that is not the core's."""
+        self._kernel.send(order)
+
+    @property
+    def behind(self) -> int:
+        """Bytes that wait for the guardian to read."""
+        return self._kernel.behind
 
     def log(self, line: str) -> None:
         """Write *line* to the service's log."""

@@ -9,6 +9,7 @@ import signal
 import socket
 
 from cluster_service.config import Settings
+from cluster_service.worker.api import be_master
 
 from .hooks import HOOKS, Hooks
 
@@ -22,6 +23,7 @@ def main(hooks: Hooks | None = None) -> int:
     if not guardian or not boot:
         raise SystemExit("the master is started by a service's guardian: use cservice start")
     os.environ.pop("CSERVICE_ROLE", None)
+    be_master()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is the guardian's to hear
     os.set_inheritable(int(guardian), False)  # noqa: FBT003
     settings = _read(int(boot))

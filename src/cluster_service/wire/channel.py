@@ -15,7 +15,7 @@ To the worker:
     {"type": "stop", "timeout": 60.0, "reason": "restart"}      finish what you hold; SIGTERM follows at once
     the channel's end of file                                    the service is gone: stop gracefully
 
-The bus, between a worker and the master; the guardian passes it on. An id is the sender's, ``"4711.12"``: pid and number.
+The bus, between a worker and the master; the guardian passes it on. An id is its sender's, pid and number: "4711.12"
 
     worker: {"type": "trigger", "id", "name", "args": [...], "options": {...}}
             {"type": "broadcast", "id", "message": any, "group": "web" | null}

@@ -1,13 +1,13 @@
 """What a worker's program may call. Without a service around it each of these does nothing: the file runs alone too.
 
-``command``, ``on`` and ``disable`` are the master's. A worker may import the file that calls them: here they do nothing.
+``command``, ``on`` and ``disable`` are the master's. A worker may import a file that calls them: here they do nothing.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from typing import Any, Callable, List, Optional
+from typing import Any, Callable, Dict, List, Optional
 
 from .bus import Bus, MessageHandler, Question, running_loop
 from .runtime import current
@@ -137,6 +137,10 @@ def on_message(handler: MessageHandler) -> MessageHandler:
     if bus is not None:
         bus.add(handler)
     return handler
+
+
+class Context:
+    """The first argument of a custom command, for annotations: commands run in the master."""
 
 
 def command(name: Any = None, **_options: Any) -> Any:

@@ -204,14 +204,7 @@ class Bus:
 
         for candidate in (loop, self.loop):
             if candidate is not None and candidate.is_running():
-                future = asyncio.run_coroutine_threadsafe(run(), candidate)
-                ended = allocate_lock()
-                ended.acquire()
-                future.add_done_callback(lambda _future: ended.release())
-                while not ended.acquire(timeout=1.0):
-                    if not candidate.is_running():
-                        return
-                future.result()
+                _wait(asyncio.run_coroutine_threadsafe(run(), candidate), candidate)
                 return
         asyncio.run(run())
 
@@ -251,6 +244,17 @@ class Bus:
         self._relay = -1
 
 
+def _wait(future: Any, loop: Any) -> None:
+    """Wait until *future* has its result, or its *loop* runs no more."""
+    ended = allocate_lock()
+    ended.acquire()
+    future.add_done_callback(lambda _future: ended.release())
+    while not ended.acquire(timeout=1.0):
+        if not loop.is_running():
+            return
+    future.result()
+
+
 def check_size(message: Dict[str, Any]) -> None:
     """Raise TypeError for a message that is no JSON, ValueError for one that is too long."""
     try:
@@ -278,7 +282,8 @@ def _tell(handler: MessageHandler, error: BaseException) -> None:
         trace = trace.tb_next
     text = "".join(traceback.format_exception(type(error), error, trace))
     if sys.stderr is not None:
-        sys.stderr.write(f"cservice: the handler {getattr(handler, '__qualname__', handler)!s} of messages failed:\n{text}")
+        name = getattr(handler, "__qualname__", handler)
+        sys.stderr.write(f"cservice: the handler {name} of messages failed:\n{text}")
 
 
 def running_loop() -> Any:

@@ -22,6 +22,7 @@ from .loading import load_app
 from .pulse import Pulse, counting_asgi, counting_wsgi
 from .run import hide_our_frames
 from .runtime import Runtime, current, install
+from .streams import Streams
 from .threads import run_beside
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ class Child:
             return  # the parent is gone, and the child's end is near
         closing.begin()
         try:
+            closing.streams.await_end(runtime.deadline)
             Outside().drain(runtime.deadline)
         finally:
             closing.await_serving(runtime.deadline)
@@ -130,8 +132,11 @@ class Closing:
         self._answer: Callable[..., Any] = app
         if interface == "asgi2":
             self._answer = lambda scope, receive, send: app(scope)(receive, send)
-        count = counting_wsgi if interface == "wsgi" else counting_asgi
-        self._answer = count(self._answer, runtime.pulse)
+        self.streams = Streams(cancel_first=True)
+        if interface == "wsgi":
+            self._answer = counting_wsgi(self._answer, runtime.pulse)
+        else:
+            self._answer = counting_asgi(self._answer, runtime.pulse, self.streams)
         self._plain: Callable[..., Any] = self._answer
         if interface != "wsgi":
             self._answer = self._lifespan_first
@@ -184,7 +189,8 @@ class Closing:
         self.runtime.server_started()
 
     def begin(self) -> None:
-        """From now on, every answer is its connection's last."""
+        """From now on, every answer is its connection's last, and those that never end are ended."""
+        self.streams.end()
         self._answer = self._wsgi_closing if self.interface == "wsgi" else self._asgi_closing
 
     def _lifespan_first(self, scope: Dict[str, Any], receive: Any, send: Any) -> Any:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 HOOKS = {
     # module: where the function install(module, runtime) is that looks after it
+    "asyncio.base_events": "cluster_service.worker.drains.asyncio_server",
     "http.server": "cluster_service.worker.drains.http_handler",
     "multiprocessing.util": "cluster_service.worker.children",
     "socketserver": "cluster_service.worker.drains.socket_server",

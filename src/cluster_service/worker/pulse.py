@@ -1,6 +1,7 @@
 """The worker's row of the board: proof that its loop turns, and the count of its answers.
 
-- Written without a system call; an answer costs less than a microsecond (0.8 µs on Python 3.11). A fork of the worker is not the worker, and writes into memory of its own instead.
+- Written without a system call; an answer costs less than a microsecond.
+- A fork of the worker is not the worker, and writes into memory of its own instead.
 - One loop gives the beat: the first that turns, but the main thread's rather than another's. When it ends there is no
   beat any more, until another loop turns: a program that goes on without one is not one that hangs.
 """
@@ -12,10 +13,13 @@ import os
 import time
 from _thread import get_ident
 from array import array
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Tuple
 
 from cluster_service.wire import board
 from cluster_service.wire.board import BEAT, ERRORS, REQUESTS
+
+if TYPE_CHECKING:
+    from .streams import Streams
 
 PACE = 0.25
 """Seconds between two beats of a loop that has nothing else to do."""
@@ -80,14 +84,20 @@ class Pulse:
         loop.call_later(PACE, self.keep_beating, loop)
 
 
-def counting_asgi(app: Callable[..., Any], pulse: Pulse) -> Callable[..., Any]:
-    """Return the ASGI app (version 3) *app* with its answers counted. What is counted already is returned as it is."""
+def counting_asgi(app: Callable[..., Any], pulse: Pulse, streams: Streams) -> Callable[..., Any]:
+    """Return the ASGI app (version 3) *app* with its answers counted, and its *streams* known.
+
+    What is counted already is returned as it is.
+    """
     if getattr(app, "cservice_counts", False):
         return app
 
     async def counted(scope: Dict[str, Any], receive: Any, send: Any) -> None:
         if scope["type"] != "http":
-            await app(scope, receive, send)
+            if scope["type"] == "websocket":
+                await streams.websocket(app, scope, receive, send)
+            else:
+                await app(scope, receive, send)
             return
         begun = False
 
@@ -99,7 +109,7 @@ def counting_asgi(app: Callable[..., Any], pulse: Pulse) -> Callable[..., Any]:
             return send(message)
 
         try:
-            await app(scope, receive, noting)
+            await streams.http(app, scope, receive, noting)
         except Exception:
             if not begun:
                 pulse.answered(500)  # which the server will say

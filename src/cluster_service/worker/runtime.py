@@ -140,6 +140,11 @@ class Runtime:
             self._serving.remove(serving)
 
     @property
+    def servings(self) -> List[Serving]:
+        """The servers that are known to serve."""
+        return list(self._serving)
+
+    @property
     def stopping(self) -> bool:
         """Whether the worker has been asked to stop."""
         return bool(self._stop)

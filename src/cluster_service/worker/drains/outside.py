@@ -22,13 +22,18 @@ _TICK = 0.05
 """Seconds between two looks at the descriptors."""
 _SENT, _RECEIVED = 44, 52
 """Where milliseconds since data was last sent, and received, stand in ``struct tcp_info``."""
-_BYTES_RECEIVED = 128
+_BYTES_ACKED, _BYTES_RECEIVED = 120, 128
+_ESTABLISHED = 1
 
 
 class Outside:
-    """The connections that this process's listening sockets have accepted. Made before the drain, drained once."""
+    """The connections that this process's listening sockets have accepted. Made before the drain, drained once.
 
-    def __init__(self) -> None:
+    *patient*: nobody else waits for the answers that are under way, so one that has been asked for is waited for here.
+    """
+
+    def __init__(self, *, patient: bool = False) -> None:
+        self._patient = patient
         self._began = time.monotonic()
         self._addresses: List[object] = []
 
@@ -59,9 +64,8 @@ class Outside:
                     return False
                 if each.family == socket.AF_UNIX:
                     return time.monotonic() < self._began + IDLE_GRACE
-                return _may_ask(
-                    each.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 192), time.monotonic() - self._began
-                )
+                info = each.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 192)
+                return _may_ask(info, time.monotonic() - self._began) or (self._patient and _has_asked(info))
         except OSError:
             return False  # it has ended meanwhile
 
@@ -102,6 +106,16 @@ def _may_ask(info: bytes, waited: float) -> bool:
     (sent_ms,) = struct.unpack_from("=I", info, _SENT)
     (received_ms,) = struct.unpack_from("=I", info, _RECEIVED)
     return bool(min(sent_ms, received_ms) < IDLE_GRACE * 1000)
+
+
+def _has_asked(info: bytes) -> bool:
+    """Whether what came last on a connection came from the client, and the client is still there."""
+    if len(info) < _BYTES_RECEIVED + 8 or info[0] != _ESTABLISHED:
+        return False
+    acked, received = struct.unpack_from("=QQ", info, _BYTES_ACKED)
+    (sent_ms,) = struct.unpack_from("=I", info, _SENT)
+    (received_ms,) = struct.unpack_from("=I", info, _RECEIVED)
+    return bool(received and (acked <= 1 or received_ms < sent_ms))  # 1: the kernel may count the handshake
 
 
 def _sockets() -> List[int]:

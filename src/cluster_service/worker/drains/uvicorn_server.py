@@ -7,7 +7,7 @@ drain:
 1. the listeners are closed, so that new connections go to other workers (the sockets themselves are the guardian's);
 2. every answer from now on says ``Connection: close``;
 3. each connection gets its time (``connections``): new ones for their first request, idle ones for the next of a busy
-   client, those in a request until it is answered, WebSockets none: they are closed with 1012, as uvicorn does;
+   client, those in a request until it is answered; WebSockets and streams of events are ended (``streams``);
 4. when all are gone, or the worker's time is nearly over, uvicorn's own shutdown ends what is left, and the lifespan.
 
 Then ``on_worker_stop`` is run on the server's loop. What this version of uvicorn does not have is left to uvicorn.
@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Dict, Optional, Tuple
 
 from ..pulse import counting_asgi
 from ..runtime import Runtime, Serving, complain
+from ..streams import GRACE, Streams
 from .grace import IDLE_GRACE, NEW_GRACE
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 _CLOSE = (b"connection", b"close")
 _TICK = 0.02
 """Seconds between two looks at the connections; uvicorn itself looks every 0.1 s."""
+_GOODBYE = 2 * GRACE
+"""Seconds for a WebSocket's closing handshake, after which uvicorn closes it in its own way."""
 _ACCEPTED = 5
 """Turns of the loop after which a connection that has been accepted is among the server's."""
 
@@ -58,6 +61,7 @@ class Running(Serving):
 def install(module: ModuleType, runtime: Runtime) -> None:
     """Drain every server of the class ``module.Server`` before it shuts down."""
     server_class = module.Server
+    streams = Streams()
     run, serve, startup, on_tick, shutdown, handle_exit = (
         server_class.run,
         server_class.serve,
@@ -91,7 +95,7 @@ def install(module: ModuleType, runtime: Runtime) -> None:
 
     @functools.wraps(startup)
     async def count_and_start(self: Any, *args: Any, **kwargs: Any) -> Any:
-        self.config.loaded_app = counting_asgi(self.config.loaded_app, runtime.pulse)
+        self.config.loaded_app = counting_asgi(self.config.loaded_app, runtime.pulse, streams)
         return await startup(self, *args, **kwargs)
 
     @functools.wraps(on_tick)
@@ -102,7 +106,7 @@ def install(module: ModuleType, runtime: Runtime) -> None:
     @functools.wraps(shutdown)
     async def drain_and_shutdown(self: Any, *args: Any, **kwargs: Any) -> Any:
         try:
-            await Drain(self, runtime).run()
+            await Drain(self, runtime, streams).run()
         except Exception as error:  # noqa: BLE001 - an unknown version: its own way, then
             complain(f"uvicorn could not be drained, and shuts down in its own way: {error!r}")
         result = await shutdown(self, *args, **kwargs)
@@ -133,8 +137,9 @@ def install(module: ModuleType, runtime: Runtime) -> None:
 class Drain:
     """The end of one server's connections, in good order."""
 
-    def __init__(self, server: Any, runtime: Runtime) -> None:
+    def __init__(self, server: Any, runtime: Runtime, streams: Streams) -> None:
         self.server = server
+        self.streams = streams
         self.loop = asyncio.get_running_loop()
         self.deadline = self.loop.time() + runtime.remaining()
         self._marks: Dict[Any, Tuple[str, float]] = {}
@@ -150,6 +155,7 @@ class Drain:
             self.deadline = min(self.deadline, self.loop.time() + config.timeout_graceful_shutdown)
         for _ in range(_ACCEPTED):
             await asyncio.sleep(0)
+        self.streams.end()
         connections = server.server_state.connections
         while connections and not server.force_exit and self.loop.time() < self.deadline:
             for connection in list(connections):
@@ -163,11 +169,9 @@ class Drain:
         known = self._marks.get(connection)
         if known is None or known[0] != state:
             self._marks[connection] = state, now if since is None else since
-            if state == "other":
-                connection.shutdown()
         if state == "busy":
             _close_after_answer(connection.cycle)
-        grace = {"new": NEW_GRACE, "idle": IDLE_GRACE}.get(state)
+        grace = {"new": NEW_GRACE, "idle": IDLE_GRACE, "other": _GOODBYE}.get(state)
         if grace is not None and self._marks[connection][1] + grace <= now and not _has_come(connection):
             connection.shutdown()
 

@@ -1,0 +1,273 @@
+"""The master's end of the bus to its workers (``wire.channel``): answers what they ask, and tells them what is said.
+
+Everything is bounded: what one worker may have open and how many events it may tell a second, the wait of a broadcast,
+the bytes on their way to the guardian, and what is kept until this master has taken over. A command that a worker asks
+for is ``taken`` before it begins, and never begun twice for the same id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict, deque
+from typing import TYPE_CHECKING, Any
+
+from cluster_service.control.caller import Caller
+from cluster_service.control.errors import CommandError
+from cluster_service.wire import channel, facts, orders
+
+from .dispatch import Dispatch
+from .service import RunningService
+
+if TYPE_CHECKING:
+    from .loop import Master
+
+OPEN = 100
+"""Commands of one worker that may be at work at a time."""
+REMEMBERED = 1000
+"""Ids of one worker that are known to have been begun."""
+BURST, REFILL = 200.0, 50.0
+"""Events that one worker may tell at once, and a second from then on."""
+REACH = 3.0
+"""Seconds for workers to say that they took a broadcast."""
+BEHIND = 4 * 1024 * 1024
+"""Bytes on their way to the guardian beyond which nothing more is told to workers."""
+EARLY = 1000
+"""Messages kept until this master has taken over."""
+LEAVING = ("stopping", "killing", "gone")
+
+
+class Bus:
+    """The bus of a master."""
+
+    def __init__(self, master: Master) -> None:
+        self._master = master
+        self._loop = asyncio.get_running_loop()
+        self._peers: dict[int, _Peer] = {}
+        self._waits: dict[str, _Reach] = {}
+        self._early: deque[facts.Message] | None = deque(maxlen=EARLY)
+        self._broadcasts = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.dispatch = Dispatch(master, RunningService(master), master.hooks.extensions, self)
+
+    def open(self) -> None:
+        """Begin: the core knows the workers now."""
+        extensions = self._master.hooks.extensions
+        extensions.dispatch = self.dispatch
+        if self._master.settings.commands is not None and not self._master.hello.safe:
+            extensions.load(self._master.settings.commands, self._master.log)
+        early, self._early = self._early or deque(), None
+        for fact in early:
+            self._hear(fact)
+        if self._master.hello.master_starts > 1:
+            for number in self._workers(None):
+                self._say(number, {"type": "master"})
+
+    def close(self) -> None:
+        """Let no command be given any more: the master ends."""
+        self._master.hooks.extensions.dispatch = None
+        for task in self._tasks:
+            task.cancel()
+
+    def takes(self, fact: Any) -> bool:
+        """Whether *fact* was for the bus alone."""
+        if isinstance(fact, facts.Message):
+            if self._early is not None:
+                self._early.append(fact)
+            else:
+                self._hear(fact)
+            return True
+        if isinstance(fact, facts.Refused) and fact.order == "tell" and fact.worker is not None:
+            for wait in list(self._waits.values()):
+                wait.heard(fact.worker, taken=False)
+        elif isinstance(fact, facts.Exited):
+            self._peers.pop(fact.worker, None)
+            for wait in list(self._waits.values()):
+                wait.heard(fact.worker, taken=False)
+        return False
+
+    # -- what workers say ----------------------------------------------------------------------------------------------
+
+    def _hear(self, fact: facts.Message) -> None:
+        number, message = fact.worker, fact.message
+        identity = message.get("id")
+        if number not in self._master.cluster.workers or not isinstance(identity, str) or len(identity) > 80:
+            return
+        kind = message.get("type")
+        if kind == "got":
+            wait = self._waits.get(identity)
+            if wait is not None:
+                wait.heard(number, taken=message.get("taken") is True)
+        elif kind in ("trigger", "broadcast"):
+            try:
+                self._ask(number, identity, message)
+            except CommandError as error:
+                self._answer(number, identity, None, error)
+
+    def _ask(self, number: int, identity: str, message: dict[str, Any]) -> None:
+        peer = self._peers.setdefault(number, _Peer())
+        if identity in peer.begun:
+            return  # it was sent again, and had been heard the first time
+        if kind_of(message) == "broadcast":
+            group = message.get("group")
+            peer.begin(identity)
+            self._spawn(self._carry_out(number, identity, peer, self.broadcast(message.get("message"), group)))
+            return
+        name, args, options = message.get("name"), message.get("args"), message.get("options")
+        if not isinstance(name, str) or not isinstance(args, list) or not isinstance(options, dict):
+            raise CommandError("bad_request", "that is no command and no event: a name, a list and an object")
+        caller = self._caller(number)
+        if self.dispatch.find(name) is None:
+            if not peer.may_tell(self._loop.time()):
+                raise CommandError(
+                    "too_many_requests", f"{name} is dropped: a worker may tell {REFILL:g} events a second"
+                )
+            peer.remember(identity)
+            self.dispatch.tell(name, args, options, caller)
+            self._answer(number, identity, None, None)
+            return
+        peer.begin(identity)
+        self._say(number, {"type": "taken", "id": identity})
+        self._spawn(self._carry_out(number, identity, peer, self.dispatch.give(name, args, options, caller)))
+
+    async def _carry_out(self, number: int, identity: str, peer: _Peer, work: Any) -> None:
+        try:
+            result, error = await work, None
+        except CommandError as failure:
+            result, error = None, failure
+        except Exception as failure:  # noqa: BLE001 - ours, then
+            self._master.log(f"the bus failed: {failure!r}")
+            result, error = None, CommandError("internal", "an error in the service itself; its log tells more")
+        finally:
+            peer.open -= 1
+        self._answer(number, identity, result, error)
+
+    def _spawn(self, work: Any) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _answer(self, number: int, identity: str, result: Any, error: CommandError | None) -> None:
+        message: dict[str, Any] = {"type": "answer", "id": identity, "result": result}
+        if error is not None:
+            message = {"type": "answer", "id": identity, **error.to_json()}
+        if not _fits(message):
+            error = CommandError("too_large", f"the answer is longer than {channel.BUS_LIMIT} bytes, or is no JSON")
+            message = {"type": "answer", "id": identity, **error.to_json()}
+        self._say(number, message)
+
+    def _caller(self, number: int) -> Caller:
+        worker = self._master.cluster.workers[number]
+        return Caller("worker", f"{worker.group}.{worker.slot} (pid {worker.pid})")
+
+    # -- what they are told --------------------------------------------------------------------------------------------
+
+    async def broadcast(self, message: Any, group: Any) -> int:
+        """Send *message* to the workers of *group* (None: of all); return how many took it. Raises CommandError."""
+        groups = self._master.cluster.groups
+        if group is not None and group not in groups:
+            raise CommandError(
+                "not_found", f"there is no group {str(group)[:80]!r}, only {', '.join(groups)}", "See: workers."
+            )
+        self._broadcasts += 1
+        identity = f"b{self._broadcasts}"
+        told = {"type": "message", "id": identity, "message": message}
+        if not _fits(told):
+            raise CommandError("too_large", f"the message is longer than {channel.BUS_LIMIT} bytes, or is no JSON")
+        wait = self._waits[identity] = _Reach(self._workers(group))
+        try:
+            for number in list(wait.open):
+                if not self._say(number, told):
+                    wait.heard(number, taken=False)
+            await wait.end(REACH)
+        finally:
+            del self._waits[identity]
+        return wait.taken
+
+    def _workers(self, group: str | None) -> list[int]:
+        """The workers with a channel that are not on their way out."""
+        found = []
+        for number, worker in self._master.cluster.workers.items():
+            home = self._master.cluster.groups.get(worker.group)
+            release = home.releases.get(worker.generation) if home else None
+            if worker.pid is None or worker.state in LEAVING or release is None or release.kind == "command":
+                continue
+            if group is None or worker.group == group:
+                found.append(number)
+        return found
+
+    def _say(self, number: int, message: dict[str, Any]) -> bool:
+        if self._master.behind > BEHIND:
+            return False
+        self._master.say(orders.Tell(number, message))
+        return True
+
+
+class _Peer:
+    """What is known of a worker."""
+
+    def __init__(self) -> None:
+        self.open = 0
+        self.begun: OrderedDict[str, None] = OrderedDict()
+        self._tokens, self._at = BURST, 0.0
+
+    def begin(self, identity: str) -> None:
+        """Take note of a command that begins. Raises CommandError."""
+        if self.open >= OPEN:
+            raise CommandError("too_many_requests", f"{OPEN} commands of this worker are at work already")
+        self.open += 1
+        self.remember(identity)
+
+    def remember(self, identity: str) -> None:
+        """It was heard."""
+        self.begun[identity] = None
+        while len(self.begun) > REMEMBERED:
+            self.begun.popitem(last=False)
+
+    def may_tell(self, now: float) -> bool:
+        """Whether it may tell an event now. *now*: seconds of a monotonic clock."""
+        self._tokens = min(BURST, self._tokens + (now - self._at) * REFILL)
+        self._at = now
+        if self._tokens < 1.0:
+            return False
+        self._tokens -= 1.0
+        return True
+
+
+class _Reach:
+    """Who has not said yet whether it took a broadcast, and how many did."""
+
+    def __init__(self, numbers: list[int]) -> None:
+        self.open = set(numbers)
+        self.taken = 0
+        self._over = asyncio.Event()
+        self._look()
+
+    def heard(self, number: int, *, taken: bool) -> None:
+        """A worker took it or not."""
+        if number in self.open:
+            self.open.discard(number)
+            self.taken += taken
+            self._look()
+
+    def _look(self) -> None:
+        if not self.open:
+            self._over.set()
+
+    async def end(self, seconds: float) -> None:
+        """Wait until all have said, or for *seconds*."""
+        try:
+            await asyncio.wait_for(self._over.wait(), seconds)
+        except TimeoutError:
+            return  # they are stopped, or do not read: not reached
+
+
+def kind_of(message: dict[str, Any]) -> str:
+    """The type of a message."""
+    return str(message.get("type"))
+
+
+def _fits(message: dict[str, Any]) -> bool:
+    try:
+        return len(channel.encode(message)) <= channel.BUS_LIMIT
+    except (channel.ChannelError, TypeError, ValueError):
+        return False

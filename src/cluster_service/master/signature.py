@@ -1,0 +1,261 @@
+"""From a function's signature to the parameters of a command, and from checked arguments back to a call of it.
+
+The annotations say how an argument is written and checked (``control.arguments.KINDS``) and what the function is given:
+
+    str, int, float, bool, dict, pathlib.Path, datetime.timedelta     as they are
+    Literal["a", "b"], an Enum                                        one of them
+    list[X], tuple[X, ...], set[X], *args: X                          several, each an X
+    X | None, Optional[X]                                             an X, or nothing
+    Annotated[X, "what it is"]                                        the text is the argument's help
+    Any, or none                                                      anything: text at a command line, JSON elsewhere
+
+What may be given by place in Python may be on a command line; keyword-only arguments and bools are options. A first
+parameter called ``context`` is no argument: it is given who asks, and the service.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import datetime as dt
+import enum
+import functools
+import inspect
+import pathlib
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from cluster_service.config.table import canonical
+from cluster_service.control.registry import Parameter
+
+from .context import Context
+
+CONTEXT = ("context", "_context", "ctx", "_ctx", "_")
+"""What a parameter that takes the context may be called."""
+RESERVED = frozenset(("access_key", "no_wait", "within", "json", "help"))
+"""Names that have a meaning of their own at some door."""
+
+Convert = Callable[[Any], Any]
+
+PLAIN: dict[Any, tuple[str, str, Convert]] = {
+    str: ("string", "text", str),
+    int: ("integer", "a whole number", int),
+    float: ("number", "a number", float),
+    bool: ("flag", "yes or no", bool),
+    dict: ("object", "a JSON object", dict),
+    pathlib.Path: ("file", "a path", pathlib.Path),
+    dt.timedelta: ("duration", "a time: 10s, 5m", lambda seconds: dt.timedelta(seconds=seconds)),
+    Any: ("any", "any value", lambda value: value),
+    object: ("any", "any value", lambda value: value),
+    inspect.Parameter.empty: ("any", "any value", lambda value: value),
+}
+"""Annotation -> kind, help, and from the checked value to what the function is given."""
+
+MANY: dict[Any, Callable[[Any], Any]] = {
+    list: list,
+    tuple: tuple,
+    set: set,
+    frozenset: frozenset,
+    collections.abc.Sequence: list,
+    collections.abc.Iterable: list,
+    collections.abc.Collection: list,
+}
+
+TEXTS = frozenset(("text", "selector", "change", "target", "file", "caller", "executable", "url path", "setting"))
+TIMES = frozenset(("duration", "timeout"))
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What an annotation says."""
+
+    kind: str
+    doc: str
+    convert: Convert
+    choices: tuple[str, ...] = ()
+    many: bool = False
+
+
+@dataclass(frozen=True)
+class Signature:
+    """How a handler is called."""
+
+    parameters: tuple[Parameter, ...]
+    takes_context: bool
+    _names: Mapping[str, str]
+    _converts: Mapping[str, Convert]
+    _places: tuple[str, ...]
+    """Parameters that must be given by place, since others follow them in ``*args``, or they have no name."""
+    _rest: str
+    _defaults: Mapping[str, Any]
+
+    def call(self, handler: Callable[..., Any], context: Context, arguments: Mapping[str, Any]) -> Any:
+        """Call *handler* with checked *arguments*."""
+        given = {name: self._converts[name](value) for name, value in arguments.items()}
+        by_place: list[Any] = [context] if self.takes_context else []
+        for name in self._places:
+            if name in given:
+                by_place.append(given.pop(name))
+            elif self._rest in given and name in self._defaults:
+                by_place.append(self._defaults[name])
+            else:
+                break
+        by_place += given.pop(self._rest, ())
+        return handler(*by_place, **{self._names[name]: value for name, value in given.items()})
+
+
+def signature_of(handler: Callable[..., Any], like: Mapping[str, Parameter] | None = None) -> Signature:
+    """Return how *handler* is called. *like*: the parameters of the command that it overrides, by name.
+
+    Raises TypeError with a sentence for a signature that no door could offer.
+    """
+    found, hints = _look(handler)
+    takes_context = False
+    parameters: list[Parameter] = []
+    names: dict[str, str] = {}
+    converts: dict[str, Convert] = {}
+    places: list[str] = []
+    defaults: dict[str, Any] = {}
+    rest = ""
+    for number, parameter in enumerate(found):
+        annotation = hints.get(parameter.name, parameter.annotation)
+        if number == 0 and _is_context(parameter, annotation):
+            takes_context = True
+            continue
+        name = canonical(parameter.name).strip("_") or parameter.name
+        if parameter.kind is parameter.VAR_KEYWORD:
+            raise TypeError(f"{_called(handler)}: **{parameter.name} cannot be a command's: name each argument")
+        if name in RESERVED or name in names:
+            why = "has a meaning of its own" if name in RESERVED else "is there twice"
+            raise TypeError(f"{_called(handler)}: an argument cannot be called {parameter.name!r}, which {why}")
+        shape = _shape(annotation, handler, parameter.name)
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            shape = replace(shape, many=True, convert=_each(shape.convert, list))
+            rest = name
+        made = _parameter(name, shape, parameter)
+        parameters.append(_as_before(made, shape, like.get(name) if like else None))
+        names[name], converts[name] = parameter.name, shape.convert
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+            places.append(name)
+        if parameter.default is not parameter.empty:
+            defaults[name] = parameter.default
+    last = [each.name for each in parameters if each.positional][-1:]
+    parameters = [
+        replace(each, positional=False) if each.many and [each.name] != last else each for each in parameters
+    ]  # several words can only stand at the end
+    return Signature(tuple(parameters), takes_context, names, converts, tuple(places), rest, defaults)
+
+
+def _look(handler: Callable[..., Any]) -> tuple[list[inspect.Parameter], dict[str, Any]]:
+    try:
+        found = list(inspect.signature(handler).parameters.values())
+    except (TypeError, ValueError):
+        raise TypeError(f"{_called(handler)} does not tell its arguments: wrap it in a function") from None
+    function = inspect.unwrap(handler)
+    while isinstance(function, functools.partial):
+        function = function.func
+    if not inspect.isroutine(function) and hasattr(function, "__call__"):  # noqa: B004 - an object that is called
+        function = function.__call__
+    try:
+        hints = typing.get_type_hints(function, include_extras=True)
+    except NameError as error:
+        raise TypeError(f"{_called(handler)}: an annotation cannot be understood: {error}") from None
+    except TypeError:
+        hints = {}  # a functools.partial and the like: what its parameters say themselves
+    return found, hints
+
+
+def _is_context(parameter: inspect.Parameter, annotation: Any) -> bool:
+    by_place = parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+    return by_place and (parameter.name in CONTEXT or annotation is Context)
+
+
+def _parameter(name: str, shape: Shape, parameter: inspect.Parameter) -> Parameter:
+    by_name = parameter.kind is parameter.KEYWORD_ONLY or shape.kind == "flag"
+    has_default = parameter.default is not parameter.empty
+    optional = has_default or shape.kind == "flag" or parameter.kind is parameter.VAR_POSITIONAL
+    return Parameter(
+        name,
+        shape.kind,
+        shape.doc,
+        required=not optional,
+        positional=not by_name,
+        choices=shape.choices,
+        many=shape.many,
+        default=_shown(parameter.default) if has_default else "",
+    )
+
+
+def _as_before(made: Parameter, shape: Shape, before: Parameter | None) -> Parameter:
+    """An argument that a built-in has too, and annotated like it, is written as it is there."""
+    same = before is not None and (
+        shape.kind in {before.kind, "any"}
+        or (shape.kind == "string" and before.kind in TEXTS)
+        or (shape.kind == "number" and before.kind in TIMES)
+    )
+    if before is None or not same:
+        return made
+    return replace(before, required=made.required, default=made.default or before.default)
+
+
+def _shown(default: Any) -> str:
+    if default is None or default is False or default == "":
+        return ""
+    if isinstance(default, enum.Enum):
+        default = default.value
+    if isinstance(default, dt.timedelta):
+        return f"{default.total_seconds():g}s"
+    return "" if isinstance(default, (list, tuple, set, dict)) and not default else str(default)
+
+
+def _shape(annotation: Any, handler: Callable[..., Any], name: str) -> Shape:
+    """Return what *annotation* says. Raises TypeError."""
+    origin, inside = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        shape = _shape(inside[0], handler, name)
+        texts = [each for each in inside[1:] if isinstance(each, str)]
+        return replace(shape, doc=texts[0]) if texts else shape
+    if origin in (typing.Union, types.UnionType):
+        one = [each for each in inside if each is not type(None)]
+        if len(one) == 1:
+            return _shape(one[0], handler, name)
+    elif origin is typing.Literal:
+        return _one_of({str(each): each for each in inside if each is not None})
+    elif isinstance(annotation, type) and issubclass(annotation, enum.Enum):
+        return _one_of({str(each.value): each for each in annotation})
+    elif (origin or annotation) in MANY:
+        make = MANY[origin or annotation]
+        item = _shape(inside[0] if inside else Any, handler, name)
+        if not item.many and (len(inside) < 2 or inside[1] is Ellipsis):
+            return replace(item, many=True, convert=_each(item.convert, make), doc=f"{item.doc}, or several")
+    elif (origin or annotation) in (dict, collections.abc.Mapping):
+        return Shape(*PLAIN[dict])
+    elif _hashable(annotation) and annotation in PLAIN:
+        return Shape(*PLAIN[annotation])
+    written = getattr(annotation, "__name__", None) if isinstance(annotation, type) else str(annotation)
+    raise TypeError(
+        f"{_called(handler)}: the argument {name!r} is annotated {written}, which cannot be read from a command line: "
+        "write str, int, float, bool, dict, Path, timedelta, Literal[…], an Enum, list[…] or X | None"
+    )
+
+
+def _hashable(annotation: Any) -> bool:
+    try:
+        hash(annotation)
+    except TypeError:
+        return False
+    return True
+
+
+def _one_of(values: Mapping[str, Any]) -> Shape:
+    return Shape("choice", "one of them", lambda word: values[str(word)], choices=tuple(values))
+
+
+def _each(convert: Convert, make: Callable[[Any], Any]) -> Convert:
+    return lambda items: make([convert(item) for item in items])
+
+
+def _called(handler: Callable[..., Any]) -> str:
+    return str(getattr(handler, "__qualname__", None) or handler)

@@ -1,0 +1,151 @@
+"""Answers that never end by themselves: WebSockets, and streams of events (``text/event-stream``).
+
+No stop can wait for them. When the worker stops, a WebSocket is closed with code 1001 ("going away", RFC 6455, section
+7.4.1), and a stream of events is ended as if the app had ended it: its client resumes elsewhere, as EventSource does by
+itself (https://html.spec.whatwg.org/multipage/server-sent-events.html). The app then has ``GRACE`` seconds to notice;
+after that what it does for this client is cancelled. Everything else that is being answered is left to finish.
+
+This stands between server and app, in ASGI, so it is the same for every ASGI server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from _thread import allocate_lock
+from typing import Any, Callable, Dict, Optional, Set
+
+GRACE = 1.0
+"""Seconds that an app has to notice that its client is gone."""
+
+EVENTS = b"text/event-stream"
+GOING_AWAY = 1001
+
+
+class Stream:
+    """One WebSocket, or one stream of events, and the task that serves it."""
+
+    def __init__(self, send: Callable[..., Any], *, websocket: bool, cancel_first: bool = False) -> None:
+        self.task: Optional[asyncio.Task[Any]] = asyncio.current_task()
+        self.loop = asyncio.get_running_loop()
+        self.send = send
+        self.websocket = websocket
+        self.cancel_first = cancel_first
+        self.ended = False
+        self.cancelled = False
+        self.ending: Optional[asyncio.Task[None]] = None
+
+    async def end(self) -> None:
+        """Tell the client that this is the end; then see to it that the app ends too."""
+        if self.ended:
+            return
+        self.ended = True
+        if not (self.websocket and self.cancel_first):
+            await self.say_goodbye()
+            if self.task is not None and not self.task.done():
+                await asyncio.wait({self.task}, timeout=GRACE)
+        if self.task is not None and not self.task.done():
+            self.cancelled = True
+            self.task.cancel()
+
+    async def say_goodbye(self) -> None:
+        """Tell the client."""
+        close: Dict[str, Any] = {"type": "websocket.close", "code": GOING_AWAY}
+        if not self.websocket:
+            close = {"type": "http.response.body", "body": b"", "more_body": False}
+        try:
+            await asyncio.wait_for(self.send(close), GRACE)
+        except Exception:  # noqa: BLE001, S110 - the client is gone already
+            pass
+
+
+class Streams:
+    """Those that are open in this process.
+
+    *cancel_first*: the server cannot close a WebSocket while the app waits to receive from it (granian).
+    """
+
+    def __init__(self, *, cancel_first: bool = False) -> None:
+        self._cancel_first = cancel_first
+        self._open: Set[Stream] = set()
+        self._ending = False
+
+    async def http(self, app: Callable[..., Any], scope: Dict[str, Any], receive: Any, send: Any) -> None:
+        """Let *app* answer one request. An answer that turns out to be a stream of events is remembered."""
+        stream: Optional[Stream] = None
+
+        def watching(message: Dict[str, Any]) -> Any:
+            nonlocal stream
+            if message["type"] == "http.response.start" and _is_events(message.get("headers") or ()):
+                stream = Stream(send, websocket=False)
+                self._add(stream)
+            if stream is not None and stream.ended:
+                return _nothing()
+            return send(message)
+
+        try:
+            await app(scope, receive, watching)
+        except asyncio.CancelledError:
+            if stream is None or not stream.cancelled:
+                raise
+        finally:
+            if stream is not None:
+                self._open.discard(stream)
+
+    async def websocket(self, app: Callable[..., Any], scope: Dict[str, Any], receive: Any, send: Any) -> None:
+        """Let *app* serve one WebSocket."""
+        stream = Stream(send, websocket=True, cancel_first=self._cancel_first)
+
+        async def watching(message: Dict[str, Any]) -> None:
+            if stream.ended:
+                return
+            await send(message)
+            if message["type"] == "websocket.accept":
+                self._add(stream)
+
+        try:
+            await app(scope, receive, watching)
+        except asyncio.CancelledError:
+            if not stream.cancelled:
+                raise
+            if self._cancel_first:
+                await stream.say_goodbye()
+        finally:
+            self._open.discard(stream)
+
+    def _add(self, stream: Stream) -> None:
+        self._open.add(stream)
+        if self._ending:
+            stream.loop.call_soon(_begin, stream)
+
+    def end(self) -> None:
+        """End those that are open, and from now on each that is opened. From any thread."""
+        self._ending = True
+        for stream in list(self._open):
+            stream.loop.call_soon_threadsafe(_begin, stream)
+
+    def await_end(self, deadline: float) -> None:
+        """Wait until none is open, for as long as ending one may take, or to *deadline* (``time.monotonic()``).
+
+        Not to be called in the thread of their loop.
+        """
+        deadline = min(deadline, time.monotonic() + 3 * GRACE)
+        never = allocate_lock()
+        never.acquire()
+        while self._open and time.monotonic() < deadline:
+            never.acquire(timeout=0.01)
+
+
+def _begin(stream: Stream) -> None:
+    stream.ending = stream.loop.create_task(stream.end())  # held, or it might be collected
+
+
+def _is_events(headers: Any) -> bool:
+    for name, value in headers:
+        if bytes(name).lower() == b"content-type":
+            return bytes(value).lower().startswith(EVENTS)
+    return False
+
+
+async def _nothing() -> None:
+    """What is sent to a client that is gone."""

@@ -13,7 +13,7 @@ from cluster_service.core.requests import Rejected, Reload, Restart, Scale, Shut
 from cluster_service.core.spec import GroupSpec, Release, Spec
 from cluster_service.testing import Program, World
 
-from .stories import BROKEN, GOOD, operation, running, told
+from .stories import BROKEN, GOOD, operation, policy, running, told
 
 DB = GroupSpec("db", 2, Release("command", "db"))
 WEB = GroupSpec("web", 2, Release("script", "web", cwd="/srv"), depends_on=(("db", "ready"),))
@@ -195,3 +195,16 @@ def test_the_master_may_die_in_the_middle_of_it(after: int) -> None:
         made.request(Reload(new, monitor=1.0))
         ended(made)
     assert sorted(each.spawn.argv[0] for each in made.serving()) == ["jobs", "web2", "web2", "web2"]
+
+
+def test_who_waits_for_something_broken_is_told_so() -> None:
+    made = world(WEB, replace(DB, restart=policy(auto_restart=False)))
+    made.programs["db"] = BROKEN
+    made.run(20.0)
+    assert operation(made).state == "failed"
+    made.request(Restart("web"))
+    assert operation(made).reason == "web waits for db, which is broken; it is started as soon as that serves"
+    made.programs["db"] = PROGRAMS["db"]
+    made.request(Restart("db"))
+    made.run(5.0)
+    assert len(made.serving("web")) == 2

@@ -17,6 +17,8 @@ from .spec import GroupSpec, Release
 from .stages import Rollout
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
     from .worker import Worker
 
 
@@ -122,6 +124,20 @@ class Group:
         elif left != self.releases[generation]:
             self.past = [*self.past, left][-PAST:]
         self.promoted = generation
+
+    def waits_for(self, groups: Mapping[str, Group], workers: Collection[Worker]) -> list[str]:
+        """The groups that it depends on and that are not there yet; none once it has been started."""
+        if self.released or not self.spec.depends_on:
+            return []
+        serving = {(each.group, each.slot) for each in workers if each.serving}
+        there = {"ready": serving, "started": serving | {(w.group, w.slot) for w in workers if w.state == "starting"}}
+        missing = [
+            name
+            for name, what in self.spec.depends_on
+            if name in groups and any((name, number) not in there[what] for number in groups[name].slots)
+        ]
+        self.released = not missing
+        return missing
 
     def wanted_slots(self) -> list[Slot]:
         """The slots that want a worker, a dark canary's among them."""

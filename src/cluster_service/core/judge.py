@@ -36,10 +36,21 @@ def judge(cluster: Cluster, operation: Operation, now: float) -> None:
             why = exit_.get("detail", "it failed too often")
             finish(cluster, operation, "failed", with_lines(f"{name}.{number} {why}", exit_.get("output", [])), now)
             return
+        broken = [
+            each for each in group.waits_for(cluster.groups, cluster.workers.values()) if _is_broken(cluster, each)
+        ]
+        if broken:
+            why = f"{name} waits for {broken[0]}, which is broken; it is started as soon as that serves"
+            finish(cluster, operation, "failed", why, now)
+            return
         finished += [(w.serving, w.generation) for w in workers] == [(True, slot.generation)]
     operation.replaced = finished
     if finished == len(operation.slots):
         finish(cluster, operation, "done", None, now)
+
+
+def _is_broken(cluster: Cluster, name: str) -> bool:
+    return any(slot.broken for slot in cluster.groups[name].slots.values())
 
 
 def failed_boot(cluster: Cluster, worker: Worker, group: Group, detail: str, lines: list[str], now: float) -> None:

@@ -45,7 +45,7 @@ def _may_start(cluster: Cluster, group: Group, slot: Slot, wants: str, now: floa
     at = group.next_try(slot)
     workers = cluster.of_group(group.name)
     booting = [worker for worker in workers if worker.booting]
-    if at is None or at > now or waits_for(cluster, group):
+    if at is None or at > now or group.waits_for(cluster.groups, cluster.workers.values()):
         return False
     if group.trying(slot.generation) and any(worker.generation == slot.generation for worker in booting):
         return False
@@ -53,25 +53,6 @@ def _may_start(cluster: Cluster, group: Group, slot: Slot, wants: str, now: floa
         return False
     wanted = {each.number: each.generation for each in group.slots.values()}
     return wants == "start" or replacing(wanted, workers) < surge(len(group.slots))
-
-
-def waits_for(cluster: Cluster, group: Group) -> list[str]:
-    """The groups that *group* depends on and that are not there yet; none once it has been started."""
-    if not group.released:
-        missing = [name for name, what in group.spec.depends_on if not _is_there(cluster, name, what)]
-        if missing:
-            return missing
-        group.released = True
-    return []
-
-
-def _is_there(cluster: Cluster, name: str, what: str) -> bool:
-    group = cluster.groups.get(name)
-    if group is None or not group.slots:
-        return True  # nobody is to be waited for
-    workers = [each for each in cluster.of_group(name) if each.slot in group.slots]
-    there = {each.slot for each in workers if each.serving or (what == "started" and each.state == "starting")}
-    return there == set(group.slots)
 
 
 def _start(cluster: Cluster, group: Group, slot: Slot, now: float) -> None:

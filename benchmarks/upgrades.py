@@ -50,7 +50,8 @@ def run(kind: str, folders: list[Path], times: int) -> list[str]:
                 folder = folders[turn % 2]
                 where = ["--cwd", str(folder), "--monitor", "500ms"]
                 done = service.cli("upgrade", "all", *releases.target(folder, kind), *where)
-                assert done.code == 0, done
+                if done.code:
+                    raise SystemExit(done.err)
             return [f"new connections: {fresh.finish()}", f"kept connections: {kept.finish()}"]
 
 

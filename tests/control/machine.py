@@ -91,6 +91,7 @@ class Machine:
             "version": "1",
             "pid": os.getpid(),
             "uptime_s": 75.0,
+            "master_starts": 1,
             "groups": groups,
             "operation": None,
         }

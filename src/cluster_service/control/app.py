@@ -29,7 +29,7 @@ from starlette.routing import Route
 from cluster_service.config import values
 from cluster_service.config.table import canonical
 
-from . import arguments, audit, openapi, roots
+from . import arguments, audit, metrics, openapi, roots
 from .access import FAILURE_DELAY, Access, Admission, Knock
 from .caller import CALLER, Caller
 from .errors import CommandError
@@ -86,6 +86,7 @@ def make_app(service: Service, access: Access, closing: asyncio.Event) -> ASGIAp
             *reads,
             Route("/api/v1/operations/{id}", routes.operation, methods=["GET"]),
             Route("/api/v1/events", routes.events, methods=["GET"]),
+            Route("/metrics", routes.metrics, methods=["GET"]),
             Route("/openapi.json", routes.document, methods=["GET"]),
             Route("/live", routes.live, methods=["GET"]),
             Route("/ready", routes.ready, methods=["GET"]),
@@ -200,6 +201,17 @@ class _Routes:
             last = sent.request.headers.get("last-event-id")
             after = None if last is None else values.integer(last, 0)
             return EventStream(self._service.events(after), after, self._closing, self._streams)
+
+        return await self._guarded(request, answer)
+
+    async def metrics(self, request: Request) -> Response:
+        """``GET /metrics``: for Prometheus."""
+
+        async def answer(_sent: Sent, admission: Admission) -> Response:
+            self._access.check_right("workers", "remote", admission)
+            service = self._service
+            page = metrics.exposition(service.workers(), service.health(), service.info())
+            return Response(page, 200, {"Cache-Control": "no-store"}, metrics.CONTENT_TYPE)
 
         return await self._guarded(request, answer)
 

@@ -390,7 +390,18 @@ def _reading() -> Json:
         "/api/v1/operations": _read("operations", "The operations, newest first.", _see("Operations")),
         "/api/v1/operations/{id}": _read("operation", "One operation.", _see("Operation"), 404, parameters=at),
         "/api/v1/events": {"get": _events()},
+        "/metrics": {"get": _metrics()},
         "/openapi.json": _read("openapi", "This document.", {"type": "object"}),
+    }
+
+
+def _metrics() -> Json:
+    page = {"description": "Prometheus' text format.", "content": {"text/plain": {"schema": _STRING}}}
+    return {
+        "operationId": "metrics",
+        "tags": ["reading"],
+        "summary": "Workers by state, memory, connections, restarts: for Prometheus.",
+        "responses": _answers({200: page}),
     }
 
 

@@ -1,0 +1,74 @@
+"""What monitoring reads: the rows of ``workers`` and the service's health, in Prometheus' text format, version 0.0.4.
+
+https://prometheus.io/docs/instrumenting/exposition_formats/. Written here, in a dozen lines: the client library
+is made for one process that counts for itself. Names follow https://prometheus.io/docs/practices/naming/.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+Json = Mapping[str, Any]
+Sample = tuple[Mapping[str, object], float]
+
+STATES = ("starting", "serving", "draining", "stopping", "waiting", "broken")
+
+
+def exposition(workers: Iterable[Json], health: Json, info: Json) -> str:
+    """Return the page. *workers*, *health*, *info*: what the commands of those names return."""
+    rows = list(workers)
+    groups = sorted({str(row["group"]) for row in rows} | set(info["groups"]))
+    counts = {(group, state): 0 for group in groups for state in STATES}
+    for row in rows:
+        counts[str(row["group"]), row["state"]] += 1
+    one: Mapping[str, object] = {}
+    families: list[tuple[str, str, str, list[Sample]]] = [
+        ("cservice_info", "gauge", "The service; its value is always 1.", [({"version": info["version"]}, 1)]),
+        ("cservice_uptime_seconds", "gauge", "Seconds since its guardian started.", [(one, info["uptime_s"])]),
+        (
+            "cservice_master_starts_total",
+            "counter",
+            "How often a master was started: 1 where none has died.",
+            [(one, info["master_starts"])],
+        ),
+        ("cservice_slots_wanted", "gauge", "Workers that there should be.", [(one, health["wanted"])]),
+        ("cservice_slots_serving", "gauge", "Slots that serve.", [(one, health["serving"])]),
+        (
+            "cservice_operation_running",
+            "gauge",
+            "Whether a restart, an upgrade or the like is under way.",
+            [(one, int(info["operation"] is not None))],
+        ),
+        (
+            "cservice_workers",
+            "gauge",
+            "Workers and empty slots, by state.",
+            [({"group": group, "state": state}, count) for (group, state), count in counts.items()],
+        ),
+        ("cservice_worker_restarts_total", "counter", "Restarts after failures, by slot.", _of(rows, "restarts")),
+        ("cservice_worker_memory_bytes", "gauge", "Resident memory.", _of(rows, "memory_bytes")),
+        ("cservice_worker_connections", "gauge", "Open connections.", _of(rows, "connections")),
+        ("cservice_worker_uptime_seconds", "gauge", "Seconds since its process started.", _of(rows, "uptime_s")),
+    ]
+    return "".join(_family(*family) for family in families)
+
+
+def _of(rows: Iterable[Json], field: str) -> list[Sample]:
+    """One sample a slot: of its newest worker where it has two."""
+    found = {(row["group"], row["slot"]): row[field] for row in rows if row.get(field) is not None}
+    return [({"group": group, "slot": slot}, value) for (group, slot), value in found.items()]
+
+
+def _family(name: str, kind: str, doc: str, samples: Iterable[Sample]) -> str:
+    lines = [f"# HELP {name} {doc}", f"# TYPE {name} {kind}"]
+    for labels, value in samples:
+        shown = ",".join(f'{label}="{_escaped(text)}"' for label, text in labels.items())
+        lines.append(f"{name}{{{shown}}} {value}" if shown else f"{name} {value}")
+    return "\n".join(lines) + "\n"
+
+
+def _escaped(text: object) -> str:
+    return str(text).replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')

@@ -6,7 +6,14 @@ guardian, the command line and the workers (under any interpreter from 3.9 on) p
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .control.client import connect
+    from .control.errors import CommandError
+    from .master.api import broadcast, command, disable, on, start, trigger
+    from .master.context import Context
+    from .worker.api import is_master, is_worker, on_message, worker_ready
 
 __version__ = "0.1.0"
 

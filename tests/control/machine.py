@@ -135,6 +135,12 @@ class Machine:
     def _last(self) -> int:
         return int(self.published[-1]["id"]) if self.published else 0
 
+    def recent_events(self, limit: int) -> list[Json]:
+        return self.published[-limit:] if limit > 0 else []
+
+    def log_lines(self, count: int) -> Json:
+        raise CommandError("failed", f"there is no log file to show {count} lines of", "start it with --log-file FILE")
+
     def audit(self, entry: Json) -> None:
         self.audited.append(entry)
 

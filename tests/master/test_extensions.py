@@ -349,3 +349,49 @@ def test_a_directory_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert "SyntaxError" in syntax
     made.load(str(tmp_path / "nosuch"), lines.append)
     assert lines[-1] == f"the commands in {tmp_path}/nosuch cannot be read: No such file or directory"
+
+
+def test_the_ways_to_define_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    import cluster_service as cservice
+
+    made = extensions()
+    monkeypatch.setattr(HOOKS, "extensions", made)
+    monkeypatch.setattr(HOOKS, "_handlers", {})
+
+    @cservice.command("one", access="remote", timeout="5s", help="The first.")
+    def first() -> int:
+        return 1
+
+    @cservice.command
+    def two() -> int:
+        return 2
+
+    @cservice.on("three")
+    def third(context: Any) -> int:
+        return 3
+
+    cservice.on("four", lambda: 4, access="inproc")
+    heard = cservice.on("five", lambda event: event)
+    assert {name: give(made, name) for name in ("one", "two", "three", "four")} == {
+        "one": 1,
+        "two": 2,
+        "three": 3,
+        "four": 4,
+    }
+    command = made.registry.get("one")
+    assert (command.access, command.timeout, command.summary) == ("remote", 5.0, "The first.")
+    assert made.registry.get("four").access == "inproc"
+    assert "five" not in made.registry.names()
+    assert HOOKS._handlers["five"][0].call is heard
+    assert (first(), two(), third(None)) == (1, 2, 3), "they stay functions"
+    cservice.disable("two")
+    assert made.registry.get("two").access == "disabled"
+    with pytest.raises(ValueError, match="there is no command 'nosuch'"):
+        cservice.disable("nosuch")
+
+
+def test_before_a_service_runs_nothing_happens() -> None:
+    from cluster_service.master import api
+
+    assert api.trigger("greet") is None
+    assert api.broadcast("x") == 0

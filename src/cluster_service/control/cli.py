@@ -173,7 +173,8 @@ def make_main() -> Main:
         invoke_without_command=True,
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
         help="Run a program as a service of many workers, and command the services that run.\n\n"
-        "Without a command: a console. `cservice server.py` is `cservice start server.py`.",
+        "Without a command: a console. `cservice server.py` is `cservice start server.py`. A running service may have "
+        "commands of its own: `cservice help` lists them too.",
         subcommand_metavar="COMMAND ...",
     )
 

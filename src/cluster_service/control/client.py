@@ -225,12 +225,40 @@ class Client:
             self._gone(TIMEOUT)  # so that its name and ports are free for the caller's next step
         return operation
 
+    def open(self, path: str, headers: Mapping[str, str], timeout: float) -> http.client.HTTPResponse:
+        """GET *path* and return the answer, to be read as it comes and closed. Raises CommandError and Broken."""
+        connection = self._connection(timeout)
+        try:
+            connection.connect()
+        except OSError as error:
+            connection.close()
+            raise self._no_door(error) from None
+        try:
+            connection.request("GET", path, headers={**self._headers(), **headers, "Connection": "close"})
+            answer = connection.getresponse()
+            if answer.status != 200:
+                self._judge(answer.status, answer.read())
+        except (OSError, http.client.HTTPException) as error:
+            connection.close()
+            raise Broken(str(error) or type(error).__name__) from None
+        except CommandError:
+            connection.close()
+            raise
+        return answer
+
+    def check_runs(self) -> None:
+        """Raise CommandError unavailable when the service surely has ended."""
+        self._must_run()
+
+    def _headers(self) -> dict[str, str]:
+        if self._key is None:
+            return {}
+        return {"Authorization": "Bearer " + self._key.encode().decode("latin-1")}
+
     # -- one exchange ------------------------------------------------------------------------------------------------
 
     def _ask(self, method: str, path: str, body: Mapping[str, Any] | None, timeout: float) -> Json:
-        headers = {"Accept": "application/json"}
-        if self._key is not None:
-            headers["Authorization"] = "Bearer " + self._key.encode().decode("latin-1")
+        headers = {"Accept": "application/json", **self._headers()}
         data = None
         if body is not None:
             data = json.dumps(body).encode()

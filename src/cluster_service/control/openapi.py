@@ -179,6 +179,8 @@ RESULTS: Mapping[str, Json] = {
     "version": _see("Version"),
     "operations": {"anyOf": [_see("Operations"), _see("Operation")]},
     "help": {"anyOf": [_see("Commands"), _see("Command")]},
+    "events": _object("service events", service=_STRING, events={"type": "array", "items": {"type": "object"}}),
+    "logs": _object("file lines", file=_STRING, lines={"type": "array", "items": _STRING}),
     "exit": _object("exiting", exiting={"type": "boolean"}),
 }
 """What the built-in commands answer, besides operations. A command that overrides one may answer more or other."""

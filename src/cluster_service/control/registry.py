@@ -26,7 +26,7 @@ Handler = Callable[..., "dict[str, Any] | Awaitable[dict[str, Any]]"]
 
 BUILT_IN = (
     "start", "restart", "upgrade", "rollback", "cancel", "test", "scale", "shutdown", "exit", "operations", "workers",
-    "health", "info", "version", "help",
+    "health", "info", "events", "logs", "version", "help",
 )  # fmt: skip
 """The files in ``commands/``, in the order of help."""
 

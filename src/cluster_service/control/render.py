@@ -302,12 +302,29 @@ def _custom(data: Json, *, terminal: bool) -> str:
     return _inline(value)
 
 
+def event(data: Json) -> str:
+    """One line for an event: when, what, and its fields."""
+    known = ("id", "at", "service", "event", "type")
+    fields = {name: value for name, value in data.items() if name not in known and value not in (None, "", [])}
+    return f"{clean(data.get('at'))}  {clean(data.get('event'))}  {_inline(fields)}".rstrip()
+
+
+def _events(data: Json, **_: bool) -> str:
+    return "\n".join(event(each) for each in data["events"]) or "nothing has happened yet"
+
+
+def _logs(data: Json, **_: bool) -> str:
+    return "\n".join(clean(text) if text else "" for text in data["lines"])
+
+
 RENDERINGS: dict[str, Callable[..., str]] = {
     "workers": _workers,
     "health": _health,
     "fields": _fields,
     "operation": _operation,
     "operations": _operations,
+    "events": _events,
+    "logs": _logs,
     "version": _version,
     "help": _help,
     "custom": _custom,

@@ -83,5 +83,11 @@ class Service(Protocol):
     def events(self, after: int | None) -> AsyncIterator[Json]:
         """The events from number *after* on (None: only new ones), for ever."""
 
+    def recent_events(self, limit: int) -> list[Json]:
+        """The latest events that are remembered, oldest first."""
+
+    def log_lines(self, count: int) -> Json:
+        """``{"file", "lines"}``: the last of the log file. Raises CommandError failed when there is none."""
+
     def audit(self, entry: Json) -> None:
         """Write one line to the audit log: time, key id, door, peer, command, outcome, duration."""

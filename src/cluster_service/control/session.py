@@ -146,6 +146,10 @@ class Session:
                 raise
             self.show(command, _answer_alone(command, given))
             return 0
+        if given.pop("follow", False) and not command.custom:
+            from .following import FOLLOWED  # noqa: PLC0415 - rarely needed
+
+            return FOLLOWED[command.name](self, client, given)
         try:
             result = client.give(command.name, arguments.from_here(command, given), command.timeout)
         except KeyboardInterrupt:

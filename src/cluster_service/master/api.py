@@ -8,7 +8,7 @@ handlers registered before it are called. In a worker, ``start`` only says that 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, overload
 
 from .hooks import HOOKS, Hooks, hears_events
 
@@ -16,6 +16,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cluster_service.control.registry import Level
+
+
+Function = TypeVar("Function", bound="Callable[..., Any]")
+
+
+@overload
+def on(name: str, handler: Function, **options: Any) -> Function: ...
+@overload
+def on(name: str, handler: None = None, **options: Any) -> Callable[[Function], Function]: ...
 
 
 def on(name: str, handler: Any = None, **options: Any) -> Any:
@@ -32,6 +41,19 @@ def on(name: str, handler: Any = None, **options: Any) -> Any:
     else:
         HOOKS.extensions.command(name, handler, **options)
     return handler
+
+
+@overload
+def command(name: Function) -> Function: ...
+@overload
+def command(
+    name: str | None = None,
+    *,
+    access: Level | None = None,
+    timeout: float | str | None = None,
+    help: str | None = None,
+    workers: bool | None = None,
+) -> Callable[[Function], Function]: ...
 
 
 def command(

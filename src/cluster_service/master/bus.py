@@ -21,7 +21,7 @@ from .service import RunningService
 if TYPE_CHECKING:
     from .loop import Master
 
-OPEN = 100
+OPEN = 32
 """Commands of one worker that may be at work at a time."""
 REMEMBERED = 1000
 """Ids of one worker that are known to have been begun."""
@@ -164,7 +164,7 @@ class Bus:
     async def broadcast(self, message: Any, group: Any) -> int:
         """Send *message* to the workers of *group* (None: of all); return how many took it. Raises CommandError."""
         groups = self._master.cluster.groups
-        if group is not None and group not in groups:
+        if group is not None and (not isinstance(group, str) or group not in groups):
             raise CommandError(
                 "not_found", f"there is no group {str(group)[:80]!r}, only {', '.join(groups)}", "See: workers."
             )

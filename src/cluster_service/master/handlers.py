@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Outcome = tuple[Any, BaseException | None]
 """What was returned, and what was raised."""
 
-MOST = 64
+MOST = 128
 """Handlers of commands at work at the same time, those that were left to themselves among them."""
 
 

@@ -181,6 +181,21 @@ class RunningService:
         self._master.turn(requests.ExitNow())
         return {"exiting": True}
 
+    def recent_events(self, limit: int) -> list[Json]:
+        """See ``Service.recent_events``."""
+        return [event.to_json() for event in self._master.published][-limit:] if limit > 0 else []
+
+    def log_lines(self, count: int) -> Json:
+        """See ``Service.log_lines``."""
+        file = self._master.settings.log_file
+        if file is None:
+            hint = "It goes to the standard output of whoever started it; --log-file FILE keeps it."
+            raise CommandError("failed", "this service writes no log file", hint)
+        try:
+            return {"file": file, "lines": tail(file, max(0, count))}
+        except OSError as error:
+            raise CommandError("failed", f"the log file {file} cannot be read: {error.strerror}") from None
+
     def audit(self, entry: Json) -> None:
         """See ``Service.audit``."""
         print(f"audit {json.dumps(entry, ensure_ascii=True)}", file=sys.stderr, flush=True)  # noqa: T201
@@ -201,3 +216,18 @@ class RunningService:
     def _view(self, operation: Operation) -> Json:
         now = time.monotonic()
         return views.operation(self._master.cluster, operation, now, time.time() - now)
+
+
+MOST_LOG = 1 << 20
+"""Bytes that are read from the end of the log file."""
+
+
+def tail(path: str, count: int) -> list[str]:
+    """Return the last *count* whole lines of the file, as far as they stand in its last ``MOST_LOG`` bytes."""
+    with open(path, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - MOST_LOG))
+        lines = file.read().decode("utf-8", "replace").splitlines()
+    if size > MOST_LOG:
+        del lines[:1]
+    return lines[-count:] if count else []

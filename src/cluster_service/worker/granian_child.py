@@ -22,7 +22,7 @@ from .loading import load_app
 from .pulse import Pulse, counting_asgi, counting_wsgi
 from .run import hide_our_frames
 from .runtime import Runtime, current, install
-from .streams import Streams
+from .streams import Streams, ending_wsgi
 from .threads import run_beside
 
 if TYPE_CHECKING:
@@ -90,6 +90,7 @@ class Child:
         spawn(*args)
         if runtime.stopping:
             runtime.callback.run(runtime.remaining)
+            runtime.must_end(hurry=closing.streams.cancelled)
 
     def _drain_when_told(self, runtime: Runtime, closing: Closing) -> None:
         try:
@@ -103,6 +104,7 @@ class Child:
         finally:
             closing.await_serving(runtime.deadline)
             self.pipe.send(None)
+            runtime.must_end()
 
 
 def _arrive(target: str, pipe: Connection, channel: Any, relay: Any, board: Any, row: int) -> Child:
@@ -134,7 +136,7 @@ class Closing:
             self._answer = lambda scope, receive, send: app(scope)(receive, send)
         self.streams = Streams(cancel_first=True)
         if interface == "wsgi":
-            self._answer = counting_wsgi(self._answer, runtime.pulse)
+            self._answer = counting_wsgi(ending_wsgi(app, lambda: runtime.stopping), runtime.pulse)
         else:
             self._answer = counting_asgi(self._answer, runtime.pulse, self.streams)
         self._plain: Callable[..., Any] = self._answer

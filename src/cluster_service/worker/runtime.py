@@ -14,6 +14,7 @@ service is gone). From there:
 from __future__ import annotations
 
 import atexit
+import functools
 import os
 import select
 import signal
@@ -28,6 +29,7 @@ from cluster_service.wire.channel import BUS
 from .bus import Bus
 from .callback import StopCallback
 from .channel import Channel
+from .leaving import end_in_time
 from .threads import run_beside
 
 if TYPE_CHECKING:
@@ -321,7 +323,11 @@ class Runtime:
         """From here, the program is on its way out."""
         self._leaving = True
         self._left.release()
-        run_beside(self._end_in_time)
+        self.must_end()
+
+    def must_end(self, *, hurry: bool = False) -> None:
+        """See to it that the process ends when its time is over (``leaving``), even if SystemExit does not end it."""
+        run_beside(functools.partial(end_in_time, self.remaining, hurry=hurry, say=complain))
 
     def _leave_loop(self, loop: Any) -> None:
         if self._leaving:
@@ -331,24 +337,6 @@ class Runtime:
             raise SystemExit(0)
         task = loop.create_task(self.callback.run_in_loop(self.remaining))
         task.add_done_callback(_exit)
-
-    def _end_in_time(self) -> None:
-        """End a program that SystemExit does not end: it has threads that go on, or catches everything."""
-        never = allocate_lock()
-        never.acquire()
-        never.acquire(timeout=self.remaining() + 1.0)
-        names = [
-            thread.name
-            for thread in threading.enumerate()
-            if not thread.daemon and thread is not threading.main_thread()
-        ]
-        complain(
-            f"the time to stop is over; ended with {'threads still at work: ' + ', '.join(names) if names else 'force'}"
-        )
-        for stream in (sys.stdout, sys.stderr):
-            if stream is not None:
-                stream.flush()
-        os._exit(0)
 
     def _before_fork(self) -> None:
         """Hold SIGTERM back, so that a child gets it, however early, when it is the child's own affair."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, List, Optional
 import uvicorn
 
 from .listeners import open_listeners
+from .streams import ending_wsgi
 
 if TYPE_CHECKING:
     import socket
@@ -22,7 +23,8 @@ def serve(app: Any, interface: str, binds: List[str], runtime: Runtime) -> None:
     if interface == "wsgi":
         from a2wsgi import WSGIMiddleware  # noqa: PLC0415 - only for these
 
-        app, interface = WSGIMiddleware(app, workers=WSGI_THREADS), "asgi3"
+        ending = ending_wsgi(app, lambda: runtime.stopping)
+        app, interface = WSGIMiddleware(ending, workers=WSGI_THREADS), "asgi3"
     config = uvicorn.Config(app, interface=interface, workers=1)  # type: ignore[arg-type]
     listeners = open_listeners(binds, runtime.share)
     server = _Server(config, runtime, binds)

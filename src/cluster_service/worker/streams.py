@@ -1,11 +1,12 @@
-"""Answers that never end by themselves: WebSockets, and streams of events (``text/event-stream``).
+"""Answers that never end by themselves: WebSockets, and streams of events (``endless``).
 
 No stop can wait for them. When the worker stops, a WebSocket is closed with code 1001 ("going away", RFC 6455, section
 7.4.1), and a stream of events is ended as if the app had ended it: its client resumes elsewhere, as EventSource does by
 itself (https://html.spec.whatwg.org/multipage/server-sent-events.html). The app then has ``GRACE`` seconds to notice;
-after that what it does for this client is cancelled. Everything else that is being answered is left to finish.
+after that what it does for this client is cancelled. What does not end even then (a thread that waits for ever, say)
+is *abandoned*: nobody waits for it any more. Everything else that is being answered is left to finish.
 
-This stands between server and app, in ASGI, so it is the same for every ASGI server.
+This stands between server and app, in ASGI and WSGI, so it is the same for every server of them.
 """
 
 from __future__ import annotations
@@ -13,20 +14,51 @@ from __future__ import annotations
 import asyncio
 import time
 from _thread import allocate_lock
-from typing import Any, Callable, Dict, Optional, Set
+from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
 GRACE = 1.0
-"""Seconds that an app has to notice that its client is gone."""
+"""Seconds that an app has to notice that its client is gone, and again to end when it is cancelled."""
 
-EVENTS = b"text/event-stream"
+ENDLESS = ("text/event-stream", "multipart/x-mixed-replace")
+"""Content types of answers that go on until somebody ends them."""
 GOING_AWAY = 1001
+_TYPE, _LENGTH = "content-type", "content-length"
+
+
+def endless(method: str, headers: Any) -> bool:
+    """Whether the answer with *headers*, pairs of text or of bytes, to a request of *method* ends by itself never.
+
+    Only one to a GET: that to a POST (a language model's words, say) is finite, and cannot be asked for again. Nor is
+    one whose length is told.
+    """
+    if method != "GET" or not isinstance(headers, (list, tuple)):
+        return False
+    found = False
+    for name, value in headers:
+        if len(name) in (len(_TYPE), len(_LENGTH)):
+            text = _text(name)
+            if text == _LENGTH:
+                return False
+            found = found or (text == _TYPE and _text(value).startswith(ENDLESS))
+    return found
+
+
+def _text(part: Any) -> str:
+    return (part if isinstance(part, str) else bytes(part).decode("latin-1")).strip().lower()
 
 
 class Stream:
     """One WebSocket, or one stream of events, and the task that serves it."""
 
-    def __init__(self, send: Callable[..., Any], *, websocket: bool, cancel_first: bool = False) -> None:
-        self.task: Optional[asyncio.Task[Any]] = asyncio.current_task()
+    def __init__(
+        self,
+        task: Optional[asyncio.Task[Any]],
+        send: Callable[..., Any],
+        *,
+        websocket: bool,
+        cancel_first: bool = False,
+    ) -> None:
+        self.task = task
         self.loop = asyncio.get_running_loop()
         self.send = send
         self.websocket = websocket
@@ -42,11 +74,15 @@ class Stream:
         self.ended = True
         if not (self.websocket and self.cancel_first):
             await self.say_goodbye()
-            if self.task is not None and not self.task.done():
-                await asyncio.wait({self.task}, timeout=GRACE)
+            await self._task_ended()
         if self.task is not None and not self.task.done():
             self.cancelled = True
             self.task.cancel()
+            await self._task_ended()
+
+    async def _task_ended(self) -> None:
+        if self.task is not None and not self.task.done():
+            await asyncio.wait({self.task}, timeout=GRACE)
 
     async def say_goodbye(self) -> None:
         """Tell the client."""
@@ -69,15 +105,18 @@ class Streams:
         self._cancel_first = cancel_first
         self._open: Set[Stream] = set()
         self._ending = False
+        self.cancelled = False
+        """Whether an app had to be made to end: a thread of it may go on."""
 
     async def http(self, app: Callable[..., Any], scope: Dict[str, Any], receive: Any, send: Any) -> None:
         """Let *app* answer one request. An answer that turns out to be a stream of events is remembered."""
         stream: Optional[Stream] = None
+        task, method = asyncio.current_task(), scope["method"]
 
         def watching(message: Dict[str, Any]) -> Any:
             nonlocal stream
-            if message["type"] == "http.response.start" and _is_events(message.get("headers") or ()):
-                stream = Stream(send, websocket=False)
+            if message["type"] == "http.response.start" and endless(method, message.get("headers")):
+                stream = Stream(task, send, websocket=False)
                 self._add(stream)
             if stream is not None and stream.ended:
                 return _nothing()
@@ -88,13 +127,14 @@ class Streams:
         except asyncio.CancelledError:
             if stream is None or not stream.cancelled:
                 raise
+            self.cancelled = True
         finally:
             if stream is not None:
                 self._open.discard(stream)
 
     async def websocket(self, app: Callable[..., Any], scope: Dict[str, Any], receive: Any, send: Any) -> None:
         """Let *app* serve one WebSocket."""
-        stream = Stream(send, websocket=True, cancel_first=self._cancel_first)
+        stream = Stream(asyncio.current_task(), send, websocket=True, cancel_first=self._cancel_first)
 
         async def watching(message: Dict[str, Any]) -> None:
             if stream.ended:
@@ -108,6 +148,7 @@ class Streams:
         except asyncio.CancelledError:
             if not stream.cancelled:
                 raise
+            self.cancelled = True
             if self._cancel_first:
                 await stream.say_goodbye()
         finally:
@@ -124,8 +165,14 @@ class Streams:
         for stream in list(self._open):
             stream.loop.call_soon_threadsafe(_begin, stream)
 
+    async def ended(self) -> None:
+        """Return when each has ended or is abandoned. In the loop of all of them."""
+        endings = [stream.ending for stream in self._open if stream.ending is not None]
+        if endings:
+            await asyncio.wait(endings, timeout=3 * GRACE)
+
     def await_end(self, deadline: float) -> None:
-        """Wait until none is open, for as long as ending one may take, or to *deadline* (``time.monotonic()``).
+        """Wait until each has ended or is abandoned, to *deadline* (``time.monotonic()``) at most.
 
         Not to be called in the thread of their loop.
         """
@@ -135,16 +182,59 @@ class Streams:
         while self._open and time.monotonic() < deadline:
             never.acquire(timeout=0.01)
 
+    @property
+    def abandoned(self) -> Set[Any]:
+        """The tasks of those that are not to be ended; once ``ended`` or ``await_end`` has returned."""
+        abandoned = {stream.task for stream in self._open if stream.cancelled}
+        self.cancelled = self.cancelled or bool(abandoned)
+        return abandoned
+
+
+def ending_wsgi(app: Callable[..., Any], stopping: Callable[[], bool]) -> Callable[..., Any]:
+    """Return the WSGI app *app*, whose streams of events end with the first event that comes when it is *stopping*."""
+
+    def ending(environ: Dict[str, Any], start_response: Any) -> Any:
+        never_ends = False
+
+        def watching(status: str, headers: List[Tuple[str, str]], *exc_info: Any) -> Any:
+            nonlocal never_ends
+            never_ends = endless(environ["REQUEST_METHOD"], headers)
+            return start_response(status, headers, *exc_info)
+
+        body = app(environ, watching)
+        if isinstance(body, (list, tuple, bytes, environ.get("wsgi.file_wrapper", ()))):
+            return body  # it has an end; and some servers have a faster way for it
+        return Body(body, lambda: never_ends and stopping())
+
+    return ending
+
+
+class Body:
+    """The parts of a WSGI app's answer, until *over*."""
+
+    def __init__(self, body: Any, over: Callable[[], bool]) -> None:
+        self._body = body
+        self._parts = iter(body)
+        self._over = over
+
+    def __iter__(self) -> Body:
+        return self
+
+    def __next__(self) -> Any:
+        part = next(self._parts)
+        if self._over():
+            raise StopIteration
+        return part
+
+    def close(self) -> None:
+        """Part of WSGI: the server has done with it."""
+        close = getattr(self._body, "close", None)
+        if close is not None:
+            close()
+
 
 def _begin(stream: Stream) -> None:
     stream.ending = stream.loop.create_task(stream.end())  # held, or it might be collected
-
-
-def _is_events(headers: Any) -> bool:
-    for name, value in headers:
-        if bytes(name).lower() == b"content-type":
-            return bytes(value).lower().startswith(EVENTS)
-    return False
 
 
 async def _nothing() -> None:

@@ -115,9 +115,10 @@ def install(module: ModuleType, runtime: Runtime) -> None:
         # Now serve() sends itself the signal again, for the handler that was there before: ours. Where its loop is
         # about to end anyway that comes too early: run() takes the signal's place.
         runtime.serves_no_more(getattr(self, "_cservice_running", None))
-        captured = getattr(self, "_captured_signals", None)
-        if runtime.stopping and captured and getattr(self, "_cservice_run", False):
+        captured = getattr(self, "_captured_signals", [])
+        if runtime.stopping and getattr(self, "_cservice_run", False):
             captured[:] = [each for each in captured if each != signal.SIGTERM]
+            runtime.must_end(hurry=streams.cancelled)
         return result
 
     @functools.wraps(handle_exit)
@@ -161,6 +162,8 @@ class Drain:
             for connection in list(connections):
                 self._look_at(connection)
             await asyncio.sleep(_TICK)
+        await self.streams.ended()
+        server.server_state.tasks -= self.streams.abandoned  # in place: connections share the set
         config.timeout_graceful_shutdown = max(0.5, self.deadline - self.loop.time())
 
     def _look_at(self, connection: Any) -> None:

@@ -142,7 +142,7 @@ class MasterStart:
 
 @dataclass(frozen=True)
 class Command:
-    """A command was given at a door."""
+    """A command that changes something was given at a door. *outcome*: done, accepted, or an error code."""
 
     name: str
     door: str

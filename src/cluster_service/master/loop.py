@@ -354,7 +354,7 @@ class Master:
         """Tell the log, the hooks and the streams of *event*."""
         self._publish(number, name_of(type(event)), dict(vars(event)), narrator.line(event))
 
-    def tell(self, name: str, fields: dict[str, Any], line: str) -> None:
+    def tell(self, name: str, fields: dict[str, Any], line: str | None) -> None:
         """Tell of an event that is not the core's; its number is in the notebook before it is told."""
         self._events += 1
         self._note()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import cluster_service
 from cluster_service.control.errors import CommandError
+from cluster_service.control.registry import COMMANDS
 from cluster_service.core import requests, views, wanted
 
 from .gauges import Gauges
@@ -197,8 +198,15 @@ class RunningService:
             raise CommandError("failed", f"the log file {file} cannot be read: {error.strerror}") from None
 
     def audit(self, entry: Json) -> None:
-        """See ``Service.audit``."""
+        """See ``Service.audit``. A command that changes something, or would have, is an event too."""
         print(f"audit {json.dumps(entry, ensure_ascii=True)}", file=sys.stderr, flush=True)  # noqa: T201
+        try:
+            changes = COMMANDS.get(entry["command"]).changes
+        except CommandError:
+            return
+        if changes:
+            fields = {"name": entry["command"], "door": entry["door"], "outcome": entry["outcome"]}
+            self._master.tell("command", fields, None)
 
     def _request(self, request: requests.Request) -> Json:
         try:

@@ -105,8 +105,7 @@ class Streams:
         self._cancel_first = cancel_first
         self._open: Set[Stream] = set()
         self._ending = False
-        self.cancelled = False
-        """Whether an app had to be made to end: a thread of it may go on."""
+        self._cancelled = False
 
     async def http(self, app: Callable[..., Any], scope: Dict[str, Any], receive: Any, send: Any) -> None:
         """Let *app* answer one request. An answer that turns out to be a stream of events is remembered."""
@@ -127,10 +126,9 @@ class Streams:
         except asyncio.CancelledError:
             if stream is None or not stream.cancelled:
                 raise
-            self.cancelled = True
         finally:
             if stream is not None:
-                self._open.discard(stream)
+                self._remove(stream)
 
     async def websocket(self, app: Callable[..., Any], scope: Dict[str, Any], receive: Any, send: Any) -> None:
         """Let *app* serve one WebSocket."""
@@ -148,16 +146,19 @@ class Streams:
         except asyncio.CancelledError:
             if not stream.cancelled:
                 raise
-            self.cancelled = True
             if self._cancel_first:
                 await stream.say_goodbye()
         finally:
-            self._open.discard(stream)
+            self._remove(stream)
 
     def _add(self, stream: Stream) -> None:
         self._open.add(stream)
         if self._ending:
             stream.loop.call_soon(_begin, stream)
+
+    def _remove(self, stream: Stream) -> None:
+        self._open.discard(stream)
+        self._cancelled = self._cancelled or stream.cancelled
 
     def end(self) -> None:
         """End those that are open, and from now on each that is opened. From any thread."""
@@ -185,9 +186,12 @@ class Streams:
     @property
     def abandoned(self) -> Set[Any]:
         """The tasks of those that are not to be ended; once ``ended`` or ``await_end`` has returned."""
-        abandoned = {stream.task for stream in self._open if stream.cancelled}
-        self.cancelled = self.cancelled or bool(abandoned)
-        return abandoned
+        return {stream.task for stream in self._open if stream.cancelled}
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether an app had to be made to end: a thread of it may go on."""
+        return self._cancelled or bool(self.abandoned)
 
 
 def ending_wsgi(app: Callable[..., Any], stopping: Callable[[], bool]) -> Callable[..., Any]:

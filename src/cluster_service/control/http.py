@@ -52,6 +52,9 @@ QUEUE = 128
 LEAVE_SECONDS = 2
 """How long answers under way may take once the doors are closing."""
 
+ACCEPTED = 5
+"""Turns of the loop after which a connection that was accepted as the doors closed has its protocol."""
+
 _CREDENTIALS = struct.Struct("3i")
 
 
@@ -151,6 +154,14 @@ class _Server(uvicorn.Server):
         """Cut off who has asked for nothing; finish the other answers."""
         self.room.clear()
         await super().shutdown(sockets)
+        for _ in range(ACCEPTED):
+            await asyncio.sleep(0)
+        self.room.clear()
+
+    @property
+    def closing(self) -> bool:
+        """Whether nobody is let in any more."""
+        return self._closing.is_set()
 
 
 class Room:
@@ -218,6 +229,8 @@ class _Protocol(H11Protocol):
             self.app = full
         super().connection_made(transport)
         self._await_head()
+        if self._server.closing:  # it was accepted as the doors closed: it comes again, to the next master
+            transport.abort()
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():

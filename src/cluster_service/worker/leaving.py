@@ -1,8 +1,8 @@
 """The last resort: a worker's process ends in time, whatever its program does on its way out.
 
-It has the time that was announced, for its ``finally`` blocks, its ``atexit`` functions, its threads. Only where it has
-nothing left but to wait for the threads of a pool, and one of those serves a client that has been sent away (``hurry``),
-is it not waited for any longer: such a thread may wait for its next event for ever, and cannot be cancelled.
+It has the time that was announced, for its ``finally`` blocks, its ``atexit`` functions, its threads. Only where it
+waits for nothing but the threads of a pool, and one of those serves a client that has been sent away (``hurry``), is it
+not waited for any longer: such a thread may wait for its next event for ever, and cannot be cancelled.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, List, Optional
 
 import uvicorn
 
+from .endless import ending_wsgi
 from .listeners import open_listeners
-from .streams import ending_wsgi
 
 if TYPE_CHECKING:
     import socket

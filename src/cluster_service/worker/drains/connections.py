@@ -3,6 +3,8 @@
     new     accepted, its first request not seen yet     ``NEW_GRACE`` since it was accepted
     busy    in the middle of a request                   until it is answered
     idle    between requests (keep-alive)                ``IDLE_GRACE`` since its last answer
+    events  in an answer that never ends                 none: the answer is ended (``events``)
+    left    its answer was ended                         ``LEFT_GRACE`` for its handler, which nobody waits for then
 
 A connection whose time is over is shut for reading, so that the handler that waits for its next request sees its end.
 Where bytes have come in the meantime it is left alone: somebody is about to read them.
@@ -14,9 +16,14 @@ import threading
 import time
 from _socket import MSG_DONTWAIT, MSG_PEEK, SHUT_RD
 from _socket import socket as Socket  # noqa: N812 - the C class: also underneath a TLS socket
-from typing import Any, Dict, List, Optional
+from typing import TYPE_CHECKING, Any, Dict, List, Optional
 
-from .grace import IDLE_GRACE, NEW_GRACE
+from .grace import IDLE_GRACE, LEFT_GRACE, NEW_GRACE
+
+if TYPE_CHECKING:
+    from .events import EventWriter
+
+_GRACE = {"new": NEW_GRACE, "idle": IDLE_GRACE, "events": 0.0, "left": LEFT_GRACE}
 
 
 class Connection:
@@ -27,6 +34,7 @@ class Connection:
         self.state = "busy"
         self.since = time.monotonic()
         self.answered = False
+        self.events: Optional[EventWriter] = None
 
     def is_now(self, state: str) -> None:
         """Go on to another state."""
@@ -35,11 +43,23 @@ class Connection:
 
     def expires(self) -> Optional[float]:
         """When its time is over; None: not before the worker's."""
-        grace = {"new": NEW_GRACE, "idle": IDLE_GRACE}.get(self.state)
+        grace = _GRACE.get(self.state)
         return None if grace is None else self.since + grace
+
+    @property
+    def was_ended(self) -> bool:
+        """Whether its answer was ended for its handler."""
+        return self.state in ("left", "gone")
 
     def expire(self) -> None:
         """End it, unless something has come."""
+        if self.state == "left":
+            self.state = "gone"
+            return
+        if self.state == "events" and self.events is not None:
+            self.is_now("left")
+            self.events.end()
+            return
         request = self.request
         if not isinstance(request, Socket) or _has_come(request):
             self.since = time.monotonic()
@@ -94,11 +114,14 @@ class Connections:
         """Wait until the accepting loop has *ended* and no connection is left; to *deadline* at most."""
         self.draining = True
         with self._changed:
-            while self._held or not ended.is_set():
+            while self._are_held() or not ended.is_set():
                 now = time.monotonic()
                 if now >= deadline:
                     return
                 self._changed.wait(min(self._next(now), deadline) - now)
+
+    def _are_held(self) -> bool:
+        return any(connection.state != "gone" for connection in list(self._held.values()))
 
     def _next(self, now: float) -> float:
         """End what is over; return when to look again."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, List, Tuple
 
+from ..endless import endless
+from .events import EventWriter
 from .socket_server import connections
 
 if TYPE_CHECKING:
@@ -41,11 +43,29 @@ def install(module: ModuleType, runtime: Runtime) -> None:
     def end(self: Any) -> Any:
         if runtime.stopping and not self.close_connection and not _is_interim(self):
             self.send_header("Connection", "close")  # which also ends the handler's loop
-        return end_headers(self)
+        headers = None if _is_interim(self) else _headers(self)
+        result = end_headers(self)
+        if headers and endless(getattr(self, "command", "") or "", headers):
+            _watch(self, chunked=any(name == "transfer-encoding" for name, _ in headers))
+        return result
 
     handler.handle_one_request = follow
     handler.parse_request = begin
     handler.end_headers = end
+
+
+def _headers(handler: Any) -> List[Tuple[str, str]]:
+    lines = (bytes(line).decode("latin-1") for line in (getattr(handler, "_headers_buffer", None) or [])[1:])
+    pairs = (line.partition(":") for line in lines)
+    return [(name.strip().lower(), value.strip()) for name, _, value in pairs]
+
+
+def _watch(handler: Any, *, chunked: bool) -> None:
+    """The answer whose headers have been sent never ends by itself."""
+    connection = connections.of(handler.request)
+    if connection is not None:
+        connection.events = handler.wfile = EventWriter(handler.wfile, handler.request, chunked=chunked)
+        connections.moves(connection, "events")
 
 
 def _is_interim(handler: Any) -> bool:

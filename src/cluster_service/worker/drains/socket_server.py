@@ -17,6 +17,7 @@ import os
 import select
 import selectors
 import socket
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any, Callable, List, Optional
@@ -193,7 +194,18 @@ def _wrap_processing(module: ModuleType) -> None:
 
         return process_request_thread
 
+    def quiet(original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def handle_error(self: Any, request: Any, client_address: Any) -> Any:
+            connection = connections.of(request)
+            if connection is not None and connection.was_ended and isinstance(sys.exc_info()[1], OSError):
+                return None  # it is how the handler was told
+            return original(self, request, client_address)
+
+        return handle_error
+
     module.BaseServer.process_request = inline(module.BaseServer.process_request)
+    module.BaseServer.handle_error = quiet(module.BaseServer.handle_error)
     threads = module.ThreadingMixIn
     threads.process_request = begin_thread(threads.process_request)
     threads.process_request_thread = end_thread(threads.process_request_thread)

@@ -209,7 +209,10 @@ class Ports:
             if self._wake_r in ready and os.read(self._wake_r, 1) == b"q":
                 return
             for end in [end for end in ready if isinstance(end, socket.socket)]:
-                data = end.recv(65536)
+                try:
+                    data = end.recv(65536)
+                except ConnectionResetError:  # the worker was killed before it had read our answer
+                    data = b""
                 if not data:
                     self._ends.remove(end)
                     end.close()

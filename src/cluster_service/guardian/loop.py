@@ -144,6 +144,8 @@ class Guardian:
                 self._turn(self._deadline())
         code: int = self.ending.code
         self.ending.close_down(self._turn)
+        for number in self._reactions:  # Python gives them their default meaning as it ends, and one may still come
+            signal.signal(number, signal.SIG_IGN)
         return code
 
     def _tick(self) -> None:

@@ -67,7 +67,7 @@ def test_slow_requests_in_flight_are_answered(kind: str) -> None:
         with ThreadPoolExecutor(20) as pool:
             clients = [send(port, "GET /slow HTTP/1.1") for _ in range(20)]
             answers = pool.map(rest, clients)
-            accepted(running, port, 20)
+            accepted(port, 20)
             running.process.send_signal(signal.SIGTERM)
             found = [answer.split(b"\r\n", 1)[0] for answer in answers]
         for client in clients:
@@ -76,23 +76,26 @@ def test_slow_requests_in_flight_are_answered(kind: str) -> None:
         assert running.ended() == 0
 
 
-def accepted(running: Service, port: int, count: int) -> None:
+def accepted(port: int, count: int) -> None:
     """Wait until *count* connections to *port* are a worker's own: none of them waits in the queue."""
     waiting = threading.Event()
-    for _ in range(int(DEADLINE / 0.02)):
-        if sum(row["connections"] or 0 for row in running.workers()) >= count and not queued(port):
+    for _ in range(int(DEADLINE / 0.01)):
+        queued, established = connections(port)
+        if established >= count and not queued:
             return
-        waiting.wait(0.02)  # the kernel's table is all there is to look at
+        waiting.wait(0.01)  # the kernel's table is all there is to look at
     raise AssertionError("the connections were not accepted")
 
 
-def queued(port: int) -> int:
-    """Connections that wait in the queue of *port* (proc(5), /proc/net/tcp: rx_queue of a listener)."""
+def connections(port: int) -> tuple[int, int]:
+    """Those to *port* that wait in its queue, and all of them (proc(5), /proc/net/tcp; a listener's rx_queue)."""
+    queued = established = 0
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
-        fields = line.split()
-        if fields[1].endswith(f":{port:04X}") and fields[3] == "0A":
-            return int(fields[4].split(":")[1], 16)
-    return 0
+        _, local, _, state, queues, *_ = line.split()
+        if local.endswith(f":{port:04X}"):
+            queued += int(queues.split(":")[1], 16) if state == "0A" else 0
+            established += state == "01"
+    return queued, established
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -103,7 +106,7 @@ def test_an_upload_under_way_is_finished(kind: str) -> None:
         head = "POST /upload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 200000\r\n\r\n"
         with send(port, head) as client:
             client.sendall(b"x" * 100_000)
-            accepted(running, port, 1)
+            accepted(port, 1)
             running.process.send_signal(signal.SIGTERM)
             running.until_event("worker_stop", 2)
             client.sendall(b"x" * 100_000)
@@ -168,7 +171,7 @@ def test_a_second_signal_means_now(monkeypatch: pytest.MonkeyPatch) -> None:
     with service("uvicorn", port) as running:
         running.serving(2)
         with send(port, "GET /slow HTTP/1.1") as client:
-            accepted(running, port, 1)
+            accepted(port, 1)
             running.process.send_signal(signal.SIGTERM)
             running.until_event("worker_stop", 2)
             threading.Event().wait(0.3)  # two within a quarter of a second are one: timeout(1) sends it twice

@@ -19,6 +19,8 @@ from . import rundir
 from .control.errors import CommandError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from .config import Settings
 
 GUARDIAN = os.path.join(os.path.dirname(os.path.abspath(__file__)), "guardian", "__main__.py")
@@ -64,8 +66,14 @@ class Program:
         return {"argv": list(self.argv), "cwd": self.cwd, "env": environ}
 
 
-def start(settings: Settings, program: Program | None = None) -> int:
-    """Start the service of *settings*; see the module. *program*: what the master runs; by default only ourselves."""
+def start(
+    settings: Settings,
+    program: Program | None = None,
+    console: Callable[[Settings, Mapping[str, str]], None] | None = None,
+) -> int:
+    """Start the service of *settings*; see the module. *program*: what the master runs; by default only ourselves.
+    *console*: starts one beside the service, given the environment for it, once the name is ours.
+    """
     plain = Program.plain()
     environ = {key: value for key, value in os.environ.items() if key not in SECRETS}
     try:
@@ -86,6 +94,8 @@ def start(settings: Settings, program: Program | None = None) -> int:
     }
     if settings.detach:
         return _detach(settings, lock, message, environ)
+    if console is not None:
+        console(settings, environ)
     return _become(settings.name, lock, message, environ)
 
 

@@ -59,6 +59,8 @@ class Settings:
     commands: str | None = None
     """A directory of files with commands of the service's own."""
     detach: bool = False
+    console: bool | None = None
+    """A console on the terminal of the one who starts the service; None: where there is a terminal."""
     master_hang_timeout: float = 30.0
     warnings: tuple[str, ...] = field(default=(), compare=False)
     """Sentences to be shown to the one who starts the service."""
@@ -157,6 +159,7 @@ def settings(
         state=value("state"),
         commands=value("commands"),
         detach=value("detach"),
+        console=value("console"),
         master_hang_timeout=value("master_hang_timeout"),
         warnings=tuple(warnings),
     )

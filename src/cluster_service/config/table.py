@@ -371,6 +371,15 @@ SETTINGS: tuple[Setting, ...] = (
         scope=SERVICE,
     ),
     Setting(
+        "console",
+        "flag",
+        default=None,
+        doc="Be a console as well, on the terminal that the service is started on.",
+        flags=("--console/--no-console",),
+        scope=SERVICE,
+        shown="only on a terminal",
+    ),
+    Setting(
         "log_file",
         "path",
         None,

@@ -129,6 +129,13 @@ class Client:
                 self._must_run()
                 time.sleep(max(0.0, 0.1 - (time.monotonic() - began)))
 
+    def glance(self, path: str, seconds: float) -> Json:
+        """GET *path* once, within *seconds*, for whoever can do without the answer. Raises CommandError."""
+        try:
+            return self._ask("GET", path, None, seconds)
+        except Broken as error:
+            raise CommandError("unavailable", f"{self._where} does not answer: {error}") from None
+
     # -- commanding --------------------------------------------------------------------------------------------------
 
     def command(

@@ -24,6 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from . import render
+from .session import ABOVE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -88,16 +89,22 @@ class Progress:
         """Begin. The cursor stays: whoever stops this program by a signal has it back."""
         self._live.start()
         self._console.show_cursor(show=True)
+        ABOVE.append(self.above)
         return self
 
     def __exit__(self, *_: object) -> None:
         """Wipe the changing lines away."""
+        ABOVE.remove(self.above)
         self._live.update("")
         self._live.stop()
 
     def step(self, text: str) -> None:
         """Show a step, above; *text* is clean."""
         self._console.print(Text(text), soft_wrap=True)
+
+    def above(self, text: str) -> None:
+        """Show lines that have nothing to do with the operation, above it, with their colours. From any thread."""
+        self._console.print(Text.from_ansi(text), soft_wrap=True)
 
     def news(self, operation: Mapping[str, Any]) -> None:
         """Draw the state of the operation."""

@@ -18,11 +18,15 @@ from .errors import CommandError
 from .registry import COMMANDS, Command
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Self, TextIO
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C."""
+
+
+ABOVE: list[Callable[[str], None]] = []
+"""What shows lines above the display of a command that is running, while there is one."""
 
 
 class ReaderLeft(Exception):

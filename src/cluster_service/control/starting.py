@@ -118,6 +118,8 @@ def _start(
 ) -> int:
     from cluster_service import boot, config  # noqa: PLC0415 - after the options were read
 
+    from .console import beside  # noqa: PLC0415 - as above
+
     directory = os.getcwd()
     found = gather(options, "flags", directory, os.environ)
     name = found["name"].value if "name" in found else BY_NAME["name"].default
@@ -132,7 +134,7 @@ def _start(
         running = rundir.find(name, run_dir)
         if running is not None:
             raise boot.AlreadyRunning(running[1])
-        pid = boot.start(settings)
+        pid = boot.start(settings, console=beside.attach if beside.wanted(settings) else None)
     except boot.AlreadyRunning as already:
         return _attach(session, already.holder)
     if session.as_json:

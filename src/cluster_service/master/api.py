@@ -138,13 +138,15 @@ def start(target: str | None = None, *, on_worker_stop: Callable[..., Any] | Non
 
 def _become_guardian(target: str | None, options: dict[str, Any]) -> NoReturn:
     from cluster_service import boot, config  # noqa: PLC0415
+    from cluster_service.control.console import beside  # noqa: PLC0415
     from cluster_service.control.errors import CommandError  # noqa: PLC0415
 
     try:
         settings = config.settings(options, target=target)
         for warning in settings.warnings:
             print(f"cservice: {warning}", file=sys.stderr)  # noqa: T201
-        boot.start(settings, boot.Program.this())
+        console = beside.attach if settings.console and beside.wanted(settings) else None
+        boot.start(settings, boot.Program.this(), console)
     except boot.AlreadyRunning as running:
         print(f"cservice: {running}", file=sys.stderr)  # noqa: T201
         raise SystemExit(3) from None

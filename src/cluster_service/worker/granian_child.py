@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import signal
 import sys
 import time
-from _thread import allocate_lock
+from _thread import allocate_lock, get_ident
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Tuple
 
 from .drains.outside import Outside, is_listening
@@ -87,13 +88,27 @@ class Child:
         if wsgi:
             closing.started()
             args = _with(args, spawn, blocking_threads=WSGI_THREADS)
-        run_beside(self._drain_when_told, runtime, closing)
-        spawn(*args)
+        self.ended = allocate_lock()
+        self.ended.acquire()
+        run_beside(self._drain_when_told, runtime, closing, get_ident())
+        try:
+            spawn(*args)
+        finally:
+            self.ended.release()
         if runtime.stopping:
             runtime.callback.run(runtime.remaining)
             runtime.must_end(hurry=closing.streams.cancelled)
 
-    def _drain_when_told(self, runtime: Runtime, closing: Closing) -> None:
+    def _insist(self, main: int) -> None:
+        """See to it that the main thread gets the SIGTERM that the parent sends now, until granian has ended.
+
+        It waits on a lock there (WSGI), which only a signal of its own wakes; and another thread that is just being
+        started may take the process's.
+        """
+        while not self.ended.acquire(timeout=0.5):
+            signal.pthread_kill(main, signal.SIGTERM)
+
+    def _drain_when_told(self, runtime: Runtime, closing: Closing, main: int) -> None:
         try:
             runtime.begin(self.pipe.recv())
         except (EOFError, OSError):
@@ -104,8 +119,9 @@ class Child:
             Outside().drain(runtime.deadline)
         finally:
             closing.await_serving(runtime.deadline)
-            self.pipe.send(None)
             runtime.must_end()
+            self.pipe.send(None)
+            self._insist(main)
 
 
 def _arrive(target: str, pipe: Connection, channel: Any, relay: Any, board: Any, row: int) -> Child:

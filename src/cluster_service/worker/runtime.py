@@ -142,11 +142,6 @@ class Runtime:
             self._serving.remove(serving)
 
     @property
-    def servings(self) -> List[Serving]:
-        """The servers that are known to serve."""
-        return list(self._serving)
-
-    @property
     def stopping(self) -> bool:
         """Whether the worker has been asked to stop."""
         return bool(self._stop)
@@ -284,13 +279,25 @@ class Runtime:
         if self._draining:
             if not self._drained.locked():
                 self._leave()
-        elif self._serving:
+        elif self._serving or self._accepts():
             self._draining = True
+            if not any(each.runs_callback for each in self._serving):
+                from .drains.rest import Rest  # noqa: PLC0415 - at the stop only
+
+                self._serving.append(Rest())
             for serving in list(self._serving):
                 serving.begin()
             run_beside(self._drain)
         else:
             self._leave()
+
+    def _accepts(self) -> bool:
+        """Whether the program listens somewhere."""
+        if "_socket" not in sys.modules:
+            return False
+        from .drains.outside import is_listening  # noqa: PLC0415 - at the stop only
+
+        return is_listening()
 
     def _drain(self) -> None:
         for serving in list(self._serving):

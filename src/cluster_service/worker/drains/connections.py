@@ -130,7 +130,7 @@ class Connections:
             at = connection.expires()
             if at is not None and at <= now:
                 connection.expire()
-                at = connection.expires()
+                at = now if connection.state == "gone" else connection.expires()
             if at is not None:
                 times.append(at)
         return min(times)

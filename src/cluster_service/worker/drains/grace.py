@@ -2,7 +2,10 @@
 
 NEW_GRACE = 5.0
 """Since it was accepted: its first request is on the way."""
-IDLE_GRACE = 1.0
-"""Since its last answer (keep-alive): a busy client's next request comes within it, and is answered with the news."""
+IDLE_GRACE = 5.0
+"""Since its last answer (keep-alive). A client's next request within it is answered, with the news.
+
+As long as uvicorn keeps an idle connection at any time: a stop cuts off no client that would have been kept without it.
+"""
 LEFT_GRACE = 2.0
 """For a handler to notice that its answer was ended for it."""

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import stat
 import struct
@@ -39,19 +40,24 @@ class Outside:
 
     def drain(self, deadline: float) -> None:
         """Stop accepting; return when no connection has a claim to wait for, and at *deadline* at the latest."""
-        self._stop_accepting()
+        self.stop_accepting()
         never = allocate_lock()
         never.acquire()
         while time.monotonic() < deadline and any(self._claims(fd) for fd in _sockets()):
             never.acquire(timeout=_TICK)
 
-    def _stop_accepting(self) -> None:
+    def stop_accepting(self) -> None:
+        """Have the server accept nobody any more. The second time it does nothing."""
+        if self._addresses:
+            return
         for fd in _sockets():
             try:
-                with _borrowed(fd) as each:
+                with borrowed(fd) as each:
                     if each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
                         self._addresses.append(each.getsockname())
                         with _nowhere(each.family) as nowhere:
+                            os.set_blocking(nowhere.fileno(), os.get_blocking(fd))
+                            _unwatch(fd)
                             os.dup2(nowhere.fileno(), fd, inheritable=os.get_inheritable(fd))
             except OSError:
                 pass  # a connection that has ended meanwhile
@@ -59,7 +65,7 @@ class Outside:
     def _claims(self, fd: int) -> bool:
         """Whether the connection *fd*, if it is one of the server's, may still bring a request."""
         try:
-            with _borrowed(fd) as each:
+            with borrowed(fd) as each:
                 if each.type != socket.SOCK_STREAM or not self._is_ours(each):
                     return False
                 if each.family == socket.AF_UNIX:
@@ -85,11 +91,22 @@ def _nowhere(family: int) -> socket.socket:
     return nowhere
 
 
+def _unwatch(fd: int) -> None:
+    """Take *fd* out of every epoll of this process: what it is now would be told of there, even when it is replaced."""
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            if os.readlink(f"/proc/self/fd/{name}") == "anon_inode:[eventpoll]":
+                with select.epoll.fromfd(os.dup(int(name))) as watching:
+                    watching.unregister(fd)
+        except OSError:
+            pass  # it was the listing's own, or watches others
+
+
 def is_listening() -> bool:
     """Whether this process has a socket on which it accepts connections."""
     for fd in _sockets():
         try:
-            with _borrowed(fd) as each:
+            with borrowed(fd) as each:
                 if each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
                     return True
         except OSError:
@@ -129,7 +146,7 @@ def _sockets() -> List[int]:
     return found
 
 
-class _borrowed:  # noqa: N801 - reads as a function
+class borrowed:  # noqa: N801 - reads as a function
     """Somebody else's descriptor as a socket, for a moment; it is left open."""
 
     def __init__(self, fd: int) -> None:

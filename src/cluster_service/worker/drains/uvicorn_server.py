@@ -19,6 +19,7 @@ import asyncio
 import functools
 import select
 import signal
+import socket
 import threading
 from typing import TYPE_CHECKING, Any, Dict, Optional, Tuple
 
@@ -26,6 +27,7 @@ from ..pulse import counting_asgi
 from ..runtime import Runtime, Serving, complain
 from ..streams import GRACE, Streams
 from .grace import IDLE_GRACE, NEW_GRACE
+from .outside import borrowed
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -176,6 +178,8 @@ class Drain:
             _close_after_answer(connection.cycle)
         grace = {"new": NEW_GRACE, "idle": IDLE_GRACE, "other": _GOODBYE}.get(state)
         if grace is not None and self._marks[connection][1] + grace <= now and not _has_come(connection):
+            if state == "idle":
+                _hang_up(connection)
             connection.shutdown()
 
 
@@ -200,6 +204,18 @@ def _close_after_answer(cycle: Any) -> None:
     cycle.keep_alive = False
     if _CLOSE not in cycle.default_headers:
         cycle.default_headers = [*cycle.default_headers, _CLOSE]
+
+
+def _hang_up(connection: Any) -> None:
+    """Tell the client at once, not when the loop comes to it: what it sends until it knows is lost."""
+    peer = connection.transport.get_extra_info("socket")
+    if peer is None or connection.transport.get_extra_info("ssl_object") is not None:
+        return
+    try:
+        with borrowed(peer.fileno()) as each:
+            each.shutdown(socket.SHUT_WR)
+    except OSError:
+        pass  # the client was faster
 
 
 def _has_come(connection: Any) -> bool:

@@ -1,0 +1,106 @@
+"""The console: commands a line each, from a terminal or from whatever is piped in, until its end.
+
+``quit``, ``exit`` (alone) and the end of the input leave the console and nothing else; ``exit now`` is a command of
+the service. Lines that are empty or begin with ``#`` are skipped. A command that fails is told and the next is read;
+the exit code is that of the last command that failed.
+
+``prompt``      on a terminal: line editing, completion, help, the service's events. Only it imports prompt_toolkit
+``history``     the lines of earlier consoles
+``screen``      lines that come while a line is being typed, or while a command shows how far it is
+``beside``      the console on a service's own terminal: who has the terminal, and where the service's output goes
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from cluster_service.control import arguments
+from cluster_service.control.errors import CommandError
+from cluster_service.control.session import INTERRUPTED, Session, out, say
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+LEAVE = (["quit"], ["exit"])
+
+
+@dataclass
+class Outcome:
+    """How a console ended."""
+
+    given: int = 0
+    """Commands that were given."""
+    code: int = 0
+    """The exit code of the last one that failed, else 0."""
+    ended: bool = False
+    """By its last command the service has ended."""
+
+
+def run(session: Session, greeting: str = "") -> Outcome:
+    """Read and give commands until the input ends."""
+    terminal = sys.stdin is not None and sys.stdin.isatty()
+    session = replace(session, compact=True)
+    if not terminal:
+        return obey(session, sys.stdin or (), terminal=False)
+    out(greeting or f"Console of service {session.name!r}. help lists the commands; quit leaves, the service stays.")
+    if not sys.stdout.isatty() or os.environ.get("TERM") in (None, "", "dumb"):
+        return obey(session, _typed(session), terminal=True)
+    from .prompt import Prompt  # noqa: PLC0415 - prompt_toolkit is slow to import: only for a terminal
+
+    with Prompt(session) as prompt:
+        return obey(session, prompt.lines(), terminal=True)
+
+
+def obey(session: Session, lines: Iterable[str], *, terminal: bool) -> Outcome:
+    """Give the commands in *lines*. *terminal*: somebody sits there, who has pressed Ctrl-C for this command only."""
+    outcome = Outcome()
+    for line in lines:
+        words = _words(session, line, outcome)
+        if words in LEAVE:
+            break
+        if not words:
+            continue
+        outcome.given += 1
+        code = _give(session, words) if terminal else session.line(words)
+        outcome.code = code or outcome.code
+        if code == 0 and words[:2] in (["shutdown", "all"], ["exit", "now"]) and "--no-wait" not in words:
+            outcome.ended = True
+            break
+        if code == INTERRUPTED and not terminal:
+            break
+    return outcome
+
+
+def _give(session: Session, words: list[str]) -> int:
+    try:
+        return session.line(words)
+    except KeyboardInterrupt:  # a command that only reads
+        say("")
+        return INTERRUPTED
+
+
+def _words(session: Session, line: str, outcome: Outcome) -> list[str]:
+    try:
+        words = [] if line.lstrip().startswith("#") else arguments.split(line)
+    except CommandError as error:
+        outcome.given += 1
+        outcome.code = session.failed(error)
+        return []
+    return [] if words and words[0].startswith("#") else words
+
+
+def _typed(session: Session) -> Iterator[str]:
+    """The lines that are typed at a terminal that can do nothing, or whose output goes elsewhere."""
+    import readline  # noqa: F401, PLC0415 - gives input() its line editing
+
+    while True:
+        try:
+            yield input(f"{session.name}> ")
+        except EOFError:
+            out("")
+            return
+        except KeyboardInterrupt:
+            say("")

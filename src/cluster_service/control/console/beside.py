@@ -1,0 +1,247 @@
+"""The console on the terminal of a service that runs in the foreground.
+
+    attach(settings)       called by the process that is about to become the guardian: starts the console beside it
+    main()                 the console's own process
+
+The process that the user started becomes the guardian, so the console is another one: no child of the guardian, in the
+same session, in a process group of its own, which has the terminal. So Ctrl-C is the console's, and nothing that
+happens to the console is the service's concern. The service writes to a pseudo-terminal that the console reads, and
+shows above its prompt. If the console dies, that output is lost, as if the terminal had gone; the service goes on.
+
+Whoever leaves the console (Ctrl-D), or the end of the service, gives the terminal back to the guardian's group: from
+then on Ctrl-C is the service's again, and the console only passes the output on. The terminal is given back before the
+service has ended, since then it is the shell's.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import fcntl
+import os
+import pty
+import re
+import signal
+import sys
+import termios
+import threading
+import tty
+from typing import TYPE_CHECKING, Any
+
+from cluster_service import rundir
+from cluster_service.control.errors import CommandError
+from cluster_service.control.session import Session, out
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from cluster_service.config import Settings
+
+    from .prompt import Prompt
+    from .screen import Screen
+
+PAUSE = 0.05
+"""Seconds between two looks for the door of a service that is just starting."""
+LEFT = (
+    "The console is left; the service goes on, here. Ctrl-C shuts it down gracefully; `cservice{}` elsewhere is its "
+    "console."
+)
+ASKED = "Ctrl-C once more shuts the service down gracefully; Ctrl-D leaves the console, and the service goes on."
+OWN = re.compile(r"\[cservice\]\S* audit \{.*\"key\": \"owner\", \"door\": \"unix\"")
+"""What the log tells of the commands that are typed here, where everybody sees them."""
+ENDING = "cservice: the service is shutting down (Ctrl-C: at once)"
+
+
+def wanted(settings: Settings) -> bool:
+    """Tell whether the service of *settings* is to have a console on this terminal. Raises CommandError bad_request
+    when one was asked for, and there can be none.
+    """
+    if settings.console is False or settings.detach:
+        return False
+    why = _why_not()
+    if why and settings.console:
+        raise CommandError("bad_request", f"--console: {why}", "Leave it out; `cservice` is a console from elsewhere.")
+    return not why
+
+
+def _why_not() -> str:
+    if not all(os.isatty(descriptor) for descriptor in (0, 1)):
+        return "standard input and output are no terminal"
+    if os.environ.get("TERM") in (None, "", "dumb"):
+        return "the terminal can do nothing (TERM)"
+    try:
+        if os.tcgetpgrp(0) != os.getpgrp():
+            return "the service is started in the background"
+    except OSError:
+        return "it is not the terminal of this session"
+    if os.getpid() == 1:  # whatever lost its parent would be a child of the guardian, as workers are
+        return "the service is process 1"
+    return ""
+
+
+def attach(settings: Settings, environ: Mapping[str, str]) -> None:
+    """Start the console, and write to it from now on. To be called by the process that becomes the guardian."""
+    log, ours = pty.openpty()
+    tty.setraw(ours)  # lines are passed on as they are written
+    with contextlib.suppress(OSError):
+        fcntl.ioctl(ours, termios.TIOCSWINSZ, fcntl.ioctl(0, termios.TIOCGWINSZ, b"\0" * 8))
+    ready, told = os.pipe()
+    os.set_inheritable(log, True)  # noqa: FBT003
+    arguments = ["--guardian", str(os.getpid()), "--log", str(log), "--name", settings.name]
+    arguments += ["--run-dir", settings.run_dir, *(["--events"] if settings.log_file else [])]
+    argv: list[str] = [sys.executable, "-P", "-m", "cluster_service.control.console", *arguments]
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if child == 0:
+        _become_console(argv, dict(environ))
+    os.close(told)
+    os.close(log)
+    os.waitpid(child, 0)
+    os.read(ready, 1)  # its end: the console is another program now, and has the terminal
+    os.close(ready)
+    os.dup2(ours, 1)
+    if os.isatty(2):
+        os.dup2(ours, 2)
+    os.close(ours)
+
+
+def _become_console(argv: list[str], environ: dict[str, str]) -> None:
+    """In a forked child: have a child that nobody is the parent of, and that has the terminal, become the console."""
+    try:
+        if os.fork() == 0:
+            os.setpgid(0, 0)
+            for number in (signal.SIGTTOU, signal.SIGHUP):
+                signal.signal(number, signal.SIG_IGN)  # which exec keeps
+            os.tcsetpgrp(0, os.getpgrp())
+            os.execve(sys.executable, argv, environ)  # noqa: S606 - ourselves
+    finally:
+        os._exit(0)
+
+
+class Beside:
+    """The console's process."""
+
+    def __init__(self, guardian: int, log: int, session: Session, *, events: bool) -> None:
+        self._guardian = guardian
+        self._group = os.getpgid(guardian)
+        self._log = log
+        self._session = session
+        self._events = events
+        self._terminal = termios.tcgetattr(0)
+        self._asked = False
+        self._relayed = threading.Event()
+
+    def run(self) -> None:
+        """Be a console, and then pass on what the service writes until it has ended."""
+        from . import obey  # noqa: PLC0415
+        from .prompt import Prompt  # noqa: PLC0415
+        from .screen import Screen  # noqa: PLC0415
+
+        screen = Screen()
+        console = self
+
+        class Own(Prompt):
+            """The prompt that knows that it shares the service's terminal."""
+
+            def _listen(self) -> None:
+                if console.wait_for_door():
+                    super()._listen()
+
+            def heard(self, event: Mapping[str, Any]) -> None:
+                command = str(event.get("command"))
+                if event.get("event") == "operation_start" and command == "shutdown all" and self._at_prompt:
+                    self.end(ENDING)
+                super().heard(event)
+
+            def interrupted(self) -> None:
+                console.interrupted(screen)
+
+        prompt = Own(self._session, screen=screen, events=self._events, after=0)
+        threading.Thread(target=self._relay, args=(screen, prompt), daemon=True).start()
+        try:
+            with prompt:
+                outcome = obey(self._session, self._lines(prompt), terminal=True)
+                left = not outcome.ended and not prompt.over
+        finally:
+            self._give_back()
+        if left:
+            name = self._session.name
+            out(LEFT.format("" if name == "default" else f" --name {name}"))
+        self._relayed.wait()
+
+    def _lines(self, prompt: Prompt) -> Iterator[str]:
+        for line in prompt.lines():
+            self._asked = False
+            yield line
+
+    def wait_for_door(self) -> bool:
+        """Return when the service answers; False when it has ended before."""
+        while not self._relayed.wait(PAUSE):
+            try:
+                self._session.client().glance("/api/v1/health", 5.0)
+            except CommandError:
+                continue
+            return True
+        return False
+
+    def interrupted(self, screen: Screen) -> None:
+        """Ctrl-C on an empty line: the second in a row is for the service."""
+        if not self._asked:
+            self._asked = True
+            threading.Thread(target=screen.put, args=(ASKED + "\n",), daemon=True).start()
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._guardian, signal.SIGINT)
+
+    def _relay(self, screen: Screen, prompt: Prompt) -> None:
+        """Show what the service writes, whole lines, until nobody writes any more."""
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        rest = ""
+        while True:
+            try:
+                data = os.read(self._log, 65536)
+            except OSError:  # EIO: the last of its writers has gone
+                break
+            if not data:
+                break
+            lines, newline, rest = (rest + decoder.decode(data)).rpartition("\n")
+            _show(screen, lines + newline)
+        _show(screen, rest and rest + "\n")
+        self._relayed.set()
+        prompt.end("cservice: the service has ended")
+
+    def _give_back(self) -> None:
+        """Give the terminal back, as it was, to the group of the service."""
+        with contextlib.suppress(termios.error, OSError):
+            termios.tcsetattr(0, termios.TCSADRAIN, self._terminal)
+        with contextlib.suppress(OSError):
+            if os.tcgetpgrp(0) == os.getpgrp():
+                os.tcsetpgrp(0, self._group)
+
+
+def _show(screen: Screen, text: str) -> None:
+    """Show the lines in *text*. Whatever goes wrong, the next ones are read: the service must not wait for us."""
+    kept = "".join(line for line in text.splitlines(keepends=True) if not OWN.search(line))
+    if kept:
+        with contextlib.suppress(Exception):
+            screen.put(kept)
+
+
+def main() -> None:
+    """Run."""
+    import argparse  # noqa: PLC0415
+
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--guardian", type=int, required=True)
+    parser.add_argument("--log", type=int, required=True)
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--run-dir", required=True)
+    parser.add_argument("--events", action="store_true")
+    given = parser.parse_args()
+    os.set_inheritable(given.log, False)  # noqa: FBT003
+    session = Session(name=rundir.check_name(given.name), run_dir=given.run_dir, compact=True)
+    Beside(given.guardian, given.log, session, events=given.events).run()
+
+
+__all__ = ["attach", "main", "wanted"]

@@ -1,0 +1,73 @@
+"""The lines of earlier consoles, in a file of the user's: ``$XDG_STATE_HOME/cluster-service/history``, mode 0600.
+
+A line each, newest last. Where the file cannot be read or written there is no history, and no complaint. Lines that
+hold an access key are not kept.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING
+
+from prompt_toolkit.history import History
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+KEPT = 1000
+"""Lines that are remembered; the file is cut to them when it holds twice as many."""
+_SECRET = re.compile(r"access.?key", re.IGNORECASE)
+
+
+def place(environ: Mapping[str, str] = os.environ) -> str | None:
+    """Return where the file is; None where this user has no place for it."""
+    state = environ.get("XDG_STATE_HOME", "")
+    if not os.path.isabs(state):
+        home = environ.get("HOME", "")
+        if not os.path.isabs(home):
+            return None
+        state = os.path.join(home, ".local", "state")
+    return os.path.join(state, "cluster-service", "history")
+
+
+class FileHistory(History):
+    """The history in the file at *path*; None: it lasts as long as this console."""
+
+    def __init__(self, path: str | None) -> None:
+        super().__init__()
+        self._path = path
+
+    def load_history_strings(self) -> Iterable[str]:
+        """Yield the lines, newest first."""
+        lines = self._read()
+        if len(lines) > 2 * KEPT:
+            lines = lines[-KEPT:]
+            self._write("".join(line + "\n" for line in lines), os.O_TRUNC)
+        return reversed(lines[-KEPT:])
+
+    def store_string(self, string: str) -> None:
+        """Add a line."""
+        line = " ".join(string.split("\n"))
+        if not _SECRET.search(line):
+            self._write(line + "\n", os.O_APPEND)
+
+    def _read(self) -> list[str]:
+        if self._path is None:
+            return []
+        try:
+            with open(self._path, encoding="utf-8", errors="replace") as file:
+                return file.read().splitlines()
+        except OSError:
+            return []
+
+    def _write(self, text: str, how: int) -> None:
+        if self._path is None:
+            return
+        try:
+            os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | how
+            with open(os.open(self._path, flags, 0o600), "w", encoding="utf-8", errors="replace") as file:
+                file.write(text)
+        except OSError:
+            self._path = None  # as if there were no place for it

@@ -1,0 +1,201 @@
+"""The prompt: a line is edited, completed and explained while it is typed, and what happens meanwhile stands above it.
+
+Ctrl-C clears the line; Ctrl-D on an empty one leaves the console; F2 switches the lines of events off and on. While a
+command runs there is no prompt: Ctrl-C is the command's then. Events that a command of ours causes are not told beside
+it, but for those that mean trouble. When the service ends, the prompt goes with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import TYPE_CHECKING, Any, Self
+
+from prompt_toolkit import PromptSession
+from prompt_toolkit.application import get_app
+from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
+from prompt_toolkit.completion import Completer, Completion, PathCompleter
+from prompt_toolkit.document import Document
+from prompt_toolkit.key_binding import KeyBindings
+from prompt_toolkit.styles import Style
+
+from cluster_service.control import completion, render
+from cluster_service.control.errors import CommandError
+from cluster_service.control.feed import feed
+from cluster_service.control.session import out
+
+from .history import FileHistory, place
+from .screen import Screen
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from prompt_toolkit.completion import CompleteEvent
+    from prompt_toolkit.key_binding import KeyPressEvent
+
+    from cluster_service.control.session import Session
+
+TROUBLE = frozenset({"slot_broken", "slot_recovered", "worker_hung", "worker_kill", "master_start", "missed"})
+"""Events that are told while a command of ours runs too; and each worker that fails."""
+STYLE = Style.from_dict({"bottom-toolbar": "noreverse fg:ansibrightblack", "prompt": "bold"})
+REST = "Tab completes · F2 switches the events {} · Ctrl-D leaves"
+
+
+class Completing(Completer):
+    """The words that may stand here, from the same source as the shells'."""
+
+    def __init__(self, offers: completion.Offers) -> None:
+        self._offers = offers
+
+    def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
+        """Yield them."""
+        words, current = completion.split(document.text_before_cursor)
+        choices = completion.complete(words, current, self._offers)
+        for choice in choices.found:
+            yield Completion(choice.text, start_position=-len(current), display_meta=choice.doc.split("\n")[0])
+        if choices.files:
+            paths = PathCompleter(only_directories=choices.files == "directories", expanduser=True)
+            yield from paths.get_completions(Document(current, len(current)), complete_event)
+
+
+class Prompt:
+    """The prompts of one console, for a ``with`` block."""
+
+    def __init__(
+        self, session: Session, *, screen: Screen | None = None, events: bool = True, after: int | None = None
+    ) -> None:
+        """*screen*: where lines are shown that come by themselves; *events*: tell what happens, after the event with
+        the number *after*; None: from now on.
+        """
+        self._name = session.name
+        self._client = session.client
+        self.screen = screen or Screen()
+        self._offers = completion.Asked(session.client)
+        self._events = events
+        self._after = after
+        self._at_prompt = False
+        self._over = ""
+        """Why there is to be no prompt any more."""
+        self._application: tuple[asyncio.AbstractEventLoop, Any] | None = None
+        self._lock = threading.Lock()
+        self._prompt: PromptSession[str] = PromptSession(
+            completer=Completing(self._offers),
+            complete_in_thread=True,
+            complete_while_typing=False,
+            history=FileHistory(place()),
+            auto_suggest=AutoSuggestFromHistory(),
+            key_bindings=self._keys(),
+            bottom_toolbar=self._toolbar,
+            style=STYLE,
+            reserve_space_for_menu=5,
+        )
+
+    def __enter__(self) -> Self:
+        """Begin to listen to the service."""
+        threading.Thread(target=self._listen, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is left to do: what listens, ends with this program."""
+
+    @property
+    def over(self) -> str:
+        """Why there is no prompt any more; empty: there may be one."""
+        return self._over
+
+    # -- lines -------------------------------------------------------------------------------------------------------
+
+    def lines(self) -> Iterator[str]:
+        """Yield what is typed, line by line, until the console is left or the service has ended."""
+        while not self._over:
+            line = self.ask()
+            if line is None:
+                return
+            yield line
+        out(self._over)
+
+    def ask(self) -> str | None:
+        """Return a line; None when the console is left, or is to be. A line that was cleared is empty."""
+        try:
+            self._at_prompt = True
+            line = self._prompt.prompt(f"{self._name}> ", pre_run=self._begun)
+        except EOFError:
+            if not self._over:
+                return None
+            out(self._over)
+            return None
+        except KeyboardInterrupt:
+            line = ""
+        finally:
+            self._at_prompt = False
+            with self._lock:
+                self._application = None
+            self.screen.ended()
+        return line
+
+    def interrupted(self) -> None:
+        """Ctrl-C was pressed on an empty line."""
+
+    def end(self, why: str) -> None:
+        """Let there be no prompt any more, and tell why. From any thread."""
+        with self._lock:
+            self._over = self._over or why
+            if self._application is not None:
+                loop, application = self._application
+                loop.call_soon_threadsafe(_leave, application)
+
+    def _begun(self) -> None:
+        with self._lock:
+            loop, application = asyncio.get_running_loop(), get_app()
+            self._application = loop, application
+            if self._over:
+                loop.call_soon(_leave, application)
+        self.screen.prompting(loop)
+
+    def _keys(self) -> KeyBindings:
+        keys = KeyBindings()
+
+        @keys.add("f2")
+        def _switch(_event: KeyPressEvent) -> None:
+            self._events = not self._events
+
+        @keys.add("c-c")
+        @keys.add("<sigint>")
+        def _clear(event: KeyPressEvent) -> None:
+            empty = not event.current_buffer.text
+            event.current_buffer.reset()
+            if empty:
+                self.interrupted()
+
+        return keys
+
+    def _toolbar(self) -> str:
+        words, current = completion.split(self._prompt.default_buffer.document.text_before_cursor)
+        text = completion.usage(words, current, self._offers.known()) if words or current else ""
+        text = text or REST.format("off" if self._events else "on")
+        width = max(20, get_app().output.get_size().columns - 1)
+        return text if len(text) <= width else text[: width - 1] + "…"
+
+    # -- events ------------------------------------------------------------------------------------------------------
+
+    def _listen(self) -> None:
+        """Learn which commands there are, and tell what happens, until the service ends."""
+        self._offers.commands()
+        try:
+            for event in feed(self._client(), self._after):
+                self.heard(event)
+        except CommandError as error:
+            if error.code == "unavailable":
+                self.end(f"cservice: {render.clean_lines(error.message)}")
+
+    def heard(self, event: Mapping[str, Any]) -> None:
+        """Show *event*, unless it is told in another way."""
+        kind = event.get("event")
+        grave = kind in TROUBLE or (kind == "worker_exit" and event.get("reason") == "failure")
+        if self._events and (grave or self._at_prompt):
+            self.screen.put(render.event(event) + "\n")
+
+
+def _leave(application: Any) -> None:
+    if application.is_running:
+        application.exit(exception=EOFError())

@@ -1,0 +1,48 @@
+"""gRPC's servers, ``grpc.server`` and ``grpc.aio.server``: stopped in their own way, with all the worker's time.
+
+They send GOAWAY, so that clients go elsewhere with their next call, and finish the calls that they have.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import time
+from typing import TYPE_CHECKING, Any
+
+from ..runtime import Runtime, Serving
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+_MARGIN = 1.0
+"""Seconds for a server to end after the calls that had to be cut off."""
+
+
+class Running(Serving):
+    """One server that has been started."""
+
+    def __init__(self, server: Any) -> None:
+        self.server = server
+
+    def drain(self, deadline: float) -> None:
+        """Stop it, and wait until it has stopped."""
+        grace = max(0.0, deadline - time.monotonic())
+        stopping = self.server.stop(grace)
+        if asyncio.iscoroutine(stopping):
+            asyncio.run_coroutine_threadsafe(stopping, self.server._loop).result(grace + _MARGIN)  # noqa: SLF001
+        else:
+            stopping.wait(grace + _MARGIN)
+
+
+def install(module: ModuleType, runtime: Runtime) -> None:
+    """Drain the servers of ``grpc._server`` or ``grpc.aio._server``."""
+    server_class: Any = getattr(module, "_Server", None) or module.Server
+    start = server_class.start
+
+    @functools.wraps(start)
+    def start_and_tell(self: Any, *args: Any, **kwargs: Any) -> Any:
+        runtime.serves(Running(self))
+        return start(self, *args, **kwargs)
+
+    server_class.start = start_and_tell

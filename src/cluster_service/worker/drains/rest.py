@@ -1,0 +1,26 @@
+"""Whatever else the program accepts connections with: asyncio's streams, tornado, waitress, a loop around ``accept``.
+
+A program that has no handler of SIGTERM would end in the middle of every request. So it accepts no more, and its
+connections are given their time from outside (``outside``): those from which something has come that has not been
+answered yet, to the end of the worker's time. What is spoken on them is the program's own business.
+"""
+
+from __future__ import annotations
+
+from ..runtime import Serving
+from .outside import Outside
+
+
+class Rest(Serving):
+    """All listening sockets of the process. Made and begun in the main thread, where most programs have their loop."""
+
+    def __init__(self) -> None:
+        self._outside = Outside(patient=True)
+
+    def begin(self) -> None:
+        """Accept no more."""
+        self._outside.stop_accepting()
+
+    def drain(self, deadline: float) -> None:
+        """Wait until nothing that has been asked is left without an answer."""
+        self._outside.drain(deadline)

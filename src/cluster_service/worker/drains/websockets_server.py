@@ -1,0 +1,69 @@
+"""The servers of the ``websockets`` package: each connection is closed with 1001 when the worker stops.
+
+The server itself is left open, since the program may wait for its end: it is only given no more connections (``rest``).
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from _thread import allocate_lock
+from typing import TYPE_CHECKING, Any, Set
+
+from ..runtime import Runtime, Serving
+from ..streams import GOING_AWAY
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+_TICK = 0.05
+"""Seconds between two looks at the connections: one may have been opening at the last."""
+
+
+class Running(Serving):
+    """One server."""
+
+    def __init__(self, server: Any) -> None:
+        self.server = server
+        self._closing: Set[Any] = set()
+
+    def begin(self) -> None:
+        """Close what is open."""
+        loop = self.server.loop
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(self._close, loop)
+
+    def _close(self, loop: Any) -> None:
+        for connection in list(self.server.connections):
+            if connection not in self._closing:
+                self._closing.add(connection)
+                connection.cservice_closing = loop.create_task(connection.close(GOING_AWAY))
+
+    def drain(self, deadline: float) -> None:
+        """Wait until no connection is open. Each has its own limit for the closing handshake, of the program."""
+        never = allocate_lock()
+        never.acquire()
+        while time.monotonic() < deadline and self.server.all_connections and not self.server.loop.is_closed():
+            self.begin()
+            never.acquire(timeout=_TICK)
+
+
+def install(module: ModuleType, runtime: Runtime) -> None:
+    """Drain the servers of the class ``module.Server``."""
+    server_class: Any = module.Server
+    make, close = server_class.__init__, server_class.close
+
+    @functools.wraps(make)
+    def make_and_tell(self: Any, *args: Any, **kwargs: Any) -> None:
+        make(self, *args, **kwargs)
+        self.cservice_running = Running(self)
+        runtime.serves(self.cservice_running)
+
+    @functools.wraps(close)
+    def close_and_tell(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if not runtime.draining:
+            runtime.serves_no_more(getattr(self, "cservice_running", None))
+        return close(self, *args, **kwargs)
+
+    server_class.__init__ = make_and_tell
+    server_class.close = close_and_tell

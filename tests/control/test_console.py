@@ -71,13 +71,19 @@ def test_events_stand_above_the_line_that_is_being_typed(service: Running) -> No
         screen.until_prompt()
         above = screen.shown()
         assert above.index("default> workers") > next(i for i, line in enumerate(above) if "worker_start" in line)
-        screen.type(F2)
-        screen.until_shown("F2 switches the events on")
+
+
+def test_events_can_be_switched_off_and_on(service: Running) -> None:
+    with Screen() as screen:
+        screen.until_prompt()
+        assert service.machine.following.wait(20)
+        for word in ("on", "off", "on"):
+            screen.type(F2)
+            screen.until_shown(f"F2 switches the events {word}")
         service.machine.call(lambda: service.machine.publish("worker_start", group="web", pid=8))
-        screen.type(F2)
-        screen.until_shown("F2 switches the events off")
-        service.machine.call(lambda: service.machine.publish("worker_start", group="web", pid=9))
-        screen.until_shown("pid=9")
+        service.machine.call(service.machine.ended.set)
+        screen.until_shown("has ended")  # which it learns from the same stream
+        assert screen.until_ended() == 0
         assert not any("pid=8" in line for line in screen.shown())
 
 

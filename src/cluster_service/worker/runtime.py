@@ -22,7 +22,7 @@ import sys
 import threading  # here, in the main thread: a thread that imported it first would be taken for the main one
 import time
 from _thread import allocate_lock, get_ident
-from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Optional, Set
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, NamedTuple, Optional, Set
 
 from cluster_service.wire.channel import BUS
 
@@ -286,7 +286,7 @@ class Runtime:
 
                 self._serving.append(Rest())
             for serving in list(self._serving):
-                serving.begin()
+                _guarded(serving, serving.begin)
             run_beside(self._drain)
         else:
             self._leave()
@@ -301,10 +301,7 @@ class Runtime:
 
     def _drain(self) -> None:
         for serving in list(self._serving):
-            try:
-                serving.drain(self.deadline)
-            except Exception as error:  # noqa: BLE001 - the worker must end all the same
-                complain(f"{type(serving).__name__} could not be drained: {error!r}")
+            _guarded(serving, serving.drain, self.deadline)
         self._drained.release()
         if self.handles_sigterm():
             signal.pthread_kill(self._main, signal.SIGTERM)
@@ -365,6 +362,13 @@ class Runtime:
         self.callback = StopCallback()
         if self.bus is not None:
             self.bus.restart()
+
+
+def _guarded(serving: Serving, function: Callable[..., None], *args: Any) -> None:
+    try:
+        function(*args)
+    except Exception as error:  # noqa: BLE001 - the worker must end all the same
+        complain(f"{type(serving).__module__}.{type(serving).__name__} could not be drained: {error!r}")
 
 
 def _exit(done: object) -> None:

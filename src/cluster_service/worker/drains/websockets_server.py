@@ -5,6 +5,7 @@ The server itself is left open, since the program may wait for its end: it is on
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import time
 from _thread import allocate_lock
@@ -21,31 +22,37 @@ _TICK = 0.05
 
 
 class Running(Serving):
-    """One server."""
+    """One server. Made in its loop."""
 
     def __init__(self, server: Any) -> None:
         self.server = server
+        self._loop = asyncio.get_running_loop()
+        self._begun: Set[Any] = set()
         self._closing: Set[Any] = set()
 
     def begin(self) -> None:
         """Close what is open."""
-        loop = self.server.loop
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(self._close, loop)
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._close)
 
-    def _close(self, loop: Any) -> None:
-        for connection in list(self.server.connections):
-            if connection not in self._closing:
-                self._closing.add(connection)
-                connection.cservice_closing = loop.create_task(connection.close(GOING_AWAY))
+    def _close(self) -> None:
+        for connection in self.server.connections - self._begun:
+            self._begun.add(connection)
+            closing = self._loop.create_task(connection.close(GOING_AWAY))
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
 
     def drain(self, deadline: float) -> None:
         """Wait until no connection is open. Each has its own limit for the closing handshake, of the program."""
         never = allocate_lock()
         never.acquire()
-        while time.monotonic() < deadline and self.server.all_connections and not self.server.loop.is_closed():
-            self.begin()
+        while True:
             never.acquire(timeout=_TICK)
+            if time.monotonic() > deadline or self._loop.is_closed():
+                return
+            if not self._closing and not self.server.connections:
+                return
+            self.begin()
 
 
 def install(module: ModuleType, runtime: Runtime) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster_service.config.table import SERVICE, SETTINGS, Setting
-from cluster_service.control import openapi
+from cluster_service.control import manpage, openapi
 from cluster_service.control.errors import CODES
 from cluster_service.control.registry import COMMANDS, Command, Parameter
 from cluster_service.core import events
@@ -168,10 +168,18 @@ BLOCKS: dict[str, Callable[[], str]] = {
 }
 """Name of a block -> what fills it."""
 
+WHOLE: dict[Path, Callable[[], str]] = {DOCS / "cservice.1": manpage.page}
+"""Pages of which nothing is written by hand."""
+
 
 def filled(page: str) -> str:
     """The text of a page with its blocks made anew. Raises KeyError for a block that nothing fills."""
     return BLOCK.sub(lambda match: f"{match[1]}{BLOCKS[match[2]]()}\n{match[3]}", page)
+
+
+def whole(page: Path) -> str:
+    """What *page* is to be: one of ``WHOLE``, or what it is with its blocks made anew."""
+    return WHOLE[page]() if page in WHOLE else filled(page.read_text(encoding="utf-8"))
 
 
 def pages() -> list[Path]:
@@ -181,7 +189,7 @@ def pages() -> list[Path]:
 
 def stale() -> list[Path]:
     """The pages whose blocks are not what the code says."""
-    return [page for page in pages() if filled(text := page.read_text(encoding="utf-8")) != text]
+    return [page for page in (*pages(), *WHOLE) if not page.exists() or whole(page) != page.read_text(encoding="utf-8")]
 
 
 def main() -> int:
@@ -190,7 +198,7 @@ def main() -> int:
     for page in found:
         print(page.relative_to(ROOT))
         if "--check" not in sys.argv:
-            page.write_text(filled(page.read_text(encoding="utf-8")), encoding="utf-8")
+            page.write_text(whole(page), encoding="utf-8")
     return int(bool(found) and "--check" in sys.argv)
 
 

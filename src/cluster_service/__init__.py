@@ -9,8 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .control.client import connect
+    from .control.aclient import AsyncClient, aconnect
+    from .control.client import Client, connect
     from .control.errors import CommandError
+    from .control.results import Event, Health, Info, Operation, Worker
     from .master.api import broadcast, command, disable, on, start, trigger
     from .master.context import Context
     from .worker.api import is_master, is_worker, on_message, worker_ready
@@ -18,7 +20,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _ANYWHERE = {
-    "connect": "cluster_service.control.client",
+    **dict.fromkeys(("Client", "connect"), "cluster_service.control.client"),
+    **dict.fromkeys(("AsyncClient", "aconnect"), "cluster_service.control.aclient"),
+    **dict.fromkeys(("Event", "Health", "Info", "Operation", "Worker"), "cluster_service.control.results"),
     "is_master": "cluster_service.worker.api",
     "is_worker": "cluster_service.worker.api",
     "start": "cluster_service.master.api",
@@ -38,8 +42,9 @@ _IN_A_MASTER = {**_OUTSIDE, "trigger": "cluster_service.master.api", "broadcast"
 _IN_A_WORKER = {**dict.fromkeys(_OUTSIDE, "cluster_service.worker.api"), "CommandError": "cluster_service.worker.bus"}
 
 __all__ = [
-    "CommandError", "Context", "__version__", "broadcast", "command", "connect", "disable", "is_master", "is_worker",
-    "on", "on_message", "start", "trigger", "worker_ready",
+    "AsyncClient", "Client", "CommandError", "Context", "Event", "Health", "Info", "Operation", "Worker", "__version__",
+    "aconnect", "broadcast", "command", "connect", "disable", "is_master", "is_worker", "on", "on_message", "start",
+    "trigger", "worker_ready",
 ]  # fmt: skip
 
 

@@ -126,11 +126,12 @@ class Machine:
     async def events(self, after: int | None) -> AsyncIterator[Json]:
         last = self._last() if after is None else after if after <= self._last() else 0
         while True:
+            news = self._news  # what is published while one is being sent is news, too
             for event in self.published[last:]:
                 last = event["id"]
                 yield event
             self.following.set()
-            await self._news.wait()
+            await news.wait()
 
     def _last(self) -> int:
         return int(self.published[-1]["id"]) if self.published else 0
@@ -197,6 +198,19 @@ class Machine:
     def test(self, script: str, timeout: float | None) -> Json:
         self.told.append({"test": script, "timeout": timeout})
         return self._begin(f"test {script}", [])
+
+    async def reload(self, plan: bool, monitor: float | None, timeout: float | None) -> Json:  # noqa: ASYNC109
+        if plan:
+            changes = [
+                {"group": "", "effect": "service", "text": "port: 1 → 2 (when the service is started anew)"},
+                {"group": "web", "effect": "replace", "text": "target: a → b"},
+            ]
+            return {"service": self.name, "file": "/srv/cluster-service.toml", "changes": changes}
+        self.told.append({"reload": True, "monitor": monitor, "timeout": timeout})
+        return self._begin("reload", ["web"])
+
+    async def configuration(self, action: str) -> Json:
+        return {"service": self.name, "file": None, "settings": [], "groups": {}, "warnings": [], "action": action}
 
     def exit_now(self) -> Json:
         self.told.append({"exit": "now"})

@@ -18,6 +18,7 @@ from tests.control.machine import BAD, KEPT, KEY, Running
 from tests.control.terminal import Terminal
 from tests.control.test_cli import popen
 from tests.control.test_http import ask
+from tests.tools.screen import CTRL_C, Screen
 from tests.tools.service import cservice
 
 if TYPE_CHECKING:
@@ -316,16 +317,15 @@ def test_ctrl_c_on_a_terminal_leaves_and_says_how_to_rejoin(held: Running, here:
 
 
 def test_a_console_on_a_terminal_has_the_display_and_stays(held: Running) -> None:
-    with Terminal() as terminal:
-        terminal.until("default> ")
-        terminal.type("upgrade all v2/worker.py\n")
-        terminal.until("workers: 2 old, 0 new")
-        terminal.interrupt()
-        terminal.until("Rejoin it: cservice operations 1")
-        terminal.type("cancel\n")
-        terminal.until("cancelled by an operator")
-        terminal.type("quit\n")
-        assert terminal.end() == 130
+    with Screen() as screen:
+        screen.give("upgrade all v2/worker.py")
+        screen.until_shown("workers: 2 old, 0 new")
+        screen.type(CTRL_C)
+        screen.until_shown("Rejoin it: cservice operations 1")
+        screen.give("cancel")
+        screen.until_shown("cancelled (0 of 2)")
+        screen.give("quit")
+        assert screen.until_ended() == 130
 
 
 @pytest.mark.parametrize(
@@ -420,11 +420,11 @@ def test_a_second_start_in_another_directory_is_a_console_that_upgrades(service:
     assert "already running; nothing was started" in done.err
     assert f"upgrade all {here}/v2/v2/worker.py: done (2 of 2)" in done.out
     assert service.machine.told == [{"upgrade": "all", "target": f"{here}/v2/v2/worker.py", "cwd": f"{here}/v2"}]
-    with Terminal("start", "./v2/worker.py", cwd=here / "v2") as terminal:
-        terminal.until("default> ")
-        terminal.type("upgrade all ./v2/worker.py\nquit\n")
-        assert terminal.end() == 0
-        assert "(2 of 2)" in terminal.shown
+    with Screen("start", "./v2/worker.py", cwd=here / "v2") as screen:
+        screen.give("upgrade all ./v2/worker.py")
+        screen.until_shown("(2 of 2)")
+        screen.give("quit")
+        assert screen.until_ended() == 0
 
 
 def test_the_list_and_info_show_an_upgrade_that_runs(held: Running) -> None:

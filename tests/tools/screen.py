@@ -112,7 +112,10 @@ class Screen:
 
     def until_prompt(self, typed: str = "", name: str = "default") -> None:
         """Return when there is a prompt, and *typed* behind it."""
-        wanted = f"{name}> {typed}".rstrip()
+        self.until_line(f"{name}> {typed}".rstrip())
+
+    def until_line(self, wanted: str) -> None:
+        """Return when the cursor's line is *wanted*."""
         self.until(lambda: self.line() == wanted, f"the line {wanted!r}")
 
     def until_ended(self) -> int:

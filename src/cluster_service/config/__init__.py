@@ -9,8 +9,11 @@
 
 ``table``     every setting, once: its kind, default, option, other names
 ``values``    one function for each kind of value: durations, sizes, …
-``merge``     flags over environment over files
-``resolve``  what all of it comes to: Settings
+``kinds``     one function for each kind of setting
+``files``     a file as it was written, and the line of each setting
+``merge``     flags over environment over files; all the mistakes at once
+``resolve``   what all of it comes to: Settings (``record``), of ``groups`` and ``doors``; ``shown``: where it came from
+``looking``   the same for people, without making anything
 ``binds`` ``cpus`` ``keys`` ``targets``   what an address, "auto", a key and a target come to on this machine
 ``releases``  what a release comes to, at the start and for an upgrade; ``check``: whether it can be run at all
 ``probe``     runs under the workers' interpreter
@@ -23,7 +26,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .resolve import Settings, group_settings, settings
+    from .groups import group_settings
+    from .record import Settings
+    from .resolve import settings
 
 __all__ = ["Settings", "group_settings", "settings"]
 

@@ -1,23 +1,30 @@
 """From where a setting was given, to the one value that counts: flags (or keywords) over environment over files.
 
-Every error names where the value stands: ``--workers``, ``CSERVICE_WORKERS`` or the file.
+In a file, what stands in ``[groups.NAME]`` is that group's, and the settings of a group that stand outside are every
+group's unless it says otherwise. Every error names where the value stands: ``--workers``, ``CSERVICE_WORKERS`` or
+``workers in FILE:3``; all that are found are told at once.
 """
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 from cluster_service.control.errors import CommandError
 from cluster_service.rundir import check_name
 
-from . import binds, values
-from .table import ALIASES, BY_NAME, INTERNAL, SETTINGS, WORKER_IDENTITY, Setting, canonical
+from . import files, values
+from .kinds import convert
+from .table import ALIASES, BY_NAME, GROUP, INTERNAL, SETTINGS, WORKER_IDENTITY, Setting, canonical
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
 
 Source = Literal["flags", "keywords", "environment", "file"]
+GROUPS = "groups"
+"""The table in a file that holds one table for each group."""
+_RANK = ("file", "environment", "keywords", "flags")
 
 
 @dataclass(frozen=True)
@@ -28,38 +35,185 @@ class Given:
     origin: str
     base: str
     source: Source
+    own: bool = False
+    """It stands in the table of one group."""
+
+    @property
+    def rank(self) -> int:
+        """The higher, the more it counts."""
+        return _RANK.index(self.source) * 2 + self.own
 
 
-def gather(
+class Problems:
+    """The mistakes found so far: they are told together."""
+
+    def __init__(self) -> None:
+        self.found: list[CommandError] = []
+
+    def add(self, message: str, hint: str) -> None:
+        """Take up a mistake."""
+        self.found.append(CommandError("bad_request", message, hint))
+
+    @contextmanager
+    def catching(self, origin: str = "") -> Iterator[None]:
+        """Take up a mistake that is found meanwhile; *origin* is put before it unless it is named already."""
+        try:
+            with led(origin):
+                yield
+        except CommandError as error:
+            if error.code != "bad_request":
+                raise
+            self.found.append(error)
+
+    def settle(self) -> None:
+        """Raise CommandError bad_request when there was one, or several."""
+        if len(self.found) == 1:
+            raise self.found[0]
+        if self.found:
+            told = [f"{error.message}{f' ({error.hint})' if error.hint else ''}" for error in self.found]
+            raise CommandError("bad_request", "\n".join([f"{len(told)} mistakes in the configuration:", *told]))
+
+
+@contextmanager
+def led(origin: str) -> Iterator[None]:
+    """Put *origin* before a mistake that is found meanwhile, unless it is named already."""
+    try:
+        yield
+    except CommandError as error:
+        if not origin or origin in error.message:
+            raise
+        raise CommandError(error.code, f"{origin}: {error.message}", error.hint) from None
+
+
+@dataclass(frozen=True)
+class Collected:
+    """Every setting that was given anywhere. *whole*: of the service, and of every group; *groups*: of each group that
+    a file names, with what is every group's.
+    """
+
+    whole: dict[str, Given]
+    groups: dict[str, dict[str, Given]] = field(default_factory=dict)
+    path: str | None = None
+    """The file that was read."""
+    named: dict[str, str] = field(default_factory=dict)
+    """Where each group stands: ``[groups.web] in FILE:3``."""
+
+
+def gather(options: Mapping[str, Any], source: Source, directory: str, environ: Mapping[str, str]) -> dict[str, Given]:
+    """Return every setting that was given for the whole, by name."""
+    return collect(options, source, directory, environ).whole
+
+
+def collect(
     options: Mapping[str, Any],
     source: Source,
     directory: str,
     environ: Mapping[str, str],
-) -> dict[str, Given]:
-    """Return every setting that was given anywhere, by name."""
-    strongest = read(options, source, directory)
-    environment = from_environment(environ, directory)
+    problems: Problems | None = None,
+) -> Collected:
+    """Return every setting that was given anywhere. Raises CommandError bad_request, unless *problems* takes it up."""
+    mistakes = problems or Problems()
+    strongest = read(options, source, directory, problems=mistakes)
+    environment = from_environment(environ, directory, mistakes)
     path = strongest.get("config") or environment.get("config")
-    files = from_file(path.value, path.origin) if path else from_directory(directory)
-    return {**files, **environment, **strongest}
+    file: files.File | None = None
+    with mistakes.catching():
+        file = files.read(path.value, path.origin) if path else files.beside(directory)
+    outside, groups, named = _from_file(file, mistakes) if file is not None else ({}, {}, {})
+    if problems is None:
+        mistakes.settle()
+    above = _over(environment, strongest)
+    return Collected(
+        _over(outside, above),
+        {name: _over(_over(outside, own), above) for name, own in groups.items()},
+        file.path if file is not None else None,
+        named,
+    )
+
+
+def _over(below: Mapping[str, Given], above: Mapping[str, Given]) -> dict[str, Given]:
+    """Return both, *above* before *below*; variables are added to each other, one by one."""
+    found = {**below, **above}
+    if "env" in below and "env" in above:
+        found["env"] = replace(
+            above["env"], value=tuple({**dict(below["env"].value), **dict(above["env"].value)}.items())
+        )
+    return found
+
+
+def _from_file(
+    file: files.File, problems: Problems
+) -> tuple[dict[str, Given], dict[str, dict[str, Given]], dict[str, str]]:
+    table = dict(file.table)
+    tables: Any = table.pop(GROUPS, {})
+    outside = read(table, "file", file.base, file=file, problems=problems)
+    groups: dict[str, dict[str, Given]] = {}
+    named: dict[str, str] = {}
+    if not isinstance(tables, dict):
+        problems.add(
+            f"{GROUPS} in {file.place((GROUPS,))} is no table of groups", "Write a table for each: [groups.web]."
+        )
+        return outside, groups, named
+    for name, own in tables.items():
+        where = file.place((GROUPS, name))
+        named[name] = f"[{GROUPS}.{name}] in {where}"
+        with problems.catching():
+            if not isinstance(own, dict):
+                raise CommandError(
+                    "bad_request",
+                    f"{GROUPS}.{name} in {where} is no table of settings",
+                    f"Write [groups.{name}] and, below it, target = … and workers = …"
+                    if canonical(name) not in ALIASES
+                    else f"[groups] holds one table for each group; {name} stands above it, or in [groups.web].",
+                )
+            _group_name(name, named[name])
+            found = read(own, "file", file.base, scope=GROUP, file=file, inside=(GROUPS, name), problems=problems)
+            groups[name] = {key: replace(value, own=True) for key, value in found.items()}
+    if groups and "group" in outside:
+        problems.add(
+            f"{outside['group'].origin}: the groups are named by their tables, {_tables(groups)}", "Remove it."
+        )
+    return outside, groups, named
+
+
+def _group_name(name: str, where: str) -> None:
+    try:
+        check_name(name)
+    except CommandError as error:
+        raise CommandError(error.code, f"{where}: {error.message}", error.hint) from None
+    if name == "all":
+        raise CommandError(
+            "bad_request", f"{where}: a group cannot be called 'all': that means every group", "Call it web, or jobs."
+        )
+
+
+def _tables(groups: Mapping[str, Any]) -> str:
+    return ", ".join(f"[{GROUPS}.{name}]" for name in groups)
 
 
 def read(
     options: Mapping[str, Any],
     source: Source,
     base: str,
-    where: str = "",
+    *,
     scope: str | None = None,
+    file: files.File | None = None,
+    inside: files.Keys = (),
+    problems: Problems | None = None,
 ) -> dict[str, Given]:
     """Return *options* (any spelling of the names) as checked values. None means: not given.
 
-    *where*: the file, for errors; *scope*: only settings of that scope are known here.
+    *file*: where they stand, *inside* the tables of these names; *scope*: only settings of that scope are known here.
+    Raises CommandError bad_request, unless *problems* takes it up.
     """
     allowed = {
         alias: name
         for alias, name in ALIASES.items()
-        if (scope is None or BY_NAME[name].scope == scope) and (source != "file" or "file" in BY_NAME[name].sources)
+        if (scope is None or BY_NAME[name].scope == scope)
+        and (source != "file" or "file" in BY_NAME[name].sources)
+        and not (inside and name == "group")
     }
+    mistakes = problems or Problems()
     given: dict[str, Given] = {}
     for spelling, raw in options.items():
         if raw is None:
@@ -68,21 +222,48 @@ def read(
         if alias == "workers" and source == "file" and isinstance(raw, str) and _is_target(raw):
             alias = "target"  # the original's name for it
         name = allowed.get(alias)
-        in_file = f" in {where}" if where else ""
-        if name is None:
-            raise CommandError(
-                "bad_request",
-                f"there is no setting {spelling!r}{in_file}{values.suggestion(alias, allowed)}",
-                "cservice start --help lists the settings.",
-            )
-        setting = BY_NAME[name]
-        origin = {"flags": _flag_of(setting), "keywords": spelling}.get(source, f"{spelling}{in_file}")
-        if name in given:
-            raise CommandError("bad_request", f"{origin}: given twice, also as {given[name].origin}")
-        given[name] = Given(
-            convert(setting, raw, base, origin, "ms" if alias.endswith("_ms") else "s"), origin, base, source
-        )
+        place = f"{'.'.join((*inside, spelling))} in {file.place((*inside, spelling))}" if file else spelling
+        with mistakes.catching():
+            if name is None:
+                raise _unknown(spelling, alias, allowed, file, inside)
+            setting = BY_NAME[name]
+            origin = _flag_of(setting) if source == "flags" else place
+            if name in given:
+                raise CommandError(
+                    "bad_request", f"{origin}: given twice, also as {given[name].origin}", "Keep one of them."
+                )
+            value = convert(setting, raw, base, origin, "ms" if alias.endswith("_ms") else "s")
+            given[name] = Given(value, origin, base, source)
+    if problems is None:
+        mistakes.settle()
     return given
+
+
+def _unknown(
+    spelling: str, alias: str, allowed: Mapping[str, str], file: files.File | None, inside: files.Keys
+) -> CommandError:
+    where = f" in {file.place((*inside, spelling))}" if file else ""
+    whole = BY_NAME.get(ALIASES.get(alias, ""))
+    shown = ".".join((*inside, spelling))
+    if inside and whole is not None:
+        what = "a group has the name of its table" if whole.name == "group" else "it is the service's as a whole"
+        return CommandError(
+            "bad_request",
+            f"{shown!r}{where} cannot be given for a group: {what}",
+            "Put it above the first table." if whole.name != "group" else "Remove it.",
+        )
+    if file is not None and whole is not None:
+        return CommandError(
+            "bad_request",
+            f"{shown!r}{where} cannot be given in a file",
+            f"Give it where the service is started: {_flag_of(whole)}.",
+        )
+    known = [*allowed, GROUPS] if file is not None and not inside else list(allowed)
+    return CommandError(
+        "bad_request",
+        f"there is no setting {spelling!r}{where}{values.suggestion(alias, known)}",
+        "cservice start --help lists the settings.",
+    )
 
 
 def _is_target(text: str) -> bool:
@@ -93,10 +274,11 @@ def _flag_of(setting: Setting) -> str:
     return setting.flags[-1].split("/")[0] if setting.flags else setting.name.upper()
 
 
-def from_environment(environ: Mapping[str, str], directory: str) -> dict[str, Given]:
+def from_environment(environ: Mapping[str, str], directory: str, problems: Problems | None = None) -> dict[str, Given]:
     """Return what the ``CSERVICE_…`` variables say. An empty one says nothing."""
     known = {setting.environment: setting for setting in SETTINGS if "environment" in setting.sources}
     inside = "CSERVICE_SLOT" in environ
+    mistakes = problems or Problems()
     given: dict[str, Given] = {}
     for variable in sorted(environ):
         if not variable.startswith("CSERVICE_") or variable in INTERNAL or not environ[variable]:
@@ -104,181 +286,15 @@ def from_environment(environ: Mapping[str, str], directory: str) -> dict[str, Gi
         if inside and variable in WORKER_IDENTITY:
             continue
         setting = known.get(variable)
-        if setting is None:
-            raise CommandError(
-                "bad_request",
-                f"the environment variable {variable} is no setting{values.suggestion(variable, known)}",
-                f"Unset it: names that start with CSERVICE_ are the service's own. (env -u {variable} …)",
-            )
-        given[setting.name] = Given(
-            convert(setting, environ[variable], directory, variable), variable, directory, "environment"
-        )
+        with mistakes.catching():
+            if setting is None:
+                raise CommandError(
+                    "bad_request",
+                    f"the environment variable {variable} is no setting{values.suggestion(variable, known)}",
+                    f"Unset it: names that start with CSERVICE_ are the service's own. (env -u {variable} …)",
+                )
+            value = convert(setting, environ[variable], directory, variable)
+            given[setting.name] = Given(value, variable, directory, "environment")
+    if problems is None:
+        mistakes.settle()
     return given
-
-
-def from_directory(directory: str) -> dict[str, Given]:
-    """Return what cluster-service.toml in *directory* says, or else [tool.cluster-service] of its pyproject.toml."""
-    own = os.path.join(directory, "cluster-service.toml")
-    if os.path.isfile(own):
-        return from_file(own)
-    project = os.path.join(directory, "pyproject.toml")
-    if os.path.isfile(project):
-        table = _parse(project).get("tool", {})
-        table = table.get("cluster-service", {}) if isinstance(table, dict) else {}
-        return _from_table(table, f"{project} [tool.cluster-service]", directory)
-    return {}
-
-
-def from_file(path: str, origin: str = "") -> dict[str, Given]:
-    """Return what the configuration file *path* says: TOML, or JSON in the original's shape."""
-    data = _parse(path, f"{origin}: " if origin else "")
-    if os.path.basename(path) == "pyproject.toml":
-        data = data.get("tool", {}).get("cluster-service", {})
-    elif set(data) == {"cluster"}:
-        data = data["cluster"]
-    return _from_table(data, path, os.path.dirname(path))
-
-
-def _from_table(table: Any, where: str, base: str) -> dict[str, Given]:
-    if not isinstance(table, dict):
-        raise CommandError("bad_request", f"{where} holds no table of settings")
-    return read(table, "file", base, where)
-
-
-def _parse(path: str, prefix: str = "") -> dict[str, Any]:
-    import tomllib  # noqa: PLC0415 - only when there is a file
-
-    try:
-        with open(path, "rb") as file:
-            text = file.read().decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise CommandError("bad_request", f"{prefix}{path} cannot be read: {reason}") from None
-    is_json = path.endswith(".json") or text.lstrip().startswith("{")
-    try:
-        data = json.loads(text) if is_json else tomllib.loads(text)
-    except ValueError as error:
-        raise CommandError(
-            "bad_request", f"{prefix}{path} is not valid {'JSON' if is_json else 'TOML'}: {error}"
-        ) from None
-    if not isinstance(data, dict):
-        raise CommandError("bad_request", f"{prefix}{path} holds no object of settings")
-    return data
-
-
-def convert(setting: Setting, raw: Any, base: str, origin: str, unit: str = "s") -> Any:
-    """Return *raw* as the kind that *setting* has. Raises CommandError, led by *origin*."""
-    try:
-        return KINDS[setting.kind](setting, raw, base, unit)
-    except CommandError as error:
-        raise CommandError(error.code, f"{origin}: {error.message}", error.hint) from None
-
-
-def _count(_setting: Setting, raw: Any, _base: str, _unit: str) -> int | str:
-    if raw == "auto":
-        return "auto"
-    try:
-        return values.integer(raw, 0, MOST_WORKERS)
-    except CommandError:
-        raise CommandError(
-            "bad_request", f"{raw!r} is not a number of workers: write 0 to {MOST_WORKERS}, or auto"
-        ) from None
-
-
-MOST_WORKERS = 1024
-
-
-def _duration(setting: Setting, raw: Any, _base: str, unit: str) -> float:
-    seconds = values.duration(raw, unit)
-    if setting.least is not None and seconds <= 0:
-        raise CommandError("bad_request", f"{raw!r} is no time at all: write 60 (seconds), 1500ms, 10s, 5m or 2h")
-    return seconds
-
-
-def _path(_setting: Setting, raw: Any, base: str, _unit: str) -> str:
-    return os.path.abspath(os.path.join(base, os.path.expanduser(values.text(raw))))
-
-
-def _paths(setting: Setting, raw: Any, base: str, unit: str) -> tuple[str, ...]:
-    return tuple(
-        _path(setting, path, base, unit)
-        for path in ([raw] if isinstance(raw, str) else _words(setting, raw, base, unit))
-    )
-
-
-def _choice(setting: Setting, raw: Any, _base: str, _unit: str) -> str:
-    return values.choice(str(raw).lower() if isinstance(raw, bool) else raw, setting.choices)
-
-
-def _words(_setting: Setting, raw: Any, _base: str, _unit: str) -> tuple[str, ...]:
-    words = raw.replace(",", " ").split() if isinstance(raw, str) else raw
-    if not isinstance(words, Sequence):
-        raise CommandError("bad_request", f"{raw!r} is not a list of texts")
-    return tuple(values.text(word) for word in words)
-
-
-def _env(_setting: Setting, raw: Any, _base: str, _unit: str) -> tuple[tuple[str, str], ...]:
-    if isinstance(raw, Mapping):
-        pairs = [
-            (str(key), str(value).lower() if isinstance(value, bool) else str(value)) for key, value in raw.items()
-        ]
-    else:
-        pairs = []
-        for item in [raw] if isinstance(raw, str) else list(raw):
-            if not isinstance(item, str) or "=" not in item:
-                raise CommandError("bad_request", f"{item!r} sets no variable: write NAME=VALUE")
-            name, _, value = item.partition("=")
-            pairs.append((name, value))
-    for name, value in pairs:
-        if not name or "=" in name or "\0" in name + value:
-            raise CommandError("bad_request", f"{name!r} cannot be the name of a variable: write NAME=VALUE")
-    return tuple(dict(pairs).items())
-
-
-def _binds(setting: Setting, raw: Any, base: str, unit: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(binds.canonical(word, base) for word in _words(setting, raw, base, unit)))
-
-
-def _name(_setting: Setting, raw: Any, _base: str, _unit: str) -> str:
-    return check_name(values.text(raw))
-
-
-def _group(setting: Setting, raw: Any, base: str, unit: str) -> str:
-    name = _name(setting, raw, base, unit)
-    if name == "all":
-        raise CommandError("bad_request", "a group cannot be called 'all': that means every group")
-    return name
-
-
-def _url_path(_setting: Setting, raw: Any, _base: str, _unit: str) -> str:
-    path = values.text(raw)
-    if not path.startswith("/") or not path.isascii() or not path.isprintable() or " " in path:
-        raise CommandError("bad_request", f"{raw!r} is not the path of a URL: write /health")
-    return path
-
-
-def _key(_setting: Setting, raw: Any, _base: str, _unit: str) -> str:
-    if not isinstance(raw, str) or not raw.strip() or not raw.isprintable():
-        # never the value itself: it may be a key with a slip in it
-        raise CommandError("bad_request", "an access key is printable text in one line")
-    return raw.strip()
-
-
-KINDS: dict[str, Callable[[Setting, Any, str, str], Any]] = {
-    "text": lambda _setting, raw, _base, _unit: values.text(raw),
-    "words": _words,
-    "count": _count,
-    "integer": lambda setting, raw, _base, _unit: values.integer(raw, setting.least, setting.most),
-    "duration": _duration,
-    "flag": lambda _setting, raw, _base, _unit: values.flag(raw),
-    "choice": _choice,
-    "path": _path,
-    "paths": _paths,
-    "env": _env,
-    "binds": _binds,
-    "name": _name,
-    "group": _group,
-    "url_path": _url_path,
-    "key": _key,
-}
-"""Each kind of setting: (setting, raw value, base directory, unit of a plain number) -> the value."""

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cluster_service.control.errors import CommandError
 from cluster_service.core.spec import Release
 
 from . import targets
-from .merge import Given, read
+from .merge import Given, led, read
 from .table import GROUP, canonical
 
 if TYPE_CHECKING:
@@ -50,19 +50,25 @@ class Wish:
     server: str = "uvicorn"
     binds: tuple[str, ...] = ()
     share: str = "auto"
+    origins: Mapping[str, str] = field(default_factory=dict)
+    """Where the settings stand, for errors."""
 
 
 def resolve(wish: Wish, environ: Mapping[str, str]) -> Release:
     """Return the release that *wish* comes to. *environ*: the service's own. Raises CommandError bad_request."""
     cwd = os.path.realpath(wish.cwd)
     whole = {**environ, **dict(wish.env)}
-    kind, found = targets.locate(wish.target, program=wish.program, directory=wish.where, cwd=cwd, environ=whole)
+    with led(wish.origins.get("target", "")):
+        kind, found = targets.locate(wish.target, program=wish.program, directory=wish.where, cwd=cwd, environ=whole)
     target = found if kind == "app" else os.path.realpath(found) if kind == "script" else _but_the_name(found)
     python = ""
     if kind != "command" and wish.python is not None:
-        python = _pinned(targets.named_python(wish.python, wish.python_base, whole))
+        with led(wish.origins.get("python", "")):
+            python = _pinned(targets.named_python(wish.python, wish.python_base, whole))
     elif kind != "command":
         python = own_python([target, found] if kind == "script" else [], cwd) or wish.ours
+    with led(wish.origins.get("bind", wish.origins.get("share", ""))):
+        binds = _binds(wish.binds, kind, wish.share)
     return Release(
         kind=kind,
         target=target,
@@ -71,7 +77,7 @@ def resolve(wish: Wish, environ: Mapping[str, str]) -> Release:
         python=python,
         env=wish.env,
         server=wish.server,
-        binds=_binds(wish.binds, kind, wish.share),
+        binds=binds,
     )
 
 
@@ -177,9 +183,11 @@ def working_directory(cwd: Given | None, directory: str) -> str:
     path, origin = (directory, "") if cwd is None else (str(cwd.value), f"{cwd.origin}: ")
     if not os.path.isdir(path):
         what = "is not a directory" if os.path.exists(path) else "does not exist"
-        raise CommandError("bad_request", f"{origin}the directory {path} {what}")
+        raise CommandError(
+            "bad_request", f"{origin}the directory {path} {what}", "Name one that exists: it is where the workers run."
+        )
     if not os.access(path, os.X_OK):
-        raise CommandError("bad_request", f"{origin}the directory {path} cannot be entered by you")
+        raise CommandError("bad_request", f"{origin}the directory {path} cannot be entered by you", "chmod u+x it.")
     return path
 
 
@@ -187,7 +195,9 @@ def _binds(addresses: tuple[str, ...], kind: str, share: str) -> tuple[str, ...]
     if kind == "app":
         udp = [address for address in addresses if address.startswith("udp:")]
         if udp:
-            raise CommandError("bad_request", f"--bind: an app cannot be served on {udp[0]}")
+            raise CommandError(
+                "bad_request", f"--bind: an app cannot be served on {udp[0]}", "Apps speak HTTP: write 127.0.0.1:8000."
+            )
         return addresses or ("127.0.0.1:8000",)
     if addresses and share != "inherit":
         raise CommandError(
@@ -196,5 +206,9 @@ def _binds(addresses: tuple[str, ...], kind: str, share: str) -> tuple[str, ...]
             "A program that takes its sockets from LISTEN_FDS is started with --share inherit.",
         )
     if share == "inherit" and not addresses:
-        raise CommandError("bad_request", "--share inherit passes on the sockets that --bind names, and it names none")
+        raise CommandError(
+            "bad_request",
+            "--share inherit passes on the sockets that --bind names, and it names none",
+            "Add --bind 127.0.0.1:8000.",
+        )
     return addresses

@@ -17,7 +17,7 @@ SERVICE = "service"
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting. *kind* names a function of ``merge.KINDS``; *default* is in the form that the kind gives."""
+    """One setting. *kind* names a function of ``kinds.KINDS``; *default* is in the form that the kind gives."""
 
     name: str
     kind: str
@@ -44,7 +44,7 @@ class Setting:
     @property
     def many(self) -> bool:
         """Whether its option may be given more than once."""
-        return self.kind in ("env", "binds", "words", "paths")
+        return self.kind in ("env", "binds", "words", "paths", "depends")
 
 
 SETTINGS: tuple[Setting, ...] = (
@@ -76,6 +76,21 @@ SETTINGS: tuple[Setting, ...] = (
         metavar="NAME",
     ),
     Setting("group", "group", "web", "Name of the group of workers.", ("--group",), metavar="GROUP"),
+    Setting(
+        "depends_on",
+        "depends",
+        (),
+        "Start when every worker of that group is ready, or has been started (repeatable).",
+        ("--depends-on",),
+        metavar="GROUP[:ready|started]",
+    ),
+    Setting(
+        "singleton",
+        "flag",
+        default=False,
+        doc="One worker, and never two at a time: the old one ends before the new one starts.",
+        flags=("--singleton/--no-singleton",),
+    ),
     Setting("cwd", "path", None, "Working directory of the workers.", ("--cwd",), metavar="DIR", shown="the caller's"),
     Setting("env", "env", (), "Set a variable in the workers' environment (repeatable).", ("--env",), metavar="K=V"),
     Setting(

@@ -114,17 +114,36 @@ class Access:
         self._secret = secrets.token_bytes(32)
         self._known: tuple[_Known, ...] = ()
         self.rekey(keys)
-        self.allow_http_get = allow_http_get
-        self.upgrade_roots = tuple(upgrade_roots)
-        self._remote = frozenset(remote_commands)
-        self._hosts = LOCAL_NAMES | {host.strip("[]").lower() for host in (*trusted_hosts, *bound) if host}
-        self._query = allow_query_key
+        self._bound = tuple(bound)
+        self.rule(
+            trusted_hosts=trusted_hosts,
+            allow_query_key=allow_query_key,
+            allow_http_get=allow_http_get,
+            remote_commands=remote_commands,
+            upgrade_roots=upgrade_roots,
+        )
         self._tries: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def __repr__(self) -> str:
         """``<Access 1 key, hosts: localhost>``: no key."""
         count = len(self._known)
         return f"<Access {count} key{'' if count == 1 else 's'}, hosts: {', '.join(sorted(self._hosts))}>"
+
+    def rule(
+        self,
+        *,
+        trusted_hosts: Iterable[str],
+        allow_query_key: str,
+        allow_http_get: bool,
+        remote_commands: Iterable[str],
+        upgrade_roots: Iterable[str],
+    ) -> None:
+        """Go by these rules from now on."""
+        self.allow_http_get = allow_http_get
+        self.upgrade_roots = tuple(upgrade_roots)
+        self._remote = frozenset(remote_commands)
+        self._hosts = LOCAL_NAMES | {host.strip("[]").lower() for host in (*trusted_hosts, *self._bound) if host}
+        self._query = allow_query_key
 
     def rekey(self, keys: Sequence[str | Key]) -> None:
         """Let these keys open from now on, and no others."""

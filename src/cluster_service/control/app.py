@@ -324,7 +324,7 @@ class _Routes:
         finally:
             if sent.request.method == "POST" or outcome not in ("done", "accepted"):
                 self._audit(sent.knock(), admission, name, passed, outcome, began)
-        if not command.operation and not (command.custom and _is_operation(result)):
+        if not (command.operation or command.custom) or not _is_operation(result):
             return _reply(result)
         if wait and not given.get("no_wait"):
             result = await self._end(result)

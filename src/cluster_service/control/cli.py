@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 
 GLOBAL_NAMES = ("name", "url", "access_key", "access_key_file", "ca_file", "client_cert", "run_dir", "as_json")
 START = "Start a program as a service, or add a group of workers to the one that runs."
+LOCAL = {
+    "completion": "Print the script that completes cservice in a shell: bash, zsh or fish.",
+    "man": "Show the manual page.",
+}
+"""What needs no service and is no command of any."""
 BROKEN_PIPE = 141
 """The exit code when nobody reads any more: 128 + SIGPIPE, as a shell tells it."""
 
@@ -53,7 +58,7 @@ class Main(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the commands' names."""
         del ctx
-        return COMMANDS.names()
+        return [*COMMANDS.names(), *LOCAL]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Make the command."""
@@ -62,6 +67,10 @@ class Main(click.Group):
             from .starting import make_start  # noqa: PLC0415 - brings the settings with it
 
             return make_start()
+        if cmd_name in LOCAL:
+            from . import local  # noqa: PLC0415 - rarely needed
+
+            return local.find(cmd_name)
         try:
             return ServiceCommand(COMMANDS.get(cmd_name))
         except CommandError as error:
@@ -88,7 +97,7 @@ class Main(click.Group):
         """Write the commands' summaries."""
         del ctx
         with formatter.section("Commands"):
-            summaries = {command.name: command.summary for command in COMMANDS.all()} | {"start": START}
+            summaries = {command.name: command.summary for command in COMMANDS.all()} | {"start": START, **LOCAL}
             formatter.write_dl(list(summaries.items()))
 
 
@@ -240,6 +249,10 @@ def usage_error(error: click.UsageError) -> CommandError:
 
 def run(argv: Sequence[str]) -> int:
     """Run the command line and return the exit code."""
+    if list(argv[:2]) == ["completion", "--words"]:
+        from . import local  # noqa: PLC0415 - what a shell asks at each Tab
+
+        return local.words(argv)
     try:
         code = make_main().main(list(argv), prog_name="cservice", standalone_mode=False)
         sys.stdout.flush()

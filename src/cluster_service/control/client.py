@@ -1,39 +1,34 @@
 """The other end of the doors, for programs and for the command line.
 
     connect(name="default", *, url=None, access_key=None, run_dir=None, ca_file=None, client_cert=None) -> Client
-    Client.workers() -> list   .health() .info() .operations() .commands() -> dict
+    Client.workers() -> list[Worker]   .health() -> Health   .info() -> Info   .operations() -> list[Operation]
     Client.command(name, *args, **options) -> dict       an operation is waited for; raises CommandError
-    Client.operation(id) -> dict                         Client.follow(id) -> dict, when it has ended, well or not
+    Client.operation(id) -> Operation                    Client.follow(id) -> Operation, when it has ended, well or not
+    Client.events(after=None) -> Iterator[Event]         goes on over broken connections, until the service ends
+    Client.commands() -> list                            their definitions
 
-Only the standard library, and little of it: the command line is as quick as this module. A key is sent as a header,
-never in a URL. Reading is repeated when the connection breaks (a master was replaced, its door stays open); what
-changes something is never sent twice.
+Only the standard library, and little of it: the command line is as quick as this module. Reading is repeated when the
+connection breaks (a master was replaced, its door stays open); what changes something is never sent twice. ``aclient``
+is the same for asyncio.
 """
 
 from __future__ import annotations
 
 import http.client
 import json
-import os
 import socket
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from cluster_service import rundir
-
-from .errors import CODES, CommandError
+from . import place as places
+from .errors import CommandError
+from .place import PATIENCE, TIMEOUT, WAIT, Broken, OperationFailed, Place
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from .registry import Command
-
-TIMEOUT = 30.0
-"""Seconds that an answer may take, besides what was asked to wait."""
-WAIT = 20.0
-"""Seconds that one question for news of an operation may stay open."""
-PATIENCE = 30.0
-"""Seconds for which a broken connection is tried again while something still has to be read."""
+    from .results import Event, Health, Info, Operation, Step, Worker
 
 Json = dict[str, Any]
 
@@ -56,55 +51,39 @@ class _UnixConnection(http.client.HTTPConnection):
             raise
 
 
-class Broken(Exception):
-    """The connection ended before an answer came: what was asked may or may not have been done."""
-
-
 class Client:
     """A running service, from outside. Not for several threads at once."""
 
-    def __init__(
-        self,
-        where: str,
-        connection: Callable[[float], http.client.HTTPConnection],
-        *,
-        key: str | None = None,
-        lock: str | None = None,
-    ) -> None:
-        """*where*: how messages name it; *connection*: makes one with a timeout; *lock*: the file that a running
-        service locks.
-        """
-        self._where = where
-        self._connection = connection
-        self._key = key
-        self._lock = lock
+    def __init__(self, place: Place) -> None:
+        self.place = place
         self._answered = False
 
     def __repr__(self) -> str:
         """``<Client of service 'web'>``: no key."""
-        return f"<Client of {self._where}>"
+        return f"<Client of {self.place.shown}>"
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
-    def workers(self) -> list[Json]:
+    def workers(self) -> list[Worker]:
         """Return one object a worker, and one for each slot that has none."""
         return list(self.read("/api/v1/workers")["workers"])
 
-    def health(self) -> Json:
-        """Return ``{"status": "ok" | "degraded" | "down", "serving", "wanted", …}``."""
-        return self.read("/api/v1/health")
+    def health(self) -> Health:
+        """Return whether as many workers serve as should."""
+        return cast("Health", self.read("/api/v1/health"))
 
-    def info(self) -> Json:
+    def info(self) -> Info:
         """Return the service as a whole."""
-        return self.read("/api/v1/info")
+        return cast("Info", self.read("/api/v1/info"))
 
-    def operations(self) -> list[Json]:
+    def operations(self) -> list[Operation]:
         """Return the operations that are remembered, newest first."""
         return list(self.read("/api/v1/operations")["operations"])
 
-    def operation(self, operation: str, *, seen: int = 0, wait: float = 0.0) -> Json:
+    def operation(self, operation: str, *, seen: int = 0, wait: float = 0.0) -> Operation:
         """Return one operation: at once, or within *wait* seconds when it has more than *seen* steps or has ended."""
-        return self.read(f"/api/v1/operations/{_quoted(operation)}?seen={seen}&wait={wait}", TIMEOUT + wait)
+        path = f"/api/v1/operations/{places.quoted(operation)}?seen={seen}&wait={wait}"
+        return cast("Operation", self.read(path, TIMEOUT + wait))
 
     def commands(self) -> list[Json]:
         """Return the definitions of the commands."""
@@ -118,15 +97,12 @@ class Client:
             try:
                 return self._ask("GET", path, None, timeout)
             except Broken as error:
-                if self._where.startswith("https:") and not self._answered:
-                    raise CommandError(
-                        "unavailable",
-                        f"{self._where} hangs up before it answers: {error}",
-                        "Does it want a certificate of ours? --client-cert FILE",
-                    ) from None
-                if time.monotonic() > deadline:
-                    raise CommandError("unavailable", f"{self._where} does not answer: {error}") from None
-                self._must_run()
+                told = places.hung_up(self.place, error, answered=self._answered)
+                if told is None and time.monotonic() > deadline:
+                    told = CommandError("unavailable", f"{self.place.shown} does not answer: {error}")
+                if told is not None:
+                    raise told from None
+                self.place.check_runs()
                 time.sleep(max(0.0, 0.1 - (time.monotonic() - began)))
 
     def glance(self, path: str, seconds: float) -> Json:
@@ -134,7 +110,21 @@ class Client:
         try:
             return self._ask("GET", path, None, seconds)
         except Broken as error:
-            raise CommandError("unavailable", f"{self._where} does not answer: {error}") from None
+            raise CommandError("unavailable", f"{self.place.shown} does not answer: {error}") from None
+
+    def events(self, after: int | None = None) -> Iterator[Event]:
+        """Yield the events after the one with the id *after* (None: from now on), until the service has ended.
+
+        What was missed while the connection was away follows when it is back; what the service does not remember any
+        more is told by an event ``missed``. Raises CommandError.
+        """
+        from .feed import feed  # noqa: PLC0415 - the command line rarely needs it
+
+        try:
+            yield from cast("Iterator[Event]", feed(self, after))
+        except CommandError as error:
+            if error.code != "unavailable" or not self.place.gone(0.0):
+                raise
 
     # -- commanding --------------------------------------------------------------------------------------------------
 
@@ -144,7 +134,7 @@ class Client:
         /,
         *args: object,
         wait: bool = True,
-        on_step: Callable[[Json], object] | None = None,
+        on_step: Callable[[Step], object] | None = None,
         **options: Any,
     ) -> Json:
         """Give a command and return its result. Raises CommandError; ``failed`` when an operation did not end well.
@@ -156,10 +146,10 @@ class Client:
         result = self.give(name, arguments, command.timeout)
         if "steps" not in result or not wait:
             return result
-        ended = self.follow(result, on_step)
+        ended = self.follow(cast("Operation", result), on_step)
         if ended["state"] != command.succeeds:
             raise OperationFailed(ended)
-        return ended
+        return dict(ended)
 
     def _read(self, name: str, args: tuple[object, ...], options: Mapping[str, Any]) -> tuple[Command, Json]:
         """Return the command, one of ours or of the service's own, and its arguments as they are sent."""
@@ -183,28 +173,24 @@ class Client:
         *takes*: seconds that the command itself may take.
         """
         try:
-            result = self._ask("POST", f"/api/v1/commands/{_quoted(name)}", arguments, TIMEOUT + takes)
+            result = self._ask("POST", f"/api/v1/commands/{places.quoted(name)}", arguments, TIMEOUT + takes)
             if name == "exit":
-                self._gone(TIMEOUT)
+                self.place.gone(TIMEOUT)
             return result
         except Broken as error:
-            if name == "exit" and self._gone(TIMEOUT):
+            if name == "exit" and self.place.gone(TIMEOUT):
                 return {"exiting": True}
-            self._must_run()
-            raise CommandError(
-                "failed",
-                f"the connection to {self._where} broke ({error}) before it answered: {name} may have begun",
-                "cservice operations shows what it is doing.",
-            ) from None
+            self.place.check_runs()
+            raise places.may_have_begun(self.place, name, error) from None
 
     def follow(
         self,
-        operation: Json | str,
-        on_step: Callable[[Json], object] | None = None,
+        operation: Operation | str,
+        on_step: Callable[[Step], object] | None = None,
         *,
-        on_news: Callable[[Json], object] | None = None,
+        on_news: Callable[[Operation], object] | None = None,
         wait: float = WAIT,
-    ) -> Json:
+    ) -> Operation:
         """Return *operation* (or the one with that id) when it has ended, well or not.
 
         *on_step* is told of each step, once; of those that the service has forgotten, by one that says how many.
@@ -214,7 +200,7 @@ class Client:
             operation = self.operation(operation)
         seen = 0
         while True:
-            fresh, seen = _fresh(operation, seen)
+            fresh, seen = places.fresh_steps(operation, seen)
             for step in fresh:
                 if on_step is not None:
                     on_step(step)
@@ -225,11 +211,11 @@ class Client:
             try:
                 operation = self.operation(operation["id"], seen=seen, wait=wait)
             except CommandError as error:
-                if error.code == "unavailable" and _ends_service(operation) and self._gone(TIMEOUT):
+                if error.code == "unavailable" and places.ends_service(operation) and self.place.gone(TIMEOUT):
                     return {**operation, "state": "done"}
                 raise
-        if _ends_service(operation) and operation["state"] == "done":
-            self._gone(TIMEOUT)  # so that its name and ports are free for the caller's next step
+        if places.ends_service(operation) and operation["state"] == "done":
+            self.place.gone(TIMEOUT)  # so that its name and ports are free for the caller's next step
         return operation
 
     def open(self, path: str, headers: Mapping[str, str], timeout: float) -> http.client.HTTPResponse:
@@ -239,12 +225,12 @@ class Client:
             connection.connect()
         except OSError as error:
             connection.close()
-            raise self._no_door(error) from None
+            raise places.no_door(self.place, error) from None
         try:
-            connection.request("GET", path, headers={**self._headers(), **headers, "Connection": "close"})
+            connection.request("GET", path, headers={**self.place.headers(), **headers, "Connection": "close"})
             answer = connection.getresponse()
             if answer.status != 200:
-                self._judge(answer.status, answer.read())
+                places.judge(self.place, answer.status, answer.read())
         except (OSError, http.client.HTTPException) as error:
             connection.close()
             raise Broken(str(error) or type(error).__name__) from None
@@ -253,19 +239,10 @@ class Client:
             raise
         return answer
 
-    def check_runs(self) -> None:
-        """Raise CommandError unavailable when the service surely has ended."""
-        self._must_run()
-
-    def _headers(self) -> dict[str, str]:
-        if self._key is None:
-            return {}
-        return {"Authorization": "Bearer " + self._key.encode().decode("latin-1")}
-
     # -- one exchange ------------------------------------------------------------------------------------------------
 
     def _ask(self, method: str, path: str, body: Mapping[str, Any] | None, timeout: float) -> Json:
-        headers = {"Accept": "application/json", **self._headers()}
+        headers = {"Accept": "application/json", **self.place.headers()}
         data = None
         if body is not None:
             data = json.dumps(body).encode()
@@ -275,102 +252,27 @@ class Client:
             try:
                 connection.connect()
             except OSError as error:
-                raise self._no_door(error) from None
+                raise places.no_door(self.place, error) from None
             try:
                 connection.request(method, path, data, headers)
                 answer = connection.getresponse()
                 text = answer.read()
             except TimeoutError:
-                raise CommandError("timeout", f"{self._where} did not answer in {timeout:.0f} s") from None
+                raise places.late(self.place, timeout) from None
             except (OSError, http.client.HTTPException) as error:
                 raise Broken(str(error) or type(error).__name__) from None
         finally:
             connection.close()
         self._answered = True
-        return self._judge(answer.status, text)
+        return places.judge(self.place, answer.status, text)
 
-    def _judge(self, status: int, text: bytes) -> Json:
-        try:
-            result = json.loads(text)
-            error = result.get("error")
-        except (ValueError, AttributeError):
-            raise CommandError(
-                "unavailable", f"what answers at {self._where} is no cluster-service (HTTP {status})"
-            ) from None
-        if isinstance(error, dict):
-            code = error.get("code")
-            known = code if code in CODES else "failed"
-            raise CommandError(known, str(error.get("message")), str(error.get("hint", "")))
-        return dict(result)
-
-    def _no_door(self, error: OSError) -> CommandError:
-        if self._lock is not None:
-            self._must_run()
-            return CommandError(
-                "unavailable", f"{self._where} runs, but its control socket does not answer: {error.strerror}"
-            )
-        untrusted = getattr(error, "verify_message", "")  # ssl.SSLCertVerificationError
-        if untrusted:
-            return CommandError(
-                "unavailable",
-                f"the certificate of {self._where} is not to be trusted: {untrusted}",
-                "--ca-file FILE names the authority that has signed it.",
-            )
-        reason = error.strerror or str(error)
-        hint = "Its TCP door is open only when it has an access key."
-        return CommandError("unavailable", f"nothing answers at {self._where}: {reason}", hint)
-
-    def _must_run(self) -> None:
-        """Raise CommandError unavailable when the service surely has ended."""
-        if self._lock is not None and self._gone(0.0):
-            raise CommandError("unavailable", f"{self._where} has ended")
-
-    def _gone(self, seconds: float) -> bool:
-        """Wait for the service to end, *seconds* at most, and tell whether it has. Of a remote one it is not known:
-        False.
-        """
-        if self._lock is None:
-            return False
-        return rundir.wait_free(self._lock, seconds)
-
-
-class OperationFailed(CommandError):
-    """An operation did not end well; ``operation`` is it."""
-
-    def __init__(self, operation: Json) -> None:
-        super().__init__("failed", operation["reason"] or f"the operation is {operation['state']}")
-        self.operation = operation
-
-    def to_json(self) -> Json:
-        """Return the error object, and the operation beside it."""
-        return {**super().to_json(), "operation": self.operation}
-
-
-def _ends_service(operation: Json) -> bool:
-    return str(operation["command"]).split()[:2] == ["shutdown", "all"]
-
-
-def _fresh(operation: Json, seen: int) -> tuple[list[Json], int]:
-    """Return the steps after the first *seen*, and how many there have been: they are numbered from the operation's
-    beginning, also when the first ones were cut.
-    """
-    steps, dropped = operation["steps"], int(operation.get("steps_dropped") or 0)
-    fresh = list(steps[max(0, seen - dropped) :])
-    lost = dropped - seen
-    if lost > 0:
-        text = f"({lost} step{'' if lost == 1 else 's'} before this {'is' if lost == 1 else 'are'} not remembered)"
-        fresh.insert(0, {"at": steps[0]["at"] if steps else None, "text": text})
-    return fresh, max(seen, dropped + len(steps))
-
-
-def _quoted(text: str) -> str:
-    """Escape one segment of a path."""
-    return "".join(
-        char
-        if char.isascii() and (char.isalnum() or char in "._-")
-        else "".join(f"%{byte:02X}" for byte in char.encode())
-        for char in text
-    )
+    def _connection(self, seconds: float) -> http.client.HTTPConnection:
+        place = self.place
+        if place.path is not None:
+            return _UnixConnection(place.path, seconds)
+        if place.tls is not None:
+            return http.client.HTTPSConnection(place.host, place.port, timeout=seconds, context=place.tls)
+        return http.client.HTTPConnection(place.host, place.port, timeout=seconds)
 
 
 def connect(
@@ -391,74 +293,9 @@ def connect(
     Raises CommandError unavailable when no such service runs on this machine. Whether one answers at *url* shows with
     the first question.
     """
-    if url is not None:
-        return _at_url(url, access_key, ca_file, client_cert)
-    rundir.check_name(name)
-    found = rundir.find(name, run_dir)
-    if found is not None:
-        directory, holder = found
-        path = rundir.socket_path(directory, name)
-        return Client(
-            str(holder), lambda timeout: _UnixConnection(path, timeout), lock=rundir.lock_path(directory, name)
-        )
-    if access_key is not None:  # somebody else's, perhaps, on this machine
-        host = os.environ.get("CSERVICE_HOST") or "localhost"
-        return _at_url(f"http://{host}:{os.environ.get('CSERVICE_PORT') or 11987}", access_key)
-    raise _no_service(name, run_dir)
-
-
-def _no_service(name: str, run_dir: str | None) -> CommandError:
-    directory = rundir.existing(run_dir)
-    path = rundir.socket_path(directory, name) if directory is not None else None
-    if path is not None and os.path.exists(path):
-        return CommandError(
-            "unavailable",
-            f"service {name!r} is dead: its socket {path} is left, but nobody runs it",
-            "Start it again: cservice start … (the socket is replaced then).",
-        )
-    others = rundir.running(run_dir)
-    hint = (
-        f"Running: {', '.join(holder.name for holder in others)} (--name)."
-        if others
-        else "cservice start TARGET starts one."
-    )
-    return CommandError("unavailable", f"no service {name!r} runs here", hint)
-
-
-def _at_url(url: str, access_key: str | None, ca_file: str | None = None, client_cert: str | None = None) -> Client:
-    if url.startswith("unix:"):
-        path = url.removeprefix("unix:").removeprefix("//")
-        return Client(url, lambda timeout: _UnixConnection(path, timeout), key=access_key)
-    from urllib.parse import urlsplit  # noqa: PLC0415 - http.client has it already; the owner's door needs none
-
-    try:
-        parts = urlsplit(url if "://" in url else f"http://{url}")
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        parts, host, port = urlsplit(""), None, None
-    if (
-        parts.scheme not in ("http", "https")
-        or not host
-        or parts.path not in ("", "/")
-        or parts.query
-        or parts.username
-    ):
-        raise CommandError(
-            "bad_request",
-            "--url: that is not the URL of a service",
-            "Write http://localhost:11987, or unix:/path/of.sock.",
-        )
-    name = str(host)
-    shown = f"{parts.scheme}://{parts.netloc}"
-    if parts.scheme == "http":
-        return Client(
-            shown, lambda timeout: http.client.HTTPConnection(name, port or 11987, timeout=timeout), key=access_key
-        )
-    from cluster_service.config.tls import client_context  # noqa: PLC0415 - OpenSSL is only loaded where it is needed
-
-    context = client_context(ca_file, client_cert)
     return Client(
-        shown,
-        lambda timeout: http.client.HTTPSConnection(name, port or 11987, timeout=timeout, context=context),
-        key=access_key,
+        places.find(name, url=url, access_key=access_key, run_dir=run_dir, ca_file=ca_file, client_cert=client_cert)
     )
+
+
+__all__ = ["Broken", "Client", "OperationFailed", "connect"]

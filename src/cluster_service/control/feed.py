@@ -9,11 +9,10 @@ not remember any more is told by an event ``missed``. The feed ends with Command
 from __future__ import annotations
 
 import http.client
-import json
 import time
 from typing import TYPE_CHECKING, Any
 
-from .client import Broken
+from .place import Broken, Lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,22 +34,18 @@ def feed(client: Client, after: int | None = None) -> Iterator[dict[str, Any]]:
                 last = event.get("id", last)
                 yield event
         except Broken:
-            client.check_runs()
+            client.place.check_runs()
         time.sleep(PAUSE)
 
 
 def _one_connection(client: Client, last: int | None) -> Iterator[dict[str, Any]]:
     headers = {} if last is None else {"Last-Event-ID": str(last)}
     with client.open("/api/v1/events", headers, QUIET) as answer:
-        fields: dict[str, str] = {}
+        lines = Lines()
         try:
             for raw in answer:
-                line = raw.decode("utf-8", "replace").rstrip("\r\n")
-                name, _, value = line.partition(":")
-                if line:
-                    fields[name] = value.removeprefix(" ")
-                elif "data" in fields:
-                    yield {"event": fields.get("event", ""), **json.loads(fields["data"])}
-                    fields = {}
+                event = lines.event(raw)
+                if event is not None:
+                    yield event
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise Broken(str(error) or type(error).__name__) from None

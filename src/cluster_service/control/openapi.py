@@ -168,6 +168,19 @@ SCHEMAS: Json = {
         parameters=_list(_object("name kind doc required", name=_STRING, kind=_STRING, doc=_STRING)),
     ),
     "Commands": _object("commands", commands=_list(_see("Command"))),
+    "Plan": _object(
+        "service changes",
+        service=_STRING,
+        file=_STRING_OR_NOT,
+        changes=_list(
+            _object(
+                "group effect text",
+                group=_STRING,
+                effect={"enum": ["start", "stop", "scale", "replace", "settings", "service"]},
+                text=_STRING,
+            )
+        ),
+    ),
     "Version": _object("version service", version=_STRING, service=_STRING_OR_NOT),
     "Probe": _object("status", status={"enum": ["ok", "unavailable"]}),
 }
@@ -181,6 +194,11 @@ RESULTS: Mapping[str, Json] = {
     "help": {"anyOf": [_see("Commands"), _see("Command")]},
     "events": _object("service events", service=_STRING, events={"type": "array", "items": {"type": "object"}}),
     "logs": _object("file lines", file=_STRING, lines={"type": "array", "items": _STRING}),
+    "reload": {"anyOf": [_see("Operation"), _see("Plan")]},
+    "config": {"type": "object"},
+    "ls": _object(
+        "services", services=_list(_object("name pid since", name=_STRING, pid=_COUNT_OR_NOT, since=_STRING_OR_NOT))
+    ),
     "exit": _object("exiting", exiting={"type": "boolean"}),
 }
 """What the built-in commands answer, besides operations. A command that overrides one may answer more or other."""
@@ -272,7 +290,7 @@ def _accepted() -> Json:
 
 def _command(command: Command) -> Json:
     result = RESULTS.get(command.name, {}) if not command.custom or command.name == "health" else {}
-    fine = {200: _fine("Done.", _see("Operation") if command.operation else result)}
+    fine = {200: _fine("Done.", _see("Operation") if command.operation and not result else result)}
     if command.operation or command.custom:
         fine[202] = _accepted()
     doc = "\n".join(line.strip() for line in command.doc.strip().splitlines())

@@ -25,8 +25,8 @@ Handler = Callable[..., "dict[str, Any] | Awaitable[dict[str, Any]]"]
 """``run(service, **arguments)``: returns a JSON object, or raises CommandError and has changed nothing."""
 
 BUILT_IN = (
-    "start", "restart", "upgrade", "rollback", "cancel", "test", "scale", "shutdown", "exit", "operations", "workers",
-    "health", "info", "events", "logs", "version", "help",
+    "start", "restart", "upgrade", "rollback", "cancel", "test", "scale", "reload", "shutdown", "exit", "operations",
+    "workers", "health", "info", "events", "logs", "config", "ls", "version", "help",
 )  # fmt: skip
 """The files in ``commands/``, in the order of help."""
 
@@ -95,6 +95,8 @@ class Command:
     """How a person is shown the result: a name of ``render.RENDERINGS``."""
     without_service: bool = False
     """Answered by the command line itself when no service runs."""
+    here: Callable[..., dict[str, Any] | None] | None = None
+    """What the command line does by itself: ``here(session's options, **arguments)``; None: it asks the service."""
     custom: bool = False
     """It is the service's own, not ours."""
     timeout: float = 0.0

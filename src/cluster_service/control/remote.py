@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 
 def commands_of(client: Client) -> list[Command]:
     """Return the commands of the service, the built-in ones first. Raises CommandError when it cannot be asked."""
-    return [command_from(described) for described in client.commands() if NAME.match(str(described.get("name")))]
+    return commands_from(client.commands())
+
+
+def commands_from(described: Iterable[Mapping[str, Any]]) -> list[Command]:
+    """Return the commands that were described, but for those whose name could not be given."""
+    return [command_from(each) for each in described if NAME.match(str(each.get("name")))]
 
 
 def find(commands: Iterable[Command], name: str) -> Command:

@@ -205,18 +205,19 @@ def _fields(data: Json, *, terminal: bool) -> str:
             lines.append(f"{name.ljust(width)}  {told}")
         elif isinstance(value, Mapping) and value and all(isinstance(item, Mapping) for item in value.values()):
             lines.append(name)
-            lines += [f"  {clean(key)}  {_inline(item)}" for key, item in value.items()]
+            lines += [f"  {clean(key)}  {inline(item)}" for key, item in value.items()]
         else:
-            shown = span(value) if name.endswith("_s") and isinstance(value, (int, float)) else _inline(value)
+            shown = span(value) if name.endswith("_s") and isinstance(value, (int, float)) else inline(value)
             lines.append(f"{name.ljust(width)}  {coloured(shown, terminal=terminal)}")
     return "\n".join(lines)
 
 
-def _inline(value: object) -> str:
+def inline(value: object) -> str:
+    """Return *value* as one line."""
     if isinstance(value, Mapping):
-        return "  ".join(f"{clean(key)}={_inline(item)}" for key, item in value.items())
+        return "  ".join(f"{clean(key)}={inline(item)}" for key, item in value.items())
     if isinstance(value, (list, tuple)):
-        return " ".join(_inline(item) for item in value) or "-"
+        return " ".join(inline(item) for item in value) or "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
     return clean(value)
@@ -250,6 +251,12 @@ def _operations(data: Json, *, terminal: bool) -> str:
     ]
     heads = ("ID", "COMMAND", "STATE", "STAGE", "DONE", "STARTED", "REASON")
     return table(heads, [[clean(cell) for cell in row] for row in rows], terminal=terminal)
+
+
+def _configured(data: Json, *, terminal: bool) -> str:
+    from .render_config import show as show_it  # noqa: PLC0415 - rarely needed
+
+    return show_it(data, terminal=terminal)
 
 
 def _version(data: Json, **_: bool) -> str:
@@ -296,17 +303,17 @@ def _custom(data: Json, *, terminal: bool) -> str:
     if isinstance(value, (list, tuple)):
         heads = list(value[0]) if value and isinstance(value[0], Mapping) else []
         if heads and all(isinstance(row, Mapping) and list(row) == heads for row in value):
-            rows = [[_inline(row[head]) for head in heads] for row in value]
+            rows = [[inline(row[head]) for head in heads] for row in value]
             return table([clean(head).upper() for head in heads], rows, terminal=terminal)
-        return "\n".join(_inline(each) for each in value) or "none"
-    return _inline(value)
+        return "\n".join(inline(each) for each in value) or "none"
+    return inline(value)
 
 
 def event(data: Json) -> str:
     """One line for an event: when, what, and its fields."""
     known = ("id", "at", "service", "event", "type")
     fields = {name: value for name, value in data.items() if name not in known and value not in (None, "", [])}
-    return f"{clean(data.get('at'))}  {clean(data.get('event'))}  {_inline(fields)}".rstrip()
+    return f"{clean(data.get('at'))}  {clean(data.get('event'))}  {inline(fields)}".rstrip()
 
 
 def _events(data: Json, **_: bool) -> str:
@@ -325,6 +332,9 @@ RENDERINGS: dict[str, Callable[..., str]] = {
     "operations": _operations,
     "events": _events,
     "logs": _logs,
+    "reload": lambda data, *, terminal: (_configured if "changes" in data else _operation)(data, terminal=terminal),
+    "config": _configured,
+    "ls": _configured,
     "version": _version,
     "help": _help,
     "custom": _custom,

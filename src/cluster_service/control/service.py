@@ -74,6 +74,14 @@ class Service(Protocol):
     def test(self, script: str, timeout: float | None) -> Json:
         """Run *script* (an absolute path) against the code base; None: without a limit of time."""
 
+    async def reload(self, plan: bool, monitor: float | None, timeout: float | None) -> Json:  # noqa: ASYNC109, FBT001
+        """Read the configuration again and take it up; *plan*: only return ``{"service", "file", "changes"}``, where a
+        change is ``{"group", "effect", "text"}``. *monitor*, *timeout*: None: each group's own.
+        """
+
+    async def configuration(self, action: str) -> Json:
+        """*action* show: what is in effect and where it came from; check: whether it could be reloaded."""
+
     def start(self, target: str, options: Mapping[str, Any]) -> Json:
         """Add a group. *options*: cwd, workers, group, timeout, args, and the settings of ``config.group_settings``."""
 

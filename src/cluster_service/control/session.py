@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from . import arguments, render
 from .client import Client, OperationFailed, connect
@@ -20,6 +20,8 @@ from .registry import COMMANDS, Command
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Self, TextIO
+
+    from .results import Operation
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C."""
@@ -143,6 +145,11 @@ class Session:
 
     def _give(self, command: Command, given: dict[str, Any]) -> int:
         wait = not given.pop("no_wait", False)
+        if command.here is not None and self.url is None:
+            alone = command.here(vars(self), **given)
+            if alone is not None:
+                self.show(command, alone)
+                return 0
         try:
             client = self.client()
         except CommandError as error:
@@ -162,11 +169,11 @@ class Session:
             say(f"\ncservice: interrupted; {command.name} may have begun (cservice operations shows it)")
             return INTERRUPTED
         if "steps" in result:
-            return self._follow(client, command, result, wait=wait)
+            return self._follow(client, command, cast("Operation", result), wait=wait)
         self.show(command, result)
         return 0
 
-    def _follow(self, client: Client, command: Command, operation: dict[str, Any], *, wait: bool) -> int:
+    def _follow(self, client: Client, command: Command, operation: Operation, *, wait: bool) -> int:
         if not wait and operation["state"] == "running":
             if self.as_json:
                 self.document(operation)
@@ -195,7 +202,7 @@ class Session:
             raise
         return 0
 
-    def _follow_in_lines(self, client: Client, operation: dict[str, Any]) -> dict[str, Any]:
+    def _follow_in_lines(self, client: Client, operation: Operation) -> Operation:
         """One line a step, or nothing before the one document."""
 
         def on_step(step: Mapping[str, Any]) -> None:
@@ -204,7 +211,7 @@ class Session:
 
         return client.follow(operation, on_step)
 
-    def _follow_on_terminal(self, client: Client, operation: dict[str, Any]) -> dict[str, Any]:
+    def _follow_on_terminal(self, client: Client, operation: Operation) -> Operation:
         """The same lines, and what changes below them. A test's output has the terminal to itself."""
         if str(operation["command"]).partition(" ")[0] == "test":
             return self._follow_in_lines(client, operation)
@@ -215,7 +222,7 @@ class Session:
                 operation, lambda step: progress.step(render.line(step["text"])), on_news=progress.news, wait=1.0
             )
 
-    def _ended(self, command: Command, operation: dict[str, Any]) -> None:
+    def _ended(self, command: Command, operation: Operation) -> None:
         if operation["state"] != command.succeeds:
             raise OperationFailed(operation)
         if self.as_json:

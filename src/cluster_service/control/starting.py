@@ -169,5 +169,5 @@ def _attach(session: Session, holder: rundir.Holder) -> int:
     say(f"cservice: {holder} is already running; nothing was started.")
     if sys.stdin is not None and sys.stdin.isatty():
         say("This is a console of the running one: help lists its commands, quit leaves it.")
-    outcome = console.run(session, greeting=" ")
+    outcome = console.run(session, greeted=True)
     return outcome.code if outcome.given else CommandError("unavailable", "").exit_code

@@ -149,6 +149,16 @@ class Command:
     outcome: str
 
 
+@dataclass(frozen=True)
+class ConfigReload:
+    """The configuration was read again and taken up by *operation*; *changes* are sentences, none where it says the
+    same as before. A configuration with a mistake is no event: nothing has changed.
+    """
+
+    operation: str
+    changes: tuple[str, ...]
+
+
 Event = (
     WorkerStart
     | WorkerReady
@@ -164,6 +174,7 @@ Event = (
     | OperationEnd
     | MasterStart
     | Command
+    | ConfigReload
 )
 
 EVENTS: tuple[type, ...] = (
@@ -181,4 +192,5 @@ EVENTS: tuple[type, ...] = (
     OperationEnd,
     MasterStart,
     Command,
+    ConfigReload,
 )

@@ -103,6 +103,8 @@ def reload(cluster: Cluster, request: Reload, now: float) -> None:
     parent = judge.begin(cluster, "reload", "reload", [], now)
     for change in changes:
         judge.step(cluster, parent, f"{change.group or 'service'}: {change.text}", now)
+    for note in request.notes:
+        judge.step(cluster, parent, note, now)
     specs = {group.name: group for group in request.spec.groups}
     cluster.spec = request.spec
     for name, effect in sorted(effects):
@@ -127,7 +129,8 @@ def reload(cluster: Cluster, request: Reload, now: float) -> None:
             release = new.release if new.release != old else group.release
             wanted.roll(cluster, group, list(group.slots), release, "upgrade", name, now)
             assert group.rollout is not None  # noqa: S101 - begun above
-            group.rollout.monitor, group.rollout.timeout = request.monitor, request.timeout
+            group.rollout.monitor = new.monitor if request.monitor is None else request.monitor
+            group.rollout.timeout = request.timeout
             group.rollout.configured = True
             parent.children.append(cluster.subject)
     cluster.subject = parent.id

@@ -95,11 +95,14 @@ class Cancel:
 
 @dataclass(frozen=True)
 class Reload:
-    """Take up *spec* in place of the one that was configured. *monitor*, *timeout*: as of an upgrade."""
+    """Take up *spec* in place of the one that was configured. *monitor*, *timeout*: as of an upgrade; None: each
+    group's own. *notes*: what else changes, told as steps.
+    """
 
     spec: Spec
-    monitor: float = 10.0
+    monitor: float | None = None
     timeout: float | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,18 @@ class Doors:
             )
             self._task = asyncio.get_running_loop().create_task(serving)
 
+    def adopt(self, settings: Settings) -> None:
+        """Go by the rules, keys and certificate of *settings* from now on."""
+        if self._access is not None:
+            self._access.rule(
+                trusted_hosts=settings.trusted_hosts,
+                allow_query_key=settings.allow_query_key,
+                allow_http_get=settings.allow_http_get,
+                remote_commands=settings.remote_commands,
+                upgrade_roots=settings.upgrade_roots,
+            )
+        self.rekey(settings)
+
     def rekey(self, settings: Settings) -> None:
         """Take the keys and the certificate of *settings* from now on; connections that are open stay."""
         found = self._current(settings)

@@ -31,6 +31,7 @@ from .jobs import Jobs
 from .kernel import Kernel
 from .memory import Memory
 from .pulses import Pulses
+from .reload import Reloading
 
 if TYPE_CHECKING:
     import socket
@@ -79,6 +80,7 @@ class Master:
         self._memory = Memory(settings.state, self.log)
         self._pulses = Pulses(self._loop, self._on_report)
         self._bus = Bus(self)
+        self.reloading = Reloading(self)
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -94,6 +96,7 @@ class Master:
             self._say(orders.Bye(1))
         code = await self._over
         self._bus.close()
+        self.reloading.close()
         await self._jobs.close()
         if self.doors is not None:
             await self.doors.close(0.5)
@@ -130,6 +133,7 @@ class Master:
         try:
             self.cluster = Cluster.restore(self.settings.spec, notebook["cluster"])
             self._events = notebook["events"]
+            self.reloading.restore(notebook.get("settings"))
         except Exception:
             if not self.hello.safe:
                 raise
@@ -210,7 +214,7 @@ class Master:
         self._turned = asyncio.Event()
 
     def _note(self) -> None:
-        notebook = {"cluster": self.cluster.snapshot(), "events": self._events}
+        notebook = {"cluster": self.cluster.snapshot(), "events": self._events, **self.reloading.notebook()}
         self._kernel.send(orders.Note(json.dumps(notebook, separators=(",", ":"))))
 
     def _set_timer(self) -> None:
@@ -252,7 +256,10 @@ class Master:
         if isinstance(fact, (facts.Listening, facts.ListenFailed)) and fact.worker is None:
             self._settle_listen(fact, descriptor)
         self._pulses.learn(fact)
-        if isinstance(fact, facts.Signalled):
+        if isinstance(fact, facts.Signalled) and fact.signal == "HUP":
+            if self._early is None and self.reloading.on_signal():
+                return
+        elif isinstance(fact, facts.Signalled):
             delay = self.settings.spec.shutdown_delay
             self._kernel.send(orders.Stopping(delay + self._longest_stop() + TAKE_OVER))
         if self._early is None:

@@ -177,6 +177,18 @@ class RunningService:
         """See ``Service.test``."""
         return self._request(requests.Test(script, timeout))
 
+    async def reload(self, plan: bool, monitor: float | None, timeout: float | None) -> Json:  # noqa: ASYNC109, FBT001
+        """See ``Service.reload``."""
+        reloading = self._master.reloading
+        if plan:
+            return await reloading.plan()
+        await reloading.take_up(monitor, timeout)
+        return self._view(self._master.cluster.last_operation)
+
+    async def configuration(self, action: str) -> Json:
+        """See ``Service.configuration``."""
+        return await self._master.reloading.configuration(action)
+
     def exit_now(self) -> Json:
         """See ``Service.exit_now``."""
         self._master.turn(requests.ExitNow())

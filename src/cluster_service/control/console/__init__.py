@@ -39,13 +39,14 @@ class Outcome:
     """By its last command the service has ended."""
 
 
-def run(session: Session, greeting: str = "") -> Outcome:
-    """Read and give commands until the input ends."""
+def run(session: Session, *, greeted: bool = False) -> Outcome:
+    """Read and give commands until the input ends. *greeted*: it was said already what this is."""
     terminal = sys.stdin is not None and sys.stdin.isatty()
     session = replace(session, compact=True)
     if not terminal:
         return obey(session, sys.stdin or (), terminal=False)
-    out(greeting or f"Console of service {session.name!r}. help lists the commands; quit leaves, the service stays.")
+    if not greeted:
+        out(f"Console of service {session.name!r}. help lists the commands; quit leaves, the service stays.")
     if not sys.stdout.isatty() or os.environ.get("TERM") in (None, "", "dumb"):
         return obey(session, _typed(session), terminal=True)
     from .prompt import Prompt  # noqa: PLC0415 - prompt_toolkit is slow to import: only for a terminal

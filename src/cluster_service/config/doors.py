@@ -1,0 +1,91 @@
+"""What the doors and the files of a service come to: addresses, keys, certificates, places that can be written."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from typing import TYPE_CHECKING
+
+from cluster_service import rundir
+from cluster_service.control.errors import CommandError
+
+from . import binds, keys
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from .keys import Key
+    from .merge import Given
+
+ANOTHER = "Name another place, or chmod u+w this one."
+
+
+def addresses(host: str, port: int, *, allowed: bool, origin: str = "--host") -> tuple[tuple[str, ...], bool]:
+    """Return the addresses of the TCP door and whether they can be reached from beyond this machine."""
+    if host == "localhost":
+        return (f"127.0.0.1:{port}", f"[::1]:{port}"), False
+    address = "::" if host == "*" else binds.resolve(host.strip("[]"), f"{origin}: {host}")
+    beyond = not ipaddress.ip_address(address).is_loopback
+    if beyond and not allowed:
+        raise CommandError(
+            "bad_request",
+            f"{origin}: on {host} the TCP door would be open to other machines without encryption",
+            "Give it a certificate (--tls-cert), leave it on localhost (ssh -L helps), or say --allow-insecure-remote.",
+        )
+    return (binds.joined(address, port) + ("+v4" if host == "*" else ""),), beyond
+
+
+def check_tls(cert: str | None, key: str | None, client_ca: str | None) -> None:
+    """Raise CommandError bad_request unless a door can speak TLS with these files, or there are none."""
+    if cert is None:
+        if key or client_ca:
+            raise CommandError(
+                "bad_request", "tls_key and tls_client_ca say nothing without tls_cert", "Add tls_cert, or remove them."
+            )
+        return
+    from . import tls  # noqa: PLC0415 - OpenSSL is only loaded where it is needed
+
+    tls.server_context(cert, key, client_ca)
+
+
+def given_keys(given: Mapping[str, Given], warnings: list[str]) -> tuple[tuple[Key, ...], str | None] | None:
+    """Return the keys and the file that they stand in; None: one is to be made. Raises CommandError bad_request."""
+    key, file = given.get("access_key"), given.get("access_key_file")
+    if key and file:
+        if key.rank == file.rank:
+            raise CommandError(
+                "bad_request", f"{key.origin} and {file.origin} were both given: one of them is enough", "Remove one."
+            )
+        key, file = (key, None) if key.rank > file.rank else (None, file)
+    if file:
+        return keys.load(file.value, file.origin), file.value
+    if key is None:
+        return (), None
+    if key.value == "auto":
+        return None
+    if key.source == "flags":
+        warnings.append(
+            "the access key can be read in the process list while this command starts: "
+            "prefer --access-key-file or CSERVICE_ACCESS_KEY"
+        )
+    return keys.numbered([str(key.value)]), None
+
+
+def made_keys(run_dir: str, name: str) -> tuple[tuple[Key, ...], str | None]:
+    """Return the key of the service and its file, made when there is none."""
+    return keys.numbered([keys.automatic(run_dir, name)]), rundir.key_path(run_dir, name)
+
+
+def check_file(path: Given | None, *, replaced: bool = False) -> None:
+    """Raise CommandError unless the file can be written; *replaced*: by a new one of the same name each time."""
+    if path is None:
+        return
+    folder = os.path.dirname(path.value)
+    if not os.path.isdir(folder):
+        raise CommandError("bad_request", f"{path.origin}: the directory {folder} does not exist", f"mkdir {folder}")
+    if os.path.isdir(path.value):
+        raise CommandError("bad_request", f"{path.origin}: {path.value} is a directory", "Name a file in it.")
+    if replaced and not os.access(folder, os.W_OK | os.X_OK):
+        raise CommandError("bad_request", f"{path.origin}: the directory {folder} cannot be written by you", ANOTHER)
+    if not os.access(path.value if os.path.exists(path.value) else folder, os.W_OK):
+        raise CommandError("bad_request", f"{path.origin}: {path.value} cannot be written by you", ANOTHER)

@@ -1,0 +1,234 @@
+"""A configuration file as it was written: its settings by name, and the line that each of them stands on.
+
+    beside(directory) -> File | None        cluster-service.toml, or else [tool.cluster-service] of pyproject.toml
+    read(path, origin="") -> File           TOML, or JSON in the original's shape
+
+``tomllib`` and ``json`` do not tell lines, so these are found by a look at the text that knows as much of both as is
+needed. A line that is not found costs an error its line and nothing else: the name is told anyway.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from cluster_service.control.errors import CommandError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+OWN = "cluster-service.toml"
+PROJECT = "pyproject.toml"
+TABLE = ("tool", "cluster-service")
+LONGEST = 1 << 20
+"""Bytes of a file that is no mistake."""
+
+Keys = tuple[str, ...]
+
+_KEY = r"""[\w-]+|"(?:[^"\\]|\\.)*"|'[^']*'"""
+_TOML_KEY = re.compile(rf"\s*((?:{_KEY})(?:\s*\.\s*(?:{_KEY}))*)\s*=")
+_TOML_TABLE = re.compile(rf"\s*\[\[?\s*((?:{_KEY})(?:\s*\.\s*(?:{_KEY}))*)\s*\]")
+_JSON_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]:,\n]')
+_MULTILINE = re.compile(r'"""|\'\'\'')
+
+
+@dataclass(frozen=True)
+class File:
+    """*table*: the settings as they stand there, *inside* the tables of these names. Paths start from *base*."""
+
+    path: str
+    table: Mapping[str, Any]
+    inside: Keys = ()
+    lines: Mapping[Keys, int] = field(default_factory=dict)
+
+    @property
+    def base(self) -> str:
+        """The directory of the file."""
+        return os.path.dirname(self.path)
+
+    def place(self, keys: Keys) -> str:
+        """Where the setting stands: ``/srv/cluster-service.toml:3``."""
+        line = self.lines.get((*self.inside, *keys))
+        table = f" [{'.'.join(self.inside)}]" if self.inside == TABLE else ""
+        return f"{self.path}{'' if line is None else f':{line}'}{table}"
+
+
+def beside(directory: str) -> File | None:
+    """Return the file of *directory* that holds settings. Raises CommandError bad_request."""
+    own = os.path.join(directory, OWN)
+    if os.path.isfile(own):
+        return read(own)
+    project = os.path.join(directory, PROJECT)
+    if not os.path.isfile(project):
+        return None
+    found = read(project)
+    return found if found.table else None
+
+
+def read(path: str, origin: str = "") -> File:
+    """Return the file. *origin*: what named it, for errors. Raises CommandError bad_request."""
+    prefix = f"{origin}: " if origin else ""
+    text = _text(path, prefix)
+    is_json = path.endswith(".json") or (text.lstrip().startswith("{") and not path.endswith(".toml"))
+    data = _json(text, path) if is_json else _toml(text, path)
+    inside: Keys = ()
+    if os.path.basename(path) == PROJECT:
+        inside = TABLE
+    elif set(data) == {"cluster"}:
+        inside = ("cluster",)
+    table: Any = data
+    for key in inside:
+        table = table.get(key, {}) if isinstance(table, dict) else table
+    lines = _json_lines(text) if is_json else _toml_lines(text)
+    if not isinstance(table, dict):
+        where = File(path, {}, inside, lines).place(())
+        raise CommandError(
+            "bad_request",
+            f"{where} holds no table of settings",
+            'Write {"cluster": {"workerCount": 4}}.'
+            if is_json
+            else f"Write [{'.'.join(inside)}] and, below it, workers = 4.",
+        )
+    return File(path, table, inside, lines)
+
+
+def _text(path: str, prefix: str) -> str:
+    try:
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise CommandError("bad_request", f"{prefix}{path} cannot be read: it is not a file", _NAME_ONE)
+        with open(path, "rb") as file:
+            data = file.read(LONGEST + 1)
+    except OSError as error:
+        raise CommandError("bad_request", f"{prefix}{path} cannot be read: {error.strerror}", _NAME_ONE) from None
+    if len(data) > LONGEST:
+        raise CommandError("bad_request", f"{prefix}{path} is longer than {LONGEST} bytes", _NAME_ONE)
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise CommandError(
+            "bad_request", f"{prefix}{path}:{line} cannot be read: it is not UTF-8 text", "Save it as UTF-8."
+        ) from None
+
+
+_NAME_ONE = "Name a file of settings that you can read: --config FILE."
+
+
+def _toml(text: str, path: str) -> dict[str, Any]:
+    import tomllib  # noqa: PLC0415 - only when there is a file
+
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        reason, _, place = str(error).partition(" (at ")
+        found = re.match(r"line (\d+)", place)
+        line = int(found[1]) if found else text.rstrip("\n").count("\n") + 1
+        place = place if found else f"line {line}, its last)"
+        twice = reason.startswith(("Cannot overwrite", "Cannot declare"))
+        raise CommandError(
+            "bad_request",
+            f"{path} is not valid TOML: {reason} (at {place}",
+            "It stands there already: keep one of them." if twice else _HOW_TOML.get(_slip(text, line), _PLAIN_TOML),
+        ) from None
+
+
+_PLAIN_TOML = 'A setting is a line NAME = VALUE: workers = 4, or stop_timeout = "10s" (text stands in quotes).'
+_HOW_TOML = {
+    "text": 'Text stands in quotes: target = "worker.py".',
+    "table": "A table is named in brackets: [groups.web].",
+    "flag": "Write true or false, in small letters and without quotes.",
+}
+
+
+def _slip(text: str, line: int) -> str:
+    """What kind of slip that line is."""
+    lines = text.splitlines()
+    written = lines[line - 1].strip() if line <= len(lines) else ""
+    if written.startswith("["):
+        return "table"
+    value = written.partition("=")[2].strip()
+    return "flag" if value in ("True", "False", "yes", "no", "on", "off") else "text" if value[:1].isalpha() else ""
+
+
+def _json(text: str, path: str) -> dict[str, Any]:
+    try:
+        data = json.loads(text, object_pairs_hook=_once)
+    except _Twice as twice:
+        raise CommandError(
+            "bad_request", f"{path}: {twice.args[0]!r} stands there twice", "Keep one of them."
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise CommandError(
+            "bad_request",
+            f"{path} is not valid JSON: {error}",
+            'Names and texts stand in "double quotes", with a comma between two entries and none after the last.',
+        ) from None
+    if not isinstance(data, dict):
+        hint = 'Write {"cluster": {"workerCount": 4}}.'
+        raise CommandError("bad_request", f"{path} holds no object of settings", hint)
+    return data
+
+
+class _Twice(Exception):
+    """A name stands twice in an object."""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise _Twice(name)
+        found[name] = value
+    return found
+
+
+# -- lines -------------------------------------------------------------------------------------------------------------
+
+
+def _toml_lines(text: str) -> dict[Keys, int]:
+    found: dict[Keys, int] = {}
+    table: Keys = ()
+    within = ""  # a text of several lines
+    for number, line in enumerate(text.splitlines(), 1):
+        if not within:
+            header, key = _TOML_TABLE.match(line), _TOML_KEY.match(line)
+            if header:
+                table = _parts(header[1])
+                for depth in range(len(table)):
+                    found.setdefault(table[: depth + 1], number)
+            elif key:
+                found.setdefault((*table, *_parts(key[1])), number)
+        for mark in _MULTILINE.findall(line):
+            within = "" if within == mark else within or mark
+    return found
+
+
+def _parts(dotted: str) -> Keys:
+    return tuple(part.strip("\"'") for part in re.findall(_KEY, dotted))
+
+
+def _json_lines(text: str) -> dict[Keys, int]:
+    found: dict[Keys, int] = {}
+    path: list[str] = []
+    number, last, depth = 1, "", 0
+    for mark in _marks(text):
+        if mark == "\n":
+            number += 1
+        elif mark == ":":
+            del path[max(0, depth - 1) :]
+            path.append(json.loads(last))
+            found.setdefault(tuple(path), number)
+        elif mark in "{[":
+            depth += 1
+            path += [""] * (depth - 1 - len(path))
+        elif mark in "}]":
+            depth -= 1
+        last = mark if mark != "\n" else last
+    return found
+
+
+def _marks(text: str) -> Iterable[str]:
+    return (match[0] for match in _JSON_TOKEN.finditer(text))

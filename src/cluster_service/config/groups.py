@@ -1,0 +1,238 @@
+"""What a group of workers comes to on this machine: one ``GroupSpec`` of what was given for it."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from cluster_service.control.errors import CommandError
+from cluster_service.core.spec import GroupSpec, RestartPolicy
+
+from . import cpus, releases, targets, values
+from .merge import Given, led, read
+from .table import BY_NAME, GROUP
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+    from cluster_service.core.spec import Release
+
+CYCLE = "Somebody must be first: remove one of these depends_on."
+
+
+def group_settings(
+    target: str,
+    options: Mapping[str, Any],
+    *,
+    directory: str,
+    taken: Collection[str] = (),
+    environ: Mapping[str, str] = os.environ,
+) -> GroupSpec:
+    """Return the group that the command ``start TARGET`` is to add to a running service.
+
+    *options*: the GROUP settings of the table by any spelling, and ``args`` (texts) and ``program`` (bool).
+    *directory*: where relative paths start from when *options* name no absolute ``cwd``. *taken*: the names of the
+    groups there are; a group that is given no name gets the target's. Raises CommandError bad_request.
+    """
+    named = dict(options)
+    program = bool(named.pop("program", False))
+    given = read(named, "keywords", directory, scope=GROUP)
+    base = given["cwd"].value if "cwd" in given else directory
+    group = group_of(given, target, (), program=program, directory=base, environ=environ)
+    if "group" not in given:
+        group = replace(group, name=_free_name(group.release, taken))
+    if group.name in taken:
+        raise CommandError(
+            "bad_request",
+            f"there is a group {group.name!r} already",
+            f"Give the new one another name (--group NAME), or: cservice scale +1 {group.name}",
+        )
+    check_order([group], {group.name: given}, [*taken, group.name])
+    return group
+
+
+def _free_name(release: Release, taken: Collection[str]) -> str:
+    stem = os.path.basename(release.target.partition(":")[0]).partition(".")[0]
+    stem = "".join(char if char.isascii() and (char.isalnum() or char in "_-") else "-" for char in stem).lstrip(
+        "-_0123456789"
+    )[:48]
+    stem = stem or "group"
+    names = [stem, *(f"{stem}-{number}" for number in range(2, len(taken) + 3))]
+    return next(name for name in names if name not in taken and name != "all")
+
+
+def group_of(
+    given: Mapping[str, Given],
+    target: str | None,
+    args: tuple[str, ...],
+    *,
+    program: bool,
+    directory: str,
+    environ: Mapping[str, str],
+    name: str | None = None,
+) -> GroupSpec:
+    """Return the group that the GROUP settings in *given* describe. *name*: that of its table, where it has one."""
+
+    def value(setting: str) -> Any:
+        return given[setting].value if setting in given else BY_NAME[setting].default
+
+    origins = {setting: found.origin for setting, found in given.items()}
+    where = directory
+    if target is None:
+        if "target" not in given:
+            if name is not None:
+                raise CommandError(
+                    "bad_request",
+                    "it has no target: nothing says what its workers run",
+                    'Add, for example: target = "worker.py"',
+                )
+            raise CommandError(
+                "bad_request",
+                "there is nothing to start: no TARGET was given",
+                "cservice start worker.py, package.module:app, or -- any program",
+            )
+        target, where = given["target"].value, given["target"].base
+    else:
+        origins.pop("target", None)
+    python = given.get("python")
+    share = value("share")
+    wish = releases.Wish(
+        str(target),
+        where,
+        program=program,
+        args=args or value("args"),
+        cwd=releases.working_directory(given.get("cwd"), directory),
+        python=python.value if python else None,
+        python_base=python.base if python else where,
+        env=value("env"),
+        server=value("server"),
+        binds=value("bind"),
+        share=share,
+        origins=origins,
+    )
+    release = releases.resolve(wish, environ)
+    whole = {**environ, **dict(release.env)}
+    with led(origins.get("python" if "target" not in origins and python else "target", "")):
+        targets.check_python(release.python, release.kind, release.target, cwd=release.cwd, environ=whole)
+    user, user_group = _user(given)
+    both = value("timeout")
+    return GroupSpec(
+        name=name or value("group"),
+        count=_count(given, grouped=name is not None),
+        release=release,
+        share=share,
+        ready_timeout=both if _counts_more("timeout", "ready_timeout", given) else value("ready_timeout"),
+        stop_timeout=both if _counts_more("timeout", "stop_timeout", given) else value("stop_timeout"),
+        ready_after=value("ready_after"),
+        restart=RestartPolicy(
+            auto_restart=value("auto_restart"), delay=value("restart_delay"), per_minute=value("restarts_per_minute")
+        ),
+        user=user,
+        user_group=user_group,
+        monitor=value("monitor"),
+        health_check=value("health_check"),
+        hang_timeout=value("hang_timeout"),
+        depends_on=value("depends_on"),
+        singleton=value("singleton"),
+    )
+
+
+def _counts_more(general: str, special: str, given: Mapping[str, Given]) -> bool:
+    """Whether the general setting is the one to go by: the special one was not given, or only for every group."""
+    if general not in given or special not in given:
+        return general in given
+    return given[general].own and given[special].source == "file" and not given[special].own
+
+
+def _count(given: Mapping[str, Given], *, grouped: bool) -> int:
+    wanted = given.get("workers")
+    asked: int | str = wanted.value if wanted else BY_NAME["workers"].default
+    if not ("singleton" in given and given["singleton"].value):
+        return cpus.usable() if asked == "auto" else int(asked)
+    if asked == "auto" or wanted is None or (grouped and not wanted.own):
+        return min(1, int(asked)) if asked != "auto" else 1
+    if int(asked) > 1:
+        raise CommandError(
+            "bad_request",
+            f"{wanted.origin}: {asked} workers of a singleton, which never has two ({given['singleton'].origin})",
+            "Write 1, or remove singleton.",
+        )
+    return int(asked)
+
+
+def check_order(groups: Sequence[GroupSpec], given: Mapping[str, Mapping[str, Given]], known: Collection[str]) -> None:
+    """Raise CommandError bad_request when a group waits for one that is not *known*, or for itself in the end.
+
+    *given*: where the settings of each stand.
+    """
+    needs = {group.name: [name for name, _ in group.depends_on] for group in groups}
+    for name, wanted in needs.items():
+        origin = given[name]["depends_on"].origin if wanted else ""
+        for other in wanted:
+            if other not in known:
+                near = values.suggestion(other, known)
+                raise CommandError(
+                    "bad_request",
+                    f"{origin}: there is no group {other!r}{near}",
+                    f"The groups are: {', '.join(sorted(known))}.",
+                )
+    for name in needs:
+        path = _cycle(needs, [name])
+        if path:
+            origin = given[name]["depends_on"].origin
+            shown = " → ".join(path)
+            raise CommandError("bad_request", f"{origin}: the group waits for itself: {shown}", CYCLE)
+
+
+def _cycle(needs: Mapping[str, Sequence[str]], path: list[str]) -> list[str]:
+    """Return a way from the first of *path* back to it, or nothing."""
+    for other in needs.get(path[-1], ()):
+        if other == path[0]:
+            return [*path, other]
+        found = _cycle(needs, [*path, other]) if other not in path else []
+        if found:
+            return found
+    return []
+
+
+def _user(given: Mapping[str, Given]) -> tuple[str | None, str | None]:
+    found: list[str | None] = []
+    for setting, what, find in (("user", "user", _uid), ("user_group", "group of users", _gid)):
+        wanted = given.get(setting)
+        found.append(wanted.value if wanted else None)
+        if wanted is None:
+            continue
+        if find(wanted.value) is None:
+            raise CommandError(
+                "bad_request",
+                f"{wanted.origin}: there is no {what} {wanted.value!r}",
+                "Name one that this machine knows.",
+            )
+        if os.geteuid() != 0:
+            raise CommandError(
+                "bad_request",
+                f"{wanted.origin}: only root can run workers as somebody else",
+                "Remove it, or start the service as root.",
+            )
+    return found[0], found[1]
+
+
+def _uid(name: str) -> int | None:
+    if name.isdecimal():
+        return int(name)
+    try:
+        return pwd.getpwnam(name).pw_uid
+    except KeyError:
+        return None
+
+
+def _gid(name: str) -> int | None:
+    if name.isdecimal():
+        return int(name)
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        return None

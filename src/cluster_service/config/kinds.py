@@ -1,0 +1,155 @@
+"""The kinds of setting: one function each, from what was written to the value. ``values`` has the plain ones.
+
+Every error begins with where the value stands: ``--workers``, ``CSERVICE_WORKERS``, ``workers in FILE:3``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from cluster_service.control.errors import CommandError
+from cluster_service.rundir import check_name
+
+from . import binds, values
+
+if TYPE_CHECKING:
+    from .table import Setting
+
+MOST_WORKERS = 1024
+CONDITIONS = ("ready", "started")
+"""What a group may wait for another to be."""
+_DEPENDS = re.compile(r"([^:\s]+)(?::(\w+))?\Z")
+
+
+def convert(setting: Setting, raw: Any, base: str, origin: str, unit: str = "s") -> Any:
+    """Return *raw* as the kind that *setting* has. Raises CommandError, led by *origin*."""
+    try:
+        return KINDS[setting.kind](setting, raw, base, unit)
+    except CommandError as error:
+        raise CommandError(error.code, f"{origin}: {error.message}", error.hint) from None
+
+
+def _count(_setting: Setting, raw: Any, _base: str, _unit: str) -> int | str:
+    if raw == "auto":
+        return "auto"
+    try:
+        return values.integer(raw, 0, MOST_WORKERS)
+    except CommandError:
+        raise CommandError(
+            "bad_request", f"{raw!r} is not a number of workers: write 0 to {MOST_WORKERS}, or auto"
+        ) from None
+
+
+def _duration(setting: Setting, raw: Any, _base: str, unit: str) -> float:
+    seconds = values.duration(raw, unit)
+    if setting.least is not None and seconds <= 0:
+        raise CommandError("bad_request", f"{raw!r} is no time at all: write 60 (seconds), 1500ms, 10s, 5m or 2h")
+    return seconds
+
+
+def _path(_setting: Setting, raw: Any, base: str, _unit: str) -> str:
+    return os.path.abspath(os.path.join(base, os.path.expanduser(values.text(raw))))
+
+
+def _paths(setting: Setting, raw: Any, base: str, unit: str) -> tuple[str, ...]:
+    return tuple(
+        _path(setting, path, base, unit)
+        for path in ([raw] if isinstance(raw, str) else _words(setting, raw, base, unit))
+    )
+
+
+def _choice(setting: Setting, raw: Any, _base: str, _unit: str) -> str:
+    return values.choice(str(raw).lower() if isinstance(raw, bool) else raw, setting.choices)
+
+
+def _words(_setting: Setting, raw: Any, _base: str, _unit: str) -> tuple[str, ...]:
+    words = raw.replace(",", " ").split() if isinstance(raw, str) else raw
+    if not isinstance(words, Sequence):
+        raise CommandError("bad_request", f"{raw!r} is not a list of texts")
+    return tuple(values.text(word) for word in words)
+
+
+def _env(_setting: Setting, raw: Any, _base: str, _unit: str) -> tuple[tuple[str, str], ...]:
+    if isinstance(raw, Mapping):
+        pairs = [
+            (str(key), str(value).lower() if isinstance(value, bool) else str(value)) for key, value in raw.items()
+        ]
+    else:
+        pairs = []
+        for item in [raw] if isinstance(raw, str) else list(raw):
+            if not isinstance(item, str) or "=" not in item:
+                raise CommandError("bad_request", f"{item!r} sets no variable: write NAME=VALUE")
+            name, _, value = item.partition("=")
+            pairs.append((name, value))
+    for name, value in pairs:
+        if not name or "=" in name or "\0" in name + value:
+            raise CommandError("bad_request", f"{name!r} cannot be the name of a variable: write NAME=VALUE")
+    return tuple(dict(pairs).items())
+
+
+def _binds(setting: Setting, raw: Any, base: str, unit: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(binds.canonical(word, base) for word in _words(setting, raw, base, unit)))
+
+
+def _name(_setting: Setting, raw: Any, _base: str, _unit: str) -> str:
+    return check_name(values.text(raw))
+
+
+def _group(setting: Setting, raw: Any, base: str, unit: str) -> str:
+    name = _name(setting, raw, base, unit)
+    if name == "all":
+        raise CommandError("bad_request", "a group cannot be called 'all': that means every group")
+    return name
+
+
+def _depends(setting: Setting, raw: Any, base: str, unit: str) -> tuple[tuple[str, str], ...]:
+    """``db``, ``db:ready``, ``db:started`` -> (group, condition)."""
+    found: dict[str, str] = {}
+    for word in _words(setting, raw, base, unit):
+        match = _DEPENDS.match(word)
+        condition = match[2] or CONDITIONS[0] if match else ""
+        if match is None or condition not in CONDITIONS:
+            near = values.suggestion(condition, CONDITIONS)
+            raise CommandError(
+                "bad_request", f"{word!r} names no group to wait for{near}", "Write db:ready or db:started."
+            )
+        found[_group(setting, match[1], base, unit)] = condition
+    return tuple(found.items())
+
+
+def _url_path(_setting: Setting, raw: Any, _base: str, _unit: str) -> str:
+    path = values.text(raw)
+    if not path.startswith("/") or not path.isascii() or not path.isprintable() or " " in path:
+        raise CommandError("bad_request", f"{raw!r} is not the path of a URL: write /health")
+    return path
+
+
+def _key(_setting: Setting, raw: Any, _base: str, _unit: str) -> str:
+    if not isinstance(raw, str) or not raw.strip() or not raw.isprintable():
+        # never the value itself: it may be a key with a slip in it
+        raise CommandError("bad_request", "an access key is printable text in one line")
+    return raw.strip()
+
+
+KINDS: dict[str, Callable[[Setting, Any, str, str], Any]] = {
+    "text": lambda _setting, raw, _base, _unit: values.text(raw),
+    "words": _words,
+    "count": _count,
+    "integer": lambda setting, raw, _base, _unit: values.integer(raw, setting.least, setting.most),
+    "duration": _duration,
+    "flag": lambda _setting, raw, _base, _unit: values.flag(raw),
+    "choice": _choice,
+    "path": _path,
+    "paths": _paths,
+    "env": _env,
+    "binds": _binds,
+    "name": _name,
+    "group": _group,
+    "depends": _depends,
+    "url_path": _url_path,
+    "key": _key,
+}
+"""Each kind of setting: (setting, raw value, base directory, unit of a plain number) -> the value."""

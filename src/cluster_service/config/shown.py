@@ -1,0 +1,70 @@
+"""Each setting, its value and where it came from, for people: nothing secret is among it."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from .table import BY_NAME, GROUP, SERVICE, SETTINGS, Setting
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from .merge import Collected, Given
+
+HIDDEN = "(secret)"
+_SECRET_NAME = re.compile(r"KEY|SECRET|TOKEN|PASS|PWD|CREDENTIAL|AUTH|DSN|COOKIE|PRIVATE|SALT|CERT", re.IGNORECASE)
+_PASSWORD = re.compile(r"(\w[\w+.-]*://[^/\s:@]*):[^/\s@]+@")
+"""``postgres://ann:password@db``."""
+_FROM = {"flags": "option", "keywords": "keyword", "environment": "environment", "file": "file"}
+
+
+def shown(collected: Collected, wanted: Mapping[str | None, Mapping[str, Given]]) -> dict[str, Any]:
+    """Return ``{"service", "file", "settings": [row], "groups": {name: [row]}}``.
+
+    A row is ``{"name", "value", "from", "where"}``; *from*: option, keyword, environment, file or default. *wanted*:
+    what was given for each group that is to be started; None is the only one's name.
+    """
+    whole = collected.whole
+    only = whole["group"].value if "group" in whole else BY_NAME["group"].default
+    return {
+        "service": whole["name"].value if "name" in whole else BY_NAME["name"].default,
+        "file": collected.path,
+        "settings": [_row(setting, whole) for setting in SETTINGS if setting.scope == SERVICE],
+        "groups": {
+            name or only: [
+                _row(setting, given) for setting in SETTINGS if setting.scope == GROUP and setting.name != "group"
+            ]
+            for name, given in wanted.items()
+        },
+    }
+
+
+def _row(setting: Setting, given: Mapping[str, Given]) -> dict[str, Any]:
+    found = given.get(setting.name)
+    if found is None:
+        row = {"name": setting.name, "value": _plain(setting, setting.default), "from": "default", "where": ""}
+        return {**row, "note": setting.shown} if setting.shown else row
+    return {
+        "name": setting.name,
+        "value": _plain(setting, found.value),
+        "from": _FROM[found.source],
+        "where": found.origin,
+    }
+
+
+def _plain(setting: Setting, value: Any) -> Any:
+    if setting.kind == "key":
+        return HIDDEN if value not in (None, "auto") else value
+    if setting.kind == "env":
+        return {name: HIDDEN if _SECRET_NAME.search(name) else unsecret(text) for name, text in value}
+    if setting.kind == "depends":
+        return [f"{group}:{condition}" for group, condition in value]
+    if isinstance(value, tuple):
+        return [unsecret(str(item)) for item in value]
+    return unsecret(value) if isinstance(value, str) else value
+
+
+def unsecret(text: str) -> str:
+    """Return *text* without the passwords of the URLs in it."""
+    return _PASSWORD.sub(rf"\1:{HIDDEN}@", text)

@@ -1,0 +1,69 @@
+"""``config``: done by the command line itself, in the directory of the caller, unless the running service is meant."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from cluster_service.control.errors import CommandError
+from cluster_service.control.registry import Command, Parameter
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from cluster_service.control.service import Service
+
+
+async def run(
+    service: Service,
+    action: str,
+    file: str | None = None,
+    running: bool = True,  # noqa: ARG001, FBT001, FBT002 - it runs
+) -> dict[str, Any]:
+    """Answer for the running service."""
+    if file is not None:
+        raise CommandError("bad_request", "config: a running service has its own file", "Leave FILE out.")
+    return await service.configuration(action)
+
+
+def here(
+    session: Mapping[str, Any],
+    action: str,
+    file: str | None = None,
+    running: bool = False,  # noqa: FBT001, FBT002 - given by name
+) -> dict[str, Any] | None:
+    """Look at the configuration of the directory that we are in. Raises CommandError with every mistake."""
+    if running:
+        return None
+    from cluster_service.config import looking  # noqa: PLC0415 - only where there is something to be read
+    from cluster_service.config.record import Origin  # noqa: PLC0415
+
+    options = {name: session[name] for name in ("name", "run_dir", "access_key_file") if _was_given(session, name)}
+    origin = Origin(os.getcwd(), {**options, "config": file}, "flags")
+    return (looking.look if action == "show" else looking.check)(origin, os.environ)
+
+
+def _was_given(session: Mapping[str, Any], name: str) -> bool:
+    """Whether it stood before the command: what the environment says is read there."""
+    value = session.get(name)
+    return value not in (None, os.environ.get(f"CSERVICE_{name.upper()}")) and (name, value) != ("name", "default")
+
+
+COMMAND = Command(
+    name="config",
+    doc="""Check the configuration, or show each setting and where it came from.
+
+    check: tell every mistake in FILE (else in the file that `cservice start` would read here) and in the environment,
+    with the line and what to do. show: the value of each setting, and the option, variable, file and line that gave it;
+    secrets are not shown. With --running: the same of the running service.
+    """,
+    run=run,
+    parameters=(
+        Parameter("action", "choice", "what to do", required=True, positional=True, choices=("check", "show")),
+        Parameter("file", "file", "the file", positional=True, default="cluster-service.toml, pyproject.toml"),
+        Parameter("running", "flag", "what the running service was started with"),
+    ),
+    changes=False,
+    render="config",
+    here=here,
+)

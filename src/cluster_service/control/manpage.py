@@ -1,0 +1,133 @@
+"""The manual page, cservice(1), from the registry of commands and the table of settings.
+
+    page() -> str      in roff, with the macros of man(7)
+
+``docs/cservice.1`` is this text; the wheel installs it under ``share/man``.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from cluster_service import __version__
+from cluster_service.config.table import SERVICE, SETTINGS, Setting
+
+from .cli import START, global_options
+from .errors import CODES
+from .local import LOCAL
+from .registry import COMMANDS, Command, Parameter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+EXITS = {
+    0: "done",
+    1: "the command failed, or the operation failed or was undone; standard error has the reason",
+    2: "bad usage",
+    3: "no such service, or it is already running",
+    4: "not authorised",
+    130: "interrupted (Ctrl-C); an operation that had begun goes on",
+}
+EXAMPLES = (
+    ("cservice start -w 4 app:app --bind :8000", "four workers that share a port"),
+    ("cservice restart all", "replace them, one after the other, ready first"),
+    ("cservice upgrade all ./v2/worker.py --monitor 30s", "move to other code, and back when it is bad"),
+    ("cservice", "a console of the running service"),
+    ("source <(cservice completion bash)", "completion in this shell"),
+)
+
+
+def escaped(text: str) -> str:
+    """*text* as roff shows it, on one line."""
+    text = " ".join(text.split()).replace("\\", "\\e").replace("-", "\\-").replace("'", "\\(aq").replace("^", "\\(ha")
+    text = text.replace("~", "\\(ti")
+    text = "".join(char if char.isascii() else f"\\[u{ord(char):04X}]" for char in text)
+    text = re.sub(r"``?(.+?)``?", r"\\fB\1\\fR", text)
+    return "\\&" + text if text.startswith(".") else text
+
+
+def paragraphs(text: str) -> Iterable[str]:
+    """The paragraphs of a documentation string."""
+    return (each for each in re.split(r"\n\s*\n", text.strip()) if each.strip())
+
+
+def item(tag: str, text: str, more: str = "") -> list[str]:
+    """A paragraph that hangs on a tag."""
+    return [".TP", f"\\fB{escaped(tag)}\\fR" + (f" \\fI{escaped(more)}\\fR" if more else ""), escaped(text)]
+
+
+def page() -> str:
+    """Return the page."""
+    lines = [
+        f'.TH CSERVICE 1 "" "cluster\\-service {escaped(__version__)}" "User Commands"',
+        ".SH NAME",
+        "cservice \\- run a program as a service of many workers, and command the services that run",
+        ".SH SYNOPSIS",
+        ".B cservice start", "[\\fIOPTIONS\\fR] \\fITARGET\\fR [\\fIARGS\\fR...]", ".br",
+        ".B cservice", "[\\fIOPTIONS\\fR] \\fICOMMAND\\fR [\\fIARGUMENTS\\fR...]", ".br",
+        ".B cservice",
+        ".SH DESCRIPTION",
+        escaped(
+            "A single-process program becomes a fault-resilient service of several processes: its workers share their "
+            "ports, are replaced ready-first, and are watched. Without a command there is a console of the running "
+            "service. A running service may have commands of its own: `cservice help` lists them."
+        ),
+        ".PP",
+        escaped("Durations are 60 (seconds), 1500ms, 10s, 5m or 2h; sizes 512m or 2g."),
+        ".SH OPTIONS",
+        "These say which service is meant. They may stand before or after the command.",
+    ]  # fmt: skip
+    for option in global_options():
+        label = "" if getattr(option, "is_flag", False) else option.metavar or ""
+        lines += item(option.opts[0], str(getattr(option, "help", "")), label)
+    lines.append(".SH COMMANDS")
+    for command in COMMANDS.all():
+        lines += _command(command, START if command.name == "start" else "")
+    for command in LOCAL:
+        lines += _command(command)
+    for title, scope in (("SETTINGS OF THE SERVICE", True), ("SETTINGS OF THE WORKERS", False)):
+        lines += [f".SH {title}", "Options of \\fBstart\\fR; each may stand in the environment and in a file as well."]
+        for setting in SETTINGS:
+            if setting.flags and (setting.scope == SERVICE) is scope:
+                lines += _setting(setting)
+    lines.append(".SH EXIT STATUS")
+    for code, meaning in EXITS.items():
+        named = ", ".join(name for name, (_, status) in CODES.items() if status == code)
+        lines += item(str(code), meaning + (f" ({named})" if named else ""))
+    lines += [".SH FILES"]
+    lines += item("cluster-service.toml, pyproject.toml", "Settings, in the directory of the caller.")
+    lines += item("$XDG_RUNTIME_DIR/cluster-service", "The control sockets of the user's services.")
+    lines += item("$XDG_STATE_HOME/cluster-service/history", "The history of the console.")
+    lines += [".SH EXAMPLES"]
+    for line, meaning in EXAMPLES:
+        lines += item(line, meaning)
+    return "\n".join(lines) + "\n"
+
+
+def _command(command: Command, doc: str = "") -> list[str]:
+    lines = [f".SS {escaped(command.usage)}"]
+    for number, text in enumerate(paragraphs(doc or command.doc)):
+        lines += [*([".PP"] if number else []), escaped(text)]
+    if not doc:
+        for parameter in command.parameters:
+            lines += _parameter(parameter)
+    return lines
+
+
+def _parameter(parameter: Parameter) -> list[str]:
+    flags = ", ".join(flag for flag in (parameter.short, parameter.option) if flag)
+    tag = parameter.label if parameter.positional else flags
+    label = "" if parameter.positional or parameter.kind == "flag" else parameter.label
+    default = f" Without it: {parameter.default}." if parameter.default else ""
+    doc = parameter.doc[:1].upper() + parameter.doc[1:].rstrip(".")
+    return item(tag, f"{doc}.{default}", label)
+
+
+def _setting(setting: Setting) -> list[str]:
+    default = setting.shown or (str(setting.default) if setting.default not in (None, (), True, False, "") else "")
+    label = "" if setting.kind == "flag" else setting.metavar or "|".join(setting.choices)
+    text = setting.doc + (f" Default: {default}." if default else "")
+    if "environment" in setting.sources:
+        text += f" Environment: {setting.environment}."
+    return item(", ".join(setting.flags), text, label)

@@ -1,0 +1,254 @@
+"""Reading the configuration again while the service runs: what was given at its start, and the files as they are now.
+
+A mistake in them is refused with the sentence that ``start`` would have for it, and then nothing is changed. What is in
+effect is compared with what is configured now: groups by the core (``core.reload``), the service as a whole here. What
+only a new guardian could take up is told, in every plan, until the service is started anew.
+
+In the notebook stands what was taken up, but for the keys: a master that follows reads those anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+from cluster_service.config import Settings
+from cluster_service.config.looking import look, verdict
+from cluster_service.config.resolve import keys_of, resolve
+from cluster_service.control.errors import CommandError
+from cluster_service.core import reload as core
+from cluster_service.core import requests
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from cluster_service.config.record import Origin
+
+    from .loop import Master
+
+Json = dict[str, Any]
+
+AT_ONCE = (
+    "allow_query_key", "trusted_hosts", "allow_http_get", "remote_commands", "upgrade_roots", "require_control",
+    "tls_key",
+)  # fmt: skip
+"""Settings of the service that the running one takes up."""
+ANEW = (
+    "host", "port", "tls_client_ca", "run_dir", "log_file", "pid_file", "state", "commands", "master_hang_timeout",
+)  # fmt: skip
+"""Settings that only a service that is started anew has otherwise."""
+WHOLE = "when the service is started anew"
+
+
+class Reloading:
+    """Of one master."""
+
+    def __init__(self, master: Master) -> None:
+        self._master = master
+        self._taken: Json | None = None
+        """What stands in the notebook; None: what the service was started with is in effect."""
+        self._lock = asyncio.Lock()
+        self._task: asyncio.Task[None] | None = None
+
+    # -- what a command asks for ---------------------------------------------------------------------------------------
+
+    async def plan(self) -> Json:
+        """Return ``{"service", "file", "changes"}``. Raises CommandError."""
+        new = await self._read()
+        _, changes = self._compare(new)
+        return {
+            "service": self._master.settings.name,
+            "file": new.shown.get("file"),
+            "changes": [asdict(change) for change in changes],
+        }
+
+    async def take_up(self, monitor: float | None, timeout: float | None) -> list[core.Change]:  # noqa: ASYNC109
+        """Begin the operation, and return what changes by it. Raises CommandError; then nothing was changed."""
+        async with self._lock:
+            new = await self._read()
+            return self._take_up(new, monitor, timeout)
+
+    async def configuration(self, action: str) -> Json:
+        """Return what is in effect, or whether the files could be taken up. Raises CommandError."""
+        if action == "show":
+            shown = self._master.settings.shown
+            if not shown:
+                raise CommandError("failed", "it is not known how this service was started", "Start it anew.")
+            return dict(shown)
+        return verdict(await self._read())
+
+    # -- what it takes -------------------------------------------------------------------------------------------------
+
+    def _origin(self) -> Origin:
+        origin = self._master.settings.origin
+        if origin is None:
+            raise CommandError("failed", "it is not known how this service was started", "Start it anew.")
+        return origin
+
+    async def _read(self) -> Settings:
+        origin = self._origin()
+        return await asyncio.to_thread(resolve, origin, origin.environ(os.environ))
+
+    def _compare(self, new: Settings) -> tuple[Settings, list[core.Change]]:
+        """Return what would be in effect, and what changes by it."""
+        master = self._master
+        old = master.settings
+        spec = replace(new.spec, name=old.name)
+        for group in spec.groups:
+            try:
+                master.share_of(group.name, group.share, group.release.kind)
+            except ValueError as error:
+                raise CommandError("bad_request", str(error), "Leave share out: the best available is taken.") from None
+        found = core.plan(master.cluster, spec) + _of_the_service(old, new)
+        kept = {name: getattr(old, name) for name in (*ANEW, "doors", "detach", "console")}
+        if bool(old.tls_cert) != bool(new.tls_cert):
+            kept |= {"tls_cert": old.tls_cert, "tls_key": old.tls_key}
+        return replace(new, spec=spec, shown=_shown(old.shown, new.shown), **kept), found
+
+    def _take_up(self, new: Settings, monitor: float | None, timeout: float | None) -> list[core.Change]:
+        master = self._master
+        merged, changes = self._compare(new)
+        notes = tuple(f"service: {each.text}" for each in _of_the_service(master.settings, new))
+        before = master.settings, self._taken
+        master.settings = merged  # before the turn: it writes the notebook
+        self._taken = kept(merged)
+        try:
+            master.turn(requests.Reload(merged.spec, monitor, timeout, notes))
+        except requests.Rejected as refusal:
+            master.settings, self._taken = before
+            raise CommandError(refusal.code, refusal.message, refusal.hint) from None
+        if master.doors is not None:
+            master.doors.adopt(merged)
+        operation = master.cluster.last_operation.id
+        told = [f"{each.group or 'service'}: {each.text}" for each in changes]
+        line = f"the configuration was read again: {len(told) or 'no'} change{'' if len(told) == 1 else 's'}"
+        for note in notes:
+            master.log(f"reload: {note}")
+        master.tell("config_reload", {"operation": operation, "changes": told}, line)
+        return changes
+
+    # -- SIGHUP --------------------------------------------------------------------------------------------------------
+
+    def on_signal(self) -> bool:
+        """Read the configuration again and replace every worker. Return False where only the core can do something."""
+        if self._master.settings.origin is None:
+            return False
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._roll())
+        else:
+            self._master.log("SIGHUP: the one before is still being carried out")
+        return True
+
+    async def _roll(self) -> None:
+        master = self._master
+        try:
+            changes = await self.take_up(None, None)
+            reload = master.cluster.last_operation.id
+            await self._end(reload)
+            if master.cluster.operation(reload).state != "done":
+                return
+            fresh = {each.group for each in changes if each.effect in ("replace", "start")}
+            if not fresh:
+                master.turn(requests.Restart("all"))
+                return
+            for name in [name for name, group in master.cluster.groups.items() if group.slots and name not in fresh]:
+                master.turn(requests.Restart(name))
+        except CommandError as error:
+            hint = f"\n{error.hint}" if error.hint else ""
+            master.log(f"SIGHUP: nothing was changed: {error.message}{hint}")
+        except requests.Rejected as refusal:
+            master.log(f"SIGHUP: {refusal.message}")
+        except LookupError:
+            return  # the operation is forgotten: much has happened since
+
+    async def _end(self, operation: str) -> None:
+        while self._master.cluster.operation(operation).running:
+            await self._master.next_turn(60.0)
+
+    def close(self) -> None:
+        """Leave what is under way to the successor."""
+        if self._task is not None:
+            self._task.cancel()
+
+    # -- the notebook --------------------------------------------------------------------------------------------------
+
+    def notebook(self) -> Json:
+        """What is to stand in the notebook: nothing secret."""
+        return {} if self._taken is None else {"settings": self._taken}
+
+    def restore(self, taken: Mapping[str, Any] | None) -> None:
+        """Take up what an earlier master has."""
+        master = self._master
+        if taken is None:
+            return
+        self._taken = dict(taken)
+        found = Settings.from_json({**master.settings.to_json(), **taken})
+        found = replace(found, spec=master.cluster.spec, shown=_seen(found))
+        if found.key_file is None and found.origin is not None:
+            try:
+                secrets, _ = keys_of(found.origin, found.origin.environ(os.environ), found.run_dir)
+            except CommandError as error:
+                master.log(f"the access keys are not read again: {error.message}")
+                secrets = ()
+            found = replace(found, keys=secrets, access_key=secrets[0].secret if secrets else "")
+        master.settings = found
+
+
+def kept(settings: Settings) -> Json:
+    """Return what the notebook holds of *settings*: all that a successor cannot know, and nothing secret."""
+    return {name: getattr(settings, name) for name in (*AT_ONCE, "tls_cert", "key_file")}
+
+
+def _seen(settings: Settings) -> Mapping[str, Any]:
+    """Where the values come from, as the files say now; what was known before where they cannot be read."""
+    if settings.origin is None:
+        return settings.shown
+    try:
+        return _shown(settings.shown, look(settings.origin, settings.origin.environ(os.environ)))
+    except CommandError:
+        return settings.shown
+
+
+def _of_the_service(old: Settings, new: Settings) -> list[core.Change]:
+    """What changes that is no group's, but for what the core knows."""
+    found = [
+        core.Change("", "settings", _text(name, getattr(old, name), getattr(new, name)))
+        for name in (*AT_ONCE, "tls_cert")
+        if getattr(old, name) != getattr(new, name) and bool(old.tls_cert) == bool(new.tls_cert)
+    ]
+    if old.keys != new.keys and bool(old.doors) == bool(new.doors):
+        found.append(core.Change("", "settings", "access_key: changed"))
+    anew = [(name, getattr(old, name), getattr(new, name)) for name in ANEW] + [("name", old.name, new.name)]
+    found += [
+        core.Change("", "service", f"{_text(name, before, after)} ({WHOLE})")
+        for name, before, after in anew
+        if before != after and (name not in ("host", "port") or old.doors or new.doors)
+    ]
+    if bool(old.tls_cert) != bool(new.tls_cert):
+        found.append(core.Change("", "service", f"{_text('tls_cert', old.tls_cert, new.tls_cert)} ({WHOLE})"))
+    if bool(old.doors) != bool(new.doors):
+        text = "the TCP door opens" if new.doors else "no key is left: nobody is let in, and the TCP door closes"
+        found.append(core.Change("", "service", f"access_key: {text} {WHOLE}"))
+    return found
+
+
+def _text(name: str, old: object, new: object) -> str:
+    return f"{name}: {_word(old)} → {_word(new)}"
+
+
+def _word(value: object) -> str:
+    if isinstance(value, tuple):
+        return " ".join(map(str, value)) or "none"
+    return "none" if value in (None, "") else str(value)
+
+
+def _shown(old: Mapping[str, Any], new: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Where the values come from, without those that are not in effect yet."""
+    if not old or not new:
+        return new
+    before = {row["name"]: row for row in old["settings"]}
+    late = {*ANEW, "name"}
+    rows = [before.get(row["name"], row) if row["name"] in late else row for row in new["settings"]]
+    return {**new, "service": old["service"], "settings": rows}

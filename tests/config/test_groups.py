@@ -1,0 +1,156 @@
+"""Several groups in one file: what stands outside is every group's, and who waits for whom must have a beginning."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from cluster_service import config
+from tests.config.asking import make, sentence
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cluster_service.core.spec import GroupSpec
+
+SHOP = """
+name = "shop"
+target = "worker.py"
+workers = 2
+stop_timeout = "5s"
+
+[env]
+LEVEL = "info"
+SHARED = "1"
+
+[groups.db]
+singleton = true
+
+[groups.web]
+target = "shop:application"
+workers = 3
+bind = [":8001"]
+depends_on = ["db"]
+env = { LEVEL = "debug" }
+
+[groups.jobs]
+target = "v2.py"
+cwd = "releases"
+depends_on = ["db:started", "web:ready"]
+"""
+
+CIRCLE = """target = "worker.py"
+[groups.a]
+depends_on = ["c"]
+[groups.b]
+depends_on = ["a"]
+[groups.c]
+depends_on = ["b:started"]
+"""
+
+
+def groups(here: Path, text: str = SHOP, **options: Any) -> dict[str, GroupSpec]:
+    (here / "cluster-service.toml").write_text(text)
+    return {group.name: group for group in make(None, **options).spec.groups}
+
+
+def test_each_group_has_its_own_and_what_is_everybody_s(here: Path) -> None:
+    found = groups(here)
+    assert list(found) == ["db", "web", "jobs"]
+    assert [found[name].count for name in found] == [1, 3, 2]
+    assert [found[name].release.target for name in found] == [
+        str(here / "worker.py"), "shop:application", str(here / "releases" / "v2.py"),
+    ]  # fmt: skip
+    assert {group.stop_timeout for group in found.values()} == {5.0}
+    assert dict(found["web"].release.env) == {"LEVEL": "debug", "SHARED": "1"}
+    assert dict(found["jobs"].release.env) == {"LEVEL": "info", "SHARED": "1"}
+    assert found["web"].release.binds == ("0.0.0.0:8001",)
+    assert (found["db"].singleton, found["web"].singleton) == (True, False)
+    assert found["db"].depends_on == ()
+    assert found["web"].depends_on == (("db", "ready"),)
+    assert found["jobs"].depends_on == (("db", "started"), ("web", "ready"))
+    assert make(None).name == "shop"
+
+
+def test_they_travel_as_json(here: Path) -> None:
+    groups(here)
+    settings = make(None)
+    again = config.Settings.from_json(json.loads(json.dumps(settings.to_json())))
+    assert again == settings
+    assert again.origin == settings.origin
+
+
+def test_flags_are_for_every_group_but_a_singleton_stays_one(here: Path) -> None:
+    found = groups(here, workers=4, env=["LEVEL=trace"], source="flags")
+    assert [found[name].count for name in found] == [1, 4, 4]
+    assert dict(found["web"].release.env) == {"LEVEL": "trace", "SHARED": "1"}
+
+
+def test_the_nearer_timeout_counts(here: Path) -> None:
+    text = 'target = "worker.py"\nstop_timeout = "5s"\n[groups.a]\ntimeout = "7s"\n[groups.b]\nstop_timeout = "9s"\n'
+    found = groups(here, text)
+    assert [group.stop_timeout for group in found.values()] == [7.0, 9.0]
+
+
+def test_one_of_them(here: Path) -> None:
+    (here / "cluster-service.toml").write_text(SHOP)
+    settings = make(None, group="web", workers=1)
+    assert [(group.name, group.count, group.depends_on) for group in settings.spec.groups] == [("web", 1, ())]
+    assert settings.warnings == ("web is started without what it depends on: db",)
+    (group,) = make("shop:application", group="web").spec.groups
+    assert group.release.target == "shop:application"
+
+
+def test_a_target_for_several_groups_is_whose(here: Path) -> None:
+    (here / "cluster-service.toml").write_text(SHOP)
+    told = sentence(lambda: make("worker.py"))
+    assert "db, web, jobs" in told
+    assert "--group db" in told
+    assert "did you mean 'jobs'?" in sentence(lambda: make(None, group="job"))
+
+
+def test_a_group_that_is_added_waits_for_one_that_is_there(here: Path) -> None:
+    group = config.group_settings("worker.py", {"depends_on": ["web"]}, directory=str(here), taken=("web",))
+    assert group.depends_on == (("web", "ready"),)
+    told = sentence(
+        lambda: config.group_settings("worker.py", {"depends_on": ["wbe"]}, directory=str(here), taken=("web",))
+    )
+    assert "did you mean 'web'?" in told
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('[groups.a]\ntarget = "worker.py"\ndepends_on = ["b"]\n', ("groups.a.depends_on in", ":3", "no group 'b'")),
+        ('target = "worker.py"\n[groups.a]\ndepends_on = ["a"]\n', (":3", "a → a", "remove one")),
+        (CIRCLE, (":3", "a → c → b → a")),
+        ('target = "worker.py"\n[groups.a]\n[groups.b]\ndepends_on = ["a:up"]\n', (":4", "'a:up'", "db:ready")),
+        ('target = "worker.py"\n[groups.a]\nsingleton = true\nworkers = 2\n', (":4", "2 workers", "Write 1")),
+        ('target = "worker.py"\nworkers = 2\nsingleton = true\n', (":2", "singleton")),
+        ("[groups.a]\nworkers = 1\n", ("[groups.a]", ":1", "no target", "Add")),
+        ('target = "worker.py"\n[groups.a]\nport = 1\n', ("'groups.a.port'", ":3", "above the first table")),
+        ('target = "worker.py"\n[groups.a]\ngroup = "b"\n', ("'groups.a.group'", "name of its table")),
+        ('target = "worker.py"\ngroup = "b"\n[groups.a]\n', ("group in", ":2", "Remove it")),
+        ('target = "worker.py"\n[groups.a]\nwrokers = 1\n', ("'wrokers'", ":3", "did you mean 'workers'?")),
+        ('target = "worker.py"\n[groups.all]\n', ("[groups.all]", ":2", "every group")),
+        ('target = "worker.py"\n[groups."1st"]\n', ("'1st'", ":2", "letter")),
+        ('target = "worker.py"\n[groups]\nworkers = 2\n', ("groups.workers", ":3", "above it")),
+        ('groups = 3\ntarget = "worker.py"\n', ("groups in", ":1", "[groups.web]")),
+        ('target = "worker.py"\n[gruops.a]\n', ("'gruops'", ":2", "did you mean 'groups'?")),
+    ],
+)  # fmt: skip
+def test_groups_that_cannot_be(here: Path, text: str, words: tuple[str, ...]) -> None:
+    told = sentence(lambda: groups(here, text))
+    for word in words:
+        assert word in told, told
+
+
+def test_every_mistake_is_told_at_once(here: Path) -> None:
+    told = sentence(
+        lambda: groups(here, 'target = "nosuch.py"\nhost = "nosuch.invalid"\n[groups.a]\n[groups.b]\ncwd = "x"\n')
+    )
+    assert told.startswith("3 mistakes in the configuration:")
+    for word in ("nosuch.py", "nosuch.invalid", "groups.b.cwd"):
+        assert word in told

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .control.results import Event, Health, Info, Operation, Worker
     from .master.api import broadcast, command, disable, on, start, trigger
     from .master.context import Context
-    from .worker.api import is_master, is_worker, on_message, worker_ready
+    from .worker.api import extend_deadline, is_master, is_worker, on_message, worker_ready
 
 __version__ = "0.1.0"
 
@@ -23,6 +23,7 @@ _ANYWHERE = {
     **dict.fromkeys(("Client", "connect"), "cluster_service.control.client"),
     **dict.fromkeys(("AsyncClient", "aconnect"), "cluster_service.control.aclient"),
     **dict.fromkeys(("Event", "Health", "Info", "Operation", "Worker"), "cluster_service.control.results"),
+    "extend_deadline": "cluster_service.worker.api",
     "is_master": "cluster_service.worker.api",
     "is_worker": "cluster_service.worker.api",
     "start": "cluster_service.master.api",
@@ -43,8 +44,8 @@ _IN_A_WORKER = {**dict.fromkeys(_OUTSIDE, "cluster_service.worker.api"), "Comman
 
 __all__ = [
     "AsyncClient", "Client", "CommandError", "Context", "Event", "Health", "Info", "Operation", "Worker", "__version__",
-    "aconnect", "broadcast", "command", "connect", "disable", "is_master", "is_worker", "on", "on_message", "start",
-    "trigger", "worker_ready",
+    "aconnect", "broadcast", "command", "connect", "disable", "extend_deadline", "is_master", "is_worker", "on",
+    "on_message", "start", "trigger", "worker_ready",
 ]  # fmt: skip
 
 

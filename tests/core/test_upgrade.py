@@ -93,7 +93,7 @@ BAD = {
     "never ready": (Program(boot=NEVER), "web.1 was not ready within 30 s"),
     "exits in the canary": (replace(GOOD, dies_at=3.0), "web.1 exited with code 1 after serving for 2.5 s"),
     "is killed": (replace(GOOD, dies_at=3.0, code=None), "web.1 was killed by SIGSEGV after serving for 2.5 s"),
-    "hangs": (replace(GOOD, hangs_at=3.0), "web.1 hangs: its loop has not turned for 10 s"),
+    "hangs": (replace(GOOD, hangs_at=3.0), "web.1 hangs: its loop, or its pool of threads, has not turned for 10 s"),
     "answers 500": (replace(GOOD, errors_from=2.0), "answers of the new release were server errors (5xx), of the old"),
     "another port": (replace(GOOD, addresses=("127.0.0.1:9",)), "web.1 does not listen on 127.0.0.1:8000, where the"),
     "dies in the bake": (replace(GOOD, dies_at=16.0), "exited with code 1 after serving for 16 s"),

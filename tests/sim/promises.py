@@ -177,13 +177,18 @@ class CheckedWorld(World):
             self.broken(f"{action.group} is a singleton, has {self.alive(action.group)}, and gets one more")
         if len(there) > 1:
             self.broken(f"{place} has {there} and gets one more")
-        if there and there[0].spawn.meta["generation"] == action.generation:
+        if there and there[0].spawn.meta["generation"] == action.generation and not self._is_retired(there[0]):
             self.broken(f"{place} has {there} and gets another of generation {action.generation}")
         slots = [each for each in self.wanted() if each[0] == action.group]
         surge = max(1, int(len(slots) * 0.33))
         total = sum(len(self.staying(each)) for each in slots)
         if there and total + 1 > len(slots) + surge:
             self.broken(f"{action.group} of {len(slots)} has {total} workers that stay, and gets one more")
+
+    def _is_retired(self, process: Process) -> bool:
+        """Whether it is to be replaced by another of its kind: it hangs, or is recycled."""
+        worker = self.cluster.workers.get(process.worker) if self.cluster is not None else None
+        return worker is not None and bool(worker.retire)
 
     def _check_rate(self, place: Place, generation: int) -> None:
         policy = self.group_of(place[0]).restart

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from cluster_service.core.reports import Due
 from cluster_service.core.requests import (
     Cancel,
     ExitNow,
@@ -61,6 +62,7 @@ GOOD: dict[str, dict[str, Any]] = {
     "slow": {"boot": 20.0, "stop_takes": 15.0},
     "stubborn": {"boot": 0.2, "stop_takes": None},
     "messy": {"boot": 0.2, "leaves_children": True},
+    "leaky": {"boot": 0.2, "leaks": 1e6},
 }
 BAD: dict[str, dict[str, Any]] = {
     "broken at import": {"boot": 1.0, "dies_at": 0.3},
@@ -91,6 +93,7 @@ def group(name: str, count: int, restart: RestartPolicy) -> GroupSpec:
     return GroupSpec(
         name, min(count, 1) if alone else count, KINDS[name][0], ready_timeout=READY_TIMEOUT,
         stop_timeout=STOP_TIMEOUT, restart=restart, singleton=alone,
+        max_uptime=150.0 if name == "web" else 0.0, max_memory=(50 << 20) if name == "api" else 0,
         depends_on=(("web", "ready"),) if name == "api" else (),
     )  # fmt: skip
 
@@ -181,6 +184,10 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def reload(self) -> None:
         self.world.signal("HUP")
+
+    @rule(name=groups)
+    def recycle(self, name: str) -> None:
+        self.world.report(Due(name, "it is 4 o'clock"))
 
     # What happens.
 

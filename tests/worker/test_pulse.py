@@ -139,7 +139,7 @@ def test_answers_are_counted(server: str, source: str, tmp_path: Path, memory: i
     with each:
         each.ready()
         assert [status(port, path) for path in ("/", "/404", "/500", "/503", "/raise")] == [200, 404, 500, 503, 500]
-        assert row(memory)[1:] == (5, 3)
+        assert row(memory)[1:3] == (5, 3)
 
 
 @pytest.mark.parametrize("server", ["uvicorn", "granian"])
@@ -149,7 +149,7 @@ def test_answers_on_one_connection_are_counted_each(server: str, tmp_path: Path,
         each.ready()
         with KeepAlive(port) as client:
             assert [client.ask(path)[0] for path in ("/", "/503", "/", "/")] == [200, 503, 200, 200]
-        assert row(memory)[1:] == (4, 1)
+        assert row(memory)[1:3] == (4, 1)
 
 
 def test_an_answer_is_counted_once_whatever_comes_after_it(tmp_path: Path, memory: int) -> None:
@@ -157,7 +157,7 @@ def test_an_answer_is_counted_once_whatever_comes_after_it(tmp_path: Path, memor
     with each:
         each.ready()
         assert [status(port, path) for path in ("/late", "/silent")] == [200, 500]
-        assert row(memory)[1:] == (2, 1)
+        assert row(memory)[1:3] == (2, 1)
 
 
 @pytest.mark.parametrize("server", ["uvicorn", "granian"])
@@ -182,7 +182,7 @@ def test_a_script_that_runs_uvicorn_beats_and_counts_until_its_server_ends(
             assert [status(port, path) for path in ("/raise", "/end")] == [500, 200]
         assert each.wait() == 0
         assert each.lines.count("beat without a server: 0") == 2
-        assert row(memory) == board.Row(0, 8, 2)
+        assert row(memory)[:3] == (0, 8, 2)
 
 
 @pytest.mark.parametrize("python", interpreters())
@@ -244,7 +244,7 @@ def test_a_fork_writes_nothing(tmp_path: Path, memory: int) -> None:
     )
     with worker(memory, "script", path) as each:
         assert each.wait() == 0
-        assert row(memory) == board.Row(0, 1, 0)
+        assert row(memory)[1:3] == (1, 0)
 
 
 @pytest.mark.parametrize("place", ["", "nonsense", "99:1", "0:2"])

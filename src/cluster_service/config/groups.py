@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from cluster_service.control.errors import CommandError
 from cluster_service.core.spec import GroupSpec, RestartPolicy
 
-from . import cpus, releases, targets, values
+from . import cpus, releases, targets, values, watching
 from .merge import Given, led, read
 from .table import BY_NAME, GROUP
 
@@ -134,7 +134,7 @@ def group_of(
         user_group=user_group,
         monitor=value("monitor"),
         health_check=value("health_check"),
-        hang_timeout=value("hang_timeout"),
+        **watching.fields(given, release, value),
         depends_on=value("depends_on"),
         singleton=value("singleton"),
     )

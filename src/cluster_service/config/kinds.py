@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from cluster_service.control.errors import CommandError
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 MOST_WORKERS = 1024
 CONDITIONS = ("ready", "started")
 """What a group may wait for another to be."""
+_STATUSES = re.compile(r"(\d{3})(?:\s*-\s*(\d{3}))?\Z")
+_TIME_OF_DAY = re.compile(r"(\d{1,2}):(\d\d)\Z")
 _DEPENDS = re.compile(r"([^:\s]+)(?::(\w+))?\Z")
 
 
@@ -127,6 +130,32 @@ def _url_path(_setting: Setting, raw: Any, _base: str, _unit: str) -> str:
     return path
 
 
+def _statuses(_setting: Setting, raw: Any, _base: str, _unit: str) -> tuple[int, int]:
+    """``204`` or ``200-299`` -> the first and the last."""
+    match = _STATUSES.match(str(raw).strip())
+    first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+    if not 100 <= first <= last <= 599:
+        raise CommandError("bad_request", f"{raw!r} are no statuses of HTTP: write 204, or 200-299")
+    return first, last
+
+
+def _cron(_setting: Setting, raw: Any, _base: str, _unit: str) -> str:
+    """``04:00`` or ``0 4 * * sun`` -> the latter."""
+    text = values.text(raw).strip()
+    match = _TIME_OF_DAY.match(text)
+    schedule = f"{int(match[2])} {int(match[1])} * * *" if match else text
+    from cronsim import CronSim, CronSimError  # noqa: PLC0415 - only where there is such a setting
+
+    try:
+        next(CronSim(schedule, datetime(2024, 1, 1, tzinfo=UTC)))
+    except (CronSimError, StopIteration) as error:
+        why = str(error) or "it never comes"
+        raise CommandError(
+            "bad_request", f"{raw!r} is no time of day ({why.lower()}): write 04:00, or as cron has it, 0 4 * * sun"
+        ) from None
+    return schedule
+
+
 def _key(_setting: Setting, raw: Any, _base: str, _unit: str) -> str:
     if not isinstance(raw, str) or not raw.strip() or not raw.isprintable():
         # never the value itself: it may be a key with a slip in it
@@ -150,6 +179,9 @@ KINDS: dict[str, Callable[[Setting, Any, str, str], Any]] = {
     "group": _group,
     "depends": _depends,
     "url_path": _url_path,
+    "statuses": _statuses,
+    "size": lambda _setting, raw, _base, _unit: 0 if raw == 0 else values.size(raw),
+    "cron": _cron,
     "key": _key,
 }
 """Each kind of setting: (setting, raw value, base directory, unit of a plain number) -> the value."""

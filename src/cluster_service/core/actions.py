@@ -93,6 +93,14 @@ class Abandon:
 
 
 @dataclass(frozen=True)
+class Dump:
+    """Have it seen what *worker*, which hangs, is doing; answered by ``reports.Dumped``. *why*: a sentence."""
+
+    worker: int
+    why: str
+
+
+@dataclass(frozen=True)
 class Publish:
     """Something happened that hooks, streams and the log should hear of."""
 
@@ -107,4 +115,4 @@ class End:
     now: bool = False
 
 
-Action = Start | Stop | Kill | Sweep | Forget | CloseListener | Check | RunTest | Abandon | Publish | End
+Action = Start | Stop | Kill | Sweep | Forget | CloseListener | Check | RunTest | Abandon | Dump | Publish | End

@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from cluster_service.wire import facts
 
-from . import actions, reload, reports, requests, rollouts, seen, wanted, watch
+from . import actions, recycle, reload, reports, requests, rollouts, seen, wanted, watch
 from .group import Group
 from .operations import Operation
 from .spec import Spec
-from .stages import LIVE
 from .turn import LINGER, end, ready_after, turn
 from .worker import Worker
 
@@ -90,7 +89,7 @@ class Cluster:
         if self.ended:
             return None
         deadlines = [worker.deadline for worker in self.workers.values() if worker.deadline is not None]
-        times = [since + LINGER for since in self.unused.values() if since is not None]
+        times = [since + LINGER for since in self.unused.values() if since is not None] + recycle.expiries(self)
         for worker in self.workers.values():
             after = ready_after(self, worker)
             if worker.state == "starting" and after is not None and worker.told is None:
@@ -145,9 +144,9 @@ class Cluster:
                 return operation
         raise LookupError(identity)
 
-    def watching(self) -> bool:
-        """Whether samples of the board are wanted, every ``watch.PACE`` seconds."""
-        return any(group.rollout is not None and group.rollout.stage in LIVE for group in self.groups.values())
+    def pace(self) -> float | None:
+        """Seconds from one sample of the board to the next; None: none are wanted."""
+        return watch.pace(self) if not self.ended else None
 
     def of_group(self, name: str) -> list[Worker]:
         """The workers of a group that have a process, or are about to."""
@@ -223,5 +222,8 @@ HANDLERS: dict[type, Callable[[Cluster, Any, float], None]] = {
     reports.Tested: rollouts.tested,
     reports.Said: rollouts.said,
     reports.Sample: watch.sample,
+    reports.Dumped: watch.dumped,
+    reports.Examined: watch.examined,
+    reports.Due: recycle.due,
     requests.Tick: lambda _cluster, _tick, _now: None,
 }

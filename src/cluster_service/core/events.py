@@ -73,6 +73,29 @@ class WorkerKill:
 
 
 @dataclass(frozen=True)
+class WorkerHung:
+    """A worker does not do its work any more, and will be replaced. *stacks*: what its threads were doing, in lines as
+    ``faulthandler`` writes them; none where that could not be had.
+    """
+
+    group: str
+    slot: int
+    pid: int
+    detail: str
+    stacks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class WorkerRecycle:
+    """A worker has served for long enough, and will be replaced. *detail*: by which limit, in one sentence."""
+
+    group: str
+    slot: int
+    pid: int
+    detail: str
+
+
+@dataclass(frozen=True)
 class SlotBroken:
     """A slot failed too often: it is tried at a slow pace, the others serve on."""
 
@@ -165,6 +188,8 @@ Event = (
     | WorkerExit
     | WorkerStop
     | WorkerKill
+    | WorkerHung
+    | WorkerRecycle
     | SlotBroken
     | SlotRecovered
     | PortOpen
@@ -183,6 +208,8 @@ EVENTS: tuple[type, ...] = (
     WorkerExit,
     WorkerStop,
     WorkerKill,
+    WorkerHung,
+    WorkerRecycle,
     SlotBroken,
     SlotRecovered,
     PortOpen,

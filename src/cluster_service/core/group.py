@@ -190,7 +190,7 @@ class Group:
         if worker.ready_at is not None and now - worker.ready_at >= STEADY:
             slot.history = slot.history.steady()
         slot.history = slot.history.failed(now)
-        slot.reason = "failure"
+        slot.reason = worker.retire if worker.retire == "hang" else "failure"
         jitter = zlib.crc32(f"{worker.name}/{worker.number}".encode()) / 2**32
         judged = verdict(self.spec.restart, slot.history, now, jitter)
         slot.next_try = judged.at

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 BOOT_STOP = 10.0
 """Seconds that a worker which was never ready has to end."""
 
+HANG_STOP = 5.0
+"""Seconds that a worker which hangs has to end: it will hardly hear that it is asked to."""
+
 
 def reconcile(cluster: Cluster, group: Group, now: float) -> None:
     """Order the difference between the slots of *group* and its workers."""
@@ -24,7 +27,7 @@ def reconcile(cluster: Cluster, group: Group, now: float) -> None:
     for worker in workers:
         if worker.slot not in slots:
             stop(cluster, worker, stop_timeout(cluster, worker), _why_dropped(group, worker), now)
-    wanting: list[tuple[int, int, str]] = []
+    wanting: list[tuple[bool, int, int, str]] = []
     for slot in slots.values():
         of_slot = [worker for worker in workers if worker.slot == slot.number]
         if group.spec.singleton:
@@ -35,10 +38,14 @@ def reconcile(cluster: Cluster, group: Group, now: float) -> None:
             reason = _why_replaced(group, worker, slot)
             stop(cluster, worker, stop_timeout(cluster, worker), reason, now)
         if plan.wants != "nothing":
-            wanting.append((slot.history.streak, slot.number, plan.wants))
-    for _, number, wants in sorted(wanting):
+            patient = not any(worker.retire == "hang" for worker in of_slot)
+            wanting.append((patient, slot.history.streak, slot.number, plan.wants))
+    for *_, number, wants in sorted(wanting):
         if _may_start(cluster, group, slots[number], wants, now):
             _start(cluster, group, slots[number], now)
+    for worker in workers:
+        if worker.retire == "hang" and not _has_successor(cluster, worker):
+            stop(cluster, worker, HANG_STOP, "hang", now)  # there is nothing to wait for
 
 
 def _may_start(cluster: Cluster, group: Group, slot: Slot, wants: str, now: float) -> bool:
@@ -55,12 +62,17 @@ def _may_start(cluster: Cluster, group: Group, slot: Slot, wants: str, now: floa
     return wants == "start" or replacing(wanted, workers) < surge(len(group.slots))
 
 
+def _has_successor(cluster: Cluster, worker: Worker) -> bool:
+    there = cluster.of_group(worker.group)
+    return any(each.slot == worker.slot and each.number > worker.number and each.staying for each in there)
+
+
 def _start(cluster: Cluster, group: Group, slot: Slot, now: float) -> None:
     number = slot.number
     cluster.last_worker += 1
     worker = Worker(cluster.last_worker, group.name, number, slot.generation, slot.reason, now)
     worker.ready_timeout = slot.timeout or group.spec.ready_timeout
-    slot.restarts += slot.reason == "failure"
+    slot.restarts += slot.reason in ("failure", "hang")
     cluster.workers[worker.number] = worker
     what = (worker.number, group.name, number, slot.generation, slot.reason)
     cluster.todo.append(actions.Start(*what, private=number == 0))
@@ -79,6 +91,8 @@ def stop(cluster: Cluster, worker: Worker, timeout: float, reason: str, now: flo
 def stop_timeout(cluster: Cluster, worker: Worker) -> float:
     """Seconds that *worker* has to end when it is asked to."""
     group = cluster.groups.get(worker.group)
+    if worker.retire == "hang":
+        return HANG_STOP
     if worker.stop_timeout is not None:
         return worker.stop_timeout
     slot = group.slots.get(worker.slot) if group else None
@@ -94,6 +108,8 @@ def _why_dropped(group: Group, worker: Worker) -> str:
 
 def _why_replaced(group: Group, worker: Worker, slot: Slot) -> str:
     """The reason that a worker which its slot does not want any more is told."""
+    if worker.retire:
+        return worker.retire
     if group.rollout is not None and group.rollout.undoing:
         return "rollback"
     if slot.reason in KINDS:

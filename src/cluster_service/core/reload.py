@@ -7,7 +7,7 @@ What is compared is what was *configured* before with what is configured now. Wh
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from . import judge, wanted
 from .requests import Rejected, Scale, Shutdown, StartGroup
@@ -77,9 +77,14 @@ def _changes(group: Group, new: GroupSpec) -> list[Change]:
                     )  # it may hold secrets
                     found.append(Change(new.name, "replace", f"{part.name}: {shown}"))
         else:
-            effect = "replace" if field.name in REPLACING else "settings"
+            effect = "replace" if field.name in REPLACING or _opens(field.name, before, after) else "settings"
             found.append(Change(new.name, effect, f"{field.name}: {_shown(before)} → {_shown(after)}"))
     return found
+
+
+def _opens(name: str, before: Any, after: Any) -> bool:
+    """Whether workers need an address of their own that they have not: it is opened as they start."""
+    return name == "check" and after is not None and after.path is not None and (before is None or before.path is None)
 
 
 def _shown(value: object) -> str:

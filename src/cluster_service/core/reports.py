@@ -41,6 +41,10 @@ class Pulse(NamedTuple):
     """Changes with each turn of its loop; 0: it gives no beat."""
     requests: int = 0
     errors: int = 0
+    age: float | None = None
+    """Seconds since it last turned, where that is known."""
+    memory: int = 0
+    """Bytes that it uses; 0: nobody has looked."""
 
 
 @dataclass(frozen=True)
@@ -48,3 +52,32 @@ class Sample:
     """The board was read: worker's number → its pulse."""
 
     pulses: dict[int, Pulse]
+
+
+@dataclass(frozen=True)
+class Dumped:
+    """The stacks of a worker that hangs: lines, none where they could not be had."""
+
+    group: str
+    slot: int
+    pid: int
+    why: str
+    stacks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Examined:
+    """A worker that serves was asked whether it is well. *error*: what is wrong; empty: it is."""
+
+    worker: int
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Due:
+    """The time of day has come at which a group is recycled. *why*: a sentence that says so."""
+
+    group: str
+    why: str
+    ago: float = 0.0
+    """Seconds since: whoever was not ready by then is not meant."""

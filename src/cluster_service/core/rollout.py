@@ -7,7 +7,9 @@ Worked example: 8 slots, ratio 0.33. ``surge`` is 2, so at most 10 workers stay 
     ...                until no old one is left
 
 A stale worker is stopped only when its successor in the same slot serves: the number that serve never falls below what
-it was. Rolling back is the same arithmetic with the slot's generation set back; there is no other code for it.
+it was. Rolling back is the same arithmetic with the slot's generation set back; there is no other code for it. A worker
+that is to be replaced by another of the same generation (it hangs, it is recycled) is stale too: so there is one budget
+for all reasons together.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ class SlotPlan(NamedTuple):
 def plan_alone(generation: int, workers: Sequence[Worker]) -> SlotPlan:
     """The same for a slot of which there are never two workers: the stale one has ended before the next starts."""
     staying = sorted((worker for worker in workers if worker.staying), key=lambda worker: worker.number)
-    current = [worker for worker in staying if worker.generation == generation]
+    current = [worker for worker in staying if worker.is_of(generation)]
     extra = tuple(worker for worker in staying if worker not in current[:1])
     return SlotPlan("nothing" if workers else "start", extra)
 
@@ -49,8 +51,8 @@ def plan_slot(generation: int, workers: Sequence[Worker], *, hold: bool = False)
     *hold*: a stale worker that serves stays beside its successor, which is a canary.
     """
     staying = sorted((worker for worker in workers if worker.staying), key=lambda worker: worker.number)
-    current = [worker for worker in staying if worker.generation == generation]
-    stale = [worker for worker in staying if worker.generation != generation]
+    current = [worker for worker in staying if worker.is_of(generation)]
+    stale = [worker for worker in staying if not worker.is_of(generation)]
     serving = [worker for worker in current if worker.serving]
     if serving:
         kept = [serving[0], *([worker for worker in stale if worker.serving][-1:] if hold else ())]
@@ -68,5 +70,5 @@ def replacing(generation_of: dict[int, int], workers: Iterable[Worker]) -> int:
     coming: set[int] = set()
     for worker in workers:
         if worker.staying and worker.slot in generation_of:
-            (coming if worker.generation == generation_of[worker.slot] else stale).add(worker.slot)
+            (coming if worker.is_of(generation_of[worker.slot]) else stale).add(worker.slot)
     return len(stale & coming)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from cluster_service.wire.facts import WorkerState
 
-from . import actions, events, judge, rollouts, wanted
+from . import actions, events, judge, rollouts, wanted, watch
 from .requests import Restart
 from .worker import LEAVING, Worker, cause, signal_name
 
@@ -202,7 +202,7 @@ def ready(cluster: Cluster, fact: facts.Ready, _now: float) -> None:
         _speaks(cluster, worker, "told")
 
 
-def notified(cluster: Cluster, fact: facts.Notified, _now: float) -> None:
+def notified(cluster: Cluster, fact: facts.Notified, now: float) -> None:
     """A worker said something in the sd_notify way."""
     worker = cluster.workers.get(fact.worker)
     if worker is not None:
@@ -210,6 +210,11 @@ def notified(cluster: Cluster, fact: facts.Notified, _now: float) -> None:
             worker.notified = True
             _speaks(cluster, worker, "notify")
         worker.status = fact.fields.get("STATUS", worker.status)
+        worker.watchdog += fact.fields.get("WATCHDOG") == "1"
+        if fact.fields.get("EXTEND_TIMEOUT_USEC", "").isdecimal():
+            watch.extend(worker, int(fact.fields["EXTEND_TIMEOUT_USEC"]) / 1e6, now)
+        if fact.fields.get("WATCHDOG") == "trigger":
+            watch.hung(cluster, worker, "says that it hangs (WATCHDOG=trigger)", now)
 
 
 def _speaks(cluster: Cluster, worker: Worker, by: str) -> None:

@@ -58,6 +58,32 @@ class RestartPolicy:
 
 
 @dataclass(frozen=True)
+class Check:
+    """An active check of each worker that serves. One that fails two in a row is taken to hang."""
+
+    path: str | None = None
+    """Asked by HTTP, on an address of the worker's own; None: nothing is."""
+    status: tuple[int, int] = (200, 399)
+    """The first and the last status of a good answer."""
+    command: tuple[str, ...] = ()
+    """A program, run in the release's environment; exit code 0 is good."""
+    interval: float = 10.0
+    timeout: float = 5.0
+
+    def __str__(self) -> str:
+        first, last = self.status
+        what = [" ".join(self.command)] if self.command else []
+        what += [f"GET {self.path} ({first}-{last})"] if self.path else []
+        return f"{' and '.join(what)} every {self.interval:g} s, {self.timeout:g} s each"
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Check:
+        """Inverse of ``dataclasses.asdict`` after a trip through JSON."""
+        first, last = data["status"]
+        return cls(**{**data, "status": (first, last), "command": tuple(data["command"])})
+
+
+@dataclass(frozen=True)
 class GroupSpec:
     """A number of workers that run the same release."""
 
@@ -78,6 +104,20 @@ class GroupSpec:
     """The path that an upgrade asks of its canary (``/health``); None: nothing is asked."""
     hang_timeout: float = 60.0
     """A worker whose main loop has not turned for this long hangs; 0: no worker is ever found to."""
+    check: Check | None = None
+    """What its workers are asked while they serve."""
+    max_memory: int = 0
+    """Bytes that a worker and its children may use before it is recycled; 0: any number. So with all the limits."""
+    max_growth: int = 0
+    """Bytes by which that may grow since the worker was ready."""
+    memory: Literal["rss", "pss"] = "rss"
+    """How it is measured: pages that are shared count in full, or by the share of each that has them."""
+    max_requests: int = 0
+    """Answers that a worker of an app gives."""
+    max_uptime: float = 0.0
+    """Seconds that it serves."""
+    recycle_at: str = ""
+    """The time of day at which all are recycled, as cron(8) has it (``0 4 * * *``), in local time."""
     depends_on: tuple[tuple[str, str], ...] = ()
     """``(group, condition)``: it is first started when every worker of that group is ``ready``, or ``started``."""
     singleton: bool = False
@@ -93,6 +133,8 @@ class GroupSpec:
         known = dict(data)
         known["release"] = Release.from_json(known["release"])
         known["restart"] = RestartPolicy(**known.get("restart", {}))
+        if known.get("check") is not None:
+            known["check"] = Check.from_json(known["check"])
         known["depends_on"] = tuple((str(group), str(what)) for group, what in known.get("depends_on", ()))
         return cls(**known)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from . import actions, events, judge, reload, rollouts, seen
+from . import actions, events, judge, recycle, reload, rollouts, seen
 from .reconcile import BOOT_STOP, reconcile, stop, stop_timeout
 from .spec import GIVE_UP_CODE
 from .stages import KINDS
@@ -23,6 +23,8 @@ def turn(cluster: Cluster, now: float) -> None:
     """Order what is to be done now into ``cluster.todo``."""
     if cluster.drain_at is not None and cluster.judging_time and now >= cluster.drain_at:
         cluster.end_service(cluster.ending, cluster.end_code)
+    for group in cluster.groups.values():
+        recycle.look(cluster, group, now)
     for _ in range(100):
         before = len(cluster.todo)
         for worker in list(cluster.workers.values()):
@@ -65,7 +67,7 @@ def _age(cluster: Cluster, worker: Worker, now: float) -> None:
 
 def _ready(cluster: Cluster, worker: Worker, by: str, now: float) -> None:
     worker.move("ready")
-    worker.ready_at, worker.deadline = now, None
+    worker.ready_at, worker.deadline, worker.still = now, None, 0.0
     group = cluster.groups[worker.group]
     group.prove(worker)
     cluster.publish(events.WorkerReady(worker.group, worker.slot, worker.pid or 0, by, round(now - worker.since, 3)))

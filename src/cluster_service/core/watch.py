@@ -1,51 +1,108 @@
-"""Watching workers: whether their loops turn, and how often they answer with an error.
+"""Watching workers: whether their loops turn, what they use, and how often they answer with an error.
 
 What is seen comes as samples of the board. How long a loop has stood still is counted in samples, never in clock time:
-while we, or the whole machine, were suspended there were no samples, so nobody is blamed for it.
+while we, or the whole machine, were suspended there were no samples, so nobody is blamed for it; and it takes two
+samples at least. Only a worker that serves is judged, and none before the time that it has asked for is over.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from . import rollouts, seen
+from . import actions, events, recycle, rollouts, seen
 from .health import Answers, worse
-from .reconcile import stop
+from .reconcile import HANG_STOP, stop
 from .stages import LIVE
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from .cluster import Cluster
     from .group import Group
-    from .reports import Pulse, Sample
+    from .reports import Dumped, Examined, Pulse, Sample
     from .stages import Rollout
     from .worker import Worker
 
 PACE = 1.0
-"""Seconds between two samples."""
+"""Seconds between two samples while a release is on trial, or some worker gives no sign of life."""
 
-MOST = 2 * PACE
-"""Seconds that one sample can add to the time for which a loop stands still."""
+IDLE_PACE = 5.0
+"""The most at other times."""
+
+SOON = 0.05
+"""The least."""
+
+FRESH = 1.0
+"""Seconds without a sign of life that mean nothing."""
+
+MISSES = 2
+"""Checks in a row that a worker may not fail."""
+
+TURNED = "its loop, or its pool of threads, has not turned"
 
 LEAST_HANG = 5.0
 """Seconds that a loop of a release on trial may stand still at least."""
 
-HANG_STOP = 5.0
-"""Seconds that a worker which hangs has to end: it will hardly hear that it is asked to."""
+
+def pace(cluster: Cluster) -> float | None:
+    """Seconds from one sample to the next; None: none are wanted."""
+    return min(_paces(cluster), default=None) if not cluster.ending else None
+
+
+def _paces(cluster: Cluster) -> Iterator[float]:
+    for group in cluster.groups.values():
+        if group.rollout is not None and group.rollout.stage in LIVE:
+            yield PACE
+        if recycle.measured(group.spec):
+            yield recycle.PACE
+        if group.spec.hang_timeout:
+            yield min(IDLE_PACE, group.spec.hang_timeout / 10)
+            for worker in cluster.of_group(group.name):
+                if worker.serving and worker.still >= FRESH and not worker.retire:
+                    yield max(SOON, min(PACE, allowed(group, worker) - worker.still))
+
+
+def allowed(group: Group, worker: Worker) -> float:
+    """Seconds for which the loop of *worker* may stand still; 0: any."""
+    limit, rollout = group.spec.hang_timeout, group.rollout
+    if rollout is None or rollout.stage not in LIVE or worker.generation != rollout.new:
+        return limit
+    return min(limit, max(LEAST_HANG, rollout.monitor))
 
 
 def sample(cluster: Cluster, report: Sample, now: float) -> None:
-    """Take in what the board says."""
-    since = min(MOST, max(0.0, now - cluster.sampled_at))
+    """Take in what the board says, and what the machine says of memory."""
+    since = min(max(0.5, 2 * (pace(cluster) or 0.0)), max(0.0, now - cluster.sampled_at))
     cluster.sampled_at = now
     for number, pulse in report.pulses.items():
         worker = cluster.workers.get(number)
         if worker is not None and worker.state != "gone":
             _count(cluster, worker, pulse)
-            worker.still = worker.still + since if pulse.beat == worker.beat != 0 else 0.0
-            worker.beat = pulse.beat
+            _see(worker, pulse, since, now)
     for group in cluster.groups.values():
+        for worker in cluster.of_group(group.name):
+            limit = allowed(group, worker)
+            if limit and worker.serving and worker.still >= limit:
+                what = "it has not said WATCHDOG=1" if worker.watchdog else TURNED
+                hung(cluster, worker, f"hangs: {what} for {worker.still:.0f} s", now)
         if group.rollout is not None and group.rollout.stage in LIVE:
-            _judge(cluster, group, group.rollout, now)
+            _compare(cluster, group, group.rollout, now)
+
+
+def _see(worker: Worker, pulse: Pulse, since: float, now: float) -> None:
+    beat = worker.watchdog or pulse.beat
+    turned = beat != worker.beat
+    worker.still += since
+    if beat == 0 or now < worker.extended:
+        worker.still = 0.0
+    elif pulse.age is not None and not worker.watchdog:
+        worker.still = min(pulse.age, since if turned else worker.still)
+    elif turned:
+        worker.still = 0.0
+    worker.beat = beat
+    if pulse.memory and worker.serving:
+        worker.memory = pulse.memory
+        worker.memory_at_first = worker.memory_at_first or pulse.memory
 
 
 def _count(cluster: Cluster, worker: Worker, pulse: Pulse) -> None:
@@ -58,15 +115,46 @@ def _count(cluster: Cluster, worker: Worker, pulse: Pulse) -> None:
         counts[1] += more[1]
 
 
-def _judge(cluster: Cluster, group: Group, rollout: Rollout, now: float) -> None:
-    limit = group.spec.hang_timeout
-    allowed = min(limit, max(LEAST_HANG, rollout.monitor))
-    for worker in cluster.of_group(group.name):
-        if limit and worker.generation == rollout.new and worker.serving and worker.still >= allowed:
-            worker.verdict = f"hangs: its loop has not turned for {worker.still:.0f} s"
-            seen.fail(cluster, worker, now)
-            stop(cluster, worker, HANG_STOP, "hang", now)
-            return
+def hung(cluster: Cluster, worker: Worker, why: str, now: float) -> None:
+    """*worker* does not do its work any more: have its stacks written, and another in its place."""
+    group = cluster.groups[worker.group]
+    if not worker.serving or worker.retire == "hang":
+        return
+    on_trial = group.rollout is not None and worker.generation == group.rollout.new
+    worker.retire, worker.verdict = "hang", why
+    cluster.todo.append(actions.Dump(worker.number, why))
+    seen.fail(cluster, worker, now)
+    slot = group.slots.get(worker.slot)
+    if on_trial:
+        stop(cluster, worker, HANG_STOP, "hang", now)
+    elif slot is not None and slot.history.streak == 1 and slot.next_try is not None and not slot.broken:
+        slot.next_try = now  # nothing has crashed: its successor need not wait
+
+
+def examined(cluster: Cluster, report: Examined, now: float) -> None:
+    """A worker was asked whether it is well."""
+    worker = cluster.workers.get(report.worker)
+    if worker is None or not worker.serving or worker.group not in cluster.groups:
+        return
+    worker.missed = worker.missed + 1 if report.error and now >= worker.extended else 0
+    if worker.missed >= MISSES:
+        hung(cluster, worker, f"is not well: {report.error}", now)
+
+
+def dumped(cluster: Cluster, report: Dumped, _now: float) -> None:
+    """The stacks of a worker that hangs were written."""
+    cluster.publish(events.WorkerHung(report.group, report.slot, report.pid, report.why, report.stacks))
+
+
+def extend(worker: Worker, seconds: float, now: float) -> None:
+    """*worker* asks for *seconds* more, whatever it is about to do."""
+    worker.extended = max(worker.extended, now + seconds)
+    worker.still = 0.0
+    if worker.deadline is not None and worker.state in ("starting", "draining", "stopping"):
+        worker.deadline = max(worker.deadline, now + seconds)
+
+
+def _compare(cluster: Cluster, group: Group, rollout: Rollout, now: float) -> None:
     new, old = Answers(*rollout.answers["new"]), Answers(*rollout.answers["old"])
     if worse(new, old):
         than = f", of the old one {old.errors} of {old.total}" if old.total else ""
@@ -75,8 +163,9 @@ def _judge(cluster: Cluster, group: Group, rollout: Rollout, now: float) -> None
 
 
 def is_fresh(group: Group, worker: Worker) -> bool:
-    """Whether its loop has turned of late; that of one that gives no beat, or need not, is taken to."""
-    return worker.still == 0.0 or not group.spec.hang_timeout
+    """Whether it has given a sign of life of late, and no other; one that gives none, or need not, is taken to live."""
+    turns = not group.spec.hang_timeout or bool(worker.watchdog) or worker.still < FRESH
+    return turns and not worker.missed
 
 
 def missing_ports(cluster: Cluster, group: Group, rollout: Rollout, canary: Worker) -> str:

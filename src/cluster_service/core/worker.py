@@ -71,8 +71,19 @@ class Worker:
     died_at: float | None = None
     beat: int = 0
     """What its loop last said of itself; 0: it gives no beat."""
+    watchdog: int = 0
+    """How often it said WATCHDOG=1. Once it has, that is its beat."""
     still: float = 0.0
-    """Seconds for which its loop has been seen not to turn."""
+    """Seconds for which it has been seen to give no sign of life."""
+    extended: float = 0.0
+    """Until when it has asked for more time."""
+    memory: int = 0
+    memory_at_first: int = 0
+    """Bytes that it uses, and used when it was first looked at as it served; 0: nobody has looked."""
+    missed: int = 0
+    """How many of its active checks in a row have gone wrong."""
+    retire: str = ""
+    """Why it is to be replaced though it is what its slot wants: hang or recycle."""
     requests: int = 0
     errors: int = 0
     """Answers that it has given, and server errors (5xx) among them."""
@@ -103,6 +114,10 @@ class Worker:
     def addresses(self) -> list[str]:
         """The shared addresses that it uses."""
         return [*self.listening, *(address for address in self.bound if address not in self.listening)]
+
+    def is_of(self, generation: int) -> bool:
+        """It is what a slot that wants *generation* wants, or is about to be."""
+        return self.generation == generation and not self.retire
 
     @property
     def staying(self) -> bool:

@@ -64,6 +64,9 @@ class Channels:
                 self._up(worker)
             self._tell(facts.Ready(worker.number, worker.ready))
             return
+        if message["type"] == "notify":
+            self._notified(worker, channel.notify_fields(message))
+            return
         fact = facts.Message(worker.number, message)
         if self._greeted():
             self._tell(fact)
@@ -87,11 +90,13 @@ class Channels:
             except (BlockingIOError, InterruptedError):
                 return
             if _sender(ancillary) in (worker.uid, 0, os.getuid()):
-                fields = channel.parse_notify(data)
-                worker.notified.update(fields)
-                if fields.get("READY") == "1":
-                    self._up(worker)
-                self._tell(facts.Notified(worker.number, fields))
+                self._notified(worker, channel.parse_notify(data))
+
+    def _notified(self, worker: Worker, fields: dict[str, str]) -> None:
+        worker.notified.update(fields)
+        if fields.get("READY") == "1":
+            self._up(worker)
+        self._tell(facts.Notified(worker.number, fields))
 
 
 def _sender(ancillary: list[tuple[int, int, bytes]]) -> int | None:

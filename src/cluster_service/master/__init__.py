@@ -7,5 +7,7 @@ It holds no truth. A cold start, the successor of a master that died and an upgr
 ``launch``   a release → what to execute         ``service``   what the doors may ask
 ``hooks``    every extension point               ``narrator``  the log lines
 ``gauges``   memory, CPU and connections         ``orphans``   the end, when the guardian has died
+``pulses``   how the workers do                  ``stacks``    what one that hangs is doing
+``checks``   asking the workers                  ``schedule``  times of day
 ``api``      ``cservice.start`` and friends
 """

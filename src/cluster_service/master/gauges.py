@@ -84,6 +84,22 @@ def _use(pid: int) -> Use | None:
     return Use((int(fields[11]) + int(fields[12])) / _TICKS, int(fields[19]) / _TICKS, int(fields[21]) * _PAGE)
 
 
+def memory(pid: int, how: str) -> int:
+    """Bytes that *pid* and its children use. *how*: rss; or pss, and rss where that must not be seen."""
+    return sum(_memory(each, how) for each in _family(pid))
+
+
+def _memory(pid: int, how: str) -> int:
+    if how == "pss":
+        try:
+            with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as sums:
+                return next((int(line.split()[1]) * 1024 for line in sums if line.startswith("Pss:")), 0)
+        except OSError:
+            pass
+    use = _use(pid)
+    return use.memory if use is not None else 0
+
+
 def _established(ports: set[int]) -> set[str]:
     """The inodes of the established connections to any of *ports*."""
     inodes: set[str] = set()

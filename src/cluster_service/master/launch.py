@@ -68,7 +68,7 @@ def spawn(
     return orders.Spawn(
         worker=start.worker,
         argv=argv(release),
-        env=environment(service, start, release, share, base),
+        env={**environment(service, start, release, share, base), **_checked(group)},
         cwd=release.cwd,
         label=f"{start.group}.{start.slot}",
         meta={"group": start.group, "slot": start.slot, "generation": start.generation, "reason": start.reason},
@@ -79,6 +79,10 @@ def spawn(
         user=group.user,
         group=group.user_group,
     )
+
+
+def _checked(group: GroupSpec) -> dict[str, str]:
+    return {"CSERVICE_CHECK": "1"} if group.check is not None and group.check.path is not None else {}
 
 
 def settle_share(wanted: str, kind: str, available: Mapping[str, str]) -> tuple[str, str]:

@@ -26,12 +26,14 @@ from cluster_service.wire.records import name_of
 
 from . import launch, narrator, orphans
 from .bus import Bus
+from .checks import Checks
 from .hooks import Published
 from .jobs import Jobs
 from .kernel import Kernel
 from .memory import Memory
 from .pulses import Pulses
 from .reload import Reloading
+from .schedule import Schedule
 
 if TYPE_CHECKING:
     import socket
@@ -78,7 +80,9 @@ class Master:
         self._warned: set[str] = set()
         self._jobs = Jobs(settings.spec.name, self._on_report)
         self._memory = Memory(settings.state, self.log)
-        self._pulses = Pulses(self._loop, self._on_report)
+        self._pulses = Pulses(self._loop, self._on_report, lambda: self.cluster)
+        self._checks = Checks(self._loop, self._on_report, settings.spec.name)
+        self._schedule = Schedule(self._loop, self._on_report, self._times_of_day)
         self._bus = Bus(self)
         self.reloading = Reloading(self)
 
@@ -98,6 +102,7 @@ class Master:
         self._bus.close()
         self.reloading.close()
         await self._jobs.close()
+        await self._checks.close()
         if self.doors is not None:
             await self.doors.close(0.5)
         self._kernel.close()
@@ -121,6 +126,7 @@ class Master:
         for event in (self.hello, *early):
             self.turn(event)
         self._bus.open()
+        self._schedule.look()
         if not self._over.done() and self._ending is None:
             from .doors import Doors  # noqa: PLC0415 - the server stack is imported when the workers are on their way
 
@@ -202,11 +208,17 @@ class Master:
                     self.publish(action.event, number)
                     if isinstance(action.event, events.OperationEnd):
                         self._memory.save(self.cluster)
+                        self._loop.call_soon(self._schedule.look)  # a reload may have changed it
                 else:
                     _CARRY_OUT[type(action)](self, action)
         self._wake()
         self._set_timer()
-        self._pulses.watch(self.cluster.watching() and not self._over.done())
+        self._pulses.watch(self.cluster.pace() if not self._over.done() else None)
+        self._checks.follow(self.cluster)
+
+    def _times_of_day(self) -> dict[str, str]:
+        groups = () if self._over.done() else self.cluster.groups.items()
+        return {name: group.spec.recycle_at for name, group in groups if group.spec.recycle_at}
 
     def _wake(self) -> None:
         """Let those go on that wait for news."""
@@ -248,6 +260,7 @@ class Master:
             return
         if isinstance(fact, facts.Snapshot):
             self._pulses.learn(fact)
+            self._checks.learn(fact)
             if not self._snapshot.done():
                 self._snapshot.set_result(fact)
             return
@@ -256,6 +269,7 @@ class Master:
         if isinstance(fact, (facts.Listening, facts.ListenFailed)) and fact.worker is None:
             self._settle_listen(fact, descriptor)
         self._pulses.learn(fact)
+        self._checks.learn(fact)
         if isinstance(fact, facts.Signalled) and fact.signal == "HUP":
             if self._early is None and self.reloading.on_signal():
                 return
@@ -399,5 +413,6 @@ _CARRY_OUT: dict[type, Callable[[Master, Any], None]] = {
     actions.Check: Master._check,  # noqa: SLF001
     actions.RunTest: Master._test,  # noqa: SLF001
     actions.Abandon: Master._abandon,  # noqa: SLF001
+    actions.Dump: lambda master, action: master._pulses.dump(action),  # noqa: SLF001
     actions.End: Master._end,  # noqa: SLF001
 }

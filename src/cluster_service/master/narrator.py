@@ -31,6 +31,11 @@ def _exit(event: events.WorkerExit) -> str | None:
     return f"{who} {event.detail}"
 
 
+def _hung(event: events.WorkerHung) -> str:
+    who = f"{event.group}.{event.slot} (pid {event.pid}) {event.detail}"
+    return "\n".join((f"{who}; what it was doing:", *event.stacks) if event.stacks else (who,))
+
+
 def _master(event: events.MasterStart) -> str | None:
     if event.starts == 1:
         return None
@@ -49,6 +54,8 @@ _LINES: dict[type, Callable[..., str | None]] = {
     events.WorkerKill: lambda e: (
         f"{e.group}.{e.slot} (pid {e.pid}) was killed: it had not ended in its time ({e.reason})"
     ),
+    events.WorkerHung: _hung,
+    events.WorkerRecycle: lambda e: f"{e.group}.{e.slot} (pid {e.pid}) is recycled: {e.detail}",
     events.SlotBroken: lambda e: f"{e.group}.{e.slot} is broken: it is tried at a slow pace now (see: cservice health)",
     events.SlotRecovered: lambda e: f"{e.group}.{e.slot} has recovered",
     events.PortOpen: lambda e: f"listening on {e.address}",

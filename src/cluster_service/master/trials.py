@@ -20,7 +20,7 @@ from cluster_service.control.errors import CommandError
 from cluster_service.wire import addresses
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from cluster_service.core.spec import Release
 
@@ -64,15 +64,40 @@ async def run_script(
     python = release.python or sys.executable
     try:
         by_python = _check(script, release.cwd)
+    except CommandError as error:
+        return error.message
+    return await run_command(
+        [python, script] if by_python else [script],
+        what=f"the test {script}",
+        cwd=release.cwd,
+        env=_environment(env, release, by_python=by_python),
+        within=within,
+        on_line=on_line,
+        user=user,
+        group=group,
+    )
+
+
+async def run_command(
+    argv: Sequence[str],
+    *,
+    what: str,
+    cwd: str,
+    env: Mapping[str, str],
+    within: float | None,
+    on_line: Callable[[str], None],
+    user: str | None = None,
+    group: str | None = None,
+) -> str:
+    """Run *argv*, which *what* calls by a name, in *cwd*; otherwise as ``run_script``."""
+    try:
         become = identity(user, group)
     except CommandError as error:
         return error.message
     who = [str(become["user"]), str(become["group"]), _listed(become["extra_groups"])] if become else ["-"] * 3
     output = _Output(on_line)
     late = False
-    job = _Job(
-        [*who, *([python] if by_python else []), script], release.cwd, _environment(env, release, by_python=by_python)
-    )
+    job = _Job([*who, *argv], cwd, dict(env))
     try:
         await job.start(output)
         try:
@@ -83,7 +108,7 @@ async def run_script(
     finally:
         code = await job.close()
     output.end()
-    return f"the test {script} took longer than {within:g} s and was killed" if late else _why(script, code, output)
+    return f"{what} took longer than {within:g} s and was killed" if late else _why(what, code, output)
 
 
 def _check(script: str, cwd: str) -> bool:
@@ -114,13 +139,13 @@ def _environment(env: Mapping[str, str], release: Release, *, by_python: bool) -
     return {"PYTHONUNBUFFERED": "1", **env, "PYTHONPATH": path}
 
 
-def _why(script: str, code: int, output: _Output) -> str:
+def _why(what: str, code: int, output: _Output) -> str:
     if code == 0:
         return ""
     if code == CANNOT_RUN and " cannot be run: " in output.last:
-        return f"the test {output.last}"
+        return f"{what.rpartition(' ')[0]} {output.last}"
     how = f"failed with exit code {code}" if code > 0 else f"was ended by signal {-code} ({_signal_name(-code)})"
-    return f"the test {script} {how}" + (f": {output.last}" if output.last else "")
+    return f"{what} {how}" + (f": {output.last}" if output.last else "")
 
 
 def _signal_name(number: int) -> str:
@@ -241,10 +266,12 @@ class _Output:
             self._on_line(line if self._told <= MOST else f"(more than {MOST >> 20} MiB of output: no more is shown)")
 
 
-async def http_check(address: str, path: str, within: float | None = HTTP_TIMEOUT) -> str:
-    """Ask for *path* at *address*; return what is wrong with the answer, or nothing when its status is 2xx or 3xx.
+async def http_check(
+    address: str, path: str, within: float | None = HTTP_TIMEOUT, *, statuses: tuple[int, int] = (200, 399)
+) -> str:
+    """Ask for *path* at *address*; return what is wrong with the answer, or nothing when its status is one of these.
 
-    *address*: as ``wire.addresses`` has it. *within*: seconds; None or 0: any.
+    *address*: as ``wire.addresses`` has it. *within*: seconds; None or 0: any. *statuses*: the first and the last.
     """
     if not address:
         return f"the health check {path} has nothing to ask: the worker listens nowhere"
@@ -256,7 +283,7 @@ async def http_check(address: str, path: str, within: float | None = HTTP_TIMEOU
         return f"{what} was not answered in {within:g} s"
     except (OSError, EOFError, ValueError) as error:
         return f"{what} failed: {getattr(error, 'strerror', None) or error}"
-    if 200 <= status < 400:
+    if statuses[0] <= status <= statuses[1]:
         return ""
     with contextlib.suppress(ValueError):
         return f"{what} was answered {status} {HTTPStatus(status).phrase}" + (f": {text}" if text else "")

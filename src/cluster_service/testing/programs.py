@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from signal import SIGTERM
 from typing import TYPE_CHECKING, Any, Literal
 
+from cluster_service.core.reports import Pulse
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
     from cluster_service.wire.orders import Spawn
 
     from .clock import Clock, Timer
+
+MEMORY = 30 << 20
+"""Bytes that a program uses as it begins to serve."""
 
 NEVER = math.inf
 """A time that does not come: ``Program(boot=NEVER)`` hangs in its start."""
@@ -62,6 +67,8 @@ class Program:
     """Answers a second, while it serves."""
     errors_from: float = NEVER
     """From when on all of its answers are server errors."""
+    leaks: float = 0.0
+    """Bytes a second by which its memory grows as it serves."""
     leaves_children: bool = False
     """When it ends, something that it started lives on in its process group."""
 
@@ -130,15 +137,16 @@ class Process:
         elif number != 0:
             self.end(None, number)
 
-    def pulse(self) -> tuple[int, int, int]:
-        """What its row on the board says: beat, answers, server errors."""
+    def pulse(self) -> Pulse:
+        """What its row on the board says, and what it uses."""
         if self.served_after is None:
-            return 0, 0, 0
+            return Pulse(0)
         turned = min(self.age, self.program.hangs_at)
         served = max(0.0, turned - self.served_after)
         failing = min(served, max(0.0, turned - self.program.errors_from))
         beat = 1 + int(turned * 4) if self.program.beats else 0
-        return beat, int(served * self.program.rate), int(failing * self.program.rate)
+        answers, errors = int(served * self.program.rate), int(failing * self.program.rate)
+        return Pulse(beat, answers, errors, memory=MEMORY + int(served * self.program.leaks))
 
     def hear(self, message: Mapping[str, Any]) -> None:
         """Receive a message on the channel."""

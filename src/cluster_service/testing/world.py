@@ -18,10 +18,11 @@ from dataclasses import dataclass
 from signal import SIGKILL, SIGTERM
 from typing import TYPE_CHECKING, Any
 
-from cluster_service.core import actions, reports, watch
+from cluster_service.core import actions, reports
 from cluster_service.core.cluster import Cluster
 from cluster_service.core.requests import Tick
 from cluster_service.core.spec import GroupSpec, Release, Spec
+from cluster_service.core.stages import LIVE
 from cluster_service.wire import facts, orders
 
 from .clock import Clock
@@ -166,6 +167,12 @@ class World:
         self.kernel.signal(name)
         self._settle()
 
+    def report(self, report: Any) -> None:
+        """Let the master find something out."""
+        if self.answers:
+            self._reports.append(report)
+            self._settle()
+
     def kill_master(self, after: int = 0, back_in: float = MASTER_BACK_IN) -> None:
         """Let the master die once it has done *after* more things (a note, an order, an event published: each is one).
 
@@ -229,7 +236,9 @@ class World:
                 self.answers
                 and not (self.kernel.facts or self._reports)
                 and self.clock.next_due() is None
-                and self._deadline() is None
+                and self.cluster is not None
+                and self.cluster.deadline() is None
+                and not self._watches()
             ),
             within,
         )
@@ -240,10 +249,20 @@ class World:
         if not self.answers or self.cluster is None:
             return None
         deadline = self.cluster.deadline()
-        if not self.cluster.watching():
+        pace = self.cluster.pace()
+        if pace is None:
             return deadline
-        sample = max(self.clock.now, self._sampled + watch.PACE)
+        sample = max(self.clock.now, self._sampled + pace)
         return sample if deadline is None else min(deadline, sample)
+
+    def _watches(self) -> bool:
+        """Whether samples of the board may yet bring something up."""
+        assert self.cluster is not None  # noqa: S101 - the caller has looked
+        groups = self.cluster.groups.values()
+        if any(group.rollout is not None and group.rollout.stage in LIVE for group in groups):
+            return True
+        watched = {group.name for group in groups if group.spec.hang_timeout}
+        return any(each.hung and each.program.beats and each.spawn.meta["group"] in watched for each in self.alive())
 
     def _settle(self) -> None:
         """Let the master do all that it can do now."""
@@ -259,9 +278,9 @@ class World:
                 report = self._reports.popleft()
                 self._remember("report", report)
                 self._turn(report)
-            elif self.cluster.watching() and self._sampled + watch.PACE <= self.clock.now:
+            elif (pace := self.cluster.pace()) is not None and self._sampled + pace <= self.clock.now:
                 self._sampled = self.clock.now
-                self._turn(reports.Sample({each.worker: reports.Pulse(*each.pulse()) for each in self.alive()}))
+                self._turn(reports.Sample({each.worker: each.pulse() for each in self.alive()}))
             elif deadline is not None and deadline <= self.clock.now:
                 self._turn(Tick())
             else:
@@ -311,6 +330,12 @@ class World:
             case actions.Abandon(operation):
                 self._burn()
                 self._end_job(operation)
+            case actions.Dump(worker, why):
+                self._burn()
+                process = self.kernel.processes.get(worker)
+                if process is not None:
+                    label, pid = process.spawn.meta, process.state.pid
+                    self._reports.append(reports.Dumped(label["group"], label["slot"], pid, why, ("in its loop",)))
             case actions.Publish(event):
                 self._burn()
                 self._remember("event", event)

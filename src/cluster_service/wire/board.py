@@ -6,6 +6,7 @@ Cells are native 64-bit integers; each is written by one process only, and a rea
 
 from __future__ import annotations
 
+import signal
 from typing import Any, NamedTuple
 
 ROWS = 4096
@@ -18,8 +19,16 @@ ROW = CELLS * CELL
 SIZE = ROWS * ROW
 """Bytes of the whole board."""
 
-BEAT, REQUESTS, ERRORS = 0, 1, 2
-"""The places of the cells in a row. The others are free: for requests in progress, say, or a worker's own deadline."""
+BEAT, REQUESTS, ERRORS, STACKS = 0, 1, 2, 3
+"""The places of the cells in a row. The others are free."""
+
+STACKS_FILE = "memfd:cservice-stacks"
+"""How the system names the file that a worker's stacks are written to."""
+
+
+def dump_signal() -> int:
+    """The signal that has a worker write its stacks, where its row says that it can: real-time, and late among them."""
+    return int(signal.SIGRTMAX) - 2
 
 
 class Row(NamedTuple):
@@ -31,6 +40,15 @@ class Row(NamedTuple):
     """Answers that it has begun to give."""
     errors: int
     """Those among them that were server errors (status 500 to 599)."""
+    stacks_pid: int = 0
+    """The process that writes its stacks when it gets ``dump_signal``; 0: none does."""
+    stacks_fd: int = -1
+    """The descriptor there of the file that it writes them to."""
+
+
+def stacks_cell(pid: int, descriptor: int) -> int:
+    """What the cell ``STACKS`` says of them."""
+    return pid << 32 | descriptor
 
 
 def cells_of(memory: Any) -> memoryview:
@@ -46,4 +64,5 @@ def row_of(cells: memoryview, row: int) -> memoryview:
 def read_row(cells: memoryview, row: int) -> Row:
     """What a row says now."""
     start = row * CELLS
-    return Row(cells[start + BEAT], cells[start + REQUESTS], cells[start + ERRORS])
+    stacks = cells[start + STACKS]
+    return Row(cells[start + BEAT], cells[start + REQUESTS], cells[start + ERRORS], stacks >> 32, stacks & 0xFFFFFFFF)

@@ -8,6 +8,7 @@ Environment of the worker (the runtime takes the variables out before the user's
 From the worker:
 
     {"type": "ready", "ready": true | false}
+    {"type": "notify", "fields": {"EXTEND_TIMEOUT_USEC": "…"}}  as if by sd_notify
     anything else: passed to the master as a ``Message`` fact
 
 To the worker:
@@ -42,6 +43,8 @@ from __future__ import annotations
 import json
 from typing import Any, Dict
 
+CHECK_ADDRESS = "X_CSERVICE_CHECK"
+"""The field of a ``notify`` that says where the worker may be asked whether it is well."""
 LIMIT = 64 * 1024
 """The longest datagram, in bytes."""
 BUS_LIMIT = 60 * 1024
@@ -77,3 +80,9 @@ def parse_notify(data: bytes) -> Dict[str, str]:
     r"""Return the fields of an sd_notify datagram (``READY=1\nSTATUS=…``); lines without ``=`` are skipped."""
     lines = data.decode("utf-8", "replace").splitlines()
     return dict(line.split("=", 1) for line in lines if "=" in line)
+
+
+def notify_fields(message: Dict[str, Any]) -> Dict[str, str]:
+    """Return the fields that a ``notify`` brings; whatever is no text is skipped."""
+    fields = message.get("fields")
+    return {key: value for key, value in fields.items() if isinstance(value, str)} if isinstance(fields, dict) else {}

@@ -35,11 +35,28 @@ def worker_ready(ready: bool = True, *, on_worker_stop: Optional[Callable[[], An
     runtime = current()
     if runtime is None:
         if ready:
-            _notify()
+            _notify({"READY": "1"})
         return
     if on_worker_stop is not None:
         runtime.callback.set(on_worker_stop)
     runtime.tell_ready(bool(ready))
+
+
+def extend_deadline(seconds: float) -> None:
+    """Ask for *seconds* (float) more, from now on, for something that takes its time and is no hang.
+
+    Until then the worker is not taken for hung, however still its loop stands; it may take that long to become ready,
+    and to stop. Say it before the work begins, and again as often as is needed. A program that runs as a command says
+    EXTEND_TIMEOUT_USEC as sd_notify(3) describes. Raises ValueError when *seconds* is not a positive number.
+    """
+    if not 0 < seconds < float("inf"):
+        raise ValueError(f"a deadline is extended by a positive number of seconds, not by {seconds!r}")
+    fields = {"EXTEND_TIMEOUT_USEC": str(int(seconds * 1e6))}
+    runtime = current()
+    if runtime is None:
+        _notify(fields)
+    else:
+        runtime.notify(fields)
 
 
 def is_worker() -> bool:
@@ -159,8 +176,8 @@ def disable(name: str) -> None:
     del name
 
 
-def _notify() -> None:
-    """Say READY=1, where this process is a worker that was started as a command: the first of its process group."""
+def _notify(fields: Dict[str, str]) -> None:
+    """Say *fields*, where this process is a worker that was started as a command: the first of its process group."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address or not is_worker() or os.getpgrp() != os.getpid():
         return
@@ -170,6 +187,6 @@ def _notify() -> None:
         address = "\0" + address[1:]
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
         try:
-            notify.sendto(b"READY=1", socket.MSG_DONTWAIT, address)
+            notify.sendto("\n".join(map("=".join, fields.items())).encode(), socket.MSG_DONTWAIT, address)
         except OSError:
             return  # nobody listens: nothing to say

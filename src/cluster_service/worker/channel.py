@@ -21,6 +21,7 @@ from .threads import run_beside
 
 _OUTBOX = 1000
 """Messages kept while the guardian does not read; older ones are dropped first."""
+_IDLE = 0.5
 _BUS_OUTBOX = 500
 """As many may be waiting when a message of the bus is added: there is always room for the worker's own."""
 
@@ -28,15 +29,24 @@ _BUS_OUTBOX = 500
 class Channel:
     """Messages to and from the guardian. *on_message* and *on_end* are called in the reader's thread.
 
+    So is *on_idle*, every ``_IDLE`` seconds at least.
+
     It is held by its number: a socket object that lives to the interpreter's end crashes Python 3.9 there.
     """
 
-    def __init__(self, fd: int, on_message: Callable[[Dict[str, Any]], None], on_end: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        fd: int,
+        on_message: Callable[[Dict[str, Any]], None],
+        on_end: Callable[[], None],
+        on_idle: Callable[[], None],
+    ) -> None:
         os.set_inheritable(fd, False)  # noqa: FBT003
         os.set_blocking(fd, False)
         self.fd = fd
         self._on_message = on_message
         self._on_end = on_end
+        self._on_idle = on_idle
         self._outbox: Deque[bytes] = deque(maxlen=_OUTBOX)
         self._ended = False
         self._reads = False
@@ -117,7 +127,8 @@ class Channel:
         poll.register(self._wake_r, select.POLLIN)
         while True:
             poll.register(self.fd, select.POLLIN | (select.POLLOUT if self._outbox else 0))
-            events = dict(poll.poll())
+            self._on_idle()
+            events = dict(poll.poll(_IDLE * 1000))
             if self._wake_r in events:
                 _empty(self._wake_r)
                 if self._forking:

@@ -21,7 +21,8 @@ from .drains.outside import Outside, is_listening
 from .endless import ending_wsgi
 from .interface import interface_of
 from .loading import load_app
-from .pulse import Pulse, counting_asgi, counting_wsgi
+from .pools import Pool
+from .pulse import PACE, Beating, Pulse, counting_asgi, counting_wsgi
 from .run import hide_our_frames
 from .runtime import Runtime, current, install
 from .streams import Streams
@@ -153,7 +154,9 @@ class Closing:
             self._answer = lambda scope, receive, send: app(scope)(receive, send)
         self.streams = Streams(cancel_first=True)
         if interface == "wsgi":
-            self._answer = counting_wsgi(ending_wsgi(app, lambda: runtime.stopping), runtime.pulse)
+            pool = Pool(WSGI_THREADS)
+            runtime.pulse.needs(pool.stuck)
+            self._answer = counting_wsgi(ending_wsgi(pool.runs(app), lambda: runtime.stopping), runtime.pulse)
         else:
             self._answer = counting_asgi(self._answer, runtime.pulse, self.streams)
         self._plain: Callable[..., Any] = self._answer
@@ -171,6 +174,7 @@ class Closing:
         self._started = True
         if self.interface == "wsgi":
             run_beside(self._await_granian, None)
+            run_beside(self._beat)
             return
         # Granian runs the loop a second time when it has begun to serve; a SIGTERM before that is one that it forgets.
         loop: Any = asyncio.get_running_loop()
@@ -194,7 +198,15 @@ class Closing:
             self._serves()
         else:
             loop.call_soon_threadsafe(self._serves)
-            loop.call_soon_threadsafe(self.runtime.pulse.keep_beating, loop)
+            loop.call_soon_threadsafe(Beating, self.runtime.pulse, loop)
+
+    def _beat(self) -> None:
+        """Give the worker's beat: its threads are granian's own, and no loop turns."""
+        never = allocate_lock()
+        never.acquire()
+        while True:
+            self.runtime.pulse.interpreter_turns()
+            never.acquire(timeout=PACE)
 
     def await_serving(self, deadline: float) -> None:
         """Wait until granian hears SIGTERM, which comes next: it forgets one that comes before its loop serves."""

@@ -18,13 +18,15 @@ if TYPE_CHECKING:
 
 HOOKS = {
     # module: where the function install(module, runtime) is that looks after it
+    "asyncio.base_events": "cluster_service.worker.loops",
     "grpc._server": "cluster_service.worker.drains.grpc_server",
     "grpc.aio._server": "cluster_service.worker.drains.grpc_server",
     "http.server": "cluster_service.worker.drains.http_handler",
     "multiprocessing.util": "cluster_service.worker.children",
     "socketserver": "cluster_service.worker.drains.socket_server",
     "uvicorn.server": "cluster_service.worker.drains.uvicorn_server",
-    "uvloop": "cluster_service.worker.ports",
+    "uvloop": "cluster_service.worker.loops",
+    "waitress.task": "cluster_service.worker.drains.waitress_pool",
     "websockets.asyncio.server": "cluster_service.worker.drains.websockets_server",
 }
 

@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import List
+from typing import TYPE_CHECKING, List
 
 from cluster_service.wire import addresses
+from cluster_service.wire.channel import CHECK_ADDRESS
 
 from .run import CANNOT_SERVE, refuse
 from .runtime import complain
 
+if TYPE_CHECKING:
+    from .runtime import Runtime
+
 _FIRST_FD = 3
 """SD_LISTEN_FDS_START."""
+_OWN_BACKLOG = 16
 
 
 def open_listeners(binds: List[str], share: str) -> List[socket.socket]:
@@ -91,3 +96,22 @@ def _is_abandoned(path: str) -> bool:
         except OSError:
             return False
     return False
+
+
+def own_listener(runtime: Runtime) -> List[socket.socket]:
+    """Return a listening socket that is this worker's alone, where it is to be asked whether it is well; else none.
+
+    Its address is an abstract one that the system chooses, and only the service is told of it. It is no secret.
+    """
+    if not runtime.checked:
+        return []
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener.bind("")  # unix(7), autobind
+        listener.listen(_OWN_BACKLOG)
+    except OSError as error:
+        complain(f"the worker cannot be asked whether it is well: {error.strerror}")
+        listener.close()
+        return []
+    runtime.notify({CHECK_ADDRESS: f"unix:@{listener.getsockname()[1:].decode('ascii')}"})
+    return [listener]

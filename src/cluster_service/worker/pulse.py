@@ -2,12 +2,16 @@
 
 - Written without a system call; an answer costs less than a microsecond.
 - A fork of the worker is not the worker, and writes into memory of its own instead.
-- One loop gives the beat: the first that turns, but the main thread's rather than another's. When it ends there is no
-  beat any more, until another loop turns: a program that goes on without one is not one that hangs.
+- One loop gives the beat: the first that turns, but the main thread's rather than another's. While none does, the
+  interpreter gives it (``interpreter_turns``): a program that goes on without a loop is not one that hangs, unless it
+  holds the GIL.
+- There is no beat while a pool of threads that answers requests is stuck (``pools``), nor after the worker's program
+  has executed another in its own place.
 """
 
 from __future__ import annotations
 
+import functools
 import mmap
 import os
 import time
@@ -16,7 +20,10 @@ from array import array
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Tuple
 
 from cluster_service.wire import board
-from cluster_service.wire.board import BEAT, ERRORS, REQUESTS
+from cluster_service.wire.board import BEAT, ERRORS, REQUESTS, STACKS
+
+from . import stacks
+from .pools import AnyioPool
 
 if TYPE_CHECKING:
     from .streams import Streams
@@ -34,6 +41,7 @@ class Pulse:
         self._main = get_ident()
         self._loop: Optional[Tuple[object, bool]] = None
         """The loop whose beat it is, and whether that is the main thread's."""
+        self._pools: List[Callable[[], bool]] = []
         if place:
             try:
                 descriptor, row = map(int, place.split(":"))
@@ -41,16 +49,52 @@ class Pulse:
                 self._open(descriptor, row)
             except (ValueError, OSError):
                 pass  # the worker does without
-        os.register_at_fork(after_in_child=self._leave)
+        os.register_at_fork(after_in_child=self.leave)
+        os.execv, os.execve = self._leaving(os.execv), self._leaving(os.execve)
 
     def _open(self, descriptor: int, row: int) -> None:
         self._cells = board.row_of(board.cells_of(mmap.mmap(descriptor, board.SIZE)), row)
         self.descriptor, self.row = descriptor, row
+        stacks.prepare(self)
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
+        """Write no more to the row: another process does, or nobody is to."""
         self._cells = array("Q", [0] * board.CELLS)
         self._main = get_ident()
         self._loop = None
+
+    def _leaving(self, execute: Callable[..., Any]) -> Any:
+        """Return *execute*, which puts another program in this one's place: that gives no beat, and has no stacks."""
+
+        @functools.wraps(execute)
+        def leave_and_execute(*args: Any) -> Any:
+            cells, loop = self._cells, self._loop
+            said = cells[STACKS]
+            self.leave()
+            cells[BEAT] = cells[STACKS] = 0
+            try:
+                return execute(*args)
+            finally:  # it cannot be executed
+                cells[STACKS] = said
+                self._cells, self._loop = cells, loop
+
+        return leave_and_execute
+
+    def tells_stacks(self, pid: int, descriptor: int) -> None:
+        """The process *pid* writes its stacks there when it gets the signal for it."""
+        self._cells[STACKS] = board.stacks_cell(pid, descriptor)
+
+    def needs(self, stuck: Callable[[], bool]) -> None:
+        """There is no beat while *stuck*, which is asked in the thread that gives it."""
+        self._pools.append(stuck)
+
+    def interpreter_turns(self) -> None:
+        """Give the beat where no loop does."""
+        if self._loop is None and not self._stuck():
+            self._cells[BEAT] = time.monotonic_ns()
+
+    def _stuck(self) -> bool:
+        return sum(stuck() for stuck in self._pools) > 0  # each of them is to look
 
     def take_over(self) -> None:
         """In a fork that does the worker's work: it writes the row from now on."""
@@ -62,7 +106,7 @@ class Pulse:
         known = self._loop
         if known is None or (known[0] is not loop and not known[1] and get_ident() == self._main):
             self._loop = known = (loop, get_ident() == self._main)
-        if known[0] is loop:
+        if known[0] is loop and not self._stuck():
             self._cells[BEAT] = time.monotonic_ns()
 
     def ended(self, loop: object) -> None:
@@ -78,10 +122,23 @@ class Pulse:
         if status >= 500:
             cells[ERRORS] += 1
 
-    def keep_beating(self, loop: Any) -> None:
-        """Beat for as long as *loop*, an asyncio loop that runs, turns."""
-        self.beat(loop)
-        loop.call_later(PACE, self.keep_beating, loop)
+
+class Beating:
+    """The beat of *loop*, one of asyncio's, from its next turn on."""
+
+    def __init__(self, pulse: Pulse, loop: Any) -> None:
+        self._pulse = pulse
+        self._loop = loop
+        self._handle = loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._pulse.beat(self._loop)
+        self._handle = self._loop.call_later(PACE, self._turn)
+
+    def end(self) -> None:
+        """The loop has ended, or is about to."""
+        self._handle.cancel()
+        self._pulse.ended(self._loop)
 
 
 def counting_asgi(app: Callable[..., Any], pulse: Pulse, streams: Streams) -> Callable[..., Any]:
@@ -91,8 +148,11 @@ def counting_asgi(app: Callable[..., Any], pulse: Pulse, streams: Streams) -> Ca
     """
     if getattr(app, "cservice_counts", False):
         return app
+    pool = AnyioPool()
+    pulse.needs(pool.stuck)
 
     async def counted(scope: Dict[str, Any], receive: Any, send: Any) -> None:
+        pool.find()
         if scope["type"] != "http":
             if scope["type"] == "websocket":
                 await streams.websocket(app, scope, receive, send)

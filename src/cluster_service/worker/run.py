@@ -31,6 +31,7 @@ def main(arguments: Sequence[str]) -> None:
         settings.get("CSERVICE_SHARE", "none"),
         Pulse(settings.get("CSERVICE_BOARD")),
     )
+    runtime.checked = "CSERVICE_CHECK" in settings
     ports = _descriptor(settings.get("CSERVICE_PORTS"))
     install(runtime)
     runtime.start()

@@ -68,6 +68,8 @@ class Runtime:
     def __init__(self, channel: Optional[int], share: str, pulse: Pulse) -> None:
         self.share = share
         self.pulse = pulse
+        self.checked = False
+        """The worker is to have an address of its own, to be asked whether it is well."""
         self.pid = os.getpid()
         """The worker's process; a fork of it has another."""
         self.callback = StopCallback()
@@ -88,7 +90,9 @@ class Runtime:
         self._masks: Dict[int, Set[int]] = {}  # of the threads that fork at this moment
         self._handled = allocate_lock()
         self._handled.acquire()
-        self._channel = Channel(channel, self._on_message, self._on_channel_end) if channel is not None else None
+        self._channel: Optional[Channel] = None
+        if channel is not None:
+            self._channel = Channel(channel, self._on_message, self._on_channel_end, pulse.interpreter_turns)
         self.bus = Bus(self._channel.offer) if self._channel is not None else None
 
     def start(self) -> None:
@@ -122,6 +126,11 @@ class Runtime:
         self._told = ready
         if self._channel is not None:
             self._channel.send({"type": "ready", "ready": ready})
+
+    def notify(self, fields: Dict[str, str]) -> None:
+        """Say *fields* of sd_notify(3)."""
+        if self._channel is not None:
+            self._channel.send({"type": "notify", "fields": fields})
 
     def server_started(self) -> None:
         """An app's server serves: that is ready, unless the app has said that it is not yet."""

@@ -62,6 +62,7 @@ class _Granian(granian.Granian):  # type: ignore[misc,valid-type]
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             bus.relay(ours.detach())
             relay = theirs.detach()
+        pulse.leave()  # it is the child's from now on
         return Child(target, self._childs_end, self.worker.channel_fd, relay, pulse.descriptor, pulse.row)
 
     def serve(self, *args: Any, **kwargs: Any) -> None:

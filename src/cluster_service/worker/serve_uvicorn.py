@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, List, Optional
 import uvicorn
 
 from .endless import ending_wsgi
-from .listeners import open_listeners
+from .listeners import open_listeners, own_listener
+from .pools import Pool
 
 if TYPE_CHECKING:
     import socket
@@ -23,12 +24,14 @@ def serve(app: Any, interface: str, binds: List[str], runtime: Runtime) -> None:
     if interface == "wsgi":
         from a2wsgi import WSGIMiddleware  # noqa: PLC0415 - only for these
 
-        ending = ending_wsgi(app, lambda: runtime.stopping)
+        pool = Pool(WSGI_THREADS)
+        runtime.pulse.needs(pool.stuck)
+        ending = ending_wsgi(pool.runs(app), lambda: runtime.stopping)
         app, interface = WSGIMiddleware(ending, workers=WSGI_THREADS), "asgi3"
     config = uvicorn.Config(app, interface=interface, workers=1)  # type: ignore[arg-type]
     listeners = open_listeners(binds, runtime.share)
     server = _Server(config, runtime, binds)
-    server.run(sockets=listeners)
+    server.run(sockets=[*listeners, *own_listener(runtime)])
     raise SystemExit(0 if server.started else 3)
 
 

@@ -1,0 +1,111 @@
+"""Active checks: each worker that serves is asked every now and then whether it is well, on an address of its own.
+
+The runtime opens that address for an app on uvicorn, and says so by sd_notify's ``X_CSERVICE_CHECK``; nobody else is
+told of it. A command is run in the environment of the worker's release.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import TYPE_CHECKING, Any
+
+from cluster_service.core.reports import Examined
+from cluster_service.wire import facts
+from cluster_service.wire.channel import CHECK_ADDRESS
+
+from . import launch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cluster_service.core.cluster import Cluster
+    from cluster_service.core.spec import GroupSpec, Release
+    from cluster_service.core.worker import Worker
+
+
+class Checks:
+    """One task for each worker that is to be asked. *tell* takes the reports."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, tell: Callable[[Examined], None], service: str) -> None:
+        self._loop = loop
+        self._tell = tell
+        self._service = service
+        self._addresses: dict[int, str] = {}
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+
+    def learn(self, fact: Any) -> None:
+        """Take from *fact* where a worker is to be asked."""
+        if isinstance(fact, facts.Notified) and CHECK_ADDRESS in fact.fields:
+            self._addresses[fact.worker] = fact.fields[CHECK_ADDRESS]
+        elif isinstance(fact, facts.Exited):
+            self._addresses.pop(fact.worker, None)
+        elif isinstance(fact, facts.Snapshot):
+            notified = {state["worker"]: state["notified"] for state in fact.workers if not state["exited"]}
+            self._addresses = {
+                number: fields[CHECK_ADDRESS] for number, fields in notified.items() if CHECK_ADDRESS in fields
+            }
+
+    def follow(self, cluster: Cluster) -> None:
+        """Ask those workers of *cluster*, from now on, that serve and are to be asked."""
+        wanted = {
+            worker.number: worker
+            for group in cluster.groups.values()
+            if group.spec.check is not None and not cluster.ending
+            for worker in cluster.of_group(group.name)
+            if worker.serving and not worker.retire
+        }
+        for number in self._tasks.keys() - wanted.keys():
+            self._tasks.pop(number).cancel()
+        for number in wanted.keys() - self._tasks.keys():
+            self._tasks[number] = self._loop.create_task(self._ask_again_and_again(cluster, wanted[number]))
+
+    async def close(self) -> None:
+        """Ask nobody any more."""
+        tasks = list(self._tasks.values())
+        self._tasks.clear()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _ask_again_and_again(self, cluster: Cluster, worker: Worker) -> None:
+        while True:
+            group = cluster.groups[worker.group]
+            release = group.releases.get(worker.generation, group.release)
+            if group.spec.check is None:
+                return
+            await asyncio.sleep(group.spec.check.interval)
+            self._tell(Examined(worker.number, await self._ask(worker, group.spec, release)))
+
+    async def _ask(self, worker: Worker, group: GroupSpec, release: Release) -> str:
+        """Return what is wrong with *worker*; nothing when it is well."""
+        from . import trials  # noqa: PLC0415 - only where there are checks
+
+        check, error = group.check, ""
+        if check is None:
+            return ""
+        address = self._addresses.get(worker.number, "")
+        if check.path is not None and address:
+            error = await trials.http_check(address, check.path, check.timeout, statuses=check.status)
+        if check.command and not error:
+            variables = {
+                "CSERVICE_NAME": self._service,
+                "CSERVICE_GROUP": worker.group,
+                "CSERVICE_SLOT": str(worker.slot),
+                "CSERVICE_GENERATION": str(worker.generation),
+                "CSERVICE_CHECK_PID": str(worker.pid),
+            }
+            try:
+                error = await trials.run_command(
+                    check.command,
+                    what=f"the check {check.command[0]}",
+                    cwd=release.cwd,
+                    env={**launch.of_release(release, os.environ), **variables},
+                    within=check.timeout,
+                    on_line=lambda _line: None,
+                    user=group.user,
+                    group=group.user_group,
+                )
+            except OSError as failure:
+                error = f"{check.command[0]} could not be run: {failure.strerror or failure}"
+        return error

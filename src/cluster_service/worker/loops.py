@@ -1,0 +1,38 @@
+"""asyncio's loops, and uvloop's: the one that runs in the main thread proves that it turns, and its pool does."""
+
+from __future__ import annotations
+
+import functools
+from _thread import get_ident
+from typing import TYPE_CHECKING, Any
+
+from . import ports
+from .pulse import Beating
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from .runtime import Runtime
+
+
+def install(module: ModuleType, runtime: Runtime) -> None:
+    """Have the loops of *module*, ``asyncio.base_events`` or ``uvloop``, give the worker's beat while they run."""
+    if module.__name__ == "uvloop":
+        ports.install(module, runtime)
+        loop_class = module.Loop
+    else:
+        loop_class = module.BaseEventLoop
+    main = get_ident()
+    original = loop_class.run_forever
+
+    @functools.wraps(original)
+    def run_forever(self: Any) -> Any:
+        if get_ident() != main or self.is_closed() or self.is_running():
+            return original(self)
+        beating = Beating(runtime.pulse, self)
+        try:
+            return original(self)
+        finally:
+            beating.end()
+
+    loop_class.run_forever = run_forever

@@ -63,6 +63,13 @@ FILES = [
     Broken(T + '[env]\n"A=B" = "1"\n', 2, ("env in", "NAME=VALUE")),
     Broken(T + 'env = ["A"]\n', 2, ("env in", "NAME=VALUE")),
     Broken(T + 'health_check = "health"\n', 2, ("health_check in", "write /health")),
+    Broken(T + "hang_timeout = 0.2\n", 2, ("hang_timeout in", "1s or more", "or 0")),
+    Broken(T + 'max_memory = "lots"\n', 2, ("max_memory in", "512m or 2g")),
+    Broken(T + "max_requests = 1000\n", 2, ("max_requests in", "only those of an app", "max_uptime")),
+    Broken(T + 'check_path = "/health"\n', 2, ("check_path in", "an app on uvicorn", "check_command")),
+    Broken(T + "check_status = 99\n", 2, ("check_status in", "204, or 200-299")),
+    Broken(T + 'recycle_at = "25:00"\n', 2, ("recycle_at in", "bad hour", "04:00")),
+    Broken(T + 'recycle_at = "0 4 31 feb *"\n', 2, ("recycle_at in", "no time of day", "04:00")),
     Broken(T + "access_key = 17\n", 2, ("access_key in", "printable text")),
     # what is not there
     Broken('workers = 2\ntarget = "wroker.py"\n', 2, ("target in", "did you mean 'worker.py'?")),

@@ -18,6 +18,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -39,11 +40,16 @@ ARGUMENTS = (
     "--disable-extensions", "--mute-audio", "--no-proxy-server",
 )  # fmt: skip
 
-COMMANDS_IN, ANSWERS_OUT = 3, 4
-"""The descriptors at which Chromium takes commands and answers; each message ends with a zero byte."""
-
-SHELL = 'exec "$@" 3<&"$IN" 4>&"$OUT"'
-"""Puts the pipes there, whatever their numbers are here."""
+PLACED = """
+import os, sys
+for pipe, aside in zip(sys.argv[1:3], (200, 201)):  # either may have the other's number
+    os.dup2(int(pipe), aside)
+os.dup2(200, 3)
+os.dup2(201, 4)
+os.closerange(5, 256)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+"""Puts the pipes at 3 and 4, where Chromium takes commands and answers, and becomes Chromium."""
 
 LOADED = "Page.loadEventFired"
 
@@ -73,18 +79,20 @@ class Browser:
         self._in, theirs_out = os.pipe()
         place = str(self.directory)
         environ = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "DBUS_"))}
-        environ |= {"HOME": place, "TMPDIR": place, "IN": str(theirs_in), "OUT": str(theirs_out)}
+        environ |= {"HOME": place, "TMPDIR": place}
+        pipes = (theirs_in, theirs_out)
+        words = [CHROMIUM, *ARGUMENTS, f"--user-data-dir={place}/profile", "about:blank"]
         with open(self.directory / "stderr", "wb") as stderr:
             self.process = subprocess.Popen(
-                ["/bin/sh", "-c", SHELL, "sh", CHROMIUM, *ARGUMENTS, f"--user-data-dir={place}/profile", "about:blank"],
+                [sys.executable, "-S", "-c", PLACED, *map(str, pipes), *words],
                 env=environ,
                 stdin=subprocess.DEVNULL,
                 stdout=stderr,
                 stderr=stderr,
-                pass_fds=(theirs_in, theirs_out),
+                pass_fds=pipes,
             )
-        os.close(theirs_in)
-        os.close(theirs_out)
+        for pipe in pipes:
+            os.close(pipe)
         self._rest = b""
         self._last = 0
         self._said: list[Json] = []
@@ -95,7 +103,7 @@ class Browser:
         try:
             if kind is not None:
                 print("--- Chromium\n" + (self.directory / "stderr").read_text(errors="replace")[-2000:])
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(BrokenPipeError):  # it has ended by itself, which its test has noticed
                 self.ask("Browser.close")
             self.process.wait(DEADLINE)
         finally:
@@ -167,10 +175,17 @@ class Page:
         return self._browser.ask(method, self._session, **parameters)
 
     def go(self, url: str) -> None:
-        """Load *url* to its end."""
+        """Load *url* to its end, as if its address were typed."""
+        self._load(url, "Page.navigate", url=url)
+
+    def leave(self, expression: str) -> None:
+        """Run what leads to another page, and wait until that is loaded."""
+        self._load(expression, "Runtime.evaluate", expression=expression)
+
+    def _load(self, what: str, method: str, **parameters: Any) -> None:
         before = len(self._browser.said(self._session, LOADED))
-        self.ask("Page.navigate", url=url)
-        self._browser.hear(lambda: len(self._browser.said(self._session, LOADED)) > before, f"{url} to be loaded")
+        self.ask(method, **parameters)
+        self._browser.hear(lambda: len(self._browser.said(self._session, LOADED)) > before, f"a page by {what}")
 
     def look(self, width: int, height: int, scheme: str = "light") -> None:
         """Have a window of that size, and a user who likes the color *scheme*."""

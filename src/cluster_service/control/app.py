@@ -78,7 +78,7 @@ def make_app(service: Service, access: Access, closing: asyncio.Event) -> ASGIAp
         Route(f"/api/v1/{name}", routes.reading(name), methods=["GET"])
         for name in ("workers", "health", "info", "operations")
     ]
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/cli", routes.cli, methods=["GET", "POST"] if access.allow_http_get else ["POST"]),
             Route("/api/v1/commands/{name}", routes.command, methods=["POST"]),
@@ -95,6 +95,8 @@ def make_app(service: Service, access: Access, closing: asyncio.Event) -> ASGIAp
         ],
         exception_handlers={HTTPException: routes.no_route},
     )
+    app.router.redirect_slashes = False  # a path that is not there is answered as such, after Host and Origin
+    return app
 
 
 Handler = Callable[[Sent, Admission], Awaitable[Response]]

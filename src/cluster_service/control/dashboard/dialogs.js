@@ -5,38 +5,49 @@ import { byId, make, show, write } from "./dom.js";
 import { count } from "./words.js";
 
 /** Arguments that stand at the top of the form; the others are under "More settings". */
-const FIRST = { upgrade: ["target", "cwd", "test", "monitor"], scale: ["change"], start: ["target", "group", "workers"] };
-
-const workersOf = (state, selector) => {
-  const rows = state.workers?.workers ?? [];
-  return rows.filter((worker) => selector === "all" || worker.group === selector
-    || `${worker.group}.${worker.slot}` === selector);
+const FIRST = {
+  upgrade: ["target", "cwd", "test", "monitor"], scale: ["change"], start: ["target", "group", "workers"],
 };
 
-const whom = (state, selector) => {
+const workersOf = (state, selector) => (state.workers?.workers ?? []).filter((worker) =>
+  ["all", worker.group, `${worker.group}.${worker.slot}`].includes(selector));
+
+const isGroup = (state, selector) => workersOf(state, selector).every((worker) => worker.group === selector);
+
+/** Whom a selector means, with their number: to be asked for "web" and hit forty is no surprise then. */
+function whom(state, selector) {
   const many = count(workersOf(state, selector).length, "worker");
   if (selector === "all") return `all workers of the service (${many})`;
-  return workersOf(state, selector).every((worker) => worker.group === selector)
-    ? `the group ${selector} (${many})` : `the worker ${selector}`;
-};
+  return isGroup(state, selector) ? `the group ${selector} (${many})` : `the worker ${selector}`;
+}
 
-/** Command → what will happen, in sentences, and the word on the button that does it. */
+const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
+
+function endOfService({ info, workers }) {
+  const many = count(workers?.workers.length ?? 0, "worker");
+  const ports = info?.ports?.length ? ` on ${info.ports.join(", ")}` : "";
+  return `${many} end gracefully, and the service ends with them: nobody answers${ports} and at this page any more, `
+    + "until it is started again on the machine itself.";
+}
+
+/** Command → the question, the word on the button that does it, and what will happen. */
 const SAYS = {
   restart: (state, { selector }) => [`Restart ${selector}?`, "Restart",
     `New processes of the same release replace ${whom(state, selector)}. None is stopped before its successor serves.`],
   scale: (state, { group }) => [`Scale ${group}`, "Scale",
-    `The group ${group} has ${count(state.info?.groups?.[group]?.wanted ?? 0, "worker")} now. Say how many it shall have (4), or how many more or fewer (+1, -1).`],
+    `The group ${group} has ${count(state.info?.groups?.[group]?.wanted ?? 0, "worker")} now. Say how many it shall `
+    + "have (4), or how many more or fewer (+1, -1)."],
   upgrade: (state, { selector }) => [`Upgrade ${selector}`, "Upgrade",
-    "The new code is checked, tried by one worker that is watched, and then takes over worker by worker. If it is bad at any moment of that, every worker is put back on the code that it has now."],
+    "The new code is checked, tried by one worker that is watched, and then takes over worker by worker. If it is bad "
+    + "at any moment of that, every worker is put back on the code that it has now."],
   rollback: (state, { selector }) => [`Roll ${selector} back?`, "Roll back",
-    `${whom(state, selector).replace(/^./, (first) => first.toUpperCase())} goes back to the release that was promoted before this one, ready-first. If that does not work any more, this one stays.`],
+    `${capital(whom(state, selector))} goes back to the release that was promoted before this one, ready-first. `
+    + "If that does not work any more, this one stays."],
   cancel: (state, { operation }) => [`Cancel operation ${operation}?`, "Cancel the operation",
     `“${state.current?.command ?? operation}” is undone: every worker is put back on the code that it had.`],
   shutdown: (state, { selector }) => selector === "all"
-    ? [`Shut ${state.info?.name ?? "the service"} down?`, "Shut the service down",
-      `${count(workersOf(state, selector).length, "worker")} end gracefully, and the service ends with them: nobody answers${state.info?.ports?.length ? ` on ${state.info.ports.join(", ")}` : ""} and at this page any more, until it is started again on the machine itself.`]
-    : [`Shut ${selector} down?`, "Shut down",
-      `${whom(state, selector).replace(/^./, (first) => first.toUpperCase())} ends gracefully and is not replaced.`],
+    ? [`Shut ${state.info?.name ?? "the service"} down?`, "Shut the service down", endOfService(state)]
+    : [`Shut ${selector} down?`, "Shut down", `${capital(whom(state, selector))} ends gracefully and is not replaced.`],
 };
 
 const DANGEROUS = new Set(["shutdown", "exit"]);
@@ -49,67 +60,74 @@ export const hasButton = (name) => name in SAYS;
  * settled; `filled`: suggestions for others. `give(name, arguments)` is awaited; what it refuses is shown in the dialog.
  */
 export function ask(state, command, given, filled, give) {
-  const [title, verb, sentence] = SAYS[command.name]?.(state, given)
-    ?? [command.name, `Give ${command.name}`, command.doc];
-  const first = FIRST[command.name] ?? [];
-  const open = command.parameters.filter(({ name }) => !(name in given) && name !== "no_wait");
-  const [shown, more] = [[], []];
-  for (const parameter of open) {
-    const known = command.name in SAYS || command.name in FIRST;
-    (parameter.required || !known || first.includes(parameter.name) ? shown : more).push(parameter);
-  }
-  const error = make("p", { className: "error", role: "alert", hidden: true });
+  const says = command.custom ? undefined : SAYS[command.name];
+  const [title, verb, sentence] = says?.(state, given) ?? [command.name, `Give ${command.name}`, command.doc];
+  const danger = DANGEROUS.has(command.name);
+  const first = FIRST[command.name] ?? (says ? [] : command.parameters.map(({ name }) => name));
   const inputs = new Map();
-  const fieldsOf = (parameters) => parameters.map((parameter) => {
-    const input = inputOf(parameter, filled[parameter.name]);
-    inputs.set(parameter, input);
-    return field(parameter, input);
-  });
-  const cancel = make("button", { type: "button", textContent: "Go back", onclick: () => byId("dialog").close() });
-  const go = make("button", { type: "submit", textContent: verb, className: DANGEROUS.has(command.name) ? "danger" : "primary" });
+  for (const parameter of command.parameters) {
+    if (parameter.name in given || parameter.name === "no_wait") continue;
+    inputs.set(parameter, inputOf(parameter, filled[parameter.name]));
+  }
+  const isFirst = ([{ name, required }]) => required || first.includes(name);
+  const shown = [...inputs].filter(isFirst);
+  const more = [...inputs].filter((entry) => !isFirst(entry));
+  const fields = (entries) => entries.map(([parameter, input]) => field(parameter, input));
+
+  const error = make("p", { className: "error", role: "alert", hidden: true });
+  const cancel = make("button", { type: "button", textContent: "Go back", onclick: leave });
+  const go = make("button", { type: "submit", textContent: verb, className: danger ? "danger" : "primary" });
   const form = make("form", {},
     make("h2", { id: "dialog-title", textContent: title }),
     make("p", { className: "sentence", textContent: sentence }),
-    ...fieldsOf(shown),
-    more.length ? make("details", { className: "more" }, make("summary", { textContent: "More settings" }), ...fieldsOf(more)) : null,
+    ...fields(shown),
+    more.length ? make("details", { className: "more" },
+      make("summary", { textContent: "More settings" }), ...fields(more)) : null,
     error, make("div", { className: "line end" }, cancel, go));
+
+  let underWay = false;
   form.addEventListener("submit", async (submitted) => {
     submitted.preventDefault();
+    if (underWay) return;
+    underWay = true;
     show(error, false);
-    go.disabled = true;
     try {
       const result = await give(command.name, { ...given, ...collected(inputs) });
-      if (byId("dialog").firstElementChild !== form) return;
-      if (result.id && result.steps) byId("dialog").close();
+      if (!form.isConnected) return;
+      if (result.id && result.steps) leave();
       else tell(command.name, result);
     } catch (refusal) {
       write(error, refusal.sentence ?? "The service does not answer. It is not known whether the command has arrived.");
       show(error, true);
     } finally {
-      go.disabled = false;
+      underWay = false;
     }
   });
-  present(form, shown.length ? inputs.get(shown[0]) : DANGEROUS.has(command.name) ? cancel : go);
+  present(form, shown.length ? shown[0][1] : danger ? cancel : go);
 }
 
-/** Let one of `commands` be chosen; `choose(command)`. */
+/** Let one of `commands` be chosen; `chosen(command)`. */
 export function choose(commands, chosen) {
+  const items = commands.map((command) => make("li", {},
+    make("button", { type: "button", textContent: command.name, onclick: () => chosen(command) }),
+    make("span", { textContent: command.doc.split("\n")[0] })));
   present(make("div", {},
     make("h2", { id: "dialog-title", textContent: "More commands" }),
-    make("ul", { className: "choice" }, ...commands.map((command) => make("li", {},
-      make("button", { type: "button", textContent: command.name, onclick: () => chosen(command) }),
-      make("span", { textContent: command.doc.split("\n")[0] })))),
-    make("div", { className: "line end" }, make("button", { type: "button", textContent: "Go back", onclick: () => byId("dialog").close() }))));
+    make("ul", { className: "choice" }, ...items),
+    make("div", { className: "line end" },
+      make("button", { type: "button", textContent: "Go back", onclick: leave }))));
 }
 
 /** Show what a command has answered. */
 function tell(name, result) {
-  const close = make("button", { type: "button", textContent: "Close", onclick: () => byId("dialog").close() });
+  const close = make("button", { type: "button", textContent: "Close", onclick: leave });
   present(make("div", {},
     make("h2", { id: "dialog-title", textContent: name }),
     make("pre", { textContent: JSON.stringify(result, null, 2) }),
     make("div", { className: "line end" }, close)), close);
 }
+
+const leave = () => byId("dialog").close();
 
 function present(content, focus) {
   const dialog = byId("dialog");
@@ -118,7 +136,7 @@ function present(content, focus) {
   focus?.focus();
 }
 
-// -- fields ------------------------------------------------------------------------------------------------------------
+// -- fields ---------------------------------------------------------------------------------------------------------
 
 const SPOKEN = { caller: "a directory of the service’s machine", file: "a path on the service’s machine" };
 
@@ -135,7 +153,8 @@ function inputOf(parameter, value) {
   if (parameter.kind === "flag") return make("input", { type: "checkbox", name: parameter.name });
   if (parameter.choices) {
     const options = parameter.required ? parameter.choices : ["", ...parameter.choices];
-    return make("select", { name: parameter.name }, ...options.map((option) => make("option", { textContent: option })));
+    return make("select", { name: parameter.name },
+      ...options.map((option) => make("option", { textContent: option })));
   }
   const props = { name: parameter.name, required: parameter.required, spellcheck: false, autocomplete: "off" };
   const hint = SPOKEN[parameter.kind] ?? (parameter.default ? `default: ${parameter.default}` : "");

@@ -37,7 +37,7 @@ function act(name, given) {
   }
 }
 
-// -- the key -----------------------------------------------------------------------------------------------------------
+// -- the key --------------------------------------------------------------------------------------------------------
 
 async function open(key, keep) {
   const started = new Session(new Door(key), { changed: redraw, refused: close });

@@ -18,7 +18,7 @@ function button(text, label, action, kind = "") {
   return make("button", { type: "button", textContent: text, ariaLabel: label, className: kind, onclick: action });
 }
 
-// -- the service as a whole --------------------------------------------------------------------------------------------
+// -- the service as a whole -----------------------------------------------------------------------------------------
 
 const SERVICE_BUTTONS = [
   ["restart", "Restart all", ""],
@@ -49,7 +49,7 @@ function drawService({ info, health, workers, may, others }, act) {
     ([command, text, kind]) => button(text, text, () => act(command, command && { selector: "all" }), kind), () => {});
 }
 
-// -- groups and workers ------------------------------------------------------------------------------------------------
+// -- groups and workers ---------------------------------------------------------------------------------------------
 
 /** Make a row of `names.length` cells and one for buttons; on a narrow page each cell says its name. */
 function row(names, classes = {}) {
@@ -114,14 +114,15 @@ function drawWorkers({ workers, may }, act) {
         worker.restarts];
       values.forEach((value, index) => write(line.cells[index], value));
       line.cells[1].dataset.state = worker.state;
-      line.title = `${worker.target} in ${worker.cwd}${worker.listening?.length ? `, listens on ${worker.listening.join(", ")}` : ""}`;
+      const listens = worker.listening?.length ? `, listens on ${worker.listening.join(", ")}` : "";
+      line.title = `${worker.target} in ${worker.cwd}${listens}`;
       const leaves = worker.state === "draining" || worker.state === "stopping";
       keyed(line.cells[values.length], may("restart") && !leaves ? [name] : [], () => "restart",
         () => button("Restart", `Restart ${name}`, () => act("restart", { selector: name })), () => {});
     });
 }
 
-// -- operations --------------------------------------------------------------------------------------------------------
+// -- operations -----------------------------------------------------------------------------------------------------
 
 const STAGES = ["check", "dark", "canary", "roll", "bake"];
 
@@ -190,7 +191,7 @@ function drawOperations({ operations }) {
   });
 }
 
-// -- events ------------------------------------------------------------------------------------------------------------
+// -- events ---------------------------------------------------------------------------------------------------------
 
 /** Put an event on top. */
 export function drawEvent(event) {

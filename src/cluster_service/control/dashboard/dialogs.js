@@ -24,9 +24,9 @@ function whom(state, selector) {
 const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 
 function endOfService({ info, workers }) {
-  const many = count(workers?.workers.length ?? 0, "worker");
+  const many = workers?.workers.length ?? 0;
   const ports = info?.ports?.length ? ` on ${info.ports.join(", ")}` : "";
-  return `${many} end gracefully, and the service ends with them: nobody answers${ports} and at this page any more, `
+  return `${count(many, "worker")} ${many === 1 ? "ends" : "end"} gracefully, and the service ends with them: nobody answers${ports} and at this page any more, `
     + "until it is started again on the machine itself.";
 }
 
@@ -57,7 +57,7 @@ export const hasButton = (name) => name in SAYS;
 
 /**
  * Ask, and give the command when the answer is yes. `command`: its definition; `given`: the arguments that are
- * settled; `filled`: suggestions for others. `give(name, arguments)` is awaited; what it refuses is shown in the dialog.
+ * settled; `filled`: suggestions for others. `give(name, arguments)` is awaited; its refusal is shown in the dialog.
  */
 export function ask(state, command, given, filled, give) {
   const says = command.custom ? undefined : SAYS[command.name];

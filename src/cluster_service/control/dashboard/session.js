@@ -74,7 +74,7 @@ export class Session {
     return this.commands.get(name)?.allowed === true;
   }
 
-  // -- looking ---------------------------------------------------------------------------------------------------------
+  // -- looking -----------------------------------------------------------------------------------------------------
 
   async #watch() {
     while (!this.#ended) {
@@ -148,7 +148,8 @@ export class Session {
   #lost(error) {
     if (!(error instanceof Gone || error instanceof Refusal)) console.error(error);
     this.#lostAt ??= new Date().toISOString();
-    const why = error instanceof Refusal ? error.sentence : `The service does not answer, since ${clock(this.#lostAt)}.`;
+    const silent = `The service does not answer, since ${clock(this.#lostAt)}.`;
+    const why = error instanceof Refusal ? error.sentence : silent;
     this.#banner(`${why} What is shown is how it was; this page goes on by itself as soon as it can.`);
     document.body.classList.add("stale");
   }
@@ -165,7 +166,7 @@ export class Session {
     show(byId("banner"), sentence !== "");
   }
 
-  // -- events ----------------------------------------------------------------------------------------------------------
+  // -- events ------------------------------------------------------------------------------------------------------
 
   async #follow() {
     if (!this.#may("events")) {

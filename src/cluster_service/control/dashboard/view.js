@@ -130,7 +130,8 @@ const STAGES = ["check", "dark", "canary", "roll", "bake"];
 function drawSteps(list, operation) {
   const dropped = operation.steps_dropped ?? 0;
   list.start = dropped + 1;
-  keyed(list, operation.steps.map((step, index) => ({ ...step, index: index + dropped })), (step) => `${step.at} ${step.index}`,
+  const steps = operation.steps.map((step, index) => ({ ...step, key: `${step.at} ${index + dropped}` }));
+  keyed(list, steps, (step) => step.key,
     (step) => make("li", {}, make("time", { dateTime: step.at, textContent: clock(step.at) }), " ", step.text),
     () => {});
 }

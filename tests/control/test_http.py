@@ -151,7 +151,8 @@ def test_where_the_command_may_stand(service: Running, path: str, body: str, tol
         ("GET", "/api/v1/operations/77", None, 404, "not_found"),
         ("GET", "/api/v1/operations/77?seen=many", None, 400, "bad_request"),
         ("GET", "/api/v2/workers", None, 404, "not_found"),
-        ("GET", "/", None, 404, "not_found"),
+        ("GET", "/nosuch", None, 404, "not_found"),
+        ("GET", "/live/", None, 404, "not_found"),
     ],
 )
 def test_refusals_are_the_error_object(

@@ -174,7 +174,9 @@ class Access:
                 raise CommandError("forbidden", "requests from web pages of other origins are refused")
         for site in knock.values("sec-fetch-site"):
             if site not in ("none", "same-origin"):
-                raise CommandError("forbidden", "requests from web pages of other sites are refused")
+                raise CommandError(
+                    "forbidden", "requests from web pages of other sites are refused", "Type the address yourself."
+                )
 
     def _is_ours(self, header: str, knock: Knock) -> bool:
         match = _HOST.match(header)

@@ -29,7 +29,7 @@ from starlette.routing import Route
 from cluster_service.config import values
 from cluster_service.config.table import canonical
 
-from . import arguments, audit, metrics, openapi, roots
+from . import arguments, audit, dashboard, metrics, openapi, roots
 from .access import FAILURE_DELAY, Access, Admission, Knock
 from .caller import CALLER, Caller
 from .errors import CommandError
@@ -78,7 +78,7 @@ def make_app(service: Service, access: Access, closing: asyncio.Event) -> ASGIAp
         Route(f"/api/v1/{name}", routes.reading(name), methods=["GET"])
         for name in ("workers", "health", "info", "operations")
     ]
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/cli", routes.cli, methods=["GET", "POST"] if access.allow_http_get else ["POST"]),
             Route("/api/v1/commands/{name}", routes.command, methods=["POST"]),
@@ -90,9 +90,13 @@ def make_app(service: Service, access: Access, closing: asyncio.Event) -> ASGIAp
             Route("/openapi.json", routes.document, methods=["GET"]),
             Route("/live", routes.live, methods=["GET"]),
             Route("/ready", routes.ready, methods=["GET"]),
+            Route("/", routes.dashboard, methods=["GET"]),
+            Route("/dashboard/{name}", routes.dashboard, methods=["GET"]),
         ],
         exception_handlers={HTTPException: routes.no_route},
     )
+    app.router.redirect_slashes = False  # a path that is not there is answered as such, after Host and Origin
+    return app
 
 
 Handler = Callable[[Sent, Admission], Awaitable[Response]]
@@ -116,6 +120,19 @@ class _Routes:
     async def ready(self, request: Request) -> Response:
         """``GET /ready``: without a key, and without detail."""
         return self._probe(request, self._service.ready)
+
+    async def dashboard(self, request: Request) -> Response:
+        """``GET /`` and the files of the page: without a key, and without data."""
+        sent = Sent(request)
+        name = request.path_params.get("name", "index.html")
+        try:
+            sent.check_limits()
+            self._access.check_origin(sent.knock())
+            if name not in dashboard.FILES:
+                raise _nothing_here()
+        except CommandError as error:
+            return _error(error)
+        return Response(dashboard.read(name), 200, dashboard.HEADERS, dashboard.FILES[name])
 
     async def cli(self, request: Request) -> Response:
         """``POST /cli``: one command line; an operation is waited for."""
@@ -159,10 +176,11 @@ class _Routes:
         return await self._guarded(request, answer)
 
     async def commands(self, request: Request) -> Response:
-        """``GET /api/v1/commands``."""
+        """``GET /api/v1/commands``; ``allowed``: whether the one who asks may give it from here."""
 
-        async def answer(_sent: Sent, _admission: Admission) -> Response:
-            return _reply({"commands": [command.describe() for command in COMMANDS.all()]})
+        async def answer(_sent: Sent, admission: Admission) -> Response:
+            described = [{**one.describe(), "allowed": self._may(one, admission)} for one in COMMANDS.all()]
+            return _reply({"commands": described})
 
         return await self._guarded(request, answer)
 
@@ -241,9 +259,7 @@ class _Routes:
             allowed = (error.headers or {}).get("Allow", "POST")
             message = f"{request.method} will not do here"
             return _error(CommandError("method_not_allowed", message, f"Use {allowed}."), {"Allow": allowed})
-        return _error(
-            CommandError("not_found", "there is nothing at this path", "GET /api/v1/commands lists the commands.")
-        )
+        return _error(_nothing_here())
 
     # -- what they share ---------------------------------------------------------------------------------------------
 
@@ -289,6 +305,13 @@ class _Routes:
             if error.code == "unauthorised":
                 await asyncio.sleep(FAILURE_DELAY)
             raise
+
+    def _may(self, command: Command, admission: Admission) -> bool:
+        try:
+            self._access.check_right(command.name, command.access, admission)
+        except CommandError:
+            return False
+        return True
 
     async def _run(
         self,
@@ -383,6 +406,10 @@ def _operation(operation: Json, succeeds: str) -> Response:
         return _reply(operation)
     reason = operation["reason"] or f"the operation is {operation['state']}"
     return _reply({**CommandError("failed", reason).to_json(), "operation": operation}, 400)
+
+
+def _nothing_here() -> CommandError:
+    return CommandError("not_found", "there is nothing at this path", "GET /api/v1/commands lists the commands.")
 
 
 def _error(error: CommandError, headers: Mapping[str, str] | None = None, status: int | None = None) -> Response:

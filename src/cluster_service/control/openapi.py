@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from cluster_service import __version__
 from cluster_service.config.table import BY_NAME, Setting
 
+from . import dashboard
 from .errors import CODES
 
 if TYPE_CHECKING:
@@ -163,6 +164,7 @@ SCHEMAS: Json = {
         usage=_STRING,
         doc=_STRING,
         access={"enum": ["inproc", "local", "remote", "disabled"]},
+        allowed={"type": "boolean", "description": "Whether the one who asks may give it from here."},
         operation={"type": "boolean"},
         changes={"type": "boolean"},
         parameters=_list(_object("name kind doc required", name=_STRING, kind=_STRING, doc=_STRING)),
@@ -234,12 +236,13 @@ def document(commands: Iterable[Command], *, allow_http_get: bool = False) -> Js
             "description": "Commands to a running service. Each is the same at the command line and the console.",
         },
         "security": [{"bearer": []}, {"header": []}, {"query": []}],
-        "tags": [{"name": "commands"}, {"name": "reading"}, {"name": "probes"}],
+        "tags": [{"name": "commands"}, {"name": "reading"}, {"name": "probes"}, {"name": "dashboard"}],
         "paths": {
             "/cli": _cli(allow_http_get=allow_http_get),
             **{f"/api/v1/commands/{command.name}": {"post": _command(command)} for command in known},
             **_reading(),
             **_probes(),
+            **_dashboard(),
         },
         "components": {
             "schemas": SCHEMAS,
@@ -462,4 +465,21 @@ def _probes() -> Json:
     return {
         "/live": probe("live", "Whether the service is to be left running."),
         "/ready": probe("ready", "Whether it is to be sent traffic."),
+    }
+
+
+def _dashboard() -> Json:
+    def file(identity: str, summary: str, kinds: Iterable[str], *more: int) -> Json:
+        content = {kind.partition(";")[0]: {"schema": _STRING} for kind in kinds}
+        fine = {200: {"description": "The file.", "content": content}}
+        answers = _answers(fine, *more, always=(*_PROBES, 403))
+        shown = {"operationId": identity, "tags": ["dashboard"], "summary": summary, "security": []}
+        return {"get": {**shown, "responses": answers}}
+
+    names = [name for name, kind in dashboard.FILES.items() if kind != dashboard.HTML]
+    part = file("dashboard_file", "A part of that page.", dashboard.FILES.values(), 404)
+    part["get"]["parameters"] = [{"name": "name", "in": "path", "required": True, "schema": {"enum": names}}]
+    return {
+        "/": file("dashboard", "The dashboard: a page for a browser, which asks for the key.", [dashboard.HTML]),
+        "/dashboard/{name}": part,
     }

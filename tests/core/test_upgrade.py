@@ -239,8 +239,9 @@ def test_back_and_further_back() -> None:
         made.request(Rollback())
         ended(made, "done")
         assert targets(made) == [name] * 2
-    with pytest.raises(Rejected, match="no earlier release"):
+    with pytest.raises(Rejected, match="no earlier release") as refused:
         made.request(Rollback())
+    assert refused.value.code == "not_found"
 
 
 def test_a_rollback_to_what_does_not_work_any_more_is_undone() -> None:

@@ -126,5 +126,7 @@ def begin(cluster: Cluster, kind: str, command: str, slots: list[list[Any]], now
 
 
 def with_lines(text: str, lines: list[str]) -> str:
-    """Return *text* and, indented below it, *lines*."""
+    """Return *text* and, indented below it, *lines*; a single one that *text* ends with is not said again."""
+    if len(lines) == 1 and text.endswith(lines[0].strip()):
+        return text
     return "\n".join([text, *(f"    {line}" for line in lines)])

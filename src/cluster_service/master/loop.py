@@ -132,6 +132,7 @@ class Master:
 
             self.doors = Doors(self)
             await self.doors.open()
+            self.reloading.resume()
 
     def _restore(self, notebook: dict[str, Any]) -> None:
         """Open the notebook. In safe mode one that cannot be read is put aside."""
@@ -139,7 +140,7 @@ class Master:
         try:
             self.cluster = Cluster.restore(self.settings.spec, notebook["cluster"])
             self._events = notebook["events"]
-            self.reloading.restore(notebook.get("settings"))
+            self.reloading.restore(notebook)
         except Exception:
             if not self.hello.safe:
                 raise
@@ -201,7 +202,7 @@ class Master:
         if todo:
             self._events += sum(isinstance(action, actions.Publish) for action in todo)
             number = self._events - sum(isinstance(action, actions.Publish) for action in todo)
-            self._note()
+            self.note()
             for action in todo:
                 if isinstance(action, actions.Publish):
                     number += 1
@@ -225,7 +226,8 @@ class Master:
         self._turned.set()
         self._turned = asyncio.Event()
 
-    def _note(self) -> None:
+    def note(self) -> None:
+        """Write the notebook."""
         notebook = {"cluster": self.cluster.snapshot(), "events": self._events, **self.reloading.notebook()}
         self._kernel.send(orders.Note(json.dumps(notebook, separators=(",", ":"))))
 
@@ -378,7 +380,7 @@ class Master:
     def tell(self, name: str, fields: dict[str, Any], line: str | None) -> None:
         """Tell of an event that is not the core's; its number is in the notebook before it is told."""
         self._events += 1
-        self._note()
+        self.note()
         self._publish(self._events, name, fields, line)
         self._wake()
 

@@ -99,6 +99,7 @@ class Master:
             self.log(str(error))
             self._say(orders.Bye(1))
         code = await self._over
+        await self._memory.settle()
         self._bus.close()
         self.reloading.close()
         await self._jobs.close()
@@ -122,6 +123,7 @@ class Master:
             await self._open_ports()
         else:
             self._restore(notebook)
+            self._memory.save(self.cluster)  # the master before us may have died with it in its hands
         early, self._early = self._early or [], None
         for event in (self.hello, *early):
             self.turn(event)
@@ -357,6 +359,7 @@ class Master:
         if self.doors is not None:
             await self.doors.close(0.5 if action.now else 2.0)
         await self.hooks.idle(0.5 if action.now else 2.0)
+        await self._memory.settle()  # before anybody can start a service in our place
         self._say(orders.Bye(action.code))
 
     def _say(self, bye: orders.Bye) -> None:

@@ -107,7 +107,9 @@ def test_bad_code_is_undone_and_the_reason_names_the_cause(kind: str, count: int
     program, why = BAD[kind]
     made = upgraded(count, program)
     old = [process.worker for process in made.serving()]
-    assert why in ended(made, "undone")
+    reason = ended(made, "undone")
+    assert why in reason
+    assert ("\n    in its loop" in reason) == (kind == "hangs")
     assert targets(made) == ["app"] * count
     assert len(made.alive()) == count
     if "bake" not in kind:

@@ -67,6 +67,8 @@ class Worker:
     """Its end, or its failure to become ready, has been counted against its slot."""
     verdict: str = ""
     """Why we gave up on it, in one sentence; empty when it ended by itself."""
+    stacks: list[str] = field(default_factory=list)
+    """What it was doing when it hung, in lines: the last words of one that says nothing."""
     code: int | None = None
     signal: int | None = None
     died_at: float | None = None

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
+import signal
+import subprocess
 import sys
 import tempfile
 from dataclasses import replace
@@ -14,6 +18,8 @@ from cluster_service.config.check import check_release, identity
 from cluster_service.control.errors import CommandError
 from cluster_service.core.spec import Release
 from tests.worker.harness import interpreters
+
+DEADLINE = 20.0
 
 
 def checked(release: Release, timeout: float = 30.0) -> str:
@@ -117,6 +123,27 @@ def test_an_interpreter_that_does_not_answer_is_killed_with_what_it_started(here
     assert told == f"the interpreter {here}/python did not answer in 0.2 s"
 
 
+def test_whoever_asks_is_killed_and_so_is_the_interpreter(here: Path) -> None:
+    os.mkfifo(here / "pids")
+    python = a_python(here, f"sleep 1000 & echo $$ $! > {here}/pids; wait")
+    program = (
+        "import os, sys; from cluster_service.config.check import check_release;"
+        "from cluster_service.core.spec import Release;"
+        "check_release(Release('script', sys.argv[1], cwd='/', python=sys.argv[2]), environ=dict(os.environ))"
+    )
+    with subprocess.Popen([sys.executable, "-c", program, __file__, python]) as asks:
+        pidfds = [os.pidfd_open(int(pid)) for pid in (here / "pids").read_text().split()]
+        try:
+            asks.kill()
+            for pidfd in pidfds:
+                assert select.select([pidfd], [], [], DEADLINE)[0], "the interpreter lives on"
+        finally:
+            for pidfd in pidfds:
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                os.close(pidfd)
+
+
 def test_what_is_gone(here: Path) -> None:
     release = script(here, "")
     assert checked(replace(release, cwd="/nowhere")) == "the directory /nowhere does not exist"
@@ -126,7 +153,8 @@ def test_what_is_gone(here: Path) -> None:
     assert "there is no interpreter" in checked(replace(release, python=f"{here}/dangling"))
     (here / "python").write_text("#!/nowhere/sh\n")
     (here / "python").chmod(0o755)
-    assert "does not start: No such file" in checked(replace(release, python=f"{here}/python"))
+    told = checked(replace(release, python=f"{here}/python"))
+    assert told.endswith("does not start: the interpreter that its first line names does not exist")
 
 
 def test_programs(here: Path) -> None:

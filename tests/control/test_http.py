@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection, HTTPResponse
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlencode
@@ -194,6 +195,17 @@ def test_an_operation_is_accepted_and_followed(held: Running) -> None:
     held.machine.call(held.machine.finish, held.machine.done[0], "failed", "worker web.1 died")
     ended = ask(held, "GET", f"{path}?seen=3&wait=20")
     assert (ended.status, ended.data["state"]) == (200, "failed")
+
+
+def test_without_a_word_of_its_steps_the_end_of_an_operation_is_waited_for(held: Running) -> None:
+    accepted = ask(held, "POST", "/api/v1/commands/restart", '{"selector": "all"}')
+    assert accepted.data["steps"]
+    held.machine.following.clear()
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(ask, held, "GET", f"{accepted.headers['location']}?wait=20")
+        assert held.machine.following.wait(20)
+        held.machine.call(held.machine.finish, held.machine.done[0], "done", None)
+        assert answer.result(20).data["state"] == "done"
 
 
 @pytest.mark.parametrize("state", ["failed", "undone", "cancelled"])

@@ -420,6 +420,7 @@ def test_a_second_start_in_another_directory_is_a_console_that_upgrades(service:
     assert "already running; nothing was started" in done.err
     assert f"upgrade all {here}/v2/v2/worker.py: done (2 of 2)" in done.out
     assert service.machine.told == [{"upgrade": "all", "target": f"{here}/v2/v2/worker.py", "cwd": f"{here}/v2"}]
+    assert cservice("start", "nosuch:app", cwd=here, stdin="version\n").code == 0
     with Screen("start", "./v2/worker.py", cwd=here / "v2") as screen:
         screen.give("upgrade all ./v2/worker.py")
         screen.until_shown("(2 of 2)")

@@ -197,6 +197,43 @@ def test_the_master_may_die_in_the_middle_of_it(after: int) -> None:
     assert sorted(each.spawn.argv[0] for each in made.serving()) == ["jobs", "web2", "web2", "web2"]
 
 
+def test_everybody_may_be_replaced_after_those_who_must() -> None:
+    made = started(DB, WEB)
+    before = {each.worker for each in made.serving()}
+    made.request(Reload(made.spec, everybody=True))
+    ended(made)
+    assert told(made, events.OperationStart)[-1].command == "restart all"
+    new = replace(made.spec, groups=(DB, replace(WEB, release=replace(WEB.release, target="web2"))))
+    made.request(Reload(new, monitor=1.0, everybody=True))
+    ended(made)
+    assert [each.command for each in told(made, events.OperationStart)][-2:] == ["upgrade web web2", "restart db"]
+    assert before.isdisjoint(each.worker for each in made.serving())
+    assert sorted(each.spawn.argv[0] for each in made.serving()) == ["db", "db", "web2", "web2"]
+
+
+def test_nobody_else_is_replaced_where_the_release_is_bad() -> None:
+    made = started(DB, WEB)
+    made.programs["web2"] = BROKEN
+    before = {each.worker for each in made.serving("db")}
+    new = replace(made.spec, groups=(DB, replace(WEB, release=replace(WEB.release, target="web2"))))
+    made.request(Reload(new, monitor=1.0, everybody=True))
+    ended(made, "failed")
+    assert {each.worker for each in made.serving("db")} == before
+
+
+@pytest.mark.parametrize("after", range(0, 40, 3))
+def test_the_master_may_die_before_the_rest_is_replaced(after: int) -> None:
+    made = started(DB, WEB)
+    before = {each.worker for each in made.serving()}
+    new = replace(made.spec, groups=(DB, replace(WEB, release=replace(WEB.release, target="web2"))))
+    made.request(Reload(new, monitor=1.0, everybody=True))
+    made.kill_master(after + 1)
+    made.run(30.0)
+    ended(made)
+    assert before.isdisjoint(each.worker for each in made.serving())
+    assert sorted(each.spawn.argv[0] for each in made.serving()) == ["db", "db", "web2", "web2"]
+
+
 def test_who_waits_for_something_broken_is_told_so() -> None:
     made = world(WEB, replace(DB, restart=policy(auto_restart=False)))
     made.programs["db"] = BROKEN

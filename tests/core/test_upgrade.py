@@ -107,7 +107,9 @@ def test_bad_code_is_undone_and_the_reason_names_the_cause(kind: str, count: int
     program, why = BAD[kind]
     made = upgraded(count, program)
     old = [process.worker for process in made.serving()]
-    assert why in ended(made, "undone")
+    reason = ended(made, "undone")
+    assert why in reason
+    assert ("\n    in its loop" in reason) == (kind == "hangs")
     assert targets(made) == ["app"] * count
     assert len(made.alive()) == count
     if "bake" not in kind:
@@ -239,8 +241,9 @@ def test_back_and_further_back() -> None:
         made.request(Rollback())
         ended(made, "done")
         assert targets(made) == [name] * 2
-    with pytest.raises(Rejected, match="no earlier release"):
+    with pytest.raises(Rejected, match="no earlier release") as refused:
         made.request(Rollback())
+    assert refused.value.code == "not_found"
 
 
 def test_a_rollback_to_what_does_not_work_any_more_is_undone() -> None:

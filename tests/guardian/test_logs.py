@@ -84,6 +84,15 @@ def test_the_tail_is_twenty_lines_of_five_hundred_characters(kernel: RealKernel)
     assert kernel.wrote("[web.1] line 1\n")
 
 
+def test_requests_in_an_access_log_are_no_last_words(kernel: RealKernel) -> None:
+    uvicorn = 'INFO:     127.0.0.1:4 - "GET /a%20b?c=d HTTP/1.1" 200 OK'
+    common = '127.0.0.1 - - [24/Nov/2026 14:00:00] "POST / HTTP/1.0" 500 -'
+    said = 'it said "HTTP/1.1 500" to us'
+    shell(kernel, 1, "".join(f"echo '{line}'\n" for line in (said, *([uvicorn, common] * 20))))
+    assert tail(kernel, 1) == [said]
+    assert kernel.wrote(f"[web.1] {common}\n")
+
+
 def test_grandchildren_may_keep_the_pipe_open(kernel: RealKernel) -> None:
     puppet = Puppet(kernel, 1)
     puppet.do(

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
 import os
 import stat
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from cluster_service.core.cluster import Cluster
+from cluster_service.core.spec import GroupSpec, Release, Spec
+from cluster_service.master.memory import Memory
 from cluster_service.master.state import State
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+DEADLINE = 20.0
 
 
 @pytest.fixture
@@ -32,6 +39,34 @@ def test_what_was_saved_is_loaded(file: Path) -> None:
 
 def test_there_is_nothing_at_first(file: Path) -> None:
     assert State(str(file)).load() is None
+
+
+def test_the_master_does_not_wait_for_the_disk(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits, go_on, syncs = threading.Event(), threading.Event(), []
+    fsync = os.fsync
+
+    def slow(descriptor: int) -> None:
+        syncs.append(descriptor)
+        waits.set()
+        assert go_on.wait(DEADLINE)
+        fsync(descriptor)
+
+    async def remember() -> None:
+        memory = Memory(str(file), pytest.fail)
+        memory.save(cluster)
+        await asyncio.to_thread(waits.wait, DEADLINE)
+        assert len(syncs) == 1
+        for number in range(3):
+            cluster.operation_count = number
+            memory.save(cluster)
+        go_on.set()
+        await memory.settle()
+
+    monkeypatch.setattr(os, "fsync", slow)
+    cluster = Cluster(Spec("default", (GroupSpec("web", 1, Release("command", "/bin/x")),)))
+    asyncio.run(remember())
+    assert json.loads(file.read_text())["operation_count"] == 2
+    assert len(syncs) == 4  # the first and the last, each the file and its directory
 
 
 def test_what_has_not_changed_is_not_written_again(file: Path) -> None:

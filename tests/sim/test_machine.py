@@ -21,6 +21,7 @@ from cluster_service.core.requests import (
     Cancel,
     ExitNow,
     Rejected,
+    Reload,
     Restart,
     Rollback,
     Scale,
@@ -188,6 +189,10 @@ class Machine(RuleBasedStateMachine):
     @rule(name=groups)
     def recycle(self, name: str) -> None:
         self.world.report(Due(name, "it is 4 o'clock"))
+
+    @rule()
+    def replace_everybody(self) -> None:
+        self.ask(Reload(self.world.spec, everybody=True))
 
     # What happens.
 

@@ -203,6 +203,21 @@ def test_sighup_takes_up_the_configuration_and_rolls_everybody(configured: Confi
         assert all(set(again[name]).isdisjoint(after[name]) for name in before)
 
 
+def test_a_master_that_dies_in_the_middle_of_that_leaves_the_rest_to_the_next(configured: Configured) -> None:
+    with configured.service() as service:
+        service.serving(2)
+        before = pids(service)
+        configured.groups["web"]["args"] = ["again"]
+        configured.write()
+        os.kill(service.pid, signal.SIGHUP)
+        service.until_event("operation_step", command="upgrade web " + str(configured.folder / "wait.py"))
+        os.kill(service.json("info")["master_pid"], signal.SIGKILL)
+        (rest,) = service.until_event("operation_start", command="restart jobs")
+        assert service.until_event("operation_end", operation=rest["operation"])[0]["state"] == "done"
+        after = pids(service)
+        assert all(set(after[name]).isdisjoint(before[name]) for name in before)
+
+
 def ask(port: int, key: str) -> int:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
     try:

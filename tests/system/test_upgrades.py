@@ -126,6 +126,7 @@ def test_bad_code_is_undone_under_load(name: str, kind: str, tmp_path: Path) -> 
             done = service.cli(*upgrade(second, kind, *bad.options, monitor="5s"))
             assert done.code == 1, done
             assert bad.why in done.err, done
+            assert "HTTP/1" not in done.err, "a log of requests tells no cause"
             assert where(service) == {("serving", str(first))}
             assert service.serving(2) == before
         end = service.until_event("operation_end", command=f"upgrade all {releases.target(second, kind)[0]}")[0]
@@ -188,6 +189,23 @@ def test_another_interpreter_that_is_none_and_one_without_what_the_code_needs(tm
             assert (done.code, "No module named 'starlette'" in done.err) == (1, True), done
             assert where(service) == {("serving", str(first))}
     assert [result.failed for result in results] == [0, 0], results
+
+
+def test_a_release_that_is_not_there_is_a_failure_and_changes_nothing(tmp_path: Path) -> None:
+    first = releases.write(tmp_path / "v1", "v1", "app")
+    with service_of(first, "app", free_port()) as service:
+        before = service.serving(2)
+        for words, why in (
+            (["nosuch.py"], "no such file: nosuch.py"),
+            (["nosuch:app"], "there is no module 'nosuch'"),
+            (["main:app", "--python", "/nosuch/python"], "there is no interpreter /nosuch/python"),
+            (["main:app", "--cwd", "/nosuch"], "the directory /nosuch does not exist"),
+        ):
+            done = service.cli("upgrade", "all", *words)
+            assert (done.code, why in done.err) == (1, True), done
+        assert "no earlier release" in service.cli("rollback").err
+        assert service.cli("rollback").code == 1
+        assert service.serving(2) == before
 
 
 def test_a_release_that_leaves_a_port_is_refused_unless_that_is_meant(tmp_path: Path) -> None:

@@ -197,9 +197,12 @@ def test_the_guardians_death_is_one_sigterm_and_not_two(tmp_path: Path) -> None:
         got = []
         def handler(number, frame):
             got.append(number)
+            os.write(waker, b"s")
         signal.signal(signal.SIGTERM, handler)
         cluster_service.worker_ready(on_worker_stop=lambda: os.write(waker, b"c"))
-        os.read(wake, 1)  # the channel's end has been seen to
+        seen = b""
+        while set(seen) != set(b"cs"):  # the channel's end has been seen to, and the kernel's signal, which comes later
+            seen += os.read(wake, 1)
         for thread in threading.enumerate():
             if thread is not threading.current_thread():
                 thread.join()

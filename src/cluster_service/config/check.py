@@ -12,22 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 from cluster_service.control.errors import CommandError
 
-from . import targets
+from . import asking, targets
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from cluster_service.core.spec import Release
 
-SECONDS = 20.0
-"""How long an interpreter may take to answer."""
-
 
 def check_release(
     release: Release,
     *,
     environ: Mapping[str, str],
-    timeout: float = SECONDS,
+    timeout: float = asking.SECONDS,
     user: str | None = None,
     user_group: str | None = None,
 ) -> list[str]:
@@ -42,19 +39,19 @@ def check_release(
         if release.kind == "command":
             _check_program(release.target)
             return []
-        return _check_python(release, environ, timeout, **identity(user, user_group))
+        return _check_python(release, environ, timeout, identity(user, user_group))
     except CommandError as error:
         hint = f"\n{error.hint}" if error.hint else ""
         raise CommandError("failed", error.message + hint) from None
 
 
-def _check_python(release: Release, environ: Mapping[str, str], timeout: float, **identity: Any) -> list[str]:
+def _check_python(release: Release, environ: Mapping[str, str], timeout: float, who: Mapping[str, Any]) -> list[str]:
     python, target = release.python, release.target
     if release.kind == "script" and not os.path.isfile(target):
         raise CommandError("failed", f"no such file: {target}")
     if not os.path.isfile(python):
         raise CommandError("failed", f"there is no interpreter {python}")
-    found = targets.asked(python, release.kind, target, cwd=release.cwd, environ=environ, timeout=timeout, **identity)
+    found = asking.asked(python, release.kind, target, cwd=release.cwd, environ=environ, timeout=timeout, identity=who)
     broken = found.get("broken")
     if isinstance(broken, str) and broken:
         raise CommandError("failed", f"{target} does not compile ({python}):\n{broken}")

@@ -10,18 +10,17 @@ import os
 import re
 import shutil
 import sys
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from cluster_service.control.errors import CommandError
 
-from . import values
+from . import asking, values
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 APP = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*\Z")
 _PYTHON_LINE = re.compile(rb"#!.*\bpython[\d.]*\b")
-_PROBE_SECONDS = 20.0
 
 Kind = Literal["script", "app", "command"]
 
@@ -134,80 +133,9 @@ def check_python(python: str, kind: Kind, target: str, *, cwd: str, environ: Map
     """
     if kind == "command" or (kind == "script" and python == sys.executable):
         return
-    found = asked(python, kind, target, cwd=cwd, environ=environ)
+    found = asking.asked(python, kind, target, cwd=cwd, environ=environ)
     if kind == "app":
         judge_app(target, found, python, cwd)
-
-
-def asked(
-    python: str,
-    kind: Kind,
-    target: str,
-    *,
-    cwd: str,
-    environ: Mapping[str, str],
-    timeout: float = _PROBE_SECONDS,
-    **identity: Any,
-) -> Mapping[str, object]:
-    """Return what *python* knows of *target*: see ``probe``.
-
-    *timeout*: seconds; *identity*: as whom it is run, in the words of ``subprocess.Popen``. Raises CommandError
-    bad_request unless it starts, answers and is 3.9 or newer.
-    """
-    import json  # noqa: PLC0415
-
-    probe = os.path.join(os.path.dirname(__file__), "probe.py")
-    module, _, attribute = target.partition(":")
-    arguments = [kind, module, attribute] if kind == "app" else [kind, target]
-    out, err = _output([python, "-B", probe, *arguments], cwd, environ, timeout, **identity)
-    lines = out.splitlines()
-    try:
-        found: dict[str, Any] = json.loads(lines[-1])
-        major, minor = (int(part) for part in found["version"])
-    except (IndexError, KeyError, TypeError, ValueError):
-        said = (err.splitlines() or ["nothing"])[-1]
-        if "future feature annotations" in said:
-            raise CommandError("bad_request", f"{python} is an old Python: workers need 3.9 or newer") from None
-        raise CommandError(
-            "bad_request", f"{python} does not answer as a Python interpreter would: it said {said!r}"
-        ) from None
-    if (major, minor) < (3, 9):
-        raise CommandError("bad_request", f"{python} is Python {major}.{minor}: workers need 3.9 or newer")
-    return found
-
-
-def _output(argv: list[str], cwd: str, environ: Mapping[str, str], timeout: float, **identity: Any) -> tuple[str, str]:
-    """Run an interpreter and return what it wrote. One that takes too long is killed with all that it started."""
-    import contextlib  # noqa: PLC0415
-    import signal  # noqa: PLC0415
-    import subprocess  # noqa: PLC0415 - only here, and slow to import
-
-    try:
-        process = subprocess.Popen(
-            argv,
-            cwd=cwd,
-            env=dict(environ),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-            **identity,
-        )
-    except OSError as error:
-        raise CommandError("bad_request", f"the interpreter {argv[0]} does not start: {error.strerror}") from None
-    try:
-        out, err = process.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
-        raise CommandError("bad_request", f"the interpreter {argv[0]} did not answer in {timeout:g} s") from None
-    finally:
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-        for pipe in (process.stdout, process.stderr):
-            if pipe is not None:
-                pipe.close()
-    return out.decode("utf-8", "replace"), err.decode("utf-8", "replace")
 
 
 def judge_app(target: str, found: Mapping[str, object], python: str, cwd: str) -> None:

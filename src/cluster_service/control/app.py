@@ -17,6 +17,7 @@ import inspect
 import json
 import logging
 import secrets
+import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -196,15 +197,15 @@ class _Routes:
         return endpoint
 
     async def operation(self, request: Request) -> Response:
-        """``GET /api/v1/operations/{id}?seen=N&wait=S``: at once, or when there is more than *seen* steps or it has
-        ended.
+        """``GET /api/v1/operations/{id}?seen=N&wait=S``: when there are more than *seen* steps or it has ended, after
+        *wait* seconds at most. Without *seen* only its end is waited for.
         """
 
         async def answer(sent: Sent, admission: Admission) -> Response:
             if not any(admission.allows(command.name) for command in COMMANDS.all() if command.operation):
                 self._access.check_right("operations", COMMANDS.get("operations").access, admission)
             query = dict(sent.query)
-            seen = values.integer(query.get("seen", 0), 0)
+            seen = values.integer(query["seen"], 0) if "seen" in query else sys.maxsize
             wait = min(LONGEST_WAIT, values.duration(query.get("wait", 0)))
             return _reply(await self._news(request.path_params["id"], seen, wait))
 

@@ -396,13 +396,13 @@ def _reading() -> Json:
             "name": "seen",
             "in": "query",
             "schema": {"type": "integer", "minimum": 0},
-            "description": "How many of its steps, from the first on, are known already.",
+            "description": "How many of its steps, from the first on, are known already. Without it: all of them.",
         },
         {
             "name": "wait",
             "in": "query",
             "schema": {"type": "number", "minimum": 0, "maximum": 60},
-            "description": "Seconds to wait for more steps, or for its end.",
+            "description": "Seconds to wait for more steps than *seen*, or for its end.",
         },
     )
     return {

@@ -127,13 +127,13 @@ def _start(
     session = session.with_options(name=name, run_dir=run_dir)
     if session.url is not None or ("group" in options and rundir.find(name, run_dir) is not None):
         return _add_group(session, options, target, args, program=program, no_wait=no_wait)
+    running = rundir.find(name, run_dir)
+    if running is not None:  # whatever else was asked for: it is of no account
+        return _attach(session, running[1])
     settings = config.settings(options, target=target, args=args, program=program, source="flags", directory=directory)
     for warning in settings.warnings:
         say(f"cservice: warning: {warning}")
     try:
-        running = rundir.find(name, run_dir)
-        if running is not None:
-            raise boot.AlreadyRunning(running[1])
         pid = boot.start(settings, console=beside.attach if beside.wanted(settings) else None)
     except boot.AlreadyRunning as already:
         return _attach(session, already.holder)

@@ -104,14 +104,20 @@ def step(cluster: Cluster, operation: Operation, text: str, now: float) -> None:
 
 
 def refuse_while_rolling(cluster: Cluster, names: set[str]) -> None:
-    """Raise Rejected when workers of one of the groups *names* are being replaced, or started for the first time."""
-    for operation in cluster.running():
-        if operation.groups & names and operation.kind in ROLLING:
-            raise Rejected(
-                "busy",
-                f"operation {operation.id} ({operation.command}) is still running in this group",
-                f"wait for it (operations {operation.id}) or end it (cancel {operation.id})",
-            )
+    """Raise Rejected when ``rolling`` of them."""
+    operation = rolling(cluster, names)
+    if operation is not None:
+        raise Rejected(
+            "busy",
+            f"operation {operation.id} ({operation.command}) is still running in this group",
+            f"wait for it (operations {operation.id}) or end it (cancel {operation.id})",
+        )
+
+
+def rolling(cluster: Cluster, names: set[str]) -> Operation | None:
+    """The operation by which workers of one of the groups *names* are being replaced, or started for the first time."""
+    busy = (each for each in cluster.running() if each.groups & names and each.kind in ROLLING)
+    return next(busy, None)
 
 
 def begin(cluster: Cluster, kind: str, command: str, slots: list[list[Any]], now: float) -> Operation:
@@ -126,5 +132,7 @@ def begin(cluster: Cluster, kind: str, command: str, slots: list[list[Any]], now
 
 
 def with_lines(text: str, lines: list[str]) -> str:
-    """Return *text* and, indented below it, *lines*."""
+    """Return *text* and, indented below it, *lines*; a single one that *text* ends with is not said again."""
+    if len(lines) == 1 and text.endswith(lines[0].strip()):
+        return text
     return "\n".join([text, *(f"    {line}" for line in lines)])

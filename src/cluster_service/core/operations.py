@@ -32,6 +32,8 @@ class Operation:
     """The generation of each group that is promoted when it is done."""
     children: list[str] = field(default_factory=list)
     """reload: the operations that it has begun."""
+    restarts: list[str] = field(default_factory=list)
+    """reload: what is to be restarted (selectors) when these are done."""
     state: str = "running"
     reason: str | None = None
     steps: list[list[Any]] = field(default_factory=list)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from . import judge, wanted
-from .requests import Rejected, Scale, Shutdown, StartGroup
+from .requests import Rejected, Restart, Scale, Shutdown, StartGroup
 
 if TYPE_CHECKING:
     from .cluster import Cluster
@@ -99,7 +99,7 @@ def reload(cluster: Cluster, request: Reload, now: float) -> None:
     changes = plan(cluster, request.spec)
     effects = {(change.group, change.effect) for change in changes}
     rolled = {name for name, effect in effects if effect in ("replace", "start", "stop")}
-    judge.refuse_while_rolling(cluster, rolled)
+    judge.refuse_while_rolling(cluster, rolled | (set(cluster.groups) if request.everybody else set()))
     for name, effect in effects:
         if effect == "replace" and not cluster.groups[name].slots:
             raise Rejected(
@@ -110,6 +110,10 @@ def reload(cluster: Cluster, request: Reload, now: float) -> None:
         judge.step(cluster, parent, f"{change.group or 'service'}: {change.text}", now)
     for note in request.notes:
         judge.step(cluster, parent, note, now)
+    if request.everybody:
+        fresh = {name for name, effect in effects if effect in ("replace", "start")}
+        stay = [name for name, group in cluster.groups.items() if group.slots and (name, "stop") not in effects]
+        parent.restarts = [name for name in stay if name not in fresh] if fresh else ["all"]
     specs = {group.name: group for group in request.spec.groups}
     cluster.spec = request.spec
     for name, effect in sorted(effects):
@@ -142,12 +146,27 @@ def reload(cluster: Cluster, request: Reload, now: float) -> None:
 
 
 def watch(cluster: Cluster, parent: Operation, now: float) -> None:
-    """End *parent* when all of its children have ended."""
+    """End *parent* when all of its children have ended, and those restarts too that come after them."""
     children = [each for each in cluster.operations if each.id in parent.children]
     parent.slots = [slot for each in children for slot in each.slots]
     parent.replaced = sum(each.replaced for each in children)
     if any(each.running for each in children):
         return
     bad = [each for each in children if each.state != "done"]
+    if parent.restarts and not bad and not cluster.ending:
+        _restart(cluster, parent, now)
+        return
     reason = "\n".join(f"{each.command}: {each.state}: {each.reason}" for each in bad) or None
     judge.finish(cluster, parent, "failed" if bad else "done", reason, now)
+
+
+def _restart(cluster: Cluster, parent: Operation, now: float) -> None:
+    """Begin the restarts that are left, as soon as nobody else replaces workers."""
+    if judge.rolling(cluster, set(cluster.groups)):
+        return
+    subject, left, parent.restarts = cluster.subject, parent.restarts, []
+    for selector in left:
+        if selector == "all" or (selector in cluster.groups and cluster.groups[selector].slots):
+            wanted.restart(cluster, Restart(selector), now)
+            parent.children.append(cluster.subject)
+    cluster.subject = subject

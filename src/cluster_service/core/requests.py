@@ -96,13 +96,15 @@ class Cancel:
 @dataclass(frozen=True)
 class Reload:
     """Take up *spec* in place of the one that was configured. *monitor*, *timeout*: as of an upgrade; None: each
-    group's own. *notes*: what else changes, told as steps.
+    group's own. *notes*: what else changes, told as steps. *everybody*: replace every worker, after that also those
+    that would not need it.
     """
 
     spec: Spec
     monitor: float | None = None
     timeout: float | None = None
     notes: tuple[str, ...] = ()
+    everybody: bool = False
 
 
 @dataclass(frozen=True)

@@ -205,8 +205,8 @@ def _canary(cluster: Cluster, group: Group, rollout: Rollout, operation: Operati
     if rollout.due is None:
         rollout.due = now + rollout.monitor
         beside = "in place of" if group.spec.singleton else "beside"
-        text = f"canary: {worker.name} (pid {worker.pid}) serves {beside} the old release; watching it"
-        judge.step(cluster, operation, f"{text} for {seconds(rollout.monitor)}", now)
+        text = f"canary: {worker.name} (pid {worker.pid}) serves {beside} the old release"
+        judge.step(cluster, operation, _watched(text, "it", rollout), now)
     if not _is_due(cluster, group, rollout, [worker], now):
         return
     missing = watch.missing_ports(cluster, group, rollout, worker)
@@ -227,8 +227,8 @@ def _roll(cluster: Cluster, group: Group, rollout: Rollout, operation: Operation
     if {slot.number for slot in slots} <= serving:
         rollout.move("all serve")
         rollout.due = now + rollout.monitor
-        text = "bake: all serve; watching them" if len(slots) > 1 else "bake: it serves alone; watching it"
-        judge.step(cluster, operation, f"{text} for {seconds(rollout.monitor)}", now)
+        text, whom = ("bake: all serve", "them") if len(slots) > 1 else ("bake: it serves alone", "it")
+        judge.step(cluster, operation, _watched(text, whom, rollout), now)
 
 
 def _bake(cluster: Cluster, group: Group, rollout: Rollout, operation: Operation, now: float) -> None:
@@ -274,6 +274,10 @@ _STEER: dict[str, Callable[[Cluster, Group, Rollout, Operation, float], None]] =
     "bake": _bake,
     "undo": _undo,
 }
+
+
+def _watched(text: str, whom: str, rollout: Rollout) -> str:
+    return f"{text}; watching {whom} for {seconds(rollout.monitor)}" if rollout.monitor else text
 
 
 def _want_new(slots: list[Slot], rollout: Rollout, operation: Operation) -> None:

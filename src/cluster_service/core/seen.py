@@ -269,7 +269,7 @@ def bury(cluster: Cluster, worker: Worker, lines: list[str], now: float) -> None
     )
     if not worker.failed or group is None:
         return
-    rollouts.buried(group, worker, judge.with_lines(detail, lines))
+    rollouts.buried(group, worker, judge.with_lines(detail, worker.stacks or lines))
     slot = group.slots.get(worker.slot)
     if slot is not None and slot.generation >= worker.generation:
         slot.last_exit = {

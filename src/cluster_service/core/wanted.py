@@ -82,7 +82,7 @@ def rollback(cluster: Cluster, request: Rollback, now: float) -> None:
     judge.refuse_while_rolling(cluster, {group.name})
     if not group.past:
         raise Rejected(
-            "bad_request", f"there is no earlier release of group {group.name!r}", "upgrade TARGET moves to any other"
+            "not_found", f"there is no earlier release of group {group.name!r}", "upgrade TARGET moves to any other"
         )
     roll(cluster, group, list(group.slots), group.past[-1], "rollback", request.selector, now)
     assert group.rollout is not None  # noqa: S101 - begun above

@@ -115,6 +115,10 @@ def _count(cluster: Cluster, worker: Worker, pulse: Pulse) -> None:
         counts[1] += more[1]
 
 
+STACKS = 40
+"""Lines of the stacks that an operation's reason holds."""
+
+
 def hung(cluster: Cluster, worker: Worker, why: str, now: float) -> None:
     """*worker* does not do its work any more: have its stacks written, and another in its place."""
     group = cluster.groups[worker.group]
@@ -143,6 +147,9 @@ def examined(cluster: Cluster, report: Examined, now: float) -> None:
 
 def dumped(cluster: Cluster, report: Dumped, _now: float) -> None:
     """The stacks of a worker that hangs were written."""
+    for worker in cluster.workers.values():
+        if worker.pid == report.pid and worker.state != "gone":
+            worker.stacks = list(report.stacks[:STACKS])
     cluster.publish(events.WorkerHung(report.group, report.slot, report.pid, report.why, report.stacks))
 
 

@@ -7,6 +7,7 @@ asks ``can`` before it moves a worker.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 TRANSITIONS: dict[str, dict[str, str]] = {
@@ -66,6 +67,8 @@ class Worker:
     """Its end, or its failure to become ready, has been counted against its slot."""
     verdict: str = ""
     """Why we gave up on it, in one sentence; empty when it ended by itself."""
+    stacks: list[str] = field(default_factory=list)
+    """What it was doing when it hung, in lines: the last words of one that says nothing."""
     code: int | None = None
     signal: int | None = None
     died_at: float | None = None
@@ -173,6 +176,10 @@ def signal_name(number: int) -> str:
     return SIGNALS.get(number, f"signal {number}")
 
 
+_WELL = re.compile(r"\W*(INFO|DEBUG)\b")
+"""Lines that tell of nothing that has gone wrong."""
+
+
 def cause(worker: Worker, lines: list[str], now: float) -> str:
     """Return in one sentence why *worker* is gone. *lines*: the last that it wrote."""
     when = "before it was ready" if worker.ready_at is None else f"after serving for {seconds(now - worker.ready_at)}"
@@ -184,7 +191,7 @@ def cause(worker: Worker, lines: list[str], now: float) -> str:
         how = f"exited with code {worker.code} {when}"
     else:
         how = f"disappeared {when}"
-    said = [line.strip() for line in lines if line.strip()]
+    said = [line.strip() for line in lines if line.strip() and not _WELL.match(line)]
     why = worker.bind_error or (said[-1] if said and not worker.stop_reason else "")
     return f"{how}: {why}" if why else how
 

@@ -33,6 +33,7 @@ import signal
 import socket
 import time
 from collections import deque
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from .sink import CHUNK, Sink
@@ -48,6 +49,8 @@ PAUSE_AT = 256 * 1024
 DRAIN_LIMIT = 4 * 1024 * 1024
 """Bytes that wait beyond which not even the last words of a dead worker are read; they stay in its pipe."""
 FLUSH_SECONDS = 5.0
+_REQUEST = re.compile(rb'"[A-Z]+ [^"]* HTTP/[0-9.]+"')
+"""A request in an access log, of any server's: no last word of a worker's, and there would be nothing but these."""
 _DIGITS = re.compile(rb"0x[0-9a-f]+|\d+")
 _COLOURS = (36, 32, 33, 35, 34, 96)
 GATHER_SECONDS = 0.01
@@ -228,7 +231,9 @@ class Writer:
     def _lines(self, source: Source, stream: str, lines: list[bytes]) -> None:
         if not lines:
             return
-        source.tail.extend(line[: 4 * TAIL_CHARACTERS] for line in lines[-TAIL_LINES:])
+        telling = (line for line in reversed(lines) if not (b" HTTP/" in line and _REQUEST.search(line)))
+        latest = list(islice(telling, TAIL_LINES))
+        source.tail.extend(line[: 4 * TAIL_CHARACTERS] for line in reversed(latest))
         prefix = self._prefix(source.label, self._sink(stream))
         if source.held is None:
             self._sink(stream).put(prefix + (b"\n" + prefix).join(lines) + b"\n")

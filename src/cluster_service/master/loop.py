@@ -99,6 +99,7 @@ class Master:
             self.log(str(error))
             self._say(orders.Bye(1))
         code = await self._over
+        await self._memory.settle()
         self._bus.close()
         self.reloading.close()
         await self._jobs.close()
@@ -122,6 +123,7 @@ class Master:
             await self._open_ports()
         else:
             self._restore(notebook)
+            self._memory.save(self.cluster)  # the master before us may have died with it in its hands
         early, self._early = self._early or [], None
         for event in (self.hello, *early):
             self.turn(event)
@@ -132,6 +134,7 @@ class Master:
 
             self.doors = Doors(self)
             await self.doors.open()
+            self.reloading.resume()
 
     def _restore(self, notebook: dict[str, Any]) -> None:
         """Open the notebook. In safe mode one that cannot be read is put aside."""
@@ -139,7 +142,7 @@ class Master:
         try:
             self.cluster = Cluster.restore(self.settings.spec, notebook["cluster"])
             self._events = notebook["events"]
-            self.reloading.restore(notebook.get("settings"))
+            self.reloading.restore(notebook)
         except Exception:
             if not self.hello.safe:
                 raise
@@ -201,7 +204,7 @@ class Master:
         if todo:
             self._events += sum(isinstance(action, actions.Publish) for action in todo)
             number = self._events - sum(isinstance(action, actions.Publish) for action in todo)
-            self._note()
+            self.note()
             for action in todo:
                 if isinstance(action, actions.Publish):
                     number += 1
@@ -225,7 +228,8 @@ class Master:
         self._turned.set()
         self._turned = asyncio.Event()
 
-    def _note(self) -> None:
+    def note(self) -> None:
+        """Write the notebook."""
         notebook = {"cluster": self.cluster.snapshot(), "events": self._events, **self.reloading.notebook()}
         self._kernel.send(orders.Note(json.dumps(notebook, separators=(",", ":"))))
 
@@ -355,6 +359,7 @@ class Master:
         if self.doors is not None:
             await self.doors.close(0.5 if action.now else 2.0)
         await self.hooks.idle(0.5 if action.now else 2.0)
+        await self._memory.settle()  # before anybody can start a service in our place
         self._say(orders.Bye(action.code))
 
     def _say(self, bye: orders.Bye) -> None:
@@ -378,7 +383,7 @@ class Master:
     def tell(self, name: str, fields: dict[str, Any], line: str | None) -> None:
         """Tell of an event that is not the core's; its number is in the notebook before it is told."""
         self._events += 1
-        self._note()
+        self.note()
         self._publish(self._events, name, fields, line)
         self._wake()
 

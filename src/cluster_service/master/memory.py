@@ -1,7 +1,12 @@
-"""The state file: what the service remembers (``core.memory``), kept where the next service of its kind finds it."""
+"""The state file: what the service remembers (``core.memory``), kept where the next service of its kind finds it.
+
+A disk may take its time, so a thread writes, and the master goes on meanwhile. What is to be kept changes while it
+writes? Then the last of it is written next.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from typing import TYPE_CHECKING
@@ -17,12 +22,19 @@ if TYPE_CHECKING:
     from .state import State
 
 
+PATIENCE = 5.0
+"""Seconds that a service which ends waits for its disk."""
+
+
 class Memory:
     """What is remembered in the file *path*; None: nothing. *log* takes sentences."""
 
     def __init__(self, path: str | None, log: Callable[[str], None]) -> None:
         self._log = log
         self._state: State | None = None
+        self._text: str | None = None
+        """What is to be written next."""
+        self._writing: asyncio.Task[None] | None = None
         if path is not None:
             from .state import State  # noqa: PLC0415 - only where something is to be remembered
 
@@ -40,9 +52,22 @@ class Memory:
             self._state.put_aside(f"it is not what a service of this version writes ({error!r})")
 
     def save(self, cluster: Cluster) -> None:
-        """Keep what is to be remembered now."""
-        if self._state is not None:
-            self._state.save(memory.remember(cluster, time.time() - time.monotonic()))
+        """Have kept what is to be remembered now."""
+        if self._state is None:
+            return
+        self._text = self._state.text(memory.remember(cluster, time.time() - time.monotonic()))
+        if self._writing is None or self._writing.done():
+            self._writing = asyncio.get_running_loop().create_task(self._write(self._state))
+
+    async def _write(self, state: State) -> None:
+        while self._text is not None:
+            text, self._text = self._text, None
+            await asyncio.to_thread(state.write, text)
+
+    async def settle(self) -> None:
+        """Return when everything is kept, or the disk takes too long."""
+        if self._writing is not None:
+            await asyncio.wait({self._writing}, timeout=PATIENCE)
 
 
 def missing(release: Release) -> str:

@@ -49,6 +49,8 @@ class Reloading:
         self._master = master
         self._taken: Json | None = None
         """What stands in the notebook; None: what the service was started with is in effect."""
+        self._signalled = False
+        """SIGHUP has come, and what it asks for has not begun."""
         self._lock = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
 
@@ -64,11 +66,17 @@ class Reloading:
             "changes": [asdict(change) for change in changes],
         }
 
-    async def take_up(self, monitor: float | None, timeout: float | None) -> list[core.Change]:  # noqa: ASYNC109
-        """Begin the operation, and return what changes by it. Raises CommandError; then nothing was changed."""
+    async def take_up(
+        self,
+        monitor: float | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - the workers'
+        *,
+        everybody: bool = False,
+    ) -> None:
+        """Begin the operation. *everybody*: every worker is replaced. Raises CommandError; then nothing was changed."""
         async with self._lock:
             new = await self._read()
-            return self._take_up(new, monitor, timeout)
+            self._take_up(new, requests.Reload(new.spec, monitor, timeout, everybody=everybody))
 
     async def configuration(self, action: str) -> Json:
         """Return what is in effect, or whether the files could be taken up. Raises CommandError."""
@@ -107,15 +115,16 @@ class Reloading:
             kept |= {"tls_cert": old.tls_cert, "tls_key": old.tls_key}
         return replace(new, spec=spec, shown=_shown(old.shown, new.shown), **kept), found
 
-    def _take_up(self, new: Settings, monitor: float | None, timeout: float | None) -> list[core.Change]:
+    def _take_up(self, new: Settings, request: requests.Reload) -> None:
         master = self._master
         merged, changes = self._compare(new)
         notes = tuple(f"service: {each.text}" for each in _of_the_service(master.settings, new))
         before = master.settings, self._taken
         master.settings = merged  # before the turn: it writes the notebook
         self._taken = kept(merged)
+        self._signalled = self._signalled and not request.everybody
         try:
-            master.turn(requests.Reload(merged.spec, monitor, timeout, notes))
+            master.turn(replace(request, spec=merged.spec, notes=notes))
         except requests.Rejected as refusal:
             master.settings, self._taken = before
             raise CommandError(refusal.code, refusal.message, refusal.hint) from None
@@ -127,7 +136,6 @@ class Reloading:
         for note in notes:
             master.log(f"reload: {note}")
         master.tell("config_reload", {"operation": operation, "changes": told}, line)
-        return changes
 
     # -- SIGHUP --------------------------------------------------------------------------------------------------------
 
@@ -136,36 +144,21 @@ class Reloading:
         if self._master.settings.origin is None:
             return False
         if self._task is None or self._task.done():
-            self._task = asyncio.get_running_loop().create_task(self._roll())
+            self._signalled = True
+            self._master.note()  # whoever follows begins it anew, until it stands there what was begun
+            self._task = asyncio.get_running_loop().create_task(self._on_signal())
         else:
             self._master.log("SIGHUP: the one before is still being carried out")
         return True
 
-    async def _roll(self) -> None:
-        master = self._master
+    async def _on_signal(self) -> None:
         try:
-            changes = await self.take_up(None, None)
-            reload = master.cluster.last_operation.id
-            await self._end(reload)
-            if master.cluster.operation(reload).state != "done":
-                return
-            fresh = {each.group for each in changes if each.effect in ("replace", "start")}
-            if not fresh:
-                master.turn(requests.Restart("all"))
-                return
-            for name in [name for name, group in master.cluster.groups.items() if group.slots and name not in fresh]:
-                master.turn(requests.Restart(name))
+            await self.take_up(everybody=True)
         except CommandError as error:
             hint = f"\n{error.hint}" if error.hint else ""
-            master.log(f"SIGHUP: nothing was changed: {error.message}{hint}")
-        except requests.Rejected as refusal:
-            master.log(f"SIGHUP: {refusal.message}")
-        except LookupError:
-            return  # the operation is forgotten: much has happened since
-
-    async def _end(self, operation: str) -> None:
-        while self._master.cluster.operation(operation).running:
-            await self._master.next_turn(60.0)
+            self._master.log(f"SIGHUP: nothing was changed: {error.message}{hint}")
+        self._signalled = False
+        self._master.note()
 
     def close(self) -> None:
         """Leave what is under way to the successor."""
@@ -176,11 +169,21 @@ class Reloading:
 
     def notebook(self) -> Json:
         """What is to stand in the notebook: nothing secret."""
-        return {} if self._taken is None else {"settings": self._taken}
+        taken = {} if self._taken is None else {"settings": self._taken}
+        return {**taken, "signalled": True} if self._signalled else taken
 
-    def restore(self, taken: Mapping[str, Any] | None) -> None:
+    def resume(self) -> None:
+        """Begin what an earlier master was asked for by SIGHUP, and has not begun; unless it may have died of that."""
+        if self._signalled and not self._master.hello.safe:
+            self.on_signal()
+        else:
+            self._signalled = False
+
+    def restore(self, notebook: Mapping[str, Any]) -> None:
         """Take up what an earlier master has."""
         master = self._master
+        self._signalled = bool(notebook.get("signalled"))
+        taken = notebook.get("settings")
         if taken is None:
             return
         self._taken = dict(taken)

@@ -145,13 +145,16 @@ class RunningService:
             group = wanted.group_of(cluster, selector)
         except requests.Rejected as refusal:
             raise CommandError(refusal.code, refusal.message, refusal.hint) from None
-        release = release_of(
-            target,
-            options,
-            directory=str(options.get("cwd") or group.release.cwd),
-            current=group.release,
-            group=group.spec,
-        )
+        try:
+            release = release_of(
+                target,
+                options,
+                directory=str(options.get("cwd") or group.release.cwd),
+                current=group.release,
+                group=group.spec,
+            )
+        except CommandError as error:  # it was asked for rightly; there is no such release
+            raise CommandError("failed", error.message, error.hint) from None
         monitor, health_check = options.get("monitor"), options.get("health_check")
         return self._request(
             requests.Upgrade(

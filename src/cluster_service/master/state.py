@@ -58,8 +58,15 @@ class State:
         return data
 
     def save(self, data: dict[str, Any]) -> None:
-        """Write *data*, unless it is what the file holds. Blocking: it waits for the disk. Raises nothing."""
-        text = json.dumps(data, indent=1) + "\n"
+        """Keep *data*. Blocking: it waits for the disk. Raises nothing."""
+        self.write(self.text(data))
+
+    def text(self, data: dict[str, Any]) -> str:
+        """Return *data* as it stands in the file."""
+        return json.dumps(data, indent=1) + "\n"
+
+    def write(self, text: str) -> None:
+        """Write *text*, unless it is what the file holds. Blocking: it waits for the disk. Raises nothing."""
         if text == self._written:
             return
         try:

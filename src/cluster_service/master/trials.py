@@ -14,6 +14,7 @@ import sys
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
+from cluster_service.config import asking
 from cluster_service.config.check import identity
 from cluster_service.config.targets import is_python
 from cluster_service.control.errors import CommandError
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from cluster_service.core.spec import Release
-
-JOB = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "worker", "job.py")
 
 HTTP_TIMEOUT = 10.0
 """Seconds that a health check may take, where nothing else was said."""
@@ -37,9 +36,6 @@ MOST = 1 << 20
 
 BODY = 500
 """Bytes of a bad answer that are looked at."""
-
-CANNOT_RUN = 126
-"""The exit code of ``job.py`` for a program that cannot be executed."""
 
 
 async def run_script(
@@ -94,10 +90,9 @@ async def run_command(
         become = identity(user, group)
     except CommandError as error:
         return error.message
-    who = [str(become["user"]), str(become["group"]), _listed(become["extra_groups"])] if become else ["-"] * 3
     output = _Output(on_line)
     late = False
-    job = _Job([*who, *argv], cwd, dict(env))
+    job = _Job(asking.job(argv, become), cwd, dict(env))
     try:
         await job.start(output)
         try:
@@ -126,10 +121,6 @@ def _check(script: str, cwd: str) -> bool:
     return False
 
 
-def _listed(groups: list[int]) -> str:
-    return ",".join(str(group) for group in groups) or "-"
-
-
 def _environment(env: Mapping[str, str], release: Release, *, by_python: bool) -> dict[str, str]:
     """For Python: lines come when they are written, and the release's code can be imported as its workers do."""
     if not by_python or release.kind == "command":
@@ -142,7 +133,7 @@ def _environment(env: Mapping[str, str], release: Release, *, by_python: bool) -
 def _why(what: str, code: int, output: _Output) -> str:
     if code == 0:
         return ""
-    if code == CANNOT_RUN and " cannot be run: " in output.last:
+    if code == asking.CANNOT_RUN and " cannot be run: " in output.last:
         return f"{what.rpartition(' ')[0]} {output.last}"
     how = f"failed with exit code {code}" if code > 0 else f"was ended by signal {-code} ({_signal_name(-code)})"
     return f"{what} {how}" + (f": {output.last}" if output.last else "")
@@ -159,8 +150,8 @@ def _signal_name(number: int) -> str:
 class _Job:
     """``job.py`` with a program, from its start until nothing of it is left."""
 
-    def __init__(self, arguments: list[str], cwd: str, env: dict[str, str]) -> None:
-        self._arguments = arguments
+    def __init__(self, argv: list[str], cwd: str, env: dict[str, str]) -> None:
+        self._argv = argv
         self._cwd = cwd
         self._env = env
         self._process: asyncio.subprocess.Process | None = None
@@ -178,7 +169,7 @@ class _Job:
                 lambda: _Reader(output, self._output_ended), os.fdopen(read, "rb", buffering=0)
             )
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-I", "-S", JOB, *self._arguments),
+                *self._argv,
                 cwd=self._cwd,
                 env=self._env,
                 stdin=held,

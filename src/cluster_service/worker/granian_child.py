@@ -18,14 +18,13 @@ from _thread import allocate_lock, get_ident
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Tuple
 
 from .drains.outside import Outside, is_listening
-from .endless import ending_wsgi
 from .interface import interface_of
 from .loading import load_app
 from .pools import Pool
 from .pulse import PACE, Beating, Pulse, counting_asgi, counting_wsgi
 from .run import hide_our_frames
 from .runtime import Runtime, current, install
-from .streams import Streams
+from .streams import Streams, ending_wsgi
 from .threads import run_beside
 
 if TYPE_CHECKING:

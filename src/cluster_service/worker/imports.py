@@ -10,11 +10,13 @@ import importlib
 import sys
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Sequence
 
-from .runtime import Runtime, complain
+from .say import complain
 
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
     from types import ModuleType
+
+    from .runtime import Runtime
 
 HOOKS = {
     # module: where the function install(module, runtime) is that looks after it

@@ -14,7 +14,7 @@ from cluster_service.wire import addresses
 from cluster_service.wire.channel import CHECK_ADDRESS
 
 from .run import CANNOT_SERVE, refuse
-from .runtime import complain
+from .say import complain
 
 if TYPE_CHECKING:
     from .runtime import Runtime

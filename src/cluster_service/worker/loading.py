@@ -15,7 +15,7 @@ from typing import Any, Dict, List, NoReturn, Tuple
 
 from .interface import makes_an_app
 from .run import CANNOT_SERVE, hide_our_frames, refuse
-from .runtime import complain
+from .say import complain
 
 
 def load_app(target: str) -> Any:

@@ -16,50 +16,29 @@ from __future__ import annotations
 import atexit
 import functools
 import os
-import select
 import signal
 import sys
 import threading  # here, in the main thread: a thread that imported it first would be taken for the main one
-import time
 from _thread import allocate_lock, get_ident
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, NamedTuple, Optional, Set
+from typing import TYPE_CHECKING, Any, Dict, List, Optional
 
 from cluster_service.wire.channel import BUS
 
 from .bus import Bus
 from .callback import StopCallback
 from .channel import Channel
+from .family import has_died, on_fork
 from .leaving import end_in_time
+from .say import complain
+from .serving import guarded
+from .stop import DEFAULT_TIMEOUT, Stop
 from .threads import run_beside
 
 if TYPE_CHECKING:
     from types import FrameType
 
     from .pulse import Pulse
-
-DEFAULT_TIMEOUT = 60.0
-"""Seconds to stop in when nobody has announced how long it may take."""
-
-
-class Stop(NamedTuple):
-    """What is known of the stop under way."""
-
-    deadline: float
-    """When the worker should have ended by itself (``time.monotonic()``)."""
-    reason: str
-
-
-class Serving:
-    """A server at work, as a drain knows it. The drains make their own kinds."""
-
-    runs_callback = False
-    """Whether it runs ``on_worker_stop`` itself as it ends."""
-
-    def begin(self) -> None:
-        """Stop accepting. Called from a signal handler: must not block."""
-
-    def drain(self, deadline: float) -> None:
-        """Wait until the requests held are answered, to *deadline* (``time.monotonic()``) at most."""
+    from .serving import Serving
 
 
 class Runtime:
@@ -73,9 +52,7 @@ class Runtime:
         self.pid = os.getpid()
         """The worker's process; a fork of it has another."""
         self.callback = StopCallback()
-        self._stop: Dict[
-            str, Stop
-        ] = {}  # at most one; a dictionary, because its setdefault is atomic and needs no lock
+        self._stop = Stop()
         self._told: Optional[bool] = None
         self._main = get_ident()
         self._parent = os.getppid()
@@ -87,7 +64,6 @@ class Runtime:
         self._exiting = False
         self._left = allocate_lock()
         self._left.acquire()
-        self._masks: Dict[int, Set[int]] = {}  # of the threads that fork at this moment
         self._handled = allocate_lock()
         self._handled.acquire()
         self._channel: Optional[Channel] = None
@@ -99,11 +75,7 @@ class Runtime:
         """Listen to the channel and to SIGTERM."""
         signal.signal(signal.SIGTERM, self._on_sigterm)
         atexit.register(self._at_exit)
-        os.register_at_fork(
-            before=self._before_fork,
-            after_in_parent=self._after_fork_in_parent,
-            after_in_child=self._after_fork_in_child,
-        )
+        on_fork(self._be_fork)
         if self._channel is not None:
             self._channel.start()
 
@@ -153,7 +125,7 @@ class Runtime:
     @property
     def stopping(self) -> bool:
         """Whether the worker has been asked to stop."""
-        return bool(self._stop)
+        return self._stop.begun
 
     @property
     def draining(self) -> bool:
@@ -163,21 +135,19 @@ class Runtime:
     @property
     def deadline(self) -> float:
         """When the worker should have ended by itself (``time.monotonic()``); infinite as long as it need not stop."""
-        return self._stop["first"].deadline if self._stop else float("inf")
+        return self._stop.deadline
 
     def remaining(self) -> float:
         """Seconds left to stop in; the default when no stop was announced."""
-        return max(0.0, self.deadline - time.monotonic()) if self.stopping else DEFAULT_TIMEOUT
+        return self._stop.remaining()
 
-    def begin(self, timeout: Optional[float] = None, reason: str = "") -> None:
+    def begin(self, timeout: Optional[float] = None) -> None:
         """Take note that the worker has to stop, within *timeout* seconds if that was told. The first word counts."""
         if timeout is None:
             if self._channel is not None and not self.stopping:
                 self._channel.catch_up()  # the announcement is on its way whenever the service has sent the signal
             timeout = DEFAULT_TIMEOUT
-        # A part of the time is kept for the program's own way out: its finally blocks, its cleanup.
-        deadline = time.monotonic() + max(timeout - 2.0, timeout * 0.8)
-        self._stop.setdefault("first", Stop(deadline, reason))
+        self._stop.begin(timeout)
 
     def await_exit(self) -> None:
         """End the calling thread, which has nothing left to do, when the worker is drained."""
@@ -201,9 +171,7 @@ class Runtime:
     def _on_message(self, message: Dict[str, Any]) -> None:
         if message["type"] == "stop":
             timeout = message.get("timeout")
-            self.begin(
-                float(timeout) if isinstance(timeout, (int, float)) else DEFAULT_TIMEOUT, str(message.get("reason", ""))
-            )
+            self.begin(float(timeout) if isinstance(timeout, (int, float)) else DEFAULT_TIMEOUT)
             self._stop_beside()
             if self.handles_sigterm():
                 run_beside(self._insist, self._handled)
@@ -228,28 +196,13 @@ class Runtime:
         run_beside(self._service_is_gone)
 
     def _service_is_gone(self) -> None:
-        self.begin(reason="the service is gone")
+        self.begin()
         self._stop_beside()
         # The kernel sends SIGTERM when the guardian dies. A second one means "at once" to some programs, so it is sent
         # from here only where the first cannot have come. (Our own handler takes any number.)
-        if self.handles_sigterm() or not self._parent_died():
+        if self.handles_sigterm() or not has_died(self._parent):
             os.kill(os.getpid(), signal.SIGTERM)
         self._insist(self._handled)
-
-    def _parent_died(self) -> bool:
-        """Whether the parent's death, which the kernel signals, is what has ended the channel: within a second."""
-        if os.getppid() != self._parent:
-            return True
-        try:
-            fd = os.pidfd_open(self._parent)
-        except (AttributeError, OSError):
-            return os.getppid() != self._parent
-        try:
-            poll = select.poll()
-            poll.register(fd, select.POLLIN)
-            return bool(poll.poll(1000))
-        finally:
-            os.close(fd)
 
     def _stop_beside(self) -> None:
         """Run ``on_worker_stop`` beside a program that handles SIGTERM in its own way (not where a drain will)."""
@@ -295,7 +248,7 @@ class Runtime:
 
                 self._serving.append(Rest())
             for serving in list(self._serving):
-                _guarded(serving, serving.begin)
+                guarded(serving, serving.begin)
             run_beside(self._drain)
         else:
             self._leave()
@@ -310,7 +263,7 @@ class Runtime:
 
     def _drain(self) -> None:
         for serving in list(self._serving):
-            _guarded(serving, serving.drain, self.deadline)
+            guarded(serving, serving.drain, self.deadline)
         self._drained.release()
         if self.handles_sigterm():
             signal.pthread_kill(self._main, signal.SIGTERM)
@@ -351,44 +304,21 @@ class Runtime:
         task = loop.create_task(self.callback.run_in_loop(self.remaining))
         task.add_done_callback(_exit)
 
-    def _before_fork(self) -> None:
-        """Hold SIGTERM back, so that a child gets it, however early, when it is the child's own affair."""
-        self._masks[get_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-
-    def _after_fork_in_parent(self) -> None:
-        signal.pthread_sigmask(signal.SIG_SETMASK, self._masks.pop(get_ident()))
-
-    def _after_fork_in_child(self) -> None:
+    def _be_fork(self) -> None:
         """A fork is no worker: it ends at SIGTERM as any process does, and knows no server."""
         if self.handles_sigterm():
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        mask = self._masks.pop(get_ident())
-        self._masks.clear()
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         self._serving.clear()
         self._draining = self._leaving = False
-        self._stop.clear()
+        self._stop.forget()
         self.callback = StopCallback()
         if self.bus is not None:
             self.bus.restart()
 
 
-def _guarded(serving: Serving, function: Callable[..., None], *args: Any) -> None:
-    try:
-        function(*args)
-    except Exception as error:  # noqa: BLE001 - the worker must end all the same
-        complain(f"{type(serving).__module__}.{type(serving).__name__} could not be drained: {error!r}")
-
-
 def _exit(done: object) -> None:
     del done
     raise SystemExit(0)
-
-
-def complain(sentence: str) -> None:
-    """Say something to the operator that does not end the worker."""
-    if sys.stderr is not None:
-        sys.stderr.write(f"cservice: {sentence}\n")
 
 
 _current: List[Runtime] = []

@@ -15,7 +15,7 @@ from importlib.machinery import SourceFileLoader
 from typing import Sequence
 
 from .run import hide_our_frames, refuse
-from .runtime import complain
+from .say import complain
 
 NOT_RUNNABLE = 2
 """The exit code of a file that cannot be run, as the interpreter's own."""

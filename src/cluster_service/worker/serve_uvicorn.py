@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any, List, Optional
 
 import uvicorn
 
-from .endless import ending_wsgi
 from .listeners import open_listeners, own_listener
 from .pools import Pool
+from .streams import ending_wsgi
 
 if TYPE_CHECKING:
     import socket

@@ -1,4 +1,4 @@
-"""Answers that never end by themselves: WebSockets, and streams of events (``endless``).
+"""How answers are ended that never end by themselves: WebSockets, and streams of events (``endless``).
 
 No stop can wait for them. When the worker stops, a WebSocket is closed with code 1001 ("going away", RFC 6455, section
 7.4.1), and a stream of events is ended as if the app had ended it: its client resumes elsewhere, as EventSource does by
@@ -6,7 +6,8 @@ itself (https://html.spec.whatwg.org/multipage/server-sent-events.html). The app
 after that what it does for this client is cancelled. What does not end even then (a thread that waits for ever, say)
 is *abandoned*: nobody waits for it any more. Everything else that is being answered is left to finish.
 
-This stands between server and app, in ASGI, so it is the same for every ASGI server.
+This stands between server and app, so it is the same for every server. A WSGI app can neither be told nor cancelled:
+there a stream ends with the first event that comes when the worker stops.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import time
 from _thread import allocate_lock
-from typing import Any, Callable, Dict, Optional, Set
+from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
 from .endless import endless
 
@@ -177,3 +178,48 @@ def _begin(stream: Stream) -> None:
 
 async def _nothing() -> None:
     """What is sent to a client that is gone."""
+
+
+def ending_wsgi(app: Callable[..., Any], stopping: Callable[[], bool]) -> Callable[..., Any]:
+    """Return the WSGI app *app*, whose streams of events end with the first event that comes when it is *stopping*."""
+
+    def ending(environ: Dict[str, Any], start_response: Any) -> Any:
+        never_ends = False
+
+        def watching(status: str, headers: List[Tuple[str, str]], *exc_info: Any) -> Any:
+            nonlocal never_ends
+            never_ends = endless(environ["REQUEST_METHOD"], headers)
+            return start_response(status, headers, *exc_info)
+
+        body = app(environ, watching)
+        file_wrapper = environ.get("wsgi.file_wrapper")
+        finite = (list, tuple, bytes, file_wrapper) if isinstance(file_wrapper, type) else (list, tuple, bytes)
+        if isinstance(body, finite):
+            return body  # and some servers have a faster way for it
+        return _Body(body, lambda: never_ends and stopping())
+
+    return ending
+
+
+class _Body:
+    """The parts of a WSGI app's answer, until *over*."""
+
+    def __init__(self, body: Any, over: Callable[[], bool]) -> None:
+        self._body = body
+        self._parts = iter(body)
+        self._over = over
+
+    def __iter__(self) -> _Body:
+        return self
+
+    def __next__(self) -> Any:
+        part = next(self._parts)
+        if self._over():
+            raise StopIteration
+        return part
+
+    def close(self) -> None:
+        """Part of WSGI: the server has done with it."""
+        close = getattr(self._body, "close", None)
+        if close is not None:
+            close()

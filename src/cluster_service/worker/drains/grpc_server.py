@@ -10,10 +10,12 @@ import functools
 import time
 from typing import TYPE_CHECKING, Any
 
-from ..runtime import Runtime, Serving
+from ..serving import Serving
 
 if TYPE_CHECKING:
     from types import ModuleType
+
+    from ..runtime import Runtime
 
 _MARGIN = 1.0
 """Seconds for a server to end after the calls that had to be cut off."""

@@ -7,7 +7,7 @@ answered yet, to the end of the worker's time. What is spoken on them is the pro
 
 from __future__ import annotations
 
-from ..runtime import Serving
+from ..serving import Serving
 from .outside import Outside
 
 

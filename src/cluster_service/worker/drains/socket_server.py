@@ -23,12 +23,14 @@ import time
 from typing import TYPE_CHECKING, Any, Callable, List, Optional
 
 from ..pulse import PACE
-from ..runtime import Runtime, Serving
+from ..serving import Serving
 from ..threads import run_beside
 from .connections import Connections
 
 if TYPE_CHECKING:
     from types import ModuleType
+
+    from ..runtime import Runtime
 
 connections = Connections()
 _local = threading.local()

@@ -24,13 +24,16 @@ import threading
 from typing import TYPE_CHECKING, Any, Dict, Optional, Tuple
 
 from ..pulse import counting_asgi
-from ..runtime import Runtime, Serving, complain
+from ..say import complain
+from ..serving import Serving
 from ..streams import GRACE, Streams
 from .grace import IDLE_GRACE, NEW_GRACE
 from .outside import borrowed
 
 if TYPE_CHECKING:
     from types import ModuleType
+
+    from ..runtime import Runtime
 
 _CLOSE = (b"connection", b"close")
 _TICK = 0.02

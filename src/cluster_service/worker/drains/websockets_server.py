@@ -11,11 +11,13 @@ import time
 from _thread import allocate_lock
 from typing import TYPE_CHECKING, Any, Set
 
-from ..runtime import Runtime, Serving
+from ..serving import Serving
 from ..streams import GOING_AWAY
 
 if TYPE_CHECKING:
     from types import ModuleType
+
+    from ..runtime import Runtime
 
 _TICK = 0.05
 """Seconds between two looks at the connections: one may have been opening at the last."""

@@ -1,0 +1,46 @@
+"""The processes around the worker's own: the guardian, its parent, and its forks, which are no workers."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+from _thread import get_ident
+from typing import Callable, Dict, Set
+
+
+def has_died(parent: int) -> bool:
+    """Whether *parent*, the pid of the parent as it was, has died, or does so within a second."""
+    if os.getppid() != parent:
+        return True
+    try:
+        fd = os.pidfd_open(parent)
+    except (AttributeError, OSError):
+        return os.getppid() != parent
+    try:
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        return bool(poll.poll(1000))
+    finally:
+        os.close(fd)
+
+
+def on_fork(be_child: Callable[[], None]) -> None:
+    """Call *be_child* in each fork. SIGTERM is held back until then, so that a child gets it, however early, when it
+    is the child's own affair.
+    """
+    masks: Dict[int, Set[int]] = {}  # of the threads that fork at this moment
+
+    def before() -> None:
+        masks[get_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def in_parent() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, masks.pop(get_ident()))
+
+    def in_child() -> None:
+        mask = masks.pop(get_ident())
+        masks.clear()
+        be_child()
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+    os.register_at_fork(before=before, after_in_parent=in_parent, after_in_child=in_child)

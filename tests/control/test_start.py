@@ -157,6 +157,19 @@ def test_what_is_the_service_s_cannot_be_given_with_a_group(service: Running) ->
     assert service.machine.told == []
 
 
+def test_a_group_that_the_file_names_is_added_as_it_stands_there(service: Running, here: Path) -> None:
+    (here / "cluster-service.toml").write_text('[groups.jobs]\ntarget = "worker.py"\nstop_timeout = "4s"\n')
+    done = cservice("start", "--group", "jobs", "-w", "3")
+    assert done.code == 0, done
+    (told,) = service.machine.told
+    assert (told["start"], told["group"], told["stop_timeout"]) == (f"{here}/worker.py", "jobs", 4.0)
+    assert told["workers"] == 3, "the flag counts more"
+    done = cservice("start", "--group", "jbos")
+    assert done.code == 2
+    assert "did you mean 'jobs'?" in done.err
+    assert len(service.machine.told) == 1
+
+
 def test_a_group_is_added_at_the_tcp_door_with_a_key(service: Running) -> None:
     url = f"http://localhost:{service.port}"
     assert cservice("--url", url, "--access-key", KEY, "start", "--group", "jobs", "worker.py").code == 0

@@ -160,6 +160,12 @@ def _add_group(
             "bad_request", f"{flag} is the service's, which runs already: it cannot be given with a group"
         )
     given: dict[str, Any] = {name: value for name, value in options.items() if name in known}
+    if target is None and session.url is None:
+        from cluster_service.config.added import group_here  # noqa: PLC0415 - rarely needed
+
+        target, found = group_here(options, os.getcwd(), os.environ)
+        program, args = found.pop("program", False), found.pop("args", [])
+        given = found
     given |= {"target": target, "args": args or None, "program": program or None, "no_wait": no_wait or None}
     return session.give(command, arguments.check(command, given))
 

@@ -58,7 +58,7 @@ _cservice() {
             *) found+=("${text//:/\\:}${doc:+:$doc}") ;;
         esac
     done < <("${(Q)words[1]}" completion --words zsh "${(j: :)words[1,CURRENT-1]} $PREFIX" 2>/dev/null)
-    (( $#found )) && _describe -o cservice found
+    (( $#found )) && _describe cservice found
     [[ $files == :files ]] && _files
     [[ $files == :directories ]] && _files -/
 }

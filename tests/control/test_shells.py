@@ -50,6 +50,7 @@ def words(line: str, shell: str = "zsh") -> list[str]:
         ("cservice start --cwd ", [":directories"]),
         ("cservice start -w 4 --log-f", ["--log-file"]),
         ("cservice start app.py --log", [":files"]),
+        ("cservice start shop:app --log", ["--log-file"]),
         ("cservice server.py --log", [":files"]),
         ("cserviced --log-f", ["--log-file"]),
         ("cservice upgrade all v2.py ", [":directories"]),

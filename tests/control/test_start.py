@@ -100,6 +100,17 @@ def test_a_second_start_on_a_terminal(service: Running) -> None:
             ("--group", "jobs", "--timeout", "5", "shop:app"),
             {"start": "shop:app", "group": "jobs", "timeout": 5.0, "cwd": "{here}"},
         ),
+        (
+            ("--group", "jobs", "shop:app", "--bind", ":8001", "-w", "2", "--", "-x", "--workers=7"),
+            {
+                "start": "shop:app", "group": "jobs", "bind": [":8001"], "workers": "2", "args": ["-x", "--workers=7"],
+                "cwd": "{here}",
+            },
+        ),
+        (
+            ("--group", "jobs", "shop:app", "-w", "2", "fast", "--bind", "x"),
+            {"start": "shop:app", "group": "jobs", "workers": "2", "args": ["fast", "--bind", "x"], "cwd": "{here}"},
+        ),
     ],
 )  # fmt: skip
 def test_a_group_is_added_to_the_service_that_runs(
@@ -148,6 +159,13 @@ def test_start_in_a_console(service: Running, here: Path, line: str, told: dict[
         for name, value in told.items()
     }
     assert service.machine.told == [expected]
+
+
+def test_an_option_behind_an_app_that_there_is_not(service: Running) -> None:
+    done = cservice("start", "--group", "jobs", "shop:app", "--bnid", ":8001")
+    assert done.code == 2
+    assert "did you mean '--bind'?" in done.err
+    assert service.machine.told == []
 
 
 def test_what_is_the_service_s_cannot_be_given_with_a_group(service: Running) -> None:

@@ -33,6 +33,11 @@ restarts_per_minute = 3
 hang_timeout = 0
 monitor = "1m"
 health_check = "/health"
+max_memory = "512m"
+max_uptime = "2h"
+recycle_at = "04:00"
+check_command = ["true", "-x"]
+check_interval = "3s"
 share = "inherit"
 bind = ["127.0.0.1:8001", "unix:web.sock"]
 """
@@ -58,6 +63,15 @@ def test_every_setting_of_a_group_comes_through(here: Path) -> None:
     assert added(here, "jobs") == wanted
     (here / "cluster-service.toml").write_text(FULL)
     assert added(here, "jobs") == wanted, "a file without groups says what one of any name is"
+
+
+def test_an_app_that_is_checked(here: Path) -> None:
+    (here / "cluster-service.toml").write_text(
+        'target = "shop:application"\nbind = [":8001"]\ncheck_path = "/health"\ncheck_status = "200-299"\n'
+        'timeout = "7s"\nready_timeout = "3s"\nmax_requests = 100\n'
+    )
+    (wanted,) = make(None).spec.groups
+    assert added(here, "web") == wanted
 
 
 def test_flags_count_more_than_the_file(here: Path) -> None:

@@ -10,11 +10,17 @@ from typing import TYPE_CHECKING, Any
 from .groups import group_of
 from .merge import collect
 from .resolve import chosen, clean
+from .table import BY_NAME, GROUP
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
-    from cluster_service.core.spec import GroupSpec
+SPELLED: dict[str, Callable[[Any], Any]] = {
+    "env": dict,
+    "depends": lambda value: [f"{group}:{condition}" for group, condition in value],
+    "statuses": lambda value: "{}-{}".format(*value),
+}
+"""Kinds of setting whose value is not written as it is."""
 
 
 def group_here(options: Mapping[str, Any], directory: str, environ: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
@@ -24,24 +30,21 @@ def group_here(options: Mapping[str, Any], directory: str, environ: Mapping[str,
     collected = collect(options, "flags", directory, environ)
     ((name, given),) = chosen(collected).items()
     group = group_of(given, None, (), program=False, directory=directory, environ=clean(environ), name=name)
-    target, found = options_of(group)
-    if "python" not in given:
-        found.pop("python", None)  # the service's own, then, not that of this command line
-    return target, found
-
-
-def options_of(group: GroupSpec) -> tuple[str, dict[str, Any]]:
-    """Return the target and the options from which ``group_settings`` makes *group* again."""
     release = group.release
-    policy = group.restart
-    options = {
-        "group": group.name, "workers": group.count, "cwd": release.cwd, "python": release.python,
-        "args": list(release.args), "program": release.kind == "command", "env": dict(release.env),
-        "server": release.server, "bind": list(release.binds), "share": group.share,
-        "ready_timeout": group.ready_timeout, "stop_timeout": group.stop_timeout, "ready_after": group.ready_after,
-        "auto_restart": policy.auto_restart, "restart_delay": policy.delay, "restarts_per_minute": policy.per_minute,
-        "user": group.user, "user_group": group.user_group, "monitor": group.monitor,
-        "health_check": group.health_check, "hang_timeout": group.hang_timeout,
-        "depends_on": [f"{other}:{condition}" for other, condition in group.depends_on], "singleton": group.singleton,
+    found = {
+        setting: SPELLED.get(BY_NAME[setting].kind, _plain)(each.value)
+        for setting, each in given.items()
+        if BY_NAME[setting].scope == GROUP and setting not in ("target", "timeout")
+    }
+    found |= {
+        "group": group.name, "workers": group.count, "ready_timeout": group.ready_timeout,
+        "stop_timeout": group.stop_timeout, "cwd": release.cwd, "args": list(release.args),
+        "program": release.kind == "command",
     }  # fmt: skip
-    return release.target, {name: value for name, value in options.items() if value not in (None, "", [], {})}
+    if "python" in given:
+        found["python"] = release.python
+    return release.target, {setting: value for setting, value in found.items() if value not in (None, "", [], {})}
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

@@ -71,6 +71,19 @@ FILES = [
     Broken(T + 'recycle_at = "25:00"\n', 2, ("recycle_at in", "bad hour", "04:00")),
     Broken(T + 'recycle_at = "0 4 31 feb *"\n', 2, ("recycle_at in", "no time of day", "04:00")),
     Broken(T + "access_key = 17\n", 2, ("access_key in", "printable text")),
+    Broken(T + "env = 5\n", 2, ("env in", "NAME=VALUE")),
+    Broken(T + "[env]\nA = [1]\n", 2, ("env in", "A cannot be [1]", "write text")),
+    Broken(T + 'trusted_hosts = ["https://shop.example.org"]\n', 2, ("trusted_hosts in", "service.example.org")),
+    Broken(T + 'trusted_hosts = ["shop.example.org:443"]\n', 2, ("trusted_hosts in", "service.example.org")),
+    Broken(T + 'group = "all"\n', 2, ("group in", "Call it web")),
+    # tables
+    Broken("[cluster-service]\n" + T, 1, ("'cluster-service'", "outside of tables")),
+    Broken("[web]\n" + T, 1, ("'web'", "[groups.web]")),
+    Broken("[group.web]\n" + T, 1, ("group in", "[groups.web]")),
+    Broken(T + '[bind]\nhost = ":8000"\n', 2, ("bind in", "Write bind =")),
+    Broken('{"cluster": {"worker": "worker.py"},\n"port": 3}', 2, ("'port'", "Put it into"), "service.json"),
+    Broken("[project]\nname = 'shop'\n", 0, ("[tool.cluster-service]", "Add it"), "pyproject.toml"),
+    Broken("[tool.cluster_service]\nprot = 1\n", 2, ("'prot'", "did you mean 'port'?"), "pyproject.toml"),
     # what is not there
     Broken('workers = 2\ntarget = "wroker.py"\n', 2, ("target in", "did you mean 'worker.py'?")),
     Broken('target = "shop:aplication"\n', 1, ("target in", "did you mean 'application'?")),
@@ -132,6 +145,19 @@ def test_a_file_without_a_mistake(here: Path) -> None:
     assert done.code == 0
     assert "warning: no target is named" in done.out
     assert not (here / "run").exists()
+
+
+def test_what_is_no_mistake_but_would_be_missed(here: Path) -> None:
+    (here / "commands").mkdir()
+    (here / "commands" / "greet.py").write_text("def greet(:\n")
+    (here / "cluster-service.toml").write_text(T + 'commands = "commands"\nupgrade_roots = ["uploads"]\n')
+    done = cservice("config", "check", cwd=here)
+    assert done.code == 0
+    assert f"warning: {here}/commands/greet.py:1 does not compile" in done.out
+    assert "cluster-service.toml:3: there is no directory" in done.out
+    (here / "commands" / "greet.py").write_text("def greet(): ...\n")
+    (here / "uploads").mkdir()
+    assert "warning" not in cservice("config", "check", cwd=here).out
 
 
 def test_several_mistakes_and_the_environment_s(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

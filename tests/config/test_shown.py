@@ -59,6 +59,7 @@ def test_each_value_and_where_it_came_from(here: Path, monkeypatch: pytest.Monke
     for secret in (KEY, "hunter2"):
         assert secret not in done.out + text
     assert "CSERVICE_PORT" in text
+    assert "stop_timeout         5s " in text
 
 
 def test_nothing_secret_is_kept_to_be_shown(here: Path) -> None:

@@ -201,6 +201,8 @@ def test_a_refused_key(service: Running) -> None:
     assert cservice("--url", url, "workers").code == 4
     assert cservice("workers", "--url", url, "--access-key", "wrong").code == 4
     assert cservice("workers", "--url", url, env={"CSERVICE_ACCESS_KEY": KEY}).code == 0
+    unknown = cservice("greet", "Ann", "--url", url, "--access-key", "wrong")
+    assert (unknown.code, "the access key is wrong" in unknown.err) == (4, True), "it may be a command of its own"
 
 
 def test_the_key_may_stand_in_a_file_that_only_its_owner_reads(service: Running, tmp_path: Path) -> None:

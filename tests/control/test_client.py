@@ -220,3 +220,28 @@ def test_several_services(run_dir: Path, service: Running) -> None:
     with running(run_dir, "second", keys=()):
         assert [held.name for held in rundir.running()] == ["default", "second"]
         assert connect("second").info()["name"] == "second"
+
+
+def test_a_service_that_is_just_starting_is_waited_for() -> None:
+    directory = rundir.directory(None)
+    lock = rundir.take_lock(directory, "default")
+    path = rundir.socket_path(directory, "default")
+    found: list[bool] = []
+
+    def connects() -> None:
+        cservice.connect()
+        found.append(os.path.exists(path))
+
+    waiter = threading.Thread(target=connects)
+    waiter.start()
+    with socket.socket(socket.AF_UNIX) as door:
+        door.bind(path)
+        waiter.join()
+    assert found == [True]
+    os.unlink(path)
+    waiter = threading.Thread(target=connects)
+    waiter.start()
+    os.close(lock)
+    waiter.join()
+    assert found == [True, False], "one that has ended is not"
+    os.unlink(rundir.lock_path(directory, "default"))

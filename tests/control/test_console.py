@@ -73,6 +73,19 @@ def test_events_stand_above_the_line_that_is_being_typed(service: Running) -> No
         assert above.index("default> workers") > next(i for i, line in enumerate(above) if "worker_start" in line)
 
 
+def test_the_event_of_one_s_own_command_is_not_told(service: Running) -> None:
+    with Screen() as screen:
+        screen.until_prompt()
+        assert service.machine.following.wait(20)
+        screen.give("health")
+        screen.until_shown("2 of 2 serving")
+        screen.until_prompt()
+        for peer in ("mine", "another's"):
+            service.machine.call(lambda: service.machine.publish("command", name="health", peer=peer))  # noqa: B023
+        screen.until_shown("another's")
+        assert not any("mine" in line for line in screen.shown())
+
+
 def test_events_can_be_switched_off_and_on(service: Running) -> None:
     with Screen() as screen:
         screen.until_prompt()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
@@ -14,16 +13,12 @@ from cluster_service.config.table import SETTINGS
 from cluster_service.control.manpage import escaped, page
 from cluster_service.control.registry import COMMANDS
 from tests.control.machine import running
-from tests.tools.screen import Screen
-from tests.tools.service import CSERVICE, cservice
+from tests.tools.service import cservice
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.control.machine import Running
-
-BASH = shutil.which("bash")
-needs_bash = pytest.mark.skipif(BASH is None, reason="bash is not installed")
 
 
 def words(line: str, shell: str = "zsh") -> list[str]:
@@ -55,6 +50,7 @@ def words(line: str, shell: str = "zsh") -> list[str]:
         ("cservice start --cwd ", [":directories"]),
         ("cservice start -w 4 --log-f", ["--log-file"]),
         ("cservice start app.py --log", [":files"]),
+        ("cservice start shop:app --log", ["--log-file"]),
         ("cservice server.py --log", [":files"]),
         ("cserviced --log-f", ["--log-file"]),
         ("cservice upgrade all v2.py ", [":directories"]),
@@ -100,33 +96,6 @@ def test_a_shell_that_is_none() -> None:
     done = cservice("completion", "tcsh")
     assert done.code == 2
     assert "tcsh" in done.err
-
-
-@needs_bash
-def test_tab_in_a_real_bash(service: Running, tmp_path: Path) -> None:
-    (tmp_path / "release.py").write_text("")
-    assert BASH is not None
-    path = os.path.dirname(CSERVICE) + os.pathsep + os.environ["PATH"]
-    with Screen(
-        "--norc", "-i", command=(BASH,), cwd=tmp_path, env={"PATH": path, "PS1": "$ ", "HOME": str(tmp_path)}
-    ) as screen:
-        screen.until_shown("$")
-        screen.type("source <(cservice completion bash); echo loaded\n")
-        screen.until_shown("loaded", 2)
-        for typed, completed in (
-            ("cservice resta\t", "cservice restart"),
-            ("cservice restart web.\t1", "cservice restart web.1"),
-            ("cservice restart 101\t", "cservice restart 101"),
-            ("cservice upgrade all rel\t", "cservice upgrade all release.py"),
-            ("cservice start --share=sec\t", "cservice start --share=seccomp"),
-            ("cservice --name def\t", "cservice --name default"),
-        ):
-            screen.type(typed)
-            screen.until_line(f"$ {completed}")
-            screen.type("\x15")
-            screen.until_line("$")
-        screen.type("exit\n")
-        screen.until_ended()
 
 
 # -- the manual page ---------------------------------------------------------------------------------------------------

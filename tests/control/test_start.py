@@ -100,6 +100,17 @@ def test_a_second_start_on_a_terminal(service: Running) -> None:
             ("--group", "jobs", "--timeout", "5", "shop:app"),
             {"start": "shop:app", "group": "jobs", "timeout": 5.0, "cwd": "{here}"},
         ),
+        (
+            ("--group", "jobs", "shop:app", "--bind", ":8001", "-w", "2", "--", "-x", "--workers=7"),
+            {
+                "start": "shop:app", "group": "jobs", "bind": [":8001"], "workers": "2", "args": ["-x", "--workers=7"],
+                "cwd": "{here}",
+            },
+        ),
+        (
+            ("--group", "jobs", "shop:app", "-w", "2", "fast", "--bind", "x"),
+            {"start": "shop:app", "group": "jobs", "workers": "2", "args": ["fast", "--bind", "x"], "cwd": "{here}"},
+        ),
     ],
 )  # fmt: skip
 def test_a_group_is_added_to_the_service_that_runs(
@@ -150,11 +161,31 @@ def test_start_in_a_console(service: Running, here: Path, line: str, told: dict[
     assert service.machine.told == [expected]
 
 
+def test_an_option_behind_an_app_that_there_is_not(service: Running) -> None:
+    done = cservice("start", "--group", "jobs", "shop:app", "--bnid", ":8001")
+    assert done.code == 2
+    assert "did you mean '--bind'?" in done.err
+    assert service.machine.told == []
+
+
 def test_what_is_the_service_s_cannot_be_given_with_a_group(service: Running) -> None:
     done = cservice("start", "--group", "jobs", "--give-up", "all-broken", "worker.py")
     assert done.code == 2
     assert "--give-up" in done.err
     assert service.machine.told == []
+
+
+def test_a_group_that_the_file_names_is_added_as_it_stands_there(service: Running, here: Path) -> None:
+    (here / "cluster-service.toml").write_text('[groups.jobs]\ntarget = "worker.py"\nstop_timeout = "4s"\n')
+    done = cservice("start", "--group", "jobs", "-w", "3")
+    assert done.code == 0, done
+    (told,) = service.machine.told
+    assert (told["start"], told["group"], told["stop_timeout"]) == (f"{here}/worker.py", "jobs", 4.0)
+    assert told["workers"] == 3, "the flag counts more"
+    done = cservice("start", "--group", "jbos")
+    assert done.code == 2
+    assert "did you mean 'jobs'?" in done.err
+    assert len(service.machine.told) == 1
 
 
 def test_a_group_is_added_at_the_tcp_door_with_a_key(service: Running) -> None:

@@ -110,19 +110,29 @@ def test_a_plan_says_what_would_change_and_who_would_restart() -> None:
     new = Spec(
         "default",
         (
-            replace(WEB, count=3, stop_timeout=5.0, release=replace(WEB.release, target="web2", env=(("A", "b"),))),
+            replace(
+                WEB,
+                count=3,
+                stop_timeout=5.0,
+                restart=replace(WEB.restart, auto_restart=False, delay=0.5),
+                depends_on=(("jobs", "started"),),
+                release=replace(WEB.release, target="web2", env=(("A", "b"),)),
+            ),
             JOBS,
         ),
         shutdown_delay=2.0,
     )
     found = [(change.group, change.effect, change.text) for change in plan(made.cluster, new)]
     assert found == [
-        ("", "settings", "shutdown_delay: 0.0 → 2.0"),
+        ("", "settings", "shutdown_delay: 0s → 2s"),
         ("db", "stop", "its 2 workers are ended"),
         ("web", "scale", "workers: 2 → 3"),
         ("web", "replace", "target: web → web2"),
         ("web", "replace", "env: changed"),
-        ("web", "settings", "stop_timeout: 60.0 → 5.0"),
+        ("web", "settings", "stop_timeout: 60s → 5s"),
+        ("web", "settings", "auto_restart: true → false"),
+        ("web", "settings", "restart_delay: 0.1s → 0.5s"),
+        ("web", "settings", "depends_on: db:ready → jobs:started"),
         ("jobs", "start", "1 × jobs"),
     ]
     before = made.cluster.snapshot()

@@ -229,7 +229,7 @@ def test_what_help_says() -> None:
         del name, mood, wait
 
     shown = [parameter.describe() for parameter in signature_of(handler).parameters]
-    assert [entry["doc"] for entry in shown] == ["who is greeted", "one of them", "a time: 10s, 5m"]
+    assert [entry["doc"] for entry in shown] == ["who is greeted", "a word", "a time: 10s, 5m"]
     assert [entry.get("default") for entry in shown] == [None, "glad", None]
     assert shown[1]["choices"] == ["glad", "sad"]
     assert [entry["required"] for entry in shown] == [True, False, False]

@@ -201,6 +201,9 @@ def test_a_custom_command_at_every_door(tmp_path: Path) -> None:
         service.until_logged("FROM INSIDE inside fine")
         assert post(service, "inside")[0] == 403
         assert service.cli("exit", "now").code == 4, "it is disabled"
+        offered = {line.split()[0] for line in service.cli("help").out.splitlines() if line.startswith("  ")}
+        assert {"greet", "whoAsks", "restart"} <= offered
+        assert not {"inside", "exit"} & offered, "nobody may give them"
 
 
 def test_a_handler_that_raises_blocks_or_exits_harms_nothing(tmp_path: Path) -> None:

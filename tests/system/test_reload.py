@@ -180,7 +180,7 @@ def test_what_needs_a_new_service_is_said_each_time(configured: Configured) -> N
         for _ in range(2):
             done = service.cli("reload")
             assert done.code == 0, done
-            assert "master_hang_timeout: 30.0 → 9.0 (when the service is started anew)" in done.out
+            assert "master_hang_timeout: 30s → 9s (when the service is started anew)" in done.out
         changes = service.json("reload", "--plan")["changes"]
         assert [change["effect"] for change in changes] == ["service"] * 3
 

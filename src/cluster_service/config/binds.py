@@ -65,5 +65,6 @@ def resolve(host: str, text: str) -> str:
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
-        raise CommandError("bad_request", f"{text!r}: there is no host {host!r}", f"For an address, {HOW}.") from None
+        told = f"{text!r}: there is no host {host!r}" if text != host else f"there is no host {host!r}"
+        raise CommandError("bad_request", told, f"For an address, {HOW}.") from None
     return str(min(found, key=lambda entry: entry[0] != socket.AF_INET)[4][0])

@@ -24,7 +24,7 @@ def addresses(host: str, port: int, *, allowed: bool, origin: str = "--host") ->
     """Return the addresses of the TCP door and whether they can be reached from beyond this machine."""
     if host == "localhost":
         return (f"127.0.0.1:{port}", f"[::1]:{port}"), False
-    address = "::" if host == "*" else binds.resolve(host.strip("[]"), f"{origin}: {host}")
+    address = "::" if host == "*" else binds.resolve(host.strip("[]"), host)
     beyond = not ipaddress.ip_address(address).is_loopback
     if beyond and not allowed:
         raise CommandError(
@@ -74,6 +74,32 @@ def given_keys(given: Mapping[str, Given], warnings: list[str]) -> tuple[tuple[K
 def made_keys(run_dir: str, name: str) -> tuple[tuple[Key, ...], str | None]:
     """Return the key of the service and its file, made when there is none."""
     return keys.numbered([keys.automatic(run_dir, name)]), rundir.key_path(run_dir, name)
+
+
+def check_commands(directory: Given | None) -> list[str]:
+    """Return a warning for each file of commands that does not compile. Raises CommandError: there is no directory."""
+    if directory is None:
+        return []
+    try:
+        names = sorted(name for name in os.listdir(directory.value) if name.endswith(".py") and name[0] not in "._")
+    except OSError:
+        raise CommandError(
+            "bad_request", f"{directory.origin}: there is no directory {directory.value}", "Make it, or remove this."
+        ) from None
+    found = [(path, _flaw(path)) for path in (os.path.join(directory.value, name) for name in names)]
+    return [f"{path}{flaw}; its commands are left out" for path, flaw in found if flaw]
+
+
+def _flaw(path: str) -> str:
+    """Why the source at *path* cannot be compiled; empty: it can be, or it is for the master to say."""
+    try:
+        with open(path, "rb") as file:
+            compile(file.read(), path, "exec", dont_inherit=True)
+    except SyntaxError as error:
+        return f":{error.lineno} does not compile: {error.msg}"
+    except (OSError, ValueError):
+        return ""
+    return ""
 
 
 def check_file(path: Given | None, *, replaced: bool = False) -> None:

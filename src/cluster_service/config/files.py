@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 OWN = "cluster-service.toml"
 PROJECT = "pyproject.toml"
-TABLE = ("tool", "cluster-service")
+TABLES = (("tool", "cluster-service"), ("tool", "cluster_service"))
+"""Where the settings may stand in ``pyproject.toml``."""
 LONGEST = 1 << 20
 """Bytes of a file that is no mistake."""
 
@@ -52,7 +53,7 @@ class File:
     def place(self, keys: Keys) -> str:
         """Where the setting stands: ``/srv/cluster-service.toml:3``."""
         line = self.lines.get((*self.inside, *keys))
-        table = f" [{'.'.join(self.inside)}]" if self.inside == TABLE else ""
+        table = f" [{'.'.join(self.inside)}]" if self.inside in TABLES else ""
         return f"{self.path}{'' if line is None else f':{line}'}{table}"
 
 
@@ -62,27 +63,36 @@ def beside(directory: str) -> File | None:
     if os.path.isfile(own):
         return read(own)
     project = os.path.join(directory, PROJECT)
-    if not os.path.isfile(project):
-        return None
-    found = read(project)
-    return found if found.table else None
+    return _read(project) if os.path.isfile(project) else None
 
 
 def read(path: str, origin: str = "") -> File:
     """Return the file. *origin*: what named it, for errors. Raises CommandError bad_request."""
+    found = _read(path, origin)
+    if found is None:
+        raise CommandError(
+            "bad_request", f"{path} has no table [tool.cluster-service]", "Add it, or name another file."
+        )
+    return found
+
+
+def _read(path: str, origin: str = "") -> File | None:
+    """Return the file; None for a ``pyproject.toml`` that has nothing to do with us."""
     prefix = f"{origin}: " if origin else ""
     text = _text(path, prefix)
     is_json = path.endswith(".json") or (text.lstrip().startswith("{") and not path.endswith(".toml"))
     data = _json(text, path) if is_json else _toml(text, path)
+    lines = _json_lines(text) if is_json else _toml_lines(text)
     inside: Keys = ()
     if os.path.basename(path) == PROJECT:
-        inside = TABLE
-    elif set(data) == {"cluster"}:
+        ours = next((keys for keys in TABLES if _at(data, keys) is not None), None)
+        if ours is None:
+            return None
+        inside = ours
+    elif "cluster" in data:
         inside = ("cluster",)
-    table: Any = data
-    for key in inside:
-        table = table.get(key, {}) if isinstance(table, dict) else table
-    lines = _json_lines(text) if is_json else _toml_lines(text)
+        _refuse_beside(data, File(path, data, (), lines))
+    table = _at(data, inside)
     if not isinstance(table, dict):
         where = File(path, {}, inside, lines).place(())
         raise CommandError(
@@ -93,6 +103,21 @@ def read(path: str, origin: str = "") -> File:
             else f"Write [{'.'.join(inside)}] and, below it, workers = 4.",
         )
     return File(path, table, inside, lines)
+
+
+def _at(data: Any, keys: Keys) -> Any:
+    """Return what stands inside the tables of these names; None: nothing."""
+    for key in keys:
+        data = data.get(key) if isinstance(data, dict) else None
+    return data
+
+
+def _refuse_beside(data: Mapping[str, Any], file: File) -> None:
+    for name in data:
+        if name != "cluster":
+            raise CommandError(
+                "bad_request", f"{name!r} in {file.place((name,))} stands beside 'cluster'", "Put it into that table."
+            )
 
 
 def _text(path: str, prefix: str) -> str:

@@ -199,6 +199,6 @@ def check(key: str, *, beyond: bool) -> str:
             "--access-key auto makes one.",
         )
     return (
-        f"the access key has only {len(key)} characters and could be guessed: "
+        f"the access key has only {len(key)} character{'' if len(key) == 1 else 's'} and could be guessed: "
         f"{SHORT} or more are safe (--access-key auto makes one)"
     )

@@ -24,12 +24,17 @@ CONDITIONS = ("ready", "started")
 """What a group may wait for another to be."""
 _STATUSES = re.compile(r"(\d{3})(?:\s*-\s*(\d{3}))?\Z")
 _TIME_OF_DAY = re.compile(r"(\d{1,2}):(\d\d)\Z")
+_HOST = re.compile(r"[^\s/:@]+\Z|\[?[0-9a-fA-F:.]+\]?\Z")
+"""Without a scheme or a port: neither is compared."""
 _DEPENDS = re.compile(r"([^:\s]+)(?::(\w+))?\Z")
 
 
 def convert(setting: Setting, raw: Any, base: str, origin: str, unit: str = "s") -> Any:
     """Return *raw* as the kind that *setting* has. Raises CommandError, led by *origin*."""
     try:
+        if isinstance(raw, Mapping) and setting.kind != "env":
+            hint = "A group's table is [groups.web]." if setting.name == "group" else f"Write {setting.name} = …"
+            raise CommandError("bad_request", "a table stands where a value is wanted", hint)
         return KINDS[setting.kind](setting, raw, base, unit)
     except CommandError as error:
         raise CommandError(error.code, f"{origin}: {error.message}", error.hint) from None
@@ -75,13 +80,21 @@ def _words(_setting: Setting, raw: Any, _base: str, _unit: str) -> tuple[str, ..
     return tuple(values.text(word) for word in words)
 
 
+def _hosts(setting: Setting, raw: Any, base: str, unit: str) -> tuple[str, ...]:
+    names = _words(setting, raw, base, unit)
+    for name in names:
+        if not _HOST.match(name):
+            raise CommandError("bad_request", f"{name!r} is not the name of a host: write service.example.org")
+    return names
+
+
 def _env(_setting: Setting, raw: Any, _base: str, _unit: str) -> tuple[tuple[str, str], ...]:
     if isinstance(raw, Mapping):
-        pairs = [
-            (str(key), str(value).lower() if isinstance(value, bool) else str(value)) for key, value in raw.items()
-        ]
+        pairs = [(str(key), _variable(str(key), value)) for key, value in raw.items()]
     else:
         pairs = []
+        if not isinstance(raw, (str, Sequence)):
+            raise CommandError("bad_request", f"{raw!r} sets no variable: write NAME=VALUE, or a table [env]")
         for item in [raw] if isinstance(raw, str) else list(raw):
             if not isinstance(item, str) or "=" not in item:
                 raise CommandError("bad_request", f"{item!r} sets no variable: write NAME=VALUE")
@@ -91,6 +104,12 @@ def _env(_setting: Setting, raw: Any, _base: str, _unit: str) -> tuple[tuple[str
         if not name or "=" in name or "\0" in name + value:
             raise CommandError("bad_request", f"{name!r} cannot be the name of a variable: write NAME=VALUE")
     return tuple(dict(pairs).items())
+
+
+def _variable(name: str, value: Any) -> str:
+    if isinstance(value, (Mapping, list, tuple, type(None))):
+        raise CommandError("bad_request", f"the variable {name} cannot be {value!r}: write text or a number")
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _binds(setting: Setting, raw: Any, base: str, unit: str) -> tuple[str, ...]:
@@ -104,7 +123,9 @@ def _name(_setting: Setting, raw: Any, _base: str, _unit: str) -> str:
 def _group(setting: Setting, raw: Any, base: str, unit: str) -> str:
     name = _name(setting, raw, base, unit)
     if name == "all":
-        raise CommandError("bad_request", "a group cannot be called 'all': that means every group")
+        raise CommandError(
+            "bad_request", "a group cannot be called 'all': that means every group", "Call it web, or jobs."
+        )
     return name
 
 
@@ -174,6 +195,7 @@ KINDS: dict[str, Callable[[Setting, Any, str, str], Any]] = {
     "path": _path,
     "paths": _paths,
     "env": _env,
+    "hosts": _hosts,
     "binds": _binds,
     "name": _name,
     "group": _group,

@@ -225,7 +225,7 @@ def read(
         place = f"{'.'.join((*inside, spelling))} in {file.place((*inside, spelling))}" if file else spelling
         with mistakes.catching():
             if name is None:
-                raise _unknown(spelling, alias, allowed, file, inside)
+                raise _unknown(spelling, alias, allowed, file, inside, is_table=isinstance(raw, dict))
             setting = BY_NAME[name]
             origin = _flag_of(setting) if source == "flags" else place
             if name in given:
@@ -240,7 +240,13 @@ def read(
 
 
 def _unknown(
-    spelling: str, alias: str, allowed: Mapping[str, str], file: files.File | None, inside: files.Keys
+    spelling: str,
+    alias: str,
+    allowed: Mapping[str, str],
+    file: files.File | None,
+    inside: files.Keys,
+    *,
+    is_table: bool,
 ) -> CommandError:
     where = f" in {file.place((*inside, spelling))}" if file else ""
     whole = BY_NAME.get(ALIASES.get(alias, ""))
@@ -262,7 +268,9 @@ def _unknown(
     return CommandError(
         "bad_request",
         f"there is no setting {spelling!r}{where}{values.suggestion(alias, known)}",
-        "cservice start --help lists the settings.",
+        f"Here settings stand outside of tables, but for [env] and a group's: [{GROUPS}.web]."
+        if is_table and not inside
+        else "cservice start --help lists the settings.",
     )
 
 

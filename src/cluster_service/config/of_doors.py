@@ -46,7 +46,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "trusted_hosts",
-        "words",
+        "hosts",
         (),
         "Further host names by which the TCP door may be called (repeatable).",
         ("--trusted-host",),

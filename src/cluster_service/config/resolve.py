@@ -100,12 +100,12 @@ def resolve(origin: Origin, environ: Mapping[str, str], *, make: bool = True) ->
         with problems.catching():
             doors.check_file(given.get(name), replaced=name == "state")
     with problems.catching():
-        if value("commands") is not None and not os.path.isdir(value("commands")):
-            raise CommandError(
-                "bad_request",
-                f"{where('commands')}: there is no directory {value('commands')}",
-                "Make it, or remove this.",
-            )
+        warnings += doors.check_commands(given.get("commands"))
+    warnings += [
+        f"{where('upgrade_roots')}: there is no directory {root}: no code can come from it"
+        for root in value("upgrade_roots")
+        if not os.path.isdir(root)
+    ]
     problems.settle()
     run_dir = (rundir.directory if make else rundir.place)(value("run_dir"), environ)
     rundir.socket_path(run_dir, value("name"))
@@ -171,7 +171,6 @@ def _groups(
     problems: Problems,
     warnings: list[str],
 ) -> list[GroupSpec]:
-    clean = {name: value for name, value in environ.items() if name != KEY_VARIABLE and name not in INTERNAL}
     found: list[GroupSpec] = []
     for name, given in wanted.items():
         with problems.catching(collected.named.get(name or "", "")):
@@ -182,7 +181,7 @@ def _groups(
                     origin.args,
                     program=origin.program,
                     directory=origin.directory,
-                    environ=clean,
+                    environ=clean(environ),
                     name=name,
                 )
             )
@@ -199,6 +198,11 @@ def _groups(
     with problems.catching():
         check_order(found, {group.name: given for group, given in zip(found, wanted.values(), strict=True)}, known)
     return found
+
+
+def clean(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return *environ* without what is none of the workers' business."""
+    return {name: value for name, value in environ.items() if name != KEY_VARIABLE and name not in INTERNAL}
 
 
 def keys_of(origin: Origin, environ: Mapping[str, str], run_dir: str) -> tuple[tuple[Key, ...], str | None]:

@@ -249,7 +249,7 @@ def usage_error(error: click.UsageError) -> CommandError:
 
 def run(argv: Sequence[str]) -> int:
     """Run the command line and return the exit code."""
-    if list(argv[:2]) == ["completion", "--words"]:
+    if _is_tab(argv):
         from . import local  # noqa: PLC0415 - what a shell asks at each Tab
 
         return local.words(argv)
@@ -266,6 +266,11 @@ def run(argv: Sequence[str]) -> int:
     except (KeyboardInterrupt, click.Abort):
         say("")
         return INTERRUPTED
+
+
+def _is_tab(argv: Sequence[str]) -> bool:
+    """Whether it is a shell that asks what may be written next."""
+    return list(argv[:2]) == ["completion", "--words"]
 
 
 def _plain(argv: Sequence[str]) -> Session:
@@ -308,7 +313,8 @@ def main() -> None:
 def main_detached() -> None:
     """``cserviced``: ``cservice start --detach``."""
     _hide_key()
-    sys.exit(guarded(lambda: run(["start", "--detach", *sys.argv[1:]])))
+    words = sys.argv[1:]
+    sys.exit(guarded(lambda: run(words if _is_tab(words) else ["start", "--detach", *words])))
 
 
 __all__ = ["main", "main_detached", "make_main", "run"]

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from cluster_service.config.table import canonical
 
 from .errors import CommandError
-from .registry import COMMANDS, Command, Parameter
+from .registry import CLOSED, COMMANDS, Command, Parameter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -83,7 +83,8 @@ class Asked:
 
         rows = self._rows("commands")
         if rows:
-            self._commands = [remote.command_from(row) for row in rows]
+            commands = [remote.command_from(row) for row in rows]
+            self._commands = [command for command in commands if command.access not in CLOSED]
         return self.known()
 
     def known(self) -> Sequence[Command]:

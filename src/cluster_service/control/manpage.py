@@ -64,7 +64,7 @@ def page() -> str:
         ".SH NAME",
         "cservice \\- run a program as a service of many workers, and command the services that run",
         ".SH SYNOPSIS",
-        ".B cservice start", "[\\fIOPTIONS\\fR] \\fITARGET\\fR [\\fIARGS\\fR...]", ".br",
+        ".B cservice start", "[\\fIOPTIONS\\fR] [\\fITARGET\\fR [\\fIARGS\\fR...]]", ".br",
         ".B cservice", "[\\fIOPTIONS\\fR] \\fICOMMAND\\fR [\\fIARGUMENTS\\fR...]", ".br",
         ".B cservice",
         ".SH DESCRIPTION",

@@ -16,6 +16,7 @@ from cluster_service.config.table import BY_NAME, Setting
 
 from . import dashboard
 from .errors import CODES
+from .registry import CLOSED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -227,7 +228,7 @@ _PROBES = (400, 414, 421, 431, 500)
 
 def document(commands: Iterable[Command], *, allow_http_get: bool = False) -> Json:
     """Return the document of doors that offer *commands*."""
-    known = [command for command in commands if command.access not in ("inproc", "disabled")]
+    known = [command for command in commands if command.access not in CLOSED]
     return {
         "openapi": "3.1.0",
         "info": {

@@ -58,7 +58,7 @@ class OwnCommand(click.Command):
             if session != base:
                 command = self._own(session)
             if command is None:
-                session.client()  # to be told when there is no service at all
+                session.client().commands()  # to be told why there was no answer
                 raise self._unknown
             if set(HELP) & set(words):
                 from .render import show  # noqa: PLC0415

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,8 @@ WAIT = 20.0
 """Seconds that one question for news of an operation may stay open."""
 PATIENCE = 30.0
 """Seconds for which a broken connection is tried again while something still has to be read."""
+STARTING = 15.0
+"""Seconds that a service may take from its start to its control socket: its master is still being loaded."""
 PORT = 11987
 
 
@@ -96,11 +99,21 @@ def find(
     found = rundir.find(name, run_dir)
     if found is not None:
         directory, holder = found
-        return Place(str(holder), rundir.socket_path(directory, name), lock=rundir.lock_path(directory, name))
+        place = Place(str(holder), rundir.socket_path(directory, name), lock=rundir.lock_path(directory, name))
+        _await_door(place)
+        return place
     if access_key is not None:  # somebody else's, perhaps, on this machine
         host = os.environ.get("CSERVICE_HOST") or "localhost"
         return _at_url(f"http://{host}:{os.environ.get('CSERVICE_PORT') or PORT}", access_key)
     raise _no_service(name, run_dir)
+
+
+def _await_door(place: Place) -> None:
+    """Wait for the control socket of a service that has just been started; not for one that ends, nor for long."""
+    assert place.path is not None  # noqa: S101 - for the type checker
+    end = time.monotonic() + STARTING
+    while not os.path.exists(place.path) and time.monotonic() < end and not place.gone(0.0):
+        time.sleep(0.05)
 
 
 def _no_service(name: str, run_dir: str | None) -> CommandError:

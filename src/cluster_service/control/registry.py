@@ -21,6 +21,9 @@ Level = Literal["inproc", "local", "remote", "disabled"]
 """Who may give a command. *local*: the owner's Unix socket, or a key from this machine; *remote*: a key from anywhere;
 *inproc*: only the program of the service itself; *disabled*: nobody."""
 
+CLOSED = ("inproc", "disabled")
+"""Levels at which no door offers a command: help and completion leave it out."""
+
 Handler = Callable[..., "dict[str, Any] | Awaitable[dict[str, Any]]"]
 """``run(service, **arguments)``: returns a JSON object, or raises CommandError and has changed nothing."""
 

@@ -10,6 +10,8 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from .registry import CLOSED
+
 Json = Mapping[str, Any]
 
 COLOURS = {
@@ -267,9 +269,9 @@ def _version(data: Json, **_: bool) -> str:
 
 def _help(data: Json, **_: bool) -> str:
     if "commands" in data:
-        width = max(len(command["usage"]) for command in data["commands"])
-        width = min(width, 44)
-        lines = [f"  {command['usage'].ljust(width)}  {command['doc'].splitlines()[0]}" for command in data["commands"]]
+        offered = [command for command in data["commands"] if command.get("access") not in CLOSED]
+        width = min(44, max((len(command["usage"]) for command in offered), default=0))
+        lines = [f"  {command['usage'].ljust(width)}  {command['doc'].splitlines()[0]}" for command in offered]
         more = ["", "help COMMAND tells more. Durations are 60 (seconds), 1500ms, 10s, 5m or 2h."]
         return "\n".join(["Commands:", *lines, *more])
     lines = [f"Usage: {data['usage']}", "", *str(data["doc"]).splitlines()]

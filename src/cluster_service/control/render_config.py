@@ -44,12 +44,16 @@ def _settings(title: str, rows: Iterable[Json], *, terminal: bool) -> str:
     lines = [
         (
             row["name"],
-            inline(row.get("note") if row["from"] == "default" and row.get("note") else row["value"]),
+            row["note"] if row["from"] == "default" and row.get("note") else _value(row["value"]),
             row["from"] if row["from"] == "default" else row["where"],
         )
         for row in rows
     ]
     return table((title, "VALUE", "FROM"), lines, terminal=terminal)
+
+
+def _value(value: object) -> str:
+    return f"{value:g}s" if isinstance(value, float) else inline(value)  # every one is a duration
 
 
 def _ls(data: Json, *, terminal: bool) -> str:

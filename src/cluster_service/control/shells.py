@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from cluster_service import rundir
 from cluster_service.config.table import SETTINGS, Setting
+from cluster_service.config.targets import APP
 
 from . import completion, render
 from .completion import Choice, Choices
@@ -58,7 +59,7 @@ _cservice() {
             *) found+=("${text//:/\\:}${doc:+:$doc}") ;;
         esac
     done < <("${(Q)words[1]}" completion --words zsh "${(j: :)words[1,CURRENT-1]} $PREFIX" 2>/dev/null)
-    (( $#found )) && _describe -o cservice found
+    (( $#found )) && _describe cservice found
     [[ $files == :files ]] && _files
     [[ $files == :directories ]] && _files -/
 }
@@ -170,7 +171,9 @@ def _in_target(command: Command, words: Sequence[str]) -> bool:
     """Whether what follows *words* is a program's, which ``start`` or a file's name has begun."""
     if words and words[0].endswith(".py"):
         return True
-    return words[:1] == ["start"] and "target" in completion.place(command, words[1:]).given
+    if words[:1] != ["start"] or "target" not in completion.place(command, words[1:]).given:
+        return False
+    return "--" in words or not any(APP.match(word) for word in words[1:])  # options may follow an app
 
 
 def _value(option: click.Parameter, current: str) -> Choices:

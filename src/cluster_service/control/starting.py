@@ -15,6 +15,7 @@ import click
 from cluster_service import rundir
 from cluster_service.config.merge import gather
 from cluster_service.config.table import BY_NAME, GROUP, SETTINGS, Setting
+from cluster_service.config.targets import APP
 
 from . import arguments, console
 from .cli import session_of
@@ -34,8 +35,8 @@ DASHES = "\0--"
 HELP = """Start TARGET as a service.
 
 TARGET is a Python file (worker.py), an app (package.module:app, ASGI or WSGI) or, after --, any program (-- node
-server.js). What follows it are its arguments. If a service of that name runs already, --group adds a group of workers
-to it; without --group this becomes a console of it.
+server.js). What follows a file or a program are its arguments; options may follow an app. If a service of that name
+runs already, --group adds a group of workers to it; without --group this becomes a console of it.
 
 The options may also stand in the environment (CSERVICE_WORKERS=4), in cluster-service.toml, or in
 [tool.cluster-service] of pyproject.toml.
@@ -50,7 +51,23 @@ class Start(click.Command):
         if "--" in args:
             place = args.index("--")
             args = [*args[:place], DASHES, *args[place + 1 :]]
-        return super().parse_args(ctx, args)
+        return super().parse_args(ctx, self._own_first(ctx, args))
+
+    def _own_first(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put options that stand behind an app before it: an app is no program, and takes none."""
+        words = self._words(ctx, args)
+        if len(words) < 2 or not words[1].startswith("-") or not APP.match(words[0]):
+            return args
+        behind = words[1 : words.index(DASHES)] if DASHES in words else words[1:]
+        left = self._words(ctx, behind)
+        own = behind[: len(behind) - len(left)]
+        rest = words[1 + len(own) :]
+        return [*args[: len(args) - len(words)], *own, words[0], *rest[rest[:1] == [DASHES] :]]
+
+    def _words(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """What is left of *args* behind the options."""
+        words = self.make_parser(ctx).parse_args(list(args))[0].get("words")
+        return list(words) if isinstance(words, tuple) else []  # click has a sentinel for none
 
 
 def make_start() -> click.Command:
@@ -160,6 +177,12 @@ def _add_group(
             "bad_request", f"{flag} is the service's, which runs already: it cannot be given with a group"
         )
     given: dict[str, Any] = {name: value for name, value in options.items() if name in known}
+    if target is None and session.url is None:
+        from cluster_service.config.added import group_here  # noqa: PLC0415 - rarely needed
+
+        target, found = group_here(options, os.getcwd(), os.environ)
+        program, args = found.pop("program", False), found.pop("args", [])
+        given = found
     given |= {"target": target, "args": args or None, "program": program or None, "no_wait": no_wait or None}
     return session.give(command, arguments.check(command, given))
 

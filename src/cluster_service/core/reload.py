@@ -13,6 +13,8 @@ from . import judge, wanted
 from .requests import Rejected, Restart, Scale, Shutdown, StartGroup
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from .cluster import Cluster
     from .group import Group
     from .operations import Operation
@@ -21,6 +23,11 @@ if TYPE_CHECKING:
 
 REPLACING = frozenset({"release", "share", "user", "user_group"})
 """Fields of a group that only new workers can take up."""
+PARTS: dict[str, dict[str, str]] = {
+    "release": {},
+    "restart": {"delay": "restart_delay", "per_minute": "restarts_per_minute"},
+}
+"""Fields that hold several settings, and what these are called where they have another name."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +43,7 @@ class Change:
 def plan(cluster: Cluster, spec: Spec) -> list[Change]:
     """Return what taking up *spec* would change."""
     found = [
-        Change("", "settings", f"{name}: {getattr(cluster.spec, name)} → {getattr(spec, name)}")
+        Change("", "settings", f"{name}: {shown(getattr(cluster.spec, name))} → {shown(getattr(spec, name))}")
         for name in ("give_up", "shutdown_delay")
         if getattr(cluster.spec, name) != getattr(spec, name)
     ]
@@ -68,17 +75,12 @@ def _changes(group: Group, new: GroupSpec) -> list[Change]:
             continue
         if field.name == "count":
             found.append(Change(new.name, "scale", f"workers: {len(group.slots)} → {after}"))
-        elif field.name == "release":
-            for part in fields(after):
-                was, will = getattr(before, part.name), getattr(after, part.name)
-                if was != will:
-                    shown = (
-                        "changed" if part.name == "env" else f"{_shown(was)} → {_shown(will)}"
-                    )  # it may hold secrets
-                    found.append(Change(new.name, "replace", f"{part.name}: {shown}"))
+        elif field.name in PARTS:
+            effect = "replace" if field.name in REPLACING else "settings"
+            found += [Change(new.name, effect, text) for text in _differences(before, after, PARTS[field.name])]
         else:
             effect = "replace" if field.name in REPLACING or _opens(field.name, before, after) else "settings"
-            found.append(Change(new.name, effect, f"{field.name}: {_shown(before)} → {_shown(after)}"))
+            found.append(Change(new.name, effect, f"{field.name}: {shown(before)} → {shown(after)}"))
     return found
 
 
@@ -87,9 +89,24 @@ def _opens(name: str, before: Any, after: Any) -> bool:
     return name == "check" and after is not None and after.path is not None and (before is None or before.path is None)
 
 
-def _shown(value: object) -> str:
+def _differences(before: Any, after: Any, names: Mapping[str, str]) -> list[str]:
+    found = []
+    for part in fields(after):
+        was, will = getattr(before, part.name), getattr(after, part.name)
+        if was != will:
+            told = "changed" if part.name == "env" else f"{shown(was)} → {shown(will)}"  # it may hold secrets
+            found.append(f"{names.get(part.name, part.name)}: {told}")
+    return found
+
+
+def shown(value: object) -> str:
+    """Return a setting as it is written in a file: ``5s``, ``true``, ``db:ready``."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:g}s"  # every one is a duration
     if isinstance(value, tuple):
-        return " ".join(map(str, value)) or "none"
+        return " ".join(":".join(item) if isinstance(item, tuple) else str(item) for item in value) or "none"
     return "none" if value in (None, "") else str(value)
 
 

@@ -238,13 +238,7 @@ def _of_the_service(old: Settings, new: Settings) -> list[core.Change]:
 
 
 def _text(name: str, old: object, new: object) -> str:
-    return f"{name}: {_word(old)} → {_word(new)}"
-
-
-def _word(value: object) -> str:
-    if isinstance(value, tuple):
-        return " ".join(map(str, value)) or "none"
-    return "none" if value in (None, "") else str(value)
+    return f"{name}: {core.shown(old)} → {core.shown(new)}"
 
 
 def _shown(old: Mapping[str, Any], new: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -127,9 +127,9 @@ class RunningService:
         """See ``Service.start``."""
         from cluster_service.config import group_settings  # noqa: PLC0415 - rarely needed
 
-        group = group_settings(
-            target, options, directory=str(options.get("cwd") or "/"), taken=tuple(self._master.cluster.groups)
-        )
+        cluster = self._master.cluster
+        taken = [name for name, group in cluster.groups.items() if group.slots or cluster.of_group(name)]
+        group = group_settings(target, options, directory=str(options.get("cwd") or "/"), taken=taken)
         try:
             self._master.share_of(group.name, group.share, group.release.kind)
         except ValueError as error:

@@ -250,7 +250,7 @@ def _hashable(annotation: Any) -> bool:
 
 
 def _one_of(values: Mapping[str, Any]) -> Shape:
-    return Shape("choice", "one of them", lambda word: values[str(word)], choices=tuple(values))
+    return Shape("choice", "a word", lambda word: values[str(word)], choices=tuple(values))
 
 
 def _each(convert: Convert, make: Callable[[Any], Any]) -> Convert:

@@ -74,6 +74,8 @@ class Prompt:
         self._events = events
         self._after = after
         self._at_prompt = False
+        self._given = ""
+        """The command that was typed last: the event of it often comes when the prompt is back, and is not told."""
         self._over = ""
         """Why there is to be no prompt any more."""
         self._application: tuple[asyncio.AbstractEventLoop, Any] | None = None
@@ -111,6 +113,7 @@ class Prompt:
             line = self.ask()
             if line is None:
                 return
+            self._given = line.strip().partition(" ")[0]
             yield line
         out(self._over)
 
@@ -191,6 +194,9 @@ class Prompt:
     def heard(self, event: Mapping[str, Any]) -> None:
         """Show *event*, unless it is told in another way."""
         kind = event.get("event")
+        if kind == "command" and event.get("name") == self._given:
+            self._given = ""
+            return
         grave = kind in TROUBLE or (kind == "worker_exit" and event.get("reason") == "failure")
         if self._events and (grave or self._at_prompt):
             self.screen.put(render.event(event) + "\n")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from cluster_service.control.errors import CommandError
 from cluster_service.rundir import check_name
 
-from . import binds, values
+from . import binds, envfiles, limits, values
 
 if TYPE_CHECKING:
     from .table import Setting
@@ -112,6 +112,15 @@ def _variable(name: str, value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def _env_files(setting: Setting, raw: Any, base: str, unit: str) -> tuple[str, ...]:
+    """Paths, each with the ``-`` that may stand before it."""
+    found = []
+    for word in [raw] if isinstance(raw, str) else _words(setting, raw, base, unit):
+        path = word.removeprefix(envfiles.OPTIONAL)
+        found.append(word[: len(word) - len(path)] + _path(setting, path, base, unit))
+    return tuple(found)
+
+
 def _binds(setting: Setting, raw: Any, base: str, unit: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(binds.canonical(word, base) for word in _words(setting, raw, base, unit)))
 
@@ -196,6 +205,10 @@ KINDS: dict[str, Callable[[Setting, Any, str, str], Any]] = {
     "paths": _paths,
     "env": _env,
     "hosts": _hosts,
+    "env_files": _env_files,
+    "limits": lambda _setting, raw, _base, _unit: limits.rlimits(raw),
+    "umask": lambda _setting, raw, _base, _unit: limits.umask(raw),
+    "cpus": lambda _setting, raw, _base, _unit: limits.affinity(raw),
     "binds": _binds,
     "name": _name,
     "group": _group,

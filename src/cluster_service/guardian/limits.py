@@ -44,13 +44,20 @@ def take_own() -> Limits:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    found: int | None = None
-    with contextlib.suppress(OSError, ValueError):
+    return Limits({resource.RLIMIT_NOFILE: (soft, hard)}, _protect())
+
+
+def _protect() -> int | None:
+    """Return the oom_score_adj that was ours before; None: we still have it, since another one is not to be had."""
+    try:
         with open(_OOM, encoding="ascii") as file:
             found = int(file.read())
-        if found > PROTECTED:
-            _set_oom_score_adj(PROTECTED)
-    return Limits({resource.RLIMIT_NOFILE: (soft, hard)}, found)
+        if found <= PROTECTED:
+            return None
+        _set_oom_score_adj(PROTECTED)
+    except (OSError, ValueError):
+        return None
+    return found
 
 
 def for_worker(found: Limits, order: Spawn) -> Limits:

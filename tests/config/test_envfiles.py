@@ -88,9 +88,10 @@ def test_nothing_shows_what_they_say(here: Path) -> None:
 
 def test_the_environment_that_a_worker_finds(here: Path) -> None:
     (here / "a.env").write_text("A=file\nB=file\nCSERVICE_ACCESS_KEY=hush\nLISTEN_FDS=9\nCSERVICE_SLOT=9\n")
-    made = release(env_files="a.env", env={"B": "env"})
+    (group,) = make(env_files="a.env", env={"B": "env"}).spec.groups
+    base = {"A": "base", "C": "base"}
     start = Start(1, "web", 1, 1, "start")
-    found = launch.spawn("default", start, made, "none", {"A": "base", "C": "base"}, titles=True).env
+    found = launch.spawn("default", start, group, group.release, "none", base, titles=True).env
     assert {name: found[name] for name in ("A", "B", "C", "CSERVICE_SLOT")} == {
         "A": "file", "B": "env", "C": "base", "CSERVICE_SLOT": "1",
     }  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -12,10 +12,12 @@ from cluster_service.core.limits import Limits, cpus, list_of, listed, numbers
 from cluster_service.core.memory import recall, remember
 from cluster_service.core.reload import plan
 from cluster_service.core.requests import Reload
-from cluster_service.core.spec import Release, Spec
 from cluster_service.testing import World
 
 from .stories import GOOD, operation, running, started
+
+if TYPE_CHECKING:
+    from cluster_service.core.spec import Release, Spec
 
 
 @pytest.mark.parametrize(

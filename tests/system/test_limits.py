@@ -18,7 +18,6 @@ USABLE = sorted(os.sched_getaffinity(0))
 CONFIGURATION = """
 target = "wait.py"
 workers = 2
-ready_after = "50ms"
 monitor = "200ms"
 env_files = ["secret.env", "-absent.env"]
 umask = "027"
@@ -27,7 +26,12 @@ cpu_affinity = "spread"
 oom_score_adj = 200
 limits = {nofile = "128:256", core = 0}
 """
-WAIT = "import os, signal\nprint(os.environ['TOKEN'] == 'hush', flush=True)\nsignal.pause()\n"
+WAIT = """
+import os, signal, cluster_service
+print(os.environ["TOKEN"] == "hush", flush=True)
+cluster_service.worker_ready()
+signal.pause()
+"""
 
 
 @pytest.fixture
@@ -86,7 +90,6 @@ def test_a_file_says_it_all_and_the_kernel_agrees(folder: Path) -> None:
 
 
 def test_a_changed_file_of_variables_is_taken_up_by_a_reload_and_not_by_a_restart(folder: Path) -> None:
-    (folder / "wait.py").write_text("import signal\nsignal.pause()\n")
     with Service(cwd=folder) as service:
         service.serving(2)
         (folder / "secret.env").write_text("TOKEN=other\n")
@@ -133,7 +136,7 @@ def test_what_cannot_be_had_is_told_before_anything_starts(folder: Path) -> None
 
 def test_options_on_the_command_line_and_no_titles(folder: Path) -> None:
     (folder / "cluster-service.toml").unlink()
-    options = ("-w", "1", "--ready-after", "50ms", "--limit", "nofile=99", "--limit", "core=0", "--env-file")
+    options = ("-w", "1", "--limit", "nofile=99", "--limit", "core=0", "--env-file")
     with Service(*options, "secret.env", "--no-process-titles", "wait.py", cwd=folder) as service:
         (pid,) = service.serving(1)
         assert title(pid).endswith("\0wait.py") or title(pid).endswith(f"\0{folder}/wait.py")
@@ -145,7 +148,7 @@ def test_options_on_the_command_line_and_no_titles(folder: Path) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 def test_workers_of_another_user(folder: Path) -> None:
     program = (*interpreter_for(65534), "-c", "import signal; signal.pause()")
-    with Service("--user", "nobody", "--cwd", "/", "--", *program, cwd=folder) as service:
+    with Service("--user", "nobody", "--ready-after", "50ms", "--cwd", "/", "--", *program, cwd=folder) as service:
         pids = service.serving(2)
         for row in service.workers():
             check_limits(row["pid"], row["slot"])

@@ -32,7 +32,7 @@ _DEPENDS = re.compile(r"([^:\s]+)(?::(\w+))?\Z")
 def convert(setting: Setting, raw: Any, base: str, origin: str, unit: str = "s") -> Any:
     """Return *raw* as the kind that *setting* has. Raises CommandError, led by *origin*."""
     try:
-        if isinstance(raw, Mapping) and setting.kind != "env":
+        if isinstance(raw, Mapping) and setting.kind not in ("env", "limits"):
             hint = "A group's table is [groups.web]." if setting.name == "group" else f"Write {setting.name} = …"
             raise CommandError("bad_request", "a table stands where a value is wanted", hint)
         return KINDS[setting.kind](setting, raw, base, unit)

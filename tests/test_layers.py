@@ -10,14 +10,15 @@ import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "cluster_service"
 
-STDLIB_ONLY = {"core", "wire", "guardian", "worker"}
+STDLIB_ONLY = {"core", "wire", "guardian", "worker", "title"}
 """These run where nothing is installed, under the user's interpreter or in the process that must not die."""
 
 MAY_IMPORT = {
     "core": {"core", "wire"},
     "wire": {"wire"},
-    "guardian": {"guardian", "wire"},
-    "worker": {"worker", "wire"},
+    "guardian": {"guardian", "wire", "title"},
+    "worker": {"worker", "wire", "title"},
+    "title": {"title"},
     "master": {"master", "core", "wire", "control", "worker", "config", "rundir", "boot", ""},
     "control": {"control", "core", "wire", "config", "rundir", "boot", ""},
     "config": {"config", "core", "wire", "rundir", "control.errors", ""},

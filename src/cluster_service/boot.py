@@ -90,6 +90,7 @@ def start(
         "master_hang_timeout": settings.master_hang_timeout,
         "log_file": settings.log_file or (log_path(settings) if settings.detach else None),
         "pid_file": settings.pid_file,
+        "process_titles": settings.process_titles,
         "settings": settings.to_json(),
     }
     if settings.detach:

@@ -10,6 +10,7 @@ import pytest
 
 from cluster_service.core import actions, events
 from cluster_service.core.cluster import Cluster
+from cluster_service.core.limits import Limits
 from cluster_service.core.requests import Restart, Scale, Shutdown
 from cluster_service.core.spec import GroupSpec, Release, RestartPolicy, Spec
 from cluster_service.testing import Program, World
@@ -23,8 +24,12 @@ if TYPE_CHECKING:
 
 
 def test_a_spec_survives_json() -> None:
-    release = Release("app", "a:b", ("x",), "/srv", "/usr/bin/python3", (("A", "1"),), "granian", ("127.0.0.1:80",))
-    group = GroupSpec("web", 3, release, "python", 1.0, 2.0, 3.0, RestartPolicy(False, 1.0, 2, 3.0), "www", "www-data")
+    within = Limits("www", "www-data", "027", ("nofile=1024:unlimited",), -5, "spread", -100)
+    release = Release(
+        "app", "a:b", ("x",), "/srv", "/usr/bin/python3", (("A", "1"),), ("-/srv/.env",), (("B", "2"),), "granian",
+        ("127.0.0.1:80",), within,
+    )  # fmt: skip
+    group = GroupSpec("web", 3, release, "python", 1.0, 2.0, 3.0, RestartPolicy(False, 1.0, 2, 3.0))
     spec = Spec("default", (group, group.with_count(5)), "all-broken")
     assert Spec.from_json(json.loads(json.dumps(spec.to_json()))) == spec
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import grp
 import os
-import pwd
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from cluster_service.control.errors import CommandError
+from cluster_service.core import limits
 from cluster_service.core.spec import GroupSpec, RestartPolicy
 
-from . import cpus, releases, targets, values, watching
+from . import cpus, grants, releases, targets, values, watching
 from .merge import Given, led, read
 from .table import BY_NAME, GROUP
 
@@ -108,16 +107,17 @@ def group_of(
         python=python.value if python else None,
         python_base=python.base if python else where,
         env=value("env"),
+        env_files=value("env_files"),
         server=value("server"),
         binds=value("bind"),
         share=share,
+        within=grants.limits_of(given),
         origins=origins,
     )
     release = releases.resolve(wish, environ)
-    whole = {**environ, **dict(release.env)}
+    whole = {**environ, **dict(release.env_from_files), **dict(release.env)}
     with led(origins.get("python" if "target" not in origins and python else "target", "")):
         targets.check_python(release.python, release.kind, release.target, cwd=release.cwd, environ=whole)
-    user, user_group = _user(given)
     both = value("timeout")
     return GroupSpec(
         name=name or value("group"),
@@ -130,8 +130,6 @@ def group_of(
         restart=RestartPolicy(
             auto_restart=value("auto_restart"), delay=value("restart_delay"), per_minute=value("restarts_per_minute")
         ),
-        user=user,
-        user_group=user_group,
         monitor=value("monitor"),
         health_check=value("health_check"),
         **watching.fields(given, release, value),
@@ -151,7 +149,7 @@ def _count(given: Mapping[str, Given], *, grouped: bool) -> int:
     wanted = given.get("workers")
     asked: int | str = wanted.value if wanted else BY_NAME["workers"].default
     if not ("singleton" in given and given["singleton"].value):
-        return cpus.usable() if asked == "auto" else int(asked)
+        return _auto(given) if asked == "auto" else int(asked)
     if asked == "auto" or wanted is None or (grouped and not wanted.own):
         return min(1, int(asked)) if asked != "auto" else 1
     if int(asked) > 1:
@@ -161,6 +159,13 @@ def _count(given: Mapping[str, Given], *, grouped: bool) -> int:
             "Write 1, or remove singleton.",
         )
     return int(asked)
+
+
+def _auto(given: Mapping[str, Given]) -> int:
+    """The processors that the workers may use."""
+    affinity = given["cpu_affinity"].value if "cpu_affinity" in given else limits.SPREAD
+    _, _, among = affinity.rpartition(":")
+    return min(cpus.usable(), len(limits.listed(among))) if among != limits.SPREAD else cpus.usable()
 
 
 def check_order(groups: Sequence[GroupSpec], given: Mapping[str, Mapping[str, Given]], known: Collection[str]) -> None:
@@ -196,43 +201,3 @@ def _cycle(needs: Mapping[str, Sequence[str]], path: list[str]) -> list[str]:
         if found:
             return found
     return []
-
-
-def _user(given: Mapping[str, Given]) -> tuple[str | None, str | None]:
-    found: list[str | None] = []
-    for setting, what, find in (("user", "user", _uid), ("user_group", "group of users", _gid)):
-        wanted = given.get(setting)
-        found.append(wanted.value if wanted else None)
-        if wanted is None:
-            continue
-        if find(wanted.value) is None:
-            raise CommandError(
-                "bad_request",
-                f"{wanted.origin}: there is no {what} {wanted.value!r}",
-                "Name one that this machine knows.",
-            )
-        if os.geteuid() != 0:
-            raise CommandError(
-                "bad_request",
-                f"{wanted.origin}: only root can run workers as somebody else",
-                "Remove it, or start the service as root.",
-            )
-    return found[0], found[1]
-
-
-def _uid(name: str) -> int | None:
-    if name.isdecimal():
-        return int(name)
-    try:
-        return pwd.getpwnam(name).pw_uid
-    except KeyError:
-        return None
-
-
-def _gid(name: str) -> int | None:
-    if name.isdecimal():
-        return int(name)
-    try:
-        return grp.getgrnam(name).gr_gid
-    except KeyError:
-        return None

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from cluster_service.control.errors import CommandError
 from cluster_service.rundir import check_name
 
-from . import binds, values
+from . import binds, envfiles, limits, values
 
 if TYPE_CHECKING:
     from .table import Setting
@@ -32,7 +32,7 @@ _DEPENDS = re.compile(r"([^:\s]+)(?::(\w+))?\Z")
 def convert(setting: Setting, raw: Any, base: str, origin: str, unit: str = "s") -> Any:
     """Return *raw* as the kind that *setting* has. Raises CommandError, led by *origin*."""
     try:
-        if isinstance(raw, Mapping) and setting.kind != "env":
+        if isinstance(raw, Mapping) and setting.kind not in ("env", "limits"):
             hint = "A group's table is [groups.web]." if setting.name == "group" else f"Write {setting.name} = …"
             raise CommandError("bad_request", "a table stands where a value is wanted", hint)
         return KINDS[setting.kind](setting, raw, base, unit)
@@ -110,6 +110,15 @@ def _variable(name: str, value: Any) -> str:
     if isinstance(value, (Mapping, list, tuple, type(None))):
         raise CommandError("bad_request", f"the variable {name} cannot be {value!r}: write text or a number")
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _env_files(setting: Setting, raw: Any, base: str, unit: str) -> tuple[str, ...]:
+    """Paths, each with the ``-`` that may stand before it."""
+    found = []
+    for word in [raw] if isinstance(raw, str) else _words(setting, raw, base, unit):
+        path = word.removeprefix(envfiles.OPTIONAL)
+        found.append(word[: len(word) - len(path)] + _path(setting, path, base, unit))
+    return tuple(found)
 
 
 def _binds(setting: Setting, raw: Any, base: str, unit: str) -> tuple[str, ...]:
@@ -196,6 +205,10 @@ KINDS: dict[str, Callable[[Setting, Any, str, str], Any]] = {
     "paths": _paths,
     "env": _env,
     "hosts": _hosts,
+    "env_files": _env_files,
+    "limits": lambda _setting, raw, _base, _unit: limits.rlimits(raw),
+    "umask": lambda _setting, raw, _base, _unit: limits.umask(raw),
+    "cpus": lambda _setting, raw, _base, _unit: limits.affinity(raw),
     "binds": _binds,
     "name": _name,
     "group": _group,

@@ -19,7 +19,7 @@ from .kinds import convert
 from .table import ALIASES, BY_NAME, GROUP, INTERNAL, SETTINGS, WORKER_IDENTITY, Setting, canonical
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 Source = Literal["flags", "keywords", "environment", "file"]
 GROUPS = "groups"
@@ -132,13 +132,20 @@ def collect(
 
 
 def _over(below: Mapping[str, Given], above: Mapping[str, Given]) -> dict[str, Given]:
-    """Return both, *above* before *below*; variables are added to each other, one by one."""
+    """Return both, *above* before *below*; variables are added to each other, and limits, one by one."""
     found = {**below, **above}
-    if "env" in below and "env" in above:
-        found["env"] = replace(
-            above["env"], value=tuple({**dict(below["env"].value), **dict(above["env"].value)}.items())
-        )
+    for name, key in _ADDED_UP.items():
+        if name in below and name in above:
+            both = {key(item): item for item in (*below[name].value, *above[name].value)}
+            found[name] = replace(above[name], value=tuple(both.values()))
     return found
+
+
+_ADDED_UP: dict[str, Callable[[Any], str]] = {
+    "env": lambda pair: str(pair[0]),
+    "limits": lambda limit: str(limit).partition("=")[0],
+}
+"""Settings that are added up, and what tells two of their items apart."""
 
 
 def _from_file(

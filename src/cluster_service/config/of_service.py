@@ -121,4 +121,12 @@ SETTINGS: tuple[Setting, ...] = (
         metavar="TIME",
         shown="30s",
     ),
+    Setting(
+        "process_titles",
+        "flag",
+        default=True,
+        doc="Say in the process list what each process is: cservice: default web.1 serving.",
+        flags=("--process-titles/--no-process-titles",),
+        scope=SERVICE,
+    ),
 )

@@ -87,6 +87,8 @@ class Settings:
     console: bool | None = None
     """A console on the terminal of the one who starts the service; None: where there is a terminal."""
     master_hang_timeout: float = 30.0
+    process_titles: bool = True
+    """Whether our processes and the workers say in the process list what they are."""
     origin: Origin | None = field(default=None, compare=False, repr=False)
     """How it was started; None: by a version that did not say."""
     shown: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)

@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cluster_service.control.errors import CommandError
+from cluster_service.core.limits import Limits
 from cluster_service.core.spec import Release
 
-from . import targets
+from . import envfiles, targets
 from .merge import Given, led, read
 from .table import GROUP, canonical
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from cluster_service.core.spec import GroupSpec
 
-OPTIONS = frozenset({"cwd", "python", "env", "server", "args", "bind", "binds"})
+OPTIONS = frozenset({"cwd", "python", "env", "env_files", "server", "args", "bind", "binds"})
 """Settings that say what a release is, and not how a group runs it."""
 
 
@@ -47,9 +48,11 @@ class Wish:
     python_base: str = "/"
     ours: str = sys.executable
     env: tuple[tuple[str, str], ...] = ()
+    env_files: tuple[str, ...] = ()
     server: str = "uvicorn"
     binds: tuple[str, ...] = ()
     share: str = "auto"
+    within: Limits = field(default_factory=Limits)
     origins: Mapping[str, str] = field(default_factory=dict)
     """Where the settings stand, for errors."""
 
@@ -57,7 +60,9 @@ class Wish:
 def resolve(wish: Wish, environ: Mapping[str, str]) -> Release:
     """Return the release that *wish* comes to. *environ*: the service's own. Raises CommandError bad_request."""
     cwd = os.path.realpath(wish.cwd)
-    whole = {**environ, **dict(wish.env)}
+    with led(wish.origins.get("env_files", "")):
+        env_from_files = envfiles.read(wish.env_files)
+    whole = {**environ, **dict(env_from_files), **dict(wish.env)}
     with led(wish.origins.get("target", "")):
         kind, found = targets.locate(wish.target, program=wish.program, directory=wish.where, cwd=cwd, environ=whole)
     target = found if kind == "app" else os.path.realpath(found) if kind == "script" else _but_the_name(found)
@@ -76,8 +81,11 @@ def resolve(wish: Wish, environ: Mapping[str, str]) -> Release:
         cwd=cwd,
         python=python,
         env=wish.env,
+        env_files=wish.env_files,
+        env_from_files=env_from_files,
         server=wish.server,
         binds=binds,
+        within=wish.within,
     )
 
 
@@ -94,9 +102,9 @@ def release_of(
 
     *options*: ``OPTIONS`` and ``program``, by any spelling; others are passed over. *directory*: the caller's,
     absolute; relative paths start from it, and it is the workers' directory unless *options* name a ``cwd``. What is
-    not given is the *current* release's: the environment (*options* add to it), and, for a target of the same kind,
-    arguments, server and addresses. The interpreter is the release's own ``.venv``; else the current one, unless that
-    belongs to the current release alone; else ours. Raises CommandError bad_request.
+    not given is the *current* release's: the limits, the environment (*options* add to it; its files are read again),
+    and, for a target of the same kind, arguments, server and addresses. The interpreter is the release's own ``.venv``;
+    else the current one, unless that belongs to the current release alone; else ours. Raises CommandError bad_request.
     """
     given = read(
         {name: value for name, value in options.items() if canonical(name) in OPTIONS},
@@ -125,6 +133,8 @@ def release_of(
         python_base=directory,
         ours=current.python if may_stay(current, place) else sys.executable,
         env=tuple(env.items()),
+        env_files=value("env_files", current.env_files),
+        within=current.within,
         server=value("server", current.server if same else Release.server),
         binds=value("bind", current.binds if same or group.share == "inherit" else ()),
         share=group.share,

@@ -132,7 +132,7 @@ def resolve(origin: Origin, environ: Mapping[str, str], *, make: bool = True) ->
 _AS_GIVEN = (
     "allow_query_key", "trusted_hosts", "allow_http_get", "remote_commands", "upgrade_roots", "tls_cert", "tls_key",
     "tls_client_ca", "require_control", "log_file", "pid_file", "state", "commands", "detach", "console",
-    "master_hang_timeout",
+    "master_hang_timeout", "process_titles",
 )  # fmt: skip
 
 

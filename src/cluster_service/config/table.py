@@ -23,7 +23,7 @@ ALIASES: dict[str, str] = {alias: setting.name for setting in SETTINGS for alias
 INTERNAL: frozenset[str] = frozenset(
     f"CSERVICE_{name}"
     for name in (
-        *("SLOT", "GENERATION", "REASON", "CHANNEL", "PORTS", "BOARD", "CHECK", "CHECK_PID"),
+        *("SLOT", "GENERATION", "REASON", "CHANNEL", "PORTS", "BOARD", "TITLE", "CHECK", "CHECK_PID"),
         *("GUARDIAN_FD", "BOOT_FD", "BOARD_FD", "ROLE", "URL", "CA_FILE", "CLIENT_CERT", "TEST_URL", "TEST_PORT"),
     )
 )

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 CODE = frozenset(("start", "upgrade", "test"))
 """The commands that name code to run."""
-_NEVER = ("env", "user", "user_group", "share", "ready_file")
+_NEVER = (
+    "env", "env_files", "user", "user_group", "umask", "limits", "nice", "cpu_affinity", "oom_score_adj", "share",
+    "ready_file",
+)  # fmt: skip
 """Arguments that are not for other machines to give."""
 
 

@@ -1,12 +1,14 @@
 """What a service remembers from one life to the next: the releases its groups were promoted to, and its operations.
 
 The notebook is for a new master of the same service; this is for a new service. So it holds no workers and no slots,
-and its times are wall-clock times (seconds since the epoch): the monotonic clock begins anew with the machine.
+and its times are wall-clock times (seconds since the epoch): the monotonic clock begins anew with the machine. What
+files of variables said is not kept either: it is most likely secret, and a new service reads them anew.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from .operations import Operation
@@ -26,9 +28,9 @@ def remember(cluster: Cluster, wall_minus_monotonic: float) -> dict[str, Any]:
         "version": VERSION,
         "groups": {
             group.name: {
-                "configured": asdict(group.spec.release),
-                "promoted": asdict(group.release),
-                "past": [asdict(release) for release in group.past],
+                "configured": asdict(_plain(group.spec.release)),
+                "promoted": asdict(_plain(group.release)),
+                "past": [asdict(_plain(release)) for release in group.past],
             }
             for group in cluster.groups.values()
         },
@@ -38,13 +40,18 @@ def remember(cluster: Cluster, wall_minus_monotonic: float) -> dict[str, Any]:
 
 
 def recall(
-    cluster: Cluster, data: dict[str, Any], wall_minus_monotonic: float, usable: Callable[[Release], str]
+    cluster: Cluster,
+    data: dict[str, Any],
+    wall_minus_monotonic: float,
+    usable: Callable[[Release], str],
+    filled: Callable[[Release], Release | None] = lambda release: release,
 ) -> list[str]:
     """Take up what an earlier service kept, before the first turn. Returns sentences for the log.
 
     A group goes on with the promoted release if it is configured as it was then: who starts the service with another
-    target wants that one. *usable*: why a release cannot be started any more, else "". Raises KeyError, TypeError or
-    ValueError when *data* is not what ``remember`` returns; then nothing was changed.
+    target wants that one. *usable*: why a release cannot be started any more, else ""; *filled*: it, with what its
+    files of variables say, None when they cannot be read. Raises KeyError, TypeError or ValueError when *data* is not
+    what ``remember`` returns; then nothing was changed.
     """
     if data["version"] != VERSION:
         raise ValueError(f"version {data['version']!r} of the state is not {VERSION}")
@@ -57,19 +64,25 @@ def recall(
     said = []
     for name, (configured, promoted, *past) in kept.items():
         group = cluster.groups.get(name)
-        if group is None or configured == promoted or configured != group.spec.release:
+        if group is None or configured == promoted or configured != _plain(group.spec.release):
             continue
         why = usable(promoted)
         if why:
             said.append(f"{name}: the promoted release {promoted.target} cannot be used any more ({why})")
             continue
-        group.releases[1], group.past = promoted, past
+        group.releases[1] = filled(promoted) or promoted
+        latest = takewhile(lambda release: release is not None, map(filled, reversed(past)))
+        group.past = [release for release in latest if release is not None][::-1]  # no rollback passes one over
         said.append(f"{name}: going on with the promoted release, {promoted.target} in {promoted.cwd}")
     for operation in operations:
         if operation.running:
             operation.state, operation.reason = "cancelled", "the service ended while it ran"
     cluster.operations, cluster.operation_count = operations, count
     return said
+
+
+def _plain(release: Release) -> Release:
+    return replace(release, env_from_files=())
 
 
 def _moved(operation: Operation, by: float) -> Operation:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .requests import Reload
     from .spec import GroupSpec, Spec
 
-REPLACING = frozenset({"release", "share", "user", "user_group"})
+REPLACING = frozenset({"release", "share"})
 """Fields of a group that only new workers can take up."""
 PARTS: dict[str, dict[str, str]] = {
     "release": {},
@@ -89,13 +89,21 @@ def _opens(name: str, before: Any, after: Any) -> bool:
     return name == "check" and after is not None and after.path is not None and (before is None or before.path is None)
 
 
+_SECRET = {"env": "env: changed", "env_from_files": "env_files: the values in them have changed"}
+"""Parts of a release that may hold secrets, and what is said of a change."""
+
+
 def _differences(before: Any, after: Any, names: Mapping[str, str]) -> list[str]:
     found = []
     for part in fields(after):
         was, will = getattr(before, part.name), getattr(after, part.name)
-        if was != will:
-            told = "changed" if part.name == "env" else f"{shown(was)} → {shown(will)}"  # it may hold secrets
-            found.append(f"{names.get(part.name, part.name)}: {told}")
+        if was == will:
+            continue
+        if part.name == "within":
+            found += _differences(was, will, names)
+        else:
+            told = f"{names.get(part.name, part.name)}: {shown(was)} → {shown(will)}"
+            found.append(_SECRET.get(part.name, told))
     return found
 
 

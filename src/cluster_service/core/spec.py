@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
+from .limits import Limits
+
 Kind = Literal["script", "app", "command"]
 Share = Literal["auto", "seccomp", "python", "inherit", "none"]
 """How workers get their ports; ``auto`` is the best that the guardian finds it can do."""
@@ -27,12 +29,17 @@ class Release:
     cwd: str = "/"
     python: str = ""
     """The interpreter's absolute path (not resolved further: a virtualenv's is a symlink); empty for a command."""
-    env: tuple[tuple[str, str], ...] = ()
-    """Set on top of the service's own environment."""
+    env: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    """Set on top of the service's own environment, and of what the files say."""
+    env_files: tuple[str, ...] = ()
+    """Absolute; one with a ``-`` before it need not exist."""
+    env_from_files: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    """What they said when the release was made: secrets, most likely."""
     server: str = "uvicorn"
     binds: tuple[str, ...] = ()
     """``127.0.0.1:8000``, ``[::1]:8000``, ``unix:/path``. For an app: where it is served. For others: passed as
     LISTEN_FDS when the share is ``inherit``."""
+    within: Limits = field(default_factory=Limits)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Release:
@@ -40,7 +47,10 @@ class Release:
         known = dict(data)
         known["args"] = tuple(known.get("args", ()))
         known["binds"] = tuple(known.get("binds", ()))
-        known["env"] = tuple((str(key), str(value)) for key, value in known.get("env", ()))
+        for name in ("env", "env_from_files"):
+            known[name] = tuple((str(key), str(value)) for key, value in known.get(name, ()))
+        known["env_files"] = tuple(known.get("env_files", ()))
+        known["within"] = Limits.from_json(known.get("within", {}))
         return cls(**known)
 
 
@@ -96,8 +106,6 @@ class GroupSpec:
     ready_after: float = 5.0
     """A worker that never says that it is ready, and never listens, is taken to be ready after this long alive."""
     restart: RestartPolicy = field(default_factory=RestartPolicy)
-    user: str | None = None
-    user_group: str | None = None
     monitor: float = 10.0
     """For how long an upgrade's canary, and then the whole, must be healthy; 0: not watched."""
     health_check: str | None = None

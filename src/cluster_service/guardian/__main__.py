@@ -1,4 +1,4 @@
-"""The programs of the guardian (``--boot-fd N NAME``) and of its log writer (``--log-writer N``).
+"""The programs of the guardian (``--boot-fd N NAME``) and of its log writer (``--log-writer N TITLE``).
 
 Started by ``cservice start``, which becomes it by exec: so this is the process that the user, systemd or the
 container knows. NAME only serves the reader of a process list. Whatever state it was started in (closed standard
@@ -45,12 +45,13 @@ def main() -> int:
     # Without site-packages (-S) our package is found where this file is.
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
     number = int(sys.argv[2])
-    return _write_logs(number) if sys.argv[1] == "--log-writer" else _guard(number)
+    return _write_logs(number, *sys.argv[3:4]) if sys.argv[1] == "--log-writer" else _guard(number)
 
 
-def _write_logs(control: int) -> int:
+def _write_logs(control: int, title: str = "") -> int:
     from cluster_service.guardian import logs  # noqa: PLC0415 - after the path is set
 
+    _be_called(title)
     logs.main(control)
     return 0
 
@@ -65,11 +66,19 @@ def _guard(boot_fd: int) -> int:
         lock = None if boot.lock_fd is None else _above_standard(boot.lock_fd)
     except (boots.BootError, OSError) as error:
         return _refuse(str(error))
+    _be_called(boot.title("guardian"))
     _open_standard()
     _close_others(lock)
     os.chdir("/")  # the directory of the caller may be a release, or be unmounted
     problem = _write_pid_file(boot.pid_file) or _try_log_file(boot.log_file)
     return _refuse(problem) if problem else Guardian(boot).run()
+
+
+def _be_called(title: str) -> None:
+    from cluster_service.title import Title  # noqa: PLC0415 - after the path is set
+
+    if title:
+        Title().set(title)
 
 
 def _refuse(problem: str) -> int:

@@ -38,6 +38,11 @@ class Boot:
     master_hang_timeout: float = 30.0
     log_file: str | None = None
     pid_file: str | None = None
+    process_titles: bool = True
+
+    def title(self, what: str) -> str:
+        """What the process list is to say of one of our processes; empty: what it says by itself."""
+        return f"cservice: {self.name} {what}" if self.process_titles else ""
 
 
 def read(descriptor: int) -> Boot:
@@ -58,6 +63,7 @@ def read(descriptor: int) -> Boot:
             master_hang_timeout=float(message.get("master_hang_timeout", 30.0)),
             log_file=message.get("log_file"),
             pid_file=message.get("pid_file"),
+            process_titles=bool(message.get("process_titles", True)),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BootError(f"started without a proper boot message ({error!r}); use: cservice start") from None

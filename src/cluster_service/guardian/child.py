@@ -6,15 +6,18 @@ when something fails; its end of file means that the program has been executed.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
 import socket
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
-from . import posix
+from . import limits, posix
+from .limits import Failure
 
 if TYPE_CHECKING:
+    from .limits import Limits
     from .posix import Machine
 
 _FIRST = 3  # the first descriptor after standard error: where LISTEN_FDS begin
@@ -38,8 +41,7 @@ class Plan(NamedTuple):
     stderr: int
     descriptors: list[int]
     """Become 3, 4, 5 ... in the program."""
-    limits: tuple[int, int]
-    """RLIMIT_NOFILE as the guardian found it."""
+    limits: Limits
     identity: Identity | None = None
     machine: Machine | None = None
     """With it: install the seccomp filter and send its listener."""
@@ -47,10 +49,6 @@ class Plan(NamedTuple):
     """Sent to the program when the guardian dies."""
     listen_fds: bool = False
     """Set LISTEN_PID, which only the child knows."""
-
-
-class Failure(Exception):
-    """A sentence for the operator."""
 
 
 def run(plan: Plan, guardian: int, launch: int) -> NoReturn:
@@ -65,7 +63,7 @@ def run(plan: Plan, guardian: int, launch: int) -> NoReturn:
     except Failure as failure:
         _report(launch, str(failure))
     except BaseException as error:  # noqa: BLE001 - told, in the only way there is
-        _report(launch, f"{plan.argv[0]}: cannot be started: {error}")
+        _report(launch, f"{plan.argv[0]}: cannot be started: {str(error) or type(error).__name__}")
     finally:
         os._exit(127)
 
@@ -75,6 +73,12 @@ def _report(launch: int, text: str) -> None:
         os.write(launch, text.encode("utf-8", "replace")[:4000])
     except OSError:  # the guardian is gone
         os._exit(127)
+
+
+def _complain(sentence: str) -> None:
+    """Say something that does not keep the program from starting, where its own errors go."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"cservice: {sentence}\n".encode("utf-8", "replace"))
 
 
 def _reset_signals() -> None:
@@ -104,14 +108,12 @@ def _duplicate_above(descriptor: int, least: int) -> int:
 
 
 def _prepare(plan: Plan, guardian: int, launch: int) -> None:
-    import resource  # noqa: PLC0415 - as above
-
-    resource.setrlimit(resource.RLIMIT_NOFILE, plan.limits)
     # With CAP_SYS_ADMIN no_new_privs is not needed, and without it programs that are setuid go on working. The
     # capability goes with the change of user.
     privileged = plan.machine is not None and posix.has_capability(posix.CAP_SYS_ADMIN)
     if plan.machine is not None and privileged:
         _send_listener(plan.machine, launch)
+    limits.put_on(plan.limits, _complain)  # while we may
     if plan.identity is not None:
         _become(plan.identity)
     _change_directory(plan.cwd)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from .boot import Boot
     from .holdings import Holdings
+    from .limits import Limits
     from .logclient import Logs
     from .loop import Loop
     from .spawn import Launch
@@ -75,9 +76,7 @@ class Master:
 class Keeper:
     """Starts, watches and replaces the master."""
 
-    def __init__(
-        self, boot: Boot, holdings: Holdings, loop: Loop, logs: Logs, limits: tuple[int, int], board: int
-    ) -> None:
+    def __init__(self, boot: Boot, holdings: Holdings, loop: Loop, logs: Logs, limits: Limits, board: int) -> None:
         self._boot = boot
         self._board = board
         self._holdings = holdings

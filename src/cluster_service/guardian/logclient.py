@@ -21,6 +21,7 @@ from . import child, spawn
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from .limits import Limits
     from .loop import Loop
 
 TAIL_PATIENCE = 2.0
@@ -47,9 +48,10 @@ class _Source:
 class Logs:
     """The log writer, as the guardian sees it."""
 
-    def __init__(self, loop: Loop, limits: tuple[int, int], log_file: str | None, linger: float) -> None:
+    def __init__(self, loop: Loop, limits: Limits, log_file: str | None, linger: float, title: str) -> None:
         self._loop = loop
         self._limits = limits
+        self._title = title
         self._config = {"do": "config", "log_file": log_file, "linger": linger}
         self._sources: dict[int, _Source] = {}
         self._waiting: deque[tuple[bytes, int | None]] = deque()
@@ -153,7 +155,7 @@ class Logs:
     def _plan(self, control: int) -> child.Plan:
         env = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
         script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "__main__.py")
-        argv = [sys.executable, "-I", "-S", script, "--log-writer", "3"]
+        argv = [sys.executable, "-I", "-S", script, "--log-writer", "3", self._title]
         return child.Plan(argv, env, "/", 1, 2, [control], self._limits)
 
     def reaped(self, now: float) -> None:

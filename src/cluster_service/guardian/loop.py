@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from cluster_service.wire import facts
 
-from . import posix, reap, seccomp, spawn
+from . import limits, posix, reap, seccomp
 from .board import Board
 from .channels import Channels
 from .ending import Ending
@@ -87,13 +87,13 @@ class Guardian:
     def __init__(self, boot: Boot) -> None:
         self._loop = Loop()
         now = self._loop.now()
-        limits = spawn.raise_limit()
+        found = limits.take_own()
         self.holdings = Holdings(os.getpid(), now)
-        self.logs = Logs(self._loop, limits, boot.log_file, boot.stop_timeout + 5.0)
+        self.logs = Logs(self._loop, found, boot.log_file, boot.stop_timeout + 5.0, boot.title("log writer"))
         self.ports = Ports(self.holdings, Told(self._bound, self._listening, self._bind_refused, self.logs.line))
         self.board = Board()
-        self.keeper = Keeper(boot, self.holdings, self._loop, self.logs, limits, self.board.descriptor)
-        self.workers = Workers(self.holdings, self._loop, self.logs, self.ports, limits, self.board)
+        self.keeper = Keeper(boot, self.holdings, self._loop, self.logs, found, self.board.descriptor)
+        self.workers = Workers(self.holdings, self._loop, self.logs, self.ports, found, self.board)
         self.channels = Channels(self.keeper.tell, self._greeted, lambda worker: self.logs.release(worker.number))
         self.ending = Ending(boot, self.holdings, self.keeper, self.ports, self.logs, self._loop)
         self.verbs = Verbs(self.holdings, self.keeper, self.workers, self.ports, self.logs)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
 import signal
 import socket
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -159,14 +158,6 @@ def identity_of(user: str | None, group: str | None) -> Identity | None:
     if os.geteuid() != 0 and (uid, gid) != (os.getuid(), os.getgid()):
         raise CannotSpawn(f"workers can run as user {user or uid} only when the service is started by root")
     return child.Identity(uid, gid, name) if os.geteuid() == 0 else None
-
-
-def raise_limit() -> tuple[int, int]:
-    """Let the guardian have as many descriptors as it may; return the limits as they were, for the programs."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return soft, hard
 
 
 def check_share(share: str, identity: Identity | None, known: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster_service.wire import addresses, facts
 
-from . import child, posix, pyports, seccomp, spawn
+from . import child, limits, posix, pyports, seccomp, spawn
 from .holdings import Worker
 from .ports import Want, key_of
 from .spawn import CannotSpawn, Progress, Resources
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .board import Board
     from .channels import Channels
     from .holdings import Held, Holdings
+    from .limits import Limits
     from .logclient import Logs
     from .loop import Loop
     from .ports import Ports
@@ -40,14 +41,13 @@ _FIRST_DESCRIPTOR = 3  # SD_LISTEN_FDS_START of sd_listen_fds(3)
 class Workers:
     """Every worker's process."""
 
-    def __init__(
-        self, holdings: Holdings, loop: Loop, logs: Logs, ports: Ports, limits: tuple[int, int], board: Board
-    ) -> None:
+    def __init__(self, holdings: Holdings, loop: Loop, logs: Logs, ports: Ports, found: Limits, board: Board) -> None:
         self._holdings = holdings
         self._loop = loop
         self._logs = logs
         self._ports = ports
-        self._limits = limits
+        self._found = found
+        """The limits of the guardian's own start."""
         self._board = board
         self._python = pyports.Service(holdings, ports)
         self._launches: dict[int, tuple[Worker, Progress, tuple[int, int]]] = {}
@@ -63,7 +63,7 @@ class Workers:
         try:
             with Resources() as resources:
                 self._fork(worker, order, resources)
-        except CannotSpawn as error:
+        except (CannotSpawn, limits.Failure) as error:
             self._not_forked(worker, str(error))
         except OSError as error:
             self._not_forked(worker, f"the worker cannot be started: {error.strerror}")
@@ -111,7 +111,7 @@ class Workers:
             stdout=outs[1],
             stderr=errs[1],
             descriptors=descriptors,
-            limits=self._limits,
+            limits=limits.for_worker(self._found, order),
             identity=identity,
             machine=posix.MACHINE if order.share == "seccomp" else None,
             death_signal=signal.SIGTERM,

@@ -103,8 +103,8 @@ class Checks:
                     env={**launch.of_release(release, os.environ), **variables},
                     within=check.timeout,
                     on_line=lambda _line: None,
-                    user=group.user,
-                    group=group.user_group,
+                    user=release.within.user,
+                    group=release.within.user_group,
                 )
             except OSError as failure:
                 error = f"{check.command[0]} could not be run: {failure.strerror or failure}"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
 
     from cluster_service.core.actions import RunTest
-    from cluster_service.core.spec import GroupSpec, Release
+    from cluster_service.core.spec import Release
 
 AT_ONCE = 0.1
 """Seconds for which a test's lines are gathered before they are told."""
@@ -35,13 +35,13 @@ class Jobs:
         self._tell = tell
         self._running: dict[str, asyncio.Task[None]] = {}
 
-    def check(self, operation: str, release: Release, group: GroupSpec) -> None:
-        """Look whether the code of *release* can be run, by the user whose processes the workers of *group* are."""
-        self._begin(operation, self._check(operation, release, group))
+    def check(self, operation: str, release: Release) -> None:
+        """Look whether the code of *release* can be run, by the user whose processes its workers are."""
+        self._begin(operation, self._check(operation, release))
 
-    def test(self, order: RunTest, release: Release, group: GroupSpec) -> None:
+    def test(self, order: RunTest, release: Release) -> None:
         """Run the health check and the script that are ordered."""
-        self._begin(order.operation, self._test(order, release, group))
+        self._begin(order.operation, self._test(order, release))
 
     def abandon(self, operation: str) -> None:
         """End the job of *operation*; nothing is reported."""
@@ -68,20 +68,20 @@ class Jobs:
         self._running.pop(report.operation, None)  # first: the report may begin the next job of this operation
         self._tell(report)
 
-    async def _check(self, operation: str, release: Release, group: GroupSpec) -> None:
+    async def _check(self, operation: str, release: Release) -> None:
         from cluster_service.config.check import check_release  # noqa: PLC0415 - rarely needed
 
         try:
             environ = launch.of_release(release, os.environ)
             notes = await asyncio.to_thread(
-                check_release, release, environ=environ, user=group.user, user_group=group.user_group
+                check_release, release, environ=environ, user=release.within.user, user_group=release.within.user_group
             )
         except CommandError as error:
             self._done(reports.Checked(operation, error.message))
         else:
             self._done(reports.Checked(operation, notes=tuple(notes)))
 
-    async def _test(self, order: RunTest, release: Release, group: GroupSpec) -> None:
+    async def _test(self, order: RunTest, release: Release) -> None:
         from . import trials  # noqa: PLC0415 - rarely needed
 
         lines = _Lines(order.operation, self._tell)
@@ -97,8 +97,8 @@ class Jobs:
                     env={**launch.of_release(release, os.environ), **self._variables(order)},
                     within=order.timeout,
                     on_line=lines.add,
-                    user=group.user,
-                    group=group.user_group,
+                    user=release.within.user,
+                    group=release.within.user_group,
                 )
         except OSError as error_:
             error = f"the test could not be run: {error_}"

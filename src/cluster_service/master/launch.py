@@ -1,10 +1,14 @@
-"""From a release to the program that is executed, and its environment. Pure, but for the place of our own files."""
+"""From a release to the program that is executed, its environment and its limits.
+
+Pure, but for the place of our own files, the accounts of users and the processors that there are.
+"""
 
 from __future__ import annotations
 
 import os
 from typing import TYPE_CHECKING
 
+from cluster_service.core import limits
 from cluster_service.wire import orders
 
 if TYPE_CHECKING:
@@ -58,17 +62,45 @@ def environment(service: str, start: Start, release: Release, share: str, base: 
 
 def of_release(release: Release, base: Mapping[str, str]) -> dict[str, str]:
     """Return the environment in which a release's code runs, without what is a worker's own. *base*: the service's."""
-    return {**{key: value for key, value in base.items() if key not in PRIVATE}, **dict(release.env)}
+    outer = {**base, **_account(release.within.user), **dict(release.env_from_files)}
+    return {**{key: value for key, value in outer.items() if key not in PRIVATE}, **dict(release.env)}
+
+
+def _account(user: str | None) -> dict[str, str]:
+    """The variables that tell a program who it is, where it is not whom the service runs as."""
+    if user is None or os.geteuid() != 0:
+        return {}
+    import pwd  # noqa: PLC0415 - rarely needed
+
+    try:
+        entry = pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
+    except KeyError:
+        return {}
+    return {"HOME": entry.pw_dir, "USER": entry.pw_name, "LOGNAME": entry.pw_name}
 
 
 def spawn(
-    service: str, start: Start, group: GroupSpec, release: Release, share: str, base: Mapping[str, str]
+    service: str,
+    start: Start,
+    group: GroupSpec,
+    release: Release,
+    share: str,
+    base: Mapping[str, str],
+    *,
+    titles: bool = False,
 ) -> orders.Spawn:
-    """Return the order that carries out *start*. *share*: the group's, with ``auto`` settled."""
+    """Return the order that carries out *start*. *share*: the group's, with ``auto`` settled. *titles*: the worker is
+    to say in the process list what it is.
+    """
+    within = release.within
+    env = {**environment(service, start, release, share, base), **_checked(group)}
+    if titles and release.kind != "command":
+        env["CSERVICE_TITLE"] = f"cservice: {service} {start.group}.{start.slot}"
+    soft_and_hard = [limits.numbers(limit) for limit in within.limits]
     return orders.Spawn(
         worker=start.worker,
         argv=argv(release),
-        env={**environment(service, start, release, share, base), **_checked(group)},
+        env=env,
         cwd=release.cwd,
         label=f"{start.group}.{start.slot}",
         meta={"group": start.group, "slot": start.slot, "generation": start.generation, "reason": start.reason},
@@ -76,13 +108,22 @@ def spawn(
         inherit=list(release.binds) if share == "inherit" else [],
         channel=release.kind != "command",
         private=start.private,
-        user=group.user,
-        group=group.user_group,
+        user=within.user,
+        group=within.user_group,
+        umask=None if within.umask is None else int(within.umask, 8),
+        rlimits={name.upper(): [soft, hard] for name, soft, hard in soft_and_hard},
+        nice=within.nice,
+        cpus=_cpus(within.cpu_affinity, start.slot),
+        oom_score_adj=within.oom_score_adj,
     )
 
 
 def _checked(group: GroupSpec) -> dict[str, str]:
     return {"CSERVICE_CHECK": "1"} if group.check is not None and group.check.path is not None else {}
+
+
+def _cpus(affinity: str | None, slot: int) -> list[int]:
+    return [] if affinity is None else limits.cpus(affinity, slot, sorted(os.sched_getaffinity(0)))
 
 
 def settle_share(wanted: str, kind: str, available: Mapping[str, str]) -> tuple[str, str]:

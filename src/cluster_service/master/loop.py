@@ -209,6 +209,8 @@ class Master:
                 if isinstance(action, actions.Publish):
                     number += 1
                     self.publish(action.event, number)
+                    if isinstance(action.event, events.WorkerReady):
+                        self._show_serving(action.event.pid)
                     if isinstance(action.event, events.OperationEnd):
                         self._memory.save(self.cluster)
                         self._loop.call_soon(self._schedule.look)  # a reload may have changed it
@@ -315,7 +317,10 @@ class Master:
             for address in release.binds:
                 if address not in self.cluster.unused:
                     self._kernel.send(orders.Listen(address))
-        self._kernel.send(launch.spawn(self.settings.spec.name, action, group.spec, release, share, os.environ))
+        settings = self.settings
+        self._kernel.send(
+            launch.spawn(settings.name, action, group.spec, release, share, os.environ, titles=settings.process_titles)
+        )
 
     def _stop(self, action: actions.Stop) -> None:
         worker = self.cluster.workers.get(action.worker)
@@ -325,6 +330,13 @@ class Master:
             message = {"type": "stop", "timeout": action.timeout, "reason": action.reason}
             self._kernel.send(orders.Tell(action.worker, message))
         self._kernel.send(orders.Signal(action.worker, signal.SIGTERM, "stop"))
+
+    def _show_serving(self, pid: int) -> None:
+        """Let the worker know what it is now: it is part of its title, and only we see when all others do."""
+        worker = next((each for each in self.cluster.workers.values() if each.pid == pid), None)
+        release = self.cluster.groups[worker.group].releases.get(worker.generation) if worker else None
+        if worker is not None and release is not None and release.kind != "command" and self.settings.process_titles:
+            self._kernel.send(orders.Tell(worker.number, {"type": "state", "state": "serving"}))
 
     def _kill(self, action: actions.Kill) -> None:
         self._kernel.send(orders.Signal(action.worker, signal.SIGKILL, "kill", whole_group=True))
@@ -340,11 +352,11 @@ class Master:
 
     def _check(self, action: actions.Check) -> None:
         group = self.cluster.groups[action.group]
-        self._jobs.check(action.operation, group.releases[action.generation], group.spec)
+        self._jobs.check(action.operation, group.releases[action.generation])
 
     def _test(self, action: actions.RunTest) -> None:
         group = self.cluster.groups[action.group]
-        self._jobs.test(action, group.releases[action.generation], group.spec)
+        self._jobs.test(action, group.releases[action.generation])
 
     def _abandon(self, action: actions.Abandon) -> None:
         self._jobs.abandon(action.operation)

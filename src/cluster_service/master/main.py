@@ -27,7 +27,8 @@ def main(hooks: Hooks | None = None) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is the guardian's to hear
     os.set_inheritable(int(guardian), False)  # noqa: FBT003
     settings = _read(int(boot))
-    _set_title(f"cservice: master ({settings.spec.name})")
+    if settings.process_titles:
+        _set_title(f"cservice: {settings.name} master")
     return asyncio.run(_run(settings, socket.socket(fileno=int(guardian)), hooks or HOOKS))
 
 

@@ -9,8 +9,11 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from cluster_service.config import envfiles
+from cluster_service.control.errors import CommandError
 from cluster_service.core import memory
 
 if TYPE_CHECKING:
@@ -46,7 +49,7 @@ class Memory:
         if self._state is None or data is None:
             return
         try:
-            for sentence in memory.recall(cluster, data, time.time() - time.monotonic(), missing):
+            for sentence in memory.recall(cluster, data, time.time() - time.monotonic(), missing, filled):
                 self._log(sentence)
         except (KeyError, TypeError, ValueError) as error:
             self._state.put_aside(f"it is not what a service of this version writes ({error!r})")
@@ -71,10 +74,18 @@ class Memory:
 
 
 def missing(release: Release) -> str:
-    """Return why *release* cannot be started any more: its directory, file or interpreter is gone. Else ""."""
+    """Return why *release* cannot be started any more: its directory, a file or interpreter of it is gone. Else ""."""
     files = [release.python] if release.python else []
     files += [release.target] if release.kind != "app" else []
     for path in (release.cwd, *files):
         if not os.path.exists(path):
             return f"{path} does not exist"
-    return ""
+    return "" if filled(release) is not None else f"one of {', '.join(release.env_files)} cannot be read"
+
+
+def filled(release: Release) -> Release | None:
+    """Return *release* with what its files of variables say now; None when they cannot be read."""
+    try:
+        return replace(release, env_from_files=envfiles.read(release.env_files))
+    except CommandError:
+        return None

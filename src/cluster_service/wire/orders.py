@@ -55,6 +55,13 @@ class Spawn:
     """User name or number to run as (needs root)."""
     group: Optional[str] = None
     """Group name or number; by default the user's own."""
+    umask: Optional[int] = None
+    rlimits: Dict[str, List[int]] = field(default_factory=dict)
+    """``{"NOFILE": [soft, hard]}``; -1: unlimited."""
+    nice: Optional[int] = None
+    cpus: List[int] = field(default_factory=list)
+    """On which it may run; none: on those of the guardian."""
+    oom_score_adj: Optional[int] = None
     private: bool = False
     """A dark canary: each address that it binds becomes one of its own that no client knows (an ephemeral port on
     loopback, an abstract Unix socket), in every share mode but none."""

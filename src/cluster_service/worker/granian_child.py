@@ -26,6 +26,7 @@ from .run import hide_our_frames
 from .runtime import Runtime, current, install
 from .streams import Streams, ending_wsgi
 from .threads import run_beside
+from .titles import Titles
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -69,10 +70,12 @@ class Child:
 
         runtime = current()
         if runtime is None:
-            runtime = Runtime(self.channel, "none", Pulse(f"{self.board}:{self.row}" if self.board >= 0 else None))
+            pulse = Pulse(f"{self.board}:{self.row}" if self.board >= 0 else None)
+            runtime = Runtime(self.channel, "none", pulse, Titles(None))
             install(runtime)
         else:
             runtime.pulse.take_over()
+            runtime.titles.of_fork("server")
         if runtime.bus is not None and self.relay is not None:
             runtime.bus.listen(self.relay)
         try:

@@ -1,7 +1,8 @@
 """Doing something when the program imports a module, and only then.
 
 A finder stands first in ``sys.meta_path``. It answers for the few modules of the table: lets the other finders find
-the module, and has its loader call us once the module's body has run. What we do there must never break the import.
+the module, and has its loader call us once the module's body has run, or just before. What we do there must never break
+the import.
 """
 
 from __future__ import annotations
@@ -25,12 +26,16 @@ HOOKS = {
     "grpc.aio._server": "cluster_service.worker.drains.grpc_server",
     "http.server": "cluster_service.worker.drains.http_handler",
     "multiprocessing.util": "cluster_service.worker.children",
+    "setproctitle": "cluster_service.worker.titles",
     "socketserver": "cluster_service.worker.drains.socket_server",
     "uvicorn.server": "cluster_service.worker.drains.uvicorn_server",
     "uvloop": "cluster_service.worker.loops",
     "waitress.task": "cluster_service.worker.drains.waitress_pool",
     "websockets.asyncio.server": "cluster_service.worker.drains.websockets_server",
 }
+
+BEFORE = frozenset(("setproctitle",))
+"""Modules of which we must be out of the way when their body runs."""
 
 Hook = Callable[["ModuleType"], None]
 
@@ -75,7 +80,7 @@ class AfterImport:
                 spec: Optional[ModuleSpec] = None if finder is self or find is None else find(name, path, target)
                 if spec is not None:
                     if hasattr(spec.loader, "exec_module"):
-                        spec.loader = _Loader(spec.loader, self._hooks[name])  # type: ignore[assignment]
+                        spec.loader = _Loader(spec.loader, self._hooks[name], name in BEFORE)  # type: ignore[assignment]
                     return spec
         finally:
             self._finding.remove(name)
@@ -83,9 +88,10 @@ class AfterImport:
 
 
 class _Loader:
-    def __init__(self, loader: Any, hook: Hook) -> None:
+    def __init__(self, loader: Any, hook: Hook, before: bool) -> None:  # noqa: FBT001 - of the table
         self._loader = loader
         self._hook = hook
+        self._before = before
 
     def create_module(self, spec: ModuleSpec) -> Optional[ModuleType]:
         spec.loader = self._loader  # the module is to know its own loader
@@ -97,8 +103,11 @@ class _Loader:
         if module.__spec__ is not None:
             module.__spec__.loader = self._loader
         module.__loader__ = self._loader
+        if self._before:
+            self._hook(module)
         self._loader.exec_module(module)
-        self._hook(module)
+        if not self._before:
+            self._hook(module)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loader, name)

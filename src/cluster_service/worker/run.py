@@ -16,6 +16,7 @@ from typing import Dict, NoReturn, Optional, Sequence
 from .imports import install_hooks
 from .pulse import Pulse
 from .runtime import Runtime, install
+from .titles import Titles
 
 PUBLIC = ("CSERVICE_NAME", "CSERVICE_GROUP", "CSERVICE_SLOT", "CSERVICE_GENERATION", "CSERVICE_REASON")
 """The variables of ours that a program may rely on."""
@@ -30,6 +31,7 @@ def main(arguments: Sequence[str]) -> None:
         _descriptor(settings.get("CSERVICE_CHANNEL")),
         settings.get("CSERVICE_SHARE", "none"),
         Pulse(settings.get("CSERVICE_BOARD")),
+        Titles(settings.get("CSERVICE_TITLE")),
     )
     runtime.checked = "CSERVICE_CHECK" in settings
     ports = _descriptor(settings.get("CSERVICE_PORTS"))

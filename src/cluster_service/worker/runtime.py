@@ -39,16 +39,18 @@ if TYPE_CHECKING:
 
     from .pulse import Pulse
     from .serving import Serving
+    from .titles import Titles
 
 
 class Runtime:
     """The worker's side of the service. Made once, in the main thread, before the program runs."""
 
-    def __init__(self, channel: Optional[int], share: str, pulse: Pulse) -> None:
+    def __init__(self, channel: Optional[int], share: str, pulse: Pulse, titles: Titles) -> None:
         self.share = share
         self.pulse = pulse
         self.checked = False
         """The worker is to have an address of its own, to be asked whether it is well."""
+        self.titles = titles
         self.pid = os.getpid()
         """The worker's process; a fork of it has another."""
         self.callback = StopCallback()
@@ -148,6 +150,7 @@ class Runtime:
                 self._channel.catch_up()  # the announcement is on its way whenever the service has sent the signal
             timeout = DEFAULT_TIMEOUT
         self._stop.begin(timeout)
+        self.titles.show_end()
 
     def await_exit(self) -> None:
         """End the calling thread, which has nothing left to do, when the worker is drained."""
@@ -175,6 +178,8 @@ class Runtime:
             self._stop_beside()
             if self.handles_sigterm():
                 run_beside(self._insist, self._handled)
+        elif message["type"] == "state":
+            self.titles.show(str(message.get("state")))
         elif message["type"] in BUS and self.bus is not None:
             self.bus.heard(message)
 

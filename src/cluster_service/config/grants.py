@@ -1,0 +1,171 @@
+"""Whether this machine grants what a group's workers are to run as and within: looked at before anything starts."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import resource
+from typing import TYPE_CHECKING, Any
+
+from cluster_service.control.errors import CommandError
+from cluster_service.core import limits
+from cluster_service.core.limits import SPREAD, Limits
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from .merge import Given
+
+CAP_SYS_NICE = 23
+CAP_SYS_RESOURCE = 24
+NR_OPEN = "/proc/sys/fs/nr_open"
+
+
+def limits_of(given: Mapping[str, Given]) -> Limits:
+    """Return the limits that the settings in *given* name. Raises CommandError bad_request."""
+    user, user_group = _identity(given)
+    found: dict[str, Any] = {}
+    for name, check in _CHECKS.items():
+        if name in given:
+            check(given[name])
+            found[name] = given[name].value
+    return Limits(user=user, user_group=user_group, **found)
+
+
+def _bad(wanted: Given, sentence: str, hint: str) -> CommandError:
+    return CommandError("bad_request", f"{wanted.origin}: {sentence}", hint)
+
+
+# -- as whom -----------------------------------------------------------------------------------------------------------
+
+
+def _identity(given: Mapping[str, Given]) -> tuple[str | None, str | None]:
+    user, group = given.get("user"), given.get("user_group")
+    known = "Name one that this machine knows."
+    uid, gid = os.getuid(), os.getgid()
+    if user is not None:
+        account = _account(user.value)
+        if account is None and not user.value.isdecimal():
+            raise _bad(user, f"there is no user {user.value!r}", known)
+        if account is None and group is None:
+            raise _bad(
+                user,
+                f"user {user.value} is not in the user database, so nothing says which group it is in",
+                f"Name a group too: --user-group {user.value}.",
+            )
+        uid, gid = (account.pw_uid, account.pw_gid) if account is not None else (int(user.value), gid)
+    if group is not None:
+        found = _gid(group.value)
+        if found is None:
+            raise _bad(group, f"there is no group of users {group.value!r}", known)
+        gid = found
+    wanted = user or group
+    if wanted is not None and os.geteuid() != 0 and (uid, gid) != (os.getuid(), os.getgid()):
+        raise _bad(wanted, "only root can run workers as somebody else", "Remove it, or start the service as root.")
+    return user.value if user else None, group.value if group else None
+
+
+def _account(name: str) -> pwd.struct_passwd | None:
+    try:
+        return pwd.getpwuid(int(name)) if name.isdecimal() else pwd.getpwnam(name)
+    except (KeyError, OverflowError):
+        return None
+
+
+def _gid(name: str) -> int | None:
+    if name.isdecimal():
+        return int(name)
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        return None
+
+
+# -- within what -------------------------------------------------------------------------------------------------------
+
+
+def _check_limits(wanted: Given) -> None:
+    for limit in wanted.value:
+        name, _, hard = limits.numbers(limit)
+        number = getattr(resource, f"RLIMIT_{name.upper()}", None)
+        if number is None:
+            raise _bad(wanted, f"this system has no limit {name!r}", "Remove it.")
+        most = resource.getrlimit(number)[1]
+        why = "than a service of this user may have"
+        hint = "Ask for less, or have more granted where the service is started: ulimit -H, LimitNOFILE= of systemd."
+        if has_capability(CAP_SYS_RESOURCE):
+            most, why, hint = _highest(name), "than this system allows anybody", f"Ask for less, or raise {NR_OPEN}."
+        if most != resource.RLIM_INFINITY and (hard == resource.RLIM_INFINITY or hard > most):
+            raise _bad(wanted, f"{limit} is more {why}, which is {most}", hint)
+
+
+def _highest(name: str) -> int:
+    """What nobody may go beyond."""
+    if name != "nofile":
+        return resource.RLIM_INFINITY
+    try:
+        with open(NR_OPEN, encoding="ascii") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return resource.RLIM_INFINITY
+
+
+def _check_nice(wanted: Given) -> None:
+    now = os.getpriority(os.PRIO_PROCESS, 0)
+    soft = resource.getrlimit(resource.RLIMIT_NICE)[0]
+    least = -20 if soft == resource.RLIM_INFINITY else min(now, 20 - soft)
+    if wanted.value < least and not has_capability(CAP_SYS_NICE):
+        raise _bad(
+            wanted,
+            f"only root can give workers more than their share: {wanted.value} is below {least}",
+            f"Write {least} to 19, or start the service as root.",
+        )
+
+
+def _check_oom_score_adj(wanted: Given) -> None:
+    try:
+        with open("/proc/self/oom_score_adj", encoding="ascii") as file:
+            now = int(file.read())
+    except (OSError, ValueError):
+        return
+    if wanted.value < now and not has_capability(CAP_SYS_RESOURCE):
+        raise _bad(
+            wanted,
+            f"only root can protect workers more than they are: {wanted.value} is below {now}",
+            f"Write {now} to 1000, or start the service as root.",
+        )
+
+
+def _check_cpu_affinity(wanted: Given) -> None:
+    usable = os.sched_getaffinity(0)
+    _, _, among = wanted.value.rpartition(":")
+    missing = [cpu for cpu in (limits.listed(among) if among != SPREAD else []) if cpu not in usable]
+    if missing:
+        raise _bad(
+            wanted,
+            f"this service has no processor {limits.list_of(missing)}; it may use {limits.list_of(list(usable))}",
+            f"Name some of these, or write {SPREAD}.",
+        )
+
+
+def _nothing(_wanted: Given) -> None:
+    """What is well written can be had."""
+
+
+_CHECKS: dict[str, Callable[[Given], None]] = {
+    "umask": _nothing,
+    "limits": _check_limits,
+    "nice": _check_nice,
+    "cpu_affinity": _check_cpu_affinity,
+    "oom_score_adj": _check_oom_score_adj,
+}
+
+
+def has_capability(number: int) -> bool:
+    """Whether this process has capability *number* (linux/capability.h) in effect."""
+    with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+        for line in status:
+            if line.startswith("CapEff:"):
+                return bool(int(line.split()[1], 16) >> number & 1)
+    return False

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
 GUARDIAN = os.path.join(os.path.dirname(os.path.abspath(__file__)), "guardian", "__main__.py")
 SECRETS = ("CSERVICE_ACCESS_KEY", "CSERVICE_ACCESS_KEY_FILE")
+MANAGERS = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
+"""What a service manager tells the guardian alone: its workers have a NOTIFY_SOCKET of their own."""
+FIRST_GIVEN = 3
+"""The first descriptor that a service manager passes: SD_LISTEN_FDS_START of sd_listen_fds(3)."""
 
 
 class AlreadyRunning(Exception):
@@ -75,7 +79,10 @@ def start(
     *console*: starts one beside the service, given the environment for it, once the name is ours.
     """
     plain = Program.plain()
-    environ = {key: value for key, value in os.environ.items() if key not in SECRETS}
+    environ = {key: value for key, value in os.environ.items() if key not in (*SECRETS, *MANAGERS)}
+    manager = told_by_manager(os.environ, os.getpid())
+    for place, _ in enumerate(manager["sockets"], FIRST_GIVEN):
+        os.set_inheritable(place, False)  # noqa: FBT003 - only the guardian is to have them
     try:
         lock = rundir.take_lock(settings.run_dir, settings.name)
     except rundir.Held as held:
@@ -90,6 +97,7 @@ def start(
         "master_hang_timeout": settings.master_hang_timeout,
         "log_file": settings.log_file or (log_path(settings) if settings.detach else None),
         "pid_file": settings.pid_file,
+        "manager": manager,
         "settings": settings.to_json(),
     }
     if settings.detach:
@@ -97,6 +105,37 @@ def start(
     if console is not None:
         console(settings, environ)
     return _become(settings.name, lock, message, environ)
+
+
+def told_by_manager(environ: Mapping[str, str], pid: int) -> dict[str, Any]:
+    """Return what a service manager has told process *pid*, as ``guardian.boot.Manager`` reads it.
+
+    What is meant for another process, or is no number, is as if it had not been said, as sd_watchdog_enabled(3) and
+    sd_listen_fds(3) have it.
+    """
+
+    def number(name: str) -> int:
+        text = environ.get(name, "")
+        return int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else 0
+
+    watched = environ.get("WATCHDOG_PID", str(pid)) == str(pid)
+    count = number("LISTEN_FDS") if number("LISTEN_PID") == pid else 0
+    descriptors = range(FIRST_GIVEN, FIRST_GIVEN + min(count, 1024))
+    names = environ.get("LISTEN_FDNAMES", "").split(":")
+    there = [_is_open(descriptor) for descriptor in descriptors]
+    return {
+        "notify": environ.get("NOTIFY_SOCKET", ""),
+        "watchdog": number("WATCHDOG_USEC") / 1e6 if watched else 0.0,
+        "sockets": [(names[at] if at < len(names) else "") or "unknown" for at in range(count)] if all(there) else [],
+    }
+
+
+def _is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
 
 
 def log_path(settings: Settings) -> str:
@@ -109,7 +148,8 @@ def _become(name: str, lock: int, message: dict[str, Any], environ: dict[str, st
     data = json.dumps(message).encode()
     while data:
         data = data[os.write(boot, data) :]
-    os.set_inheritable(lock, True)  # noqa: FBT003
+    for descriptor in (lock, *(place for place, _ in enumerate(message["manager"]["sockets"], FIRST_GIVEN))):
+        os.set_inheritable(descriptor, True)  # noqa: FBT003
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os.execve(  # noqa: S606 - our own file under our own interpreter

@@ -19,7 +19,7 @@ import os
 import socket
 from typing import TYPE_CHECKING, NamedTuple
 
-from . import opening, private, strangers
+from . import given, opening, private, strangers
 from .holdings import Held
 from .paths import Kept, Paths
 
@@ -75,7 +75,13 @@ class Ports:
     def __init__(self, holdings: Holdings, told: Told) -> None:
         self._holdings = holdings
         self._told = told
+        self._told_unused = False
         self.paths = Paths(self._in_use, self.close)
+
+    def find(self, address: Address) -> Held | None:
+        """Return the socket that is held for *address*, or one that was given to us and covers it."""
+        held = self._holdings.held.get(key_of(address))
+        return held or next((each for each in self._given() if given.covers(each.address, address)), None)
 
     # ------------------------------------------------------------ workers
 
@@ -140,8 +146,9 @@ class Ports:
         return held
 
     def _find(self, want: Want) -> Held | None:
-        held = self._holdings.held.get(key_of(want.address))
+        held = self.find(want.address)
         if held is None:
+            self._refuse_other_family(want.address)
             return None
         if held.door:
             raise Refused(errno.EADDRINUSE, f"{want.address} is the service's own door; bind another address")
@@ -150,6 +157,8 @@ class Ports:
         if held.kept is not None and not held.kept.restore():
             if held.kept.state() == "other":
                 raise Refused(errno.EADDRINUSE, f"{strangers.describe(want.address)} (it has replaced our socket)")
+            if held.given is not None:
+                return held
             self.close(held)  # its directory is gone, or its file beyond recall
             return None
         return held
@@ -216,13 +225,17 @@ class Ports:
 
     def declare(self, address: Address, *, door: bool, backlog: int, mode: int) -> Held:
         """Open and hold *address* because the master said so; the same again is the same socket. Raises Refused."""
-        held = self._holdings.held.get(key_of(address))
+        held = self.find(address)
+        if held is None:
+            self._refuse_other_family(address)
         if held is not None and held.door != door:
             what = "a door" if held.door else "a shared port"
             raise Refused(errno.EADDRINUSE, f"{address} is held already, as {what}")
         if held is None:
             held = self._declare(address, door=door, mode=mode)
         held.declared = True
+        if held.given is not None and held.listening:
+            return held  # as long a queue as its unit says
         try:
             if address.kind != "udp":
                 self._listen(held, backlog)
@@ -247,6 +260,49 @@ class Ports:
         held.door = door
         return held
 
+    # ------------------------------------------------------------ the service manager
+
+    def adopt(self, names: list[str]) -> None:
+        """Hold the sockets that were passed to us, by their *names*: descriptors 3 and up."""
+        for descriptor, name in enumerate(names, given.FIRST):
+            held = given.held(descriptor, name)
+            if held is None or held.key in self._holdings.held:
+                what = "is no socket that workers can share" if held is None else f"is {held.address} once more"
+                self._told.log(f"descriptor {descriptor} ({name}), which was passed to the service, {what}; it is held")
+                continue
+            held.key = key_of(held.address)
+            self._holdings.add_held(held)
+            kept = given.file_of(held)
+            if kept is not None:
+                self.paths.keep(held, kept)  # where it cannot be kept, we may not write there, nor may a worker
+
+    def tell_unused(self) -> None:
+        """Once every worker serves: tell which sockets, of those passed to us, none of them has asked for."""
+        if self._told_unused:
+            return
+        self._told_unused = True
+        for held in self._given():
+            if not held.users:
+                name = f"{held.address} ({held.given}), which was passed to the service,"
+                self._told.log(f"{name} is used by no worker; it is held, and whoever connects there waits")
+
+    def _given(self) -> Iterator[Held]:
+        return (held for held in self._holdings.held.values() if held.given is not None)
+
+    def _refuse_other_family(self, address: Address) -> None:
+        """Raise Refused where a socket that was given to us takes IPv4 too, and IPv4 alone is wanted.
+
+        It could stand in, but whoever accepts from it as from a socket of IPv4 would misread who has called.
+        """
+        for held in self._given():
+            there = held.address
+            if there.dual and there.port == address.port and there.kind == address.kind and ":" not in address.host:
+                name = f"{there} ({held.given}), which was passed to the service, takes IPv4 too"
+                remedy = f"bind [::]:{address.port}, or write ListenStream={address.host}:{address.port} in its unit"
+                raise Refused(errno.EADDRINUSE, f"{address} cannot be opened: {name}; {remedy}")
+
+    # ------------------------------------------------------------ both
+
     def close(self, held: Held) -> None:
         """Close a socket and remove its file."""
         self._holdings.drop_held(held)
@@ -258,8 +314,6 @@ class Ports:
         for held in list(self._holdings.held.values()):
             if doors or not held.door:
                 self.close(held)
-
-    # ------------------------------------------------------------ both
 
     def _listen(self, held: Held, backlog: int) -> None:
         with SideBySide(held.socket, [other for other in self._overlapping(held.address) if other is not held]):

@@ -203,7 +203,8 @@ def _wait_until_up(settings: Settings, pidfd: int, pid: int, log: str, written: 
             raise CommandError("failed", f"the service ended at its start:\n{_tail(log, written)}", f"Its log is {log}")
         try:
             client = connect(settings.name, run_dir=settings.run_dir)
-            operation = client.follow("1")
+            known = client.glance("/api/v1/operations", 20.0)["operations"]  # newest first; some of an earlier life
+            operation = client.follow(next(each["id"] for each in known if each["command"] == "start"))
         except CommandError as error:
             if time.monotonic() > deadline:
                 raise CommandError(

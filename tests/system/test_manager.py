@@ -14,7 +14,7 @@ import pytest
 from tests.tools.ask import http, http_pid, raw, udp_pid, workers_that_answer
 from tests.tools.manager import Manager
 from tests.tools.ports import free_port
-from tests.tools.service import CSERVICE, Service
+from tests.tools.service import CSERVICE, Service, cservice, run_directory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -85,6 +85,24 @@ def test_a_start_that_fails_is_not_waited_for(manager: Manager, tmp_path: Path) 
         assert "READY" not in manager.told("STATUS", "0 of 1 serving; web.1 is broken")
     assert manager.said("READY") == []
     manager.told("STOPPING")
+
+
+def test_a_service_that_remembers_an_earlier_life_waits_for_its_own_start(manager: Manager, tmp_path: Path) -> None:
+    """Its first operation is not number 1."""
+    (tmp_path / "slow.py").write_text("import time, asgi_pid\ntime.sleep(1)\napp = asgi_pid.app\n", encoding="utf-8")
+    at = ["--name", "test", "--state", str(tmp_path / "state"), "-w", "2", "--env", f"PYTHONPATH={PROGRAMS}"]
+    start = [*at, "--bind", f"127.0.0.1:{free_port()}", "slow:app"]
+    for _ in range(2):
+        assert cservice("start", "--detach", *start, cwd=tmp_path).code == 0
+        try:
+            shown = json.loads(cservice("--name", "test", "--json", "health").out)
+            assert (shown["serving"], shown["wanted"]) == (2, 2)
+        finally:
+            assert cservice("--name", "test", "shutdown", "all").code == 0
+    log = run_directory() / "test.log"
+    log.unlink()
+    with Service(*start, cwd=tmp_path, env={"NOTIFY_SOCKET": manager.name}, command=[CSERVICE, "start"]):
+        assert manager.told("READY")["STATUS"] == "2 of 2 serving"
 
 
 @pytest.mark.parametrize("share", ["auto", "python"])

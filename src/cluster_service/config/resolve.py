@@ -56,9 +56,10 @@ def settings(
     return found
 
 
-def resolve(origin: Origin, environ: Mapping[str, str], *, make: bool = True) -> Settings:
+def resolve(origin: Origin, environ: Mapping[str, str], *, make: bool = True, by_us: bool = True) -> Settings:
     """Return what a service that was started like that is started with. Not *make*: only look, and make no directory
-    nor key. *environ* holds the variables of *origin* too. Raises CommandError bad_request, which tells every mistake.
+    nor key. Not *by_us*: somebody else starts it, and whether we may write to its files is no matter. *environ* holds
+    the variables of *origin* too. Raises CommandError bad_request, which tells every mistake.
     """
     problems = Problems()
     collected = collect(origin.options, origin.source, origin.directory, environ, problems)
@@ -96,7 +97,7 @@ def resolve(origin: Origin, environ: Mapping[str, str], *, make: bool = True) ->
         warnings += keys.warnings(found[0] if found else (), beyond=beyond)
     with problems.catching(where("tls_cert", where("tls_key", where("tls_client_ca")))):
         doors.check_tls(value("tls_cert"), value("tls_key"), value("tls_client_ca"))
-    for name in ("log_file", "pid_file", "state"):
+    for name in ("log_file", "pid_file", "state") if by_us else ():
         with problems.catching():
             doors.check_file(given.get(name), replaced=name == "state")
     with problems.catching():

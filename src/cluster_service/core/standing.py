@@ -8,8 +8,8 @@ if TYPE_CHECKING:
     from .cluster import Cluster
     from .operations import Operation
 
-FIRST = "1"
-"""The operation that a service begins with: its start."""
+FIRST = "start"
+"""The command of the operation that a service begins with; its number is not always 1 (``--state``)."""
 
 
 def standing(cluster: Cluster) -> tuple[str, str]:
@@ -24,7 +24,7 @@ def standing(cluster: Cluster) -> tuple[str, str]:
     parts = [f"{len(slots) - len(missing)} of {len(slots)} serving"]
     parts += [f"{name}.{slot.number} is broken" for name, slot in missing if slot.broken][:1]
     running = cluster.running()
-    parts += [_under_way(cluster, each) for each in running if each.id != FIRST][-1:]
+    parts += [_under_way(cluster, each) for each in running if each.command != FIRST][-1:]
     return _phase(cluster, running, {name for name, _ in serving}, complete=not missing), "; ".join(parts)
 
 
@@ -33,7 +33,7 @@ def _phase(cluster: Cluster, running: list[Operation], served: set[str], *, comp
         return "reloading"
     if complete:
         return "serving"
-    if any(each.id == FIRST for each in running):
+    if any(each.command == FIRST for each in running):
         return "starting"
     return "serving" if all(name in served for name, group in cluster.groups.items() if group.slots) else "stalled"
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -27,6 +28,8 @@ GUARDIAN = os.path.join(os.path.dirname(os.path.abspath(__file__)), "guardian", 
 SECRETS = ("CSERVICE_ACCESS_KEY", "CSERVICE_ACCESS_KEY_FILE")
 MANAGERS = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
 """What a service manager tells the guardian alone: its workers have a NOTIFY_SOCKET of their own."""
+HELD = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+"""The signals that the guardian acts on."""
 FIRST_GIVEN = 3
 """The first descriptor that a service manager passes: SD_LISTEN_FDS_START of sd_listen_fds(3)."""
 
@@ -83,8 +86,9 @@ def start(
     manager = told_by_manager(os.environ, os.getpid())
     for place, _ in enumerate(manager["sockets"], FIRST_GIVEN):
         os.set_inheritable(place, False)  # noqa: FBT003 - only the guardian is to have them
+    hold_signals()
     try:
-        lock = rundir.take_lock(settings.run_dir, settings.name)
+        lock = rundir.take_lock(settings.run_dir, settings.name) if settings.run_dir else None
     except rundir.Held as held:
         raise AlreadyRunning(held.holder) from None
     message = {
@@ -101,6 +105,7 @@ def start(
         "settings": settings.to_json(),
     }
     if settings.detach:
+        assert lock is not None  # noqa: S101 - the settings see to it
         return _detach(settings, lock, message, environ)
     if console is not None:
         console(settings, environ)
@@ -143,12 +148,21 @@ def log_path(settings: Settings) -> str:
     return settings.log_file or os.path.join(settings.run_dir, f"{settings.name}.log")
 
 
-def _become(name: str, lock: int, message: dict[str, Any], environ: dict[str, str]) -> NoReturn:
+def hold_signals() -> None:
+    """As process 1: let signals wait for the guardian. One without a handler would be lost to process 1 otherwise."""
+    if os.getpid() == 1:
+        signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
+
+
+def _become(name: str, lock: int | None, message: dict[str, Any], environ: dict[str, str]) -> NoReturn:
     boot = os.memfd_create("cservice-boot", 0)
     data = json.dumps(message).encode()
     while data:
         data = data[os.write(boot, data) :]
-    for descriptor in (lock, *(place for place, _ in enumerate(message["manager"]["sockets"], FIRST_GIVEN))):
+    for descriptor in (
+        *([] if lock is None else [lock]),
+        *(place for place, _ in enumerate(message["manager"]["sockets"], FIRST_GIVEN)),
+    ):
         os.set_inheritable(descriptor, True)  # noqa: FBT003
     for stream in (sys.stdout, sys.stderr):
         stream.flush()

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import cluster_service
 
-NOBODY = 65534
 OTHERS_ENTER = 0o001
 
-NEEDED = (Path(sys.base_prefix), Path(sys.prefix), Path(cluster_service.__file__).parent.parent)
-"""The interpreter, its virtualenv, and our package."""
+ROOT = Path(__file__).parent.parent.parent
+NEEDED = (Path(sys.base_prefix), Path(sys.prefix), Path(cluster_service.__file__).parent, ROOT)
+"""The interpreter, its virtualenv, our package, and the programs of the tests."""
 
 
 def script() -> str:
@@ -20,7 +20,7 @@ def script() -> str:
     may, in which there is nothing but what is needed.
     """
     behind: dict[Path, list[Path]] = defaultdict(list)
-    for path in {each.resolve() for each in NEEDED}:
+    for path in sorted({each.resolve() for each in NEEDED}):
         closed = [each for each in reversed(path.parents) if not each.stat().st_mode & OTHERS_ENTER]
         if closed:
             behind[closed[0]].append(path)

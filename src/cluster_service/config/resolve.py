@@ -107,9 +107,19 @@ def resolve(origin: Origin, environ: Mapping[str, str], *, make: bool = True, by
         for root in value("upgrade_roots")
         if not os.path.isdir(root)
     ]
+    with problems.catching(where("probes")):
+        doors.check_probes(value("probes"))
     problems.settle()
-    run_dir = (rundir.directory if make else rundir.place)(value("run_dir"), environ)
-    rundir.socket_path(run_dir, value("name"))
+    try:
+        run_dir = (rundir.directory if make else rundir.place)(value("run_dir"), environ)
+        rundir.socket_path(run_dir, value("name"))
+    except rundir.Nowhere as error:
+        if found is None or value("detach") or value("require_control"):
+            raise
+        run_dir = ""
+        warnings.append(
+            f"{error.message}: the service runs without a control socket, and its name is not guarded. {error.hint}"
+        )
     if found is None:
         found = doors.made_keys(run_dir, value("name")) if make else ((), None)
     return Settings(
@@ -133,7 +143,7 @@ def resolve(origin: Origin, environ: Mapping[str, str], *, make: bool = True, by
 _AS_GIVEN = (
     "allow_query_key", "trusted_hosts", "allow_http_get", "remote_commands", "upgrade_roots", "tls_cert", "tls_key",
     "tls_client_ca", "require_control", "log_file", "pid_file", "state", "commands", "detach", "console",
-    "master_hang_timeout",
+    "master_hang_timeout", "probes", "probe_metrics",
 )  # fmt: skip
 
 

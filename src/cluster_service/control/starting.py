@@ -137,6 +137,9 @@ def program() -> list[str]:
 
 
 def _run(words: tuple[str, ...], as_json: bool, no_wait: bool, **given: Any) -> int:  # noqa: FBT001 - click passes them by name
+    from cluster_service.boot import hold_signals  # noqa: PLC0415 - after the options were read
+
+    hold_signals()
     session = session_of(click.get_current_context(), {"as_json": as_json})
     try:
         found = _read(words, given, vars(session))

@@ -184,7 +184,8 @@ class Master:
         if self.doors is not None:
             await self.doors.close(0.5)
         await asyncio.to_thread(orphans.end, timeouts)
-        rundir.clean_up(self.settings.run_dir, self.settings.name)
+        if self.settings.run_dir:
+            rundir.clean_up(self.settings.run_dir, self.settings.name)
         if not self._over.done():
             self._over.set_result(1)
 

@@ -65,6 +65,7 @@ class RunningService:
             "share": next(iter(shares.values()), "none"),
             "ports": list(cluster.unused),
             "doors": master.doors.addresses if master.doors else [],
+            "probes": master.doors.probes if master.doors else [],
             "groups": {name: {**view, "share": shares[name]} for name, view in views.groups(cluster).items()},
             "operation": self._view(running[-1]) if running else None,
         }

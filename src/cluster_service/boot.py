@@ -32,6 +32,7 @@ HELD = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIG
 """The signals that the guardian acts on."""
 FIRST_GIVEN = 3
 """The first descriptor that a service manager passes: SD_LISTEN_FDS_START of sd_listen_fds(3)."""
+MOST_GIVEN = 1024
 
 
 class AlreadyRunning(Exception):
@@ -124,14 +125,13 @@ def told_by_manager(environ: Mapping[str, str], pid: int) -> dict[str, Any]:
         return int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else 0
 
     watched = environ.get("WATCHDOG_PID", str(pid)) == str(pid)
-    count = number("LISTEN_FDS") if number("LISTEN_PID") == pid else 0
-    descriptors = range(FIRST_GIVEN, FIRST_GIVEN + min(count, 1024))
-    names = environ.get("LISTEN_FDNAMES", "").split(":")
-    there = [_is_open(descriptor) for descriptor in descriptors]
+    count = min(number("LISTEN_FDS"), MOST_GIVEN) if number("LISTEN_PID") == pid else 0
+    names = [*environ.get("LISTEN_FDNAMES", "").split(":"), *[""] * count][:count]
+    there = all(_is_open(FIRST_GIVEN + place) for place in range(count))
     return {
         "notify": environ.get("NOTIFY_SOCKET", ""),
         "watchdog": number("WATCHDOG_USEC") / 1e6 if watched else 0.0,
-        "sockets": [(names[at] if at < len(names) else "") or "unknown" for at in range(count)] if all(there) else [],
+        "sockets": [name or "unknown" for name in names] if there else [],
     }
 
 

@@ -100,7 +100,7 @@ def _service(
     lines += [
         "KillMode=mixed", f"TimeoutStartSec={start:g}", f"TimeoutStopSec={stop:g}", f"WatchdogSec={WATCHDOG}",
         "Restart=on-failure", "RestartSec=1",
-        "# 2: it was not started as it should be, and trying again changes nothing.", "RestartPreventExitStatus=2",
+        "# 2: wrongly started, 3: one of the name runs. Trying again changes neither.", "RestartPreventExitStatus=2 3",
     ]  # fmt: skip
     written = [os.path.dirname(path) for path in (settings.state, settings.log_file, settings.pid_file) if path]
     written += [] if listen else [os.path.dirname(path) for bind in binds if (path := addresses.parse(bind).path)]

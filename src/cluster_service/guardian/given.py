@@ -9,12 +9,19 @@ from __future__ import annotations
 
 import os
 import socket
+from typing import TYPE_CHECKING
 
 from cluster_service.wire.addresses import Address
 
 from . import opening
 from .holdings import Held
-from .paths import Kept
+from .paths import Kept, key_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from .holdings import Holdings
+    from .paths import Paths
 
 FIRST = 3
 """SD_LISTEN_FDS_START of sd-daemon.h."""
@@ -36,7 +43,7 @@ def held(descriptor: int, name: str) -> Held | None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as for those that we make
     listening = kind == "udp" or sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) != 0
     inode = os.fstat(descriptor).st_ino
-    return Held(address=address, key=str(address), socket=sock, inode=inode, listening=listening, given=name)
+    return Held(address=address, key=key_of(address), socket=sock, inode=inode, listening=listening, given=name)
 
 
 def _address(sock: socket.socket, kind: str) -> Address | None:
@@ -55,11 +62,66 @@ def _address(sock: socket.socket, kind: str) -> Address | None:
     return Address(kind, scoped, name[1], dual=both)
 
 
-def covers(given: Address, wanted: Address) -> bool:
-    """Whether whoever wants *wanted* is to have the socket at *given*."""
-    if given.kind == "unix" or (given.kind, given.port, given.family) != (wanted.kind, wanted.port, wanted.family):
-        return False
-    return given.wildcard or wanted.wildcard
+class Given:
+    """Those that this service was given."""
+
+    def __init__(self, holdings: Holdings, paths: Paths, log: Callable[[str], None]) -> None:
+        self._holdings = holdings
+        self._paths = paths
+        self._log = log
+        self._told_unused = False
+
+    def __iter__(self) -> Iterator[Held]:
+        return (each for each in self._holdings.held.values() if each.given is not None)
+
+    def adopt(self, names: list[str]) -> None:
+        """Hold what was passed to us, by its *names*: descriptors 3 and up."""
+        for descriptor, name in enumerate(names, FIRST):
+            new = held(descriptor, name)
+            if new is None or new.key in self._holdings.held:
+                what = "is no socket that workers can share" if new is None else f"is {new.address} once more"
+                self._log(f"descriptor {descriptor} ({name}), which was passed to the service, {what}; it is held")
+                if new is not None:
+                    new.socket.detach()
+                continue
+            self._holdings.add_held(new)
+            kept = file_of(new)
+            if kept is not None:
+                self._paths.keep(new, kept)  # where that cannot be, we may not write there, nor may a worker
+
+    def covering(self, wanted: Address) -> Held | None:
+        """Return the socket that whoever wants *wanted* is to have, though its address is another."""
+        if wanted.kind == "unix":
+            return None
+        for each in self:
+            there = each.address
+            same = (there.kind, there.port, there.family) == (wanted.kind, wanted.port, wanted.family)
+            if same and (there.wildcard or wanted.wildcard):
+                return each
+        return None
+
+    def clash(self, wanted: Address) -> str:
+        """Return why *wanted* cannot be opened, where a socket that takes IPv4 too stands in the way; else "".
+
+        It could stand in, but whoever accepts from it as from a socket of IPv4 would misread who has called.
+        """
+        for each in self:
+            there = each.address
+            if there.dual and (there.kind, there.port) == (wanted.kind, wanted.port) and ":" not in wanted.host:
+                name = f"{there} ({each.given}), which was passed to the service, takes IPv4 too"
+                remedy = f"bind [::]:{wanted.port}, or write ListenStream={wanted.host}:{wanted.port} in its unit"
+                return f"{wanted} cannot be opened: {name}; {remedy}"
+        return ""
+
+    def tell_unused(self) -> None:
+        """Once every worker serves: tell which of them no worker has asked for."""
+        if self._told_unused:
+            return
+        self._told_unused = True
+        for each in self:
+            if not each.users:
+                name = f"{each.address} ({each.given}), which was passed to the service,"
+                self._log(f"{name} is used by no worker; it is held, and whoever connects there waits")
 
 
 def file_of(socket_held: Held) -> Kept | None:

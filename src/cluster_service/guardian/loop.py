@@ -141,7 +141,7 @@ class Guardian:
         if inotify is not None:
             self._loop.watch(inotify, lambda _events: self.ports.paths.changed())
         self.logs.start(self._loop.now())
-        self.ports.adopt(self._given)
+        self.ports.given.adopt(self._given)
         while self.ending.code is None:
             self._tick()
             if self.ending.code is None:

@@ -21,6 +21,8 @@ from . import posix
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from cluster_service.wire.addresses import Address
+
     from .holdings import Held
 
 _SUFFIX = b".cservice"
@@ -165,3 +167,11 @@ class Paths:
             self._let_go(held)  # it was removed, and the news of it stands in the queue behind this exit
         else:
             kept.orphaned = True
+
+
+def key_of(address: Address) -> str:
+    """Return what makes two addresses the same: the text, for a file with the symlinks of its directory resolved."""
+    if address.path is None:
+        return str(address)
+    directory, name = os.path.split(address.path)
+    return f"unix:{os.path.join(os.path.realpath(directory), name)}"

@@ -19,9 +19,10 @@ import os
 import socket
 from typing import TYPE_CHECKING, NamedTuple
 
-from . import given, opening, private, strangers
+from . import opening, private, strangers
+from .given import Given
 from .holdings import Held
-from .paths import Kept, Paths
+from .paths import Kept, Paths, key_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -75,13 +76,17 @@ class Ports:
     def __init__(self, holdings: Holdings, told: Told) -> None:
         self._holdings = holdings
         self._told = told
-        self._told_unused = False
         self.paths = Paths(self._in_use, self.close)
+        self.given = Given(holdings, self.paths, told.log)
 
     def find(self, address: Address) -> Held | None:
         """Return the socket that is held for *address*, or one that was given to us and covers it."""
-        held = self._holdings.held.get(key_of(address))
-        return held or next((each for each in self._given() if given.covers(each.address, address)), None)
+        return self._holdings.held.get(key_of(address)) or self.given.covering(address)
+
+    def _refuse_clash(self, address: Address) -> None:
+        clash = self.given.clash(address)
+        if clash:
+            raise Refused(errno.EADDRINUSE, clash)
 
     # ------------------------------------------------------------ workers
 
@@ -148,7 +153,7 @@ class Ports:
     def _find(self, want: Want) -> Held | None:
         held = self.find(want.address)
         if held is None:
-            self._refuse_other_family(want.address)
+            self._refuse_clash(want.address)
             return None
         if held.door:
             raise Refused(errno.EADDRINUSE, f"{want.address} is the service's own door; bind another address")
@@ -227,7 +232,7 @@ class Ports:
         """Open and hold *address* because the master said so; the same again is the same socket. Raises Refused."""
         held = self.find(address)
         if held is None:
-            self._refuse_other_family(address)
+            self._refuse_clash(address)
         if held is not None and held.door != door:
             what = "a door" if held.door else "a shared port"
             raise Refused(errno.EADDRINUSE, f"{address} is held already, as {what}")
@@ -259,47 +264,6 @@ class Ports:
         held = self._open(want)
         held.door = door
         return held
-
-    # ------------------------------------------------------------ the service manager
-
-    def adopt(self, names: list[str]) -> None:
-        """Hold the sockets that were passed to us, by their *names*: descriptors 3 and up."""
-        for descriptor, name in enumerate(names, given.FIRST):
-            held = given.held(descriptor, name)
-            if held is None or held.key in self._holdings.held:
-                what = "is no socket that workers can share" if held is None else f"is {held.address} once more"
-                self._told.log(f"descriptor {descriptor} ({name}), which was passed to the service, {what}; it is held")
-                continue
-            held.key = key_of(held.address)
-            self._holdings.add_held(held)
-            kept = given.file_of(held)
-            if kept is not None:
-                self.paths.keep(held, kept)  # where it cannot be kept, we may not write there, nor may a worker
-
-    def tell_unused(self) -> None:
-        """Once every worker serves: tell which sockets, of those passed to us, none of them has asked for."""
-        if self._told_unused:
-            return
-        self._told_unused = True
-        for held in self._given():
-            if not held.users:
-                name = f"{held.address} ({held.given}), which was passed to the service,"
-                self._told.log(f"{name} is used by no worker; it is held, and whoever connects there waits")
-
-    def _given(self) -> Iterator[Held]:
-        return (held for held in self._holdings.held.values() if held.given is not None)
-
-    def _refuse_other_family(self, address: Address) -> None:
-        """Raise Refused where a socket that was given to us takes IPv4 too, and IPv4 alone is wanted.
-
-        It could stand in, but whoever accepts from it as from a socket of IPv4 would misread who has called.
-        """
-        for held in self._given():
-            there = held.address
-            if there.dual and there.port == address.port and there.kind == address.kind and ":" not in address.host:
-                name = f"{there} ({held.given}), which was passed to the service, takes IPv4 too"
-                remedy = f"bind [::]:{address.port}, or write ListenStream={address.host}:{address.port} in its unit"
-                raise Refused(errno.EADDRINUSE, f"{address} cannot be opened: {name}; {remedy}")
 
     # ------------------------------------------------------------ both
 
@@ -349,11 +313,3 @@ class SideBySide:
     def _set(self, value: int) -> None:
         for sock in self._sockets:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, value)
-
-
-def key_of(address: Address) -> str:
-    """Return what makes two addresses the same: the text, for a file with the symlinks of its directory resolved."""
-    if address.path is None:
-        return str(address)
-    directory, name = os.path.split(address.path)
-    return f"unix:{os.path.join(os.path.realpath(directory), name)}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from cluster_service.wire import addresses, facts, orders
 from cluster_service.wire.records import UnknownRecord
 
-from . import channels, ports, reap
+from . import channels, paths, reap
 from .ports import Refused
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class Verbs:
     def _status(self, order: orders.Status) -> None:
         self._holdings.status = order
         if order.phase == "serving":
-            self._ports.tell_unused()
+            self._ports.given.tell_unused()
 
     def _spawn(self, order: orders.Spawn) -> None:
         if order.worker <= self._holdings.last_worker:
@@ -148,7 +148,7 @@ class Verbs:
 
     def _close(self, order: orders.Close) -> None:
         try:
-            held = self._holdings.held.get(ports.key_of(addresses.parse(order.address)))
+            held = self._holdings.held.get(paths.key_of(addresses.parse(order.address)))
         except addresses.AddressError as error:
             raise No(str(error)) from None
         if held is not None and held.given is None:  # what was given to us is held to the end

@@ -10,7 +10,7 @@ import pytest
 
 from cluster_service.config.record import Origin
 from cluster_service.config.resolve import resolve
-from cluster_service.control.commands.systemd import COMMAND, here
+from cluster_service.control.commands.systemd import here
 from cluster_service.control.errors import CommandError
 from cluster_service.control.units import arguments, units
 from tests.tools.ports import free_port
@@ -145,5 +145,17 @@ def test_the_unit_of_the_running_service(monkeypatch: pytest.MonkeyPatch, tmp_pa
         assert service.cli("systemd", "--running", "--", "x.py").code == 2
 
 
-def test_nothing_is_changed_by_it() -> None:
-    assert not COMMAND.changes
+def test_a_running_service_does_not_tell_its_variables() -> None:
+    start = ("-w", "1", "--env", "TOKEN=s3cr3t", "http_server.py", str(free_port()))
+    with Service(*start, cwd=PROGRAMS) as service:
+        service.serving(1)
+        done = service.cli("--json", "systemd", "--running")
+        assert done.code == 2
+        assert "s3cr3t" not in done.out + done.err
+        assert "variables" in done.err
+
+
+def test_where_variables_are_printed_it_is_said_who_can_read_them() -> None:
+    text = printed("--env", "TOKEN=s3cr3t", "asgi_pid:app")["unit"]
+    assert "EnvironmentFile=" in text
+    assert "EnvironmentFile=" not in printed("asgi_pid:app")["unit"]

@@ -95,7 +95,9 @@ def _service(
         "Type=notify", "NotifyAccess=main", f"ExecStart={' '.join(map(_argument, argv))}",
         "ExecReload=/bin/kill -HUP $MAINPID", f"WorkingDirectory={_value(origin.directory)}",
     ]  # fmt: skip
-    lines += [f"User={user}"] if user else []
+    lines += [f"User={_value(user)}"] if user else []
+    if "env" in origin.options or "CSERVICE_ENV" in origin.environment:
+        lines.append("# Everybody can read this file. Secrets belong in another: EnvironmentFile=/etc/…, of mode 0600.")
     lines += [f"Environment={_quoted(f'{key}={value}')}" for key, value in _environment(origin)]
     lines += [
         "KillMode=mixed", f"TimeoutStartSec={start:g}", f"TimeoutStopSec={stop:g}", f"WatchdogSec={WATCHDOG}",
@@ -162,7 +164,7 @@ def _socket(name: str, listen: Sequence[str], user: str | None) -> list[str]:
         lines.append(f"Listen{'Datagram' if each.kind == 'udp' else 'Stream'}={_value(where)}")
     lines += [f"BindIPv6Only={'both' if both.pop() else 'ipv6-only'}"] if both else []
     if any(each.path is not None for each in parsed):
-        lines += [f"SocketUser={user}"] if user else []
+        lines += [f"SocketUser={_value(user)}"] if user else []
         lines.append("SocketMode=0666")
     return [*lines, f"FileDescriptorName={name}", "", "[Install]", "WantedBy=sockets.target"]
 

@@ -28,6 +28,13 @@ def run(
     if args:
         raise CommandError("bad_request", "systemd: a running service has arguments of its own", "Leave them out.")
     settings, argv = service.started_with()
+    origin = settings.origin
+    if origin is not None and ("env" in origin.options or "CSERVICE_ENV" in origin.environment):
+        raise CommandError(
+            "bad_request",
+            "systemd: the unit would show the workers' variables, which a service tells nobody",
+            "Print it where the service is started: cservice systemd -- ARGUMENTS OF START",
+        )
     return _units(settings, argv, socket, listen, user, writable)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -25,6 +26,13 @@ if TYPE_CHECKING:
 
 GUARDIAN = os.path.join(os.path.dirname(os.path.abspath(__file__)), "guardian", "__main__.py")
 SECRETS = ("CSERVICE_ACCESS_KEY", "CSERVICE_ACCESS_KEY_FILE")
+MANAGERS = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
+"""What a service manager tells the guardian alone: its workers have a NOTIFY_SOCKET of their own."""
+HELD = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+"""The signals that the guardian acts on."""
+FIRST_GIVEN = 3
+"""The first descriptor that a service manager passes: SD_LISTEN_FDS_START of sd_listen_fds(3)."""
+MOST_GIVEN = 1024
 
 
 class AlreadyRunning(Exception):
@@ -75,9 +83,13 @@ def start(
     *console*: starts one beside the service, given the environment for it, once the name is ours.
     """
     plain = Program.plain()
-    environ = {key: value for key, value in os.environ.items() if key not in SECRETS}
+    environ = {key: value for key, value in os.environ.items() if key not in (*SECRETS, *MANAGERS)}
+    manager = told_by_manager(os.environ, os.getpid())
+    for place, _ in enumerate(manager["sockets"], FIRST_GIVEN):
+        os.set_inheritable(place, False)  # noqa: FBT003 - only the guardian is to have them
+    hold_signals()
     try:
-        lock = rundir.take_lock(settings.run_dir, settings.name)
+        lock = rundir.take_lock(settings.run_dir, settings.name) if settings.run_dir else None
     except rundir.Held as held:
         raise AlreadyRunning(held.holder) from None
     message = {
@@ -91,13 +103,45 @@ def start(
         "log_file": settings.log_file or (log_path(settings) if settings.detach else None),
         "pid_file": settings.pid_file,
         "process_titles": settings.process_titles,
+        "manager": manager,
         "settings": settings.to_json(),
     }
     if settings.detach:
+        assert lock is not None  # noqa: S101 - the settings see to it
         return _detach(settings, lock, message, environ)
     if console is not None:
         console(settings, environ)
     return _become(settings.name, lock, message, environ)
+
+
+def told_by_manager(environ: Mapping[str, str], pid: int) -> dict[str, Any]:
+    """Return what a service manager has told process *pid*, as ``guardian.boot.Manager`` reads it.
+
+    What is meant for another process, or is no number, is as if it had not been said, as sd_watchdog_enabled(3) and
+    sd_listen_fds(3) have it.
+    """
+
+    def number(name: str) -> int:
+        text = environ.get(name, "")
+        return int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else 0
+
+    watched = environ.get("WATCHDOG_PID", str(pid)) == str(pid)
+    count = min(number("LISTEN_FDS"), MOST_GIVEN) if number("LISTEN_PID") == pid else 0
+    names = [*environ.get("LISTEN_FDNAMES", "").split(":"), *[""] * count][:count]
+    there = all(_is_open(FIRST_GIVEN + place) for place in range(count))
+    return {
+        "notify": environ.get("NOTIFY_SOCKET", ""),
+        "watchdog": number("WATCHDOG_USEC") / 1e6 if watched else 0.0,
+        "sockets": [name or "unknown" for name in names] if there else [],
+    }
+
+
+def _is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
 
 
 def log_path(settings: Settings) -> str:
@@ -105,12 +149,22 @@ def log_path(settings: Settings) -> str:
     return settings.log_file or os.path.join(settings.run_dir, f"{settings.name}.log")
 
 
-def _become(name: str, lock: int, message: dict[str, Any], environ: dict[str, str]) -> NoReturn:
+def hold_signals() -> None:
+    """As process 1: let signals wait for the guardian. One without a handler would be lost to process 1 otherwise."""
+    if os.getpid() == 1:
+        signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
+
+
+def _become(name: str, lock: int | None, message: dict[str, Any], environ: dict[str, str]) -> NoReturn:
     boot = os.memfd_create("cservice-boot", 0)
     data = json.dumps(message).encode()
     while data:
         data = data[os.write(boot, data) :]
-    os.set_inheritable(lock, True)  # noqa: FBT003
+    for descriptor in (
+        *([] if lock is None else [lock]),
+        *(place for place, _ in enumerate(message["manager"]["sockets"], FIRST_GIVEN)),
+    ):
+        os.set_inheritable(descriptor, True)  # noqa: FBT003
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os.execve(  # noqa: S606 - our own file under our own interpreter
@@ -164,7 +218,8 @@ def _wait_until_up(settings: Settings, pidfd: int, pid: int, log: str, written: 
             raise CommandError("failed", f"the service ended at its start:\n{_tail(log, written)}", f"Its log is {log}")
         try:
             client = connect(settings.name, run_dir=settings.run_dir)
-            operation = client.follow("1")
+            known = client.glance("/api/v1/operations", 20.0)["operations"]  # newest first; some of an earlier life
+            operation = client.follow(next(each["id"] for each in known if each["command"] == "start"))
         except CommandError as error:
             if time.monotonic() > deadline:
                 raise CommandError(

@@ -59,6 +59,10 @@ class Held(Exception):
         self.holder = holder
 
 
+class Nowhere(CommandError):
+    """No directory can be made or written where it would be by default; one that was chosen must be there."""
+
+
 def check_name(name: str) -> str:
     """Return *name* if a service can have it. Raises CommandError bad_request."""
     if not NAME.match(name):
@@ -100,21 +104,29 @@ def _is_ours(path: str) -> bool:
 def directory(explicit: str | None = None, environ: Mapping[str, str] = os.environ) -> str:
     """Return the directory of the services, made if need be. *explicit*: the user's own choice.
 
-    Raises CommandError bad_request when it cannot be made, is not ours, or is not private.
+    Raises CommandError bad_request when it cannot be made or written to (Nowhere, unless it was somebody's choice), is
+    not ours, or is not private.
     """
     path = place(explicit, environ)
+    kind = CommandError if explicit or environ.get("CSERVICE_RUN_DIR") else Nowhere
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         os.mkdir(path, 0o700)
     except FileExistsError:
         pass
     except OSError as error:
-        raise CommandError(
+        raise kind(
             "bad_request",
             f"the run directory {path} cannot be made: {error.strerror}",
             "Name another one with --run-dir or CSERVICE_RUN_DIR.",
         ) from None
     _check(path)
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise kind(
+            "bad_request",
+            f"the run directory {path} cannot be written to",
+            "Name another one with --run-dir or CSERVICE_RUN_DIR.",
+        )
     return path
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cluster_service import rundir
+from cluster_service import config, rundir
 from cluster_service.control.errors import CommandError
 
 if TYPE_CHECKING:
@@ -188,3 +188,31 @@ def test_waiting_for_the_end(tmp_path: Path) -> None:
     os.close(lock)
     waiter.join()
     assert freed == [True]
+
+
+NOWHERE = {"TMPDIR": "/proc/nosuch"}
+"""An environment in which no directory can be made: not even root can, in /proc."""
+
+
+@pytest.mark.skipif(os.path.isdir(f"/run/user/{os.geteuid()}"), reason="this user has a run directory of the system's")
+def test_where_no_directory_can_be_made_a_service_goes_without(tmp_path: Path) -> None:
+    (tmp_path / "worker.py").touch()
+
+    def made(**options: object) -> config.Settings:
+        return config.settings(options, target="worker.py", directory=str(tmp_path), environ=dict(NOWHERE))
+
+    settings = made()
+    assert settings.run_dir == ""
+    (warning,) = settings.warnings
+    assert "/proc/nosuch/cluster-service-" in warning
+    assert "runs without a control socket" in warning
+    assert "--run-dir" in warning
+    for needs_one in (
+        {"detach": True},
+        {"access_key": "auto"},
+        {"require_control": True},
+        {"run_dir": "/proc/nosuch/x"},
+    ):
+        with pytest.raises(CommandError) as caught:
+            made(**needs_one)
+        assert "cannot be made" in caught.value.message

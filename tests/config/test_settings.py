@@ -107,6 +107,8 @@ def test_the_original_s_names() -> None:
         ({"host": "0.0.0.0", "access_key": KEY}, ("0.0.0.0", "--allow-insecure-remote")),
         ({"host": "0.0.0.0", "access_key": "short", "allow_insecure_remote": True}, ("5 characters", "16")),
         ({"host": "nosuch.invalid"}, ("nosuch.invalid",)),
+        ({"probes": ["unix:/run/probe"]}, ("probes", "unix:/run/probe", "0.0.0.0:8081")),
+        ({"probes": ["8081x"]}, ("probes", "'8081x'")),
         ({"log_file": "nowhere/log"}, ("nowhere", "does not exist")),
         ({"pid_file": "releases"}, ("releases", "is a directory")),
         ({"state": "nowhere/state"}, ("state", "nowhere", "does not exist")),

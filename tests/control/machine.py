@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
     from pathlib import Path
 
+    from cluster_service.config import Settings
     from cluster_service.config.keys import Key
 
 Json = dict[str, Any]
@@ -211,6 +212,9 @@ class Machine:
 
     async def configuration(self, action: str) -> Json:
         return {"service": self.name, "file": None, "settings": [], "groups": {}, "warnings": [], "action": action}
+
+    def started_with(self) -> tuple[Settings, list[str]]:
+        raise CommandError("failed", "it is not known how this service was started")
 
     def exit_now(self) -> Json:
         self.told.append({"exit": "now"})

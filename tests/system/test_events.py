@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from http.client import HTTPConnection
 from pathlib import Path
 
 from tests.tools.ports import free_port
@@ -39,6 +40,28 @@ def test_events_are_followed_over_the_death_of_the_master_to_the_end_of_the_serv
             running.stop()
             assert reader.wait(30) == 3
             assert "has ended" in reader.stderr.read()
+
+
+def test_probes_are_answered_to_everybody_and_nothing_else_is() -> None:
+    open_one, with_metrics = free_port(), free_port()
+    elsewhere = {"Host": "pod.example:8081", "Origin": "https://elsewhere.example"}
+
+    def status(port: int, path: str, method: str = "GET") -> int:
+        connection = HTTPConnection("127.0.0.1", port, timeout=30)
+        connection.request(method, path, headers=elsewhere)
+        answer = connection.getresponse().status
+        connection.close()
+        return answer
+
+    with service("--probes", f"127.0.0.1:{open_one}") as running:
+        running.serving(1)
+        assert [status(open_one, path) for path in ("/live", "/ready")] == [200, 200]
+        assert [status(open_one, path) for path in ("/", "/metrics", "/api/v1/info", "/cli?cmd=workers")] == [404] * 4
+        assert status(open_one, "/live", "POST") == 405
+        assert running.json("info")["probes"] == [f"127.0.0.1:{open_one}"]
+    with service("--probes", f"127.0.0.1:{with_metrics}", "--probe-metrics") as running:
+        running.serving(1)
+        assert status(with_metrics, "/metrics") == 200
 
 
 def test_the_log_file_is_shown(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from cluster_service.control.errors import CommandError
 from . import binds, keys
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from .keys import Key
     from .merge import Given
@@ -46,6 +46,15 @@ def check_tls(cert: str | None, key: str | None, client_ca: str | None) -> None:
     from . import tls  # noqa: PLC0415 - OpenSSL is only loaded where it is needed
 
     tls.server_context(cert, key, client_ca)
+
+
+def check_probes(addresses: Sequence[str]) -> None:
+    """Raise CommandError bad_request unless all are TCP."""
+    for address in addresses:
+        if address.startswith(("unix:", "udp:")):
+            raise CommandError(
+                "bad_request", f"probes: {address} is not HTTP over TCP", "Write 0.0.0.0:8081, :8081 or [::]:8081."
+            )
 
 
 def given_keys(given: Mapping[str, Given], warnings: list[str]) -> tuple[tuple[Key, ...], str | None] | None:

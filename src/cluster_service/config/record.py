@@ -77,7 +77,11 @@ class Settings:
     tls_key: str | None = None
     tls_client_ca: str | None = None
     require_control: bool = False
+    probes: tuple[str, ...] = ()
+    """Where everybody is told whether the service lives and is ready."""
+    probe_metrics: bool = False
     run_dir: str = ""
+    """Empty: there is no place for one, and no owner's door."""
     log_file: str | None = None
     pid_file: str | None = None
     state: str | None = None
@@ -120,7 +124,7 @@ class Settings:
     def from_json(cls, data: Mapping[str, Any]) -> Settings:
         """Inverse of ``to_json``; names of another version are left out."""
         known = {key: value for key, value in data.items() if key in cls.__dataclass_fields__}
-        for name in ("trusted_hosts", "doors", "remote_commands", "upgrade_roots", "warnings"):
+        for name in ("trusted_hosts", "doors", "probes", "remote_commands", "upgrade_roots", "warnings"):
             known[name] = tuple(known.get(name, ()))
         known["keys"] = tuple(Key.from_json(key) for key in known.get("keys", ()))
         known["spec"] = Spec.from_json(known["spec"])

@@ -56,9 +56,10 @@ def settings(
     return found
 
 
-def resolve(origin: Origin, environ: Mapping[str, str], *, make: bool = True) -> Settings:
+def resolve(origin: Origin, environ: Mapping[str, str], *, make: bool = True, by_us: bool = True) -> Settings:
     """Return what a service that was started like that is started with. Not *make*: only look, and make no directory
-    nor key. *environ* holds the variables of *origin* too. Raises CommandError bad_request, which tells every mistake.
+    nor key. Not *by_us*: somebody else starts it, and whether we may write to its files is no matter. *environ* holds
+    the variables of *origin* too. Raises CommandError bad_request, which tells every mistake.
     """
     problems = Problems()
     collected = collect(origin.options, origin.source, origin.directory, environ, problems)
@@ -96,7 +97,7 @@ def resolve(origin: Origin, environ: Mapping[str, str], *, make: bool = True) ->
         warnings += keys.warnings(found[0] if found else (), beyond=beyond)
     with problems.catching(where("tls_cert", where("tls_key", where("tls_client_ca")))):
         doors.check_tls(value("tls_cert"), value("tls_key"), value("tls_client_ca"))
-    for name in ("log_file", "pid_file", "state"):
+    for name in ("log_file", "pid_file", "state") if by_us else ():
         with problems.catching():
             doors.check_file(given.get(name), replaced=name == "state")
     with problems.catching():
@@ -106,9 +107,19 @@ def resolve(origin: Origin, environ: Mapping[str, str], *, make: bool = True) ->
         for root in value("upgrade_roots")
         if not os.path.isdir(root)
     ]
+    with problems.catching(where("probes")):
+        doors.check_probes(value("probes"))
     problems.settle()
-    run_dir = (rundir.directory if make else rundir.place)(value("run_dir"), environ)
-    rundir.socket_path(run_dir, value("name"))
+    try:
+        run_dir = (rundir.directory if make else rundir.place)(value("run_dir"), environ)
+        rundir.socket_path(run_dir, value("name"))
+    except rundir.Nowhere as error:
+        if found is None or value("detach") or value("require_control"):
+            raise
+        run_dir = ""
+        warnings.append(
+            f"{error.message}: the service runs without a control socket, and its name is not guarded. {error.hint}"
+        )
     if found is None:
         found = doors.made_keys(run_dir, value("name")) if make else ((), None)
     return Settings(
@@ -132,7 +143,7 @@ def resolve(origin: Origin, environ: Mapping[str, str], *, make: bool = True) ->
 _AS_GIVEN = (
     "allow_query_key", "trusted_hosts", "allow_http_get", "remote_commands", "upgrade_roots", "tls_cert", "tls_key",
     "tls_client_ca", "require_control", "log_file", "pid_file", "state", "commands", "detach", "console",
-    "master_hang_timeout", "process_titles",
+    "master_hang_timeout", "process_titles", "probes", "probe_metrics",
 )  # fmt: skip
 
 

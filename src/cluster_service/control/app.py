@@ -272,7 +272,7 @@ class _Routes:
             fine = question()
         except CommandError as error:
             return _error(error)
-        return _reply({"status": "ok" if fine else "unavailable"}, 200 if fine else 503)
+        return probe_reply(fine=fine)
 
     async def _guarded(self, request: Request, answer: Handler) -> Response:
         """Let in who may come in, and turn whatever is raised into an answer."""
@@ -418,6 +418,11 @@ def _error(error: CommandError, headers: Mapping[str, str] | None = None, status
     if error.code == "too_many_requests":
         extra = {"Retry-After": "5"}
     return _reply(error.to_json(), status or error.status, {**extra, **(headers or {})})
+
+
+def probe_reply(*, fine: bool) -> Response:
+    """Answer yes or no, without detail."""
+    return _reply({"status": "ok" if fine else "unavailable"}, 200 if fine else 503)
 
 
 def _reply(data: Json, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

@@ -272,7 +272,7 @@ def _after_dashes(command: Command, given: dict[str, Any], rest: list[str]) -> N
     takes = {parameter.name for parameter in command.parameters}
     if "args" not in takes or not rest:
         raise _bad(command, "nothing can stand after --" if rest else "there is nothing after --")
-    if "target" not in given:
+    if "target" in takes and "target" not in given:
         given["target"] = rest.pop(0)
         given[PROGRAM] = True
     given["args"] = [*given.get("args", []), *rest]

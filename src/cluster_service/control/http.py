@@ -32,6 +32,7 @@ from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 from .app import Owner, full, make_app
 from .errors import CODES, CommandError
 from .peers import is_worker
+from .probes import make_probes
 from .sent import HEADERS_LIMIT, LINE_LIMIT
 
 if TYPE_CHECKING:
@@ -80,16 +81,26 @@ class Door:
         return self.socket.family == socket.AF_UNIX
 
 
-async def serve(service: Service, doors: Sequence[Door], access: Access, *, guardian: int = 0) -> None:
+async def serve(
+    service: Service,
+    doors: Sequence[Door],
+    access: Access,
+    *,
+    guardian: int = 0,
+    probes: Sequence[Door] = (),
+    metrics: bool = False,
+) -> None:
     """Answer at *doors* until cancelled. The sockets are closed at the end. *guardian*: whose workers may not command
-    by the owner's door; 0: nobody's.
+    by the owner's door; 0: nobody's. *probes*: where only ``control.probes`` answers, with *metrics* or without.
     """
-    for door in doors:
+    for door in (*doors, *probes):
         door.socket.settimeout(0)
     closing = asyncio.Event()
     app = make_app(service, access, closing)
     kinds = [[door for door in doors if door.is_unix], [door for door in doors if not door.is_unix]]
     servers = [_Server(app, kind, closing, guardian) for kind in kinds if kind]
+    if probes:
+        servers.append(_Server(make_probes(service, metrics=metrics), probes, closing, guardian))
     running = asyncio.gather(*(server.serve(sockets=[door.socket for door in server.doors]) for server in servers))
     try:
         await asyncio.shield(running)

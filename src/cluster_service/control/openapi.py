@@ -199,6 +199,7 @@ RESULTS: Mapping[str, Json] = {
     "logs": _object("file lines", file=_STRING, lines={"type": "array", "items": _STRING}),
     "reload": {"anyOf": [_see("Operation"), _see("Plan")]},
     "config": {"type": "object"},
+    "systemd": _object("name unit socket", name=_STRING, unit=_STRING, socket=_STRING_OR_NOT),
     "ls": _object(
         "services", services=_list(_object("name pid since", name=_STRING, pid=_COUNT_OR_NOT, since=_STRING_OR_NOT))
     ),

@@ -29,7 +29,7 @@ Handler = Callable[..., "dict[str, Any] | Awaitable[dict[str, Any]]"]
 
 BUILT_IN = (
     "start", "restart", "upgrade", "rollback", "cancel", "test", "scale", "reload", "shutdown", "exit", "operations",
-    "workers", "health", "info", "events", "logs", "config", "ls", "version", "help",
+    "workers", "health", "info", "events", "logs", "config", "systemd", "ls", "version", "help",
 )  # fmt: skip
 """The files in ``commands/``, in the order of help."""
 

@@ -261,6 +261,11 @@ def _configured(data: Json, *, terminal: bool) -> str:
     return show_it(data, terminal=terminal)
 
 
+def _units(data: Json, **_: bool) -> str:
+    files = [(f"{data['name']}.service", data["unit"]), (f"{data['name']}.socket", data["socket"])]
+    return "\n".join(f"# /etc/systemd/system/{name}\n{text}" for name, text in files if text).rstrip("\n")
+
+
 def _version(data: Json, **_: bool) -> str:
     return f"cluster-service {clean(data['version'])}" + (
         f" (service {clean(data['service'])})" if data.get("service") else ""
@@ -337,6 +342,7 @@ RENDERINGS: dict[str, Callable[..., str]] = {
     "reload": lambda data, *, terminal: (_configured if "changes" in data else _operation)(data, terminal=terminal),
     "config": _configured,
     "ls": _configured,
+    "systemd": _units,
     "version": _version,
     "help": _help,
     "custom": _custom,

@@ -92,6 +92,7 @@ class Info(TypedDict):
     share: str
     ports: list[Any]
     doors: list[str]
+    probes: list[str]
     groups: dict[str, Any]
     operation: Operation | None
 

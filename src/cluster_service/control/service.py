@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
+    from cluster_service.config import Settings
+
 Json = dict[str, Any]
 """A JSON object."""
 
@@ -81,6 +83,9 @@ class Service(Protocol):
 
     async def configuration(self, action: str) -> Json:
         """*action* show: what is in effect and where it came from; check: whether it could be reloaded."""
+
+    def started_with(self) -> tuple[Settings, list[str]]:
+        """What the service was started with, and the command line that starts it so. Raises CommandError."""
 
     def start(self, target: str, options: Mapping[str, Any]) -> Json:
         """Add a group. *options*: cwd, workers, group, timeout, args, and the settings of ``config.group_settings``."""

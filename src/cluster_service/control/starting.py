@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+import sysconfig
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -24,7 +25,7 @@ from .registry import COMMANDS
 from .session import out, say
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from .session import Session
 
@@ -102,32 +103,73 @@ def _option(setting: Setting) -> click.Option:
     )
 
 
+class Read(NamedTuple):
+    """What stood after ``cservice start``. *program*: TARGET stood after ``--``."""
+
+    options: dict[str, Any]
+    target: str | None
+    args: list[str]
+    program: bool
+
+
+def read(words: Sequence[str], session: Mapping[str, Any]) -> Read:
+    """Read what would stand after ``cservice start``. *session*: the options that say which service is meant.
+
+    Raises CommandError bad_request.
+    """
+    from .cli import usage_error  # noqa: PLC0415 - click's own, as it is said here
+
+    try:
+        given = make_start().make_context("start", list(words)).params
+    except click.exceptions.Exit:
+        raise CommandError("bad_request", "cservice start --help tells what can stand there") from None
+    except click.UsageError as error:
+        raise usage_error(error) from None
+    given.pop("as_json")
+    given.pop("no_wait")
+    return _read(given.pop("words"), given, session)
+
+
+def program() -> list[str]:
+    """Return the words that ``cservice`` is, for those who do not have our PATH."""
+    script = os.path.join(sysconfig.get_path("scripts"), "cservice")
+    return [script] if os.access(script, os.X_OK) else [sys.executable, "-P", "-m", "cluster_service"]
+
+
 def _run(words: tuple[str, ...], as_json: bool, no_wait: bool, **given: Any) -> int:  # noqa: FBT001 - click passes them by name
+    from cluster_service.boot import hold_signals  # noqa: PLC0415 - after the options were read
+
+    hold_signals()
     session = session_of(click.get_current_context(), {"as_json": as_json})
+    try:
+        found = _read(words, given, vars(session))
+        return _start(session, found.options, found.target, found.args, program=found.program, no_wait=no_wait)
+    except CommandError as error:
+        return session.failed(error)
+
+
+def _read(words: Sequence[str], given: Mapping[str, Any], session: Mapping[str, Any]) -> Read:
     options = {
         name: list(value) if isinstance(value, tuple) else value
         for name, value in given.items()
         if value not in (None, ())
     }
     for name in ("name", "run_dir", "access_key", "access_key_file"):  # those that stood before the command
-        value = getattr(session, name)
+        value = session.get(name)
         from_environment = os.environ.get(BY_NAME[name].environment)
         if name not in options and value not in (None, from_environment) and (name, value) != ("name", "default"):
             options[name] = value
     rest = list(words)
-    program = rest[:1] == [DASHES]
-    if program:
+    dashes = rest[:1] == [DASHES]
+    if dashes:
         rest.pop(0)
     rest = ["--" if word == DASHES else word for word in rest]
     target = rest.pop(0) if rest else None
-    try:
-        if program and target is None:
-            raise CommandError(
-                "bad_request", "start: there is no program after --", "For example: cservice start -- node server.js"
-            )
-        return _start(session, options, target, rest, program=program, no_wait=no_wait)
-    except CommandError as error:
-        return session.failed(error)
+    if dashes and target is None:
+        raise CommandError(
+            "bad_request", "start: there is no program after --", "For example: cservice start -- node server.js"
+        )
+    return Read(options, target, rest, dashes)
 
 
 def _start(

@@ -12,9 +12,11 @@ facts (``wire.facts``). To be read in this order:
 ``keeper``     the master's process: started, watched, replaced; ``link``: the stream to it
 ``ports``      which socket a ``bind`` gets, on whatever way it came: ``seccomp``, ``pyports``; ``opening``: making
                sockets; ``paths``: Unix sockets as files; ``strangers``: who else holds a port
+``given``      the sockets that a service manager passed to us
 ``private``    the sockets of a worker that is to be tried apart; ``board``: who has which row of it
 ``channels``   the workers' channels and NOTIFY_SOCKET
 ``logs``       the log writer, a process of its own; ``sink``: its outputs; ``logclient``: the guardian's side of it
+``notify``     what a service manager is told (sd_notify)
 ``ending``     the ways the service ends
 ``posix``      the only ctypes
 """

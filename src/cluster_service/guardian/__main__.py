@@ -68,7 +68,8 @@ def _guard(boot_fd: int) -> int:
         return _refuse(str(error))
     _be_called(boot.title("guardian"))
     _open_standard()
-    _close_others(lock)
+    given = len(boot.manager.sockets)
+    _close_others({*range(3, 3 + given), *([] if lock is None else [lock])})
     os.chdir("/")  # the directory of the caller may be a release, or be unmounted
     problem = _write_pid_file(boot.pid_file) or _try_log_file(boot.log_file)
     return _refuse(problem) if problem else Guardian(boot).run()
@@ -105,12 +106,12 @@ def _open_standard() -> None:
             os.set_inheritable(number, True)  # noqa: FBT003 - positional only
 
 
-def _close_others(lock: int | None) -> None:
-    if lock is None:
-        os.closerange(3, 1 << 20)
-    else:
-        os.closerange(3, lock)
-        os.closerange(lock + 1, 1 << 20)
+def _close_others(kept: set[int]) -> None:
+    begin = 3
+    for descriptor in sorted(kept):
+        os.closerange(begin, descriptor)
+        begin = descriptor + 1
+    os.closerange(begin, 1 << 20)
 
 
 def _write_pid_file(path: str | None) -> str:

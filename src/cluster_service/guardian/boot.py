@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from . import posix
@@ -23,6 +23,20 @@ class Start:
 
 
 @dataclass(frozen=True)
+class Manager:
+    """What a service manager has told whoever became the guardian (sd_notify(3), sd_watchdog_enabled(3),
+    sd_listen_fds(3)).
+    """
+
+    notify: str = ""
+    """NOTIFY_SOCKET; empty: nobody wants to know anything."""
+    watchdog: float = 0.0
+    """Seconds within which it wants to hear that the service lives; 0: it does not."""
+    sockets: list[str] = field(default_factory=list)
+    """The names of the descriptors from 3 on."""
+
+
+@dataclass(frozen=True)
 class Boot:
     """What the guardian reads of the boot message. Durations are seconds; paths are absolute."""
 
@@ -39,6 +53,7 @@ class Boot:
     log_file: str | None = None
     pid_file: str | None = None
     process_titles: bool = True
+    manager: Manager = field(default_factory=Manager)
 
     def title(self, what: str) -> str:
         """What the process list is to say of one of our processes; empty: what it says by itself."""
@@ -64,6 +79,7 @@ def read(descriptor: int) -> Boot:
             log_file=message.get("log_file"),
             pid_file=message.get("pid_file"),
             process_titles=bool(message.get("process_titles", True)),
+            manager=Manager(**message.get("manager", {})),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BootError(f"started without a proper boot message ({error!r}); use: cservice start") from None

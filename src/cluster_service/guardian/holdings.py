@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cluster_service.wire.facts import Snapshot, WorkerState
+from cluster_service.wire.orders import Status
 
 if TYPE_CHECKING:
     import socket
@@ -101,6 +102,8 @@ class Held:
     """The file of a Unix socket."""
     asked: str = ""
     """Of a socket that is one worker's own: the address that it wanted; *address* is where the socket really is."""
+    given: str | None = None
+    """The name under which a service manager passed it to us; it holds the socket too, and the file is its own."""
 
     def __repr__(self) -> str:
         return f"<Held {self.address}: {'listening' if self.listening else 'bound'}, {len(self.users)} users>"
@@ -121,6 +124,10 @@ class Holdings:
         self.last_worker = 0
         self.master_starts = 0
         self.safe = False
+        self.status = Status("starting", "starting")
+        """What a master last said of the whole."""
+        self.hangups = 0
+        """How many SIGHUPs this master was told of."""
         self.stopping = False
         self.share: dict[str, str] = {}
 
@@ -160,7 +167,7 @@ class Holdings:
             listeners=[
                 {"address": str(held.address), "door": held.door, "listening": held.listening}
                 for held in self.held.values()
-                if not held.asked
+                if not held.asked and (held.given is None or held.users)
             ],
             notebook=self.notebook,
             last_worker=self.last_worker,

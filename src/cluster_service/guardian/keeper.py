@@ -44,6 +44,8 @@ _LONGEST_PAUSE = 10.0
 _LONGEST_SAFE = 3600.0
 _STEP_DOWN_TIME = 10.0
 """Seconds that a master has to end after it was asked to, or after it has closed its stream."""
+_CURED_IN = 3
+"""How many times ``master_hang_timeout`` may pass without a word of any master until it counts as incurable."""
 _HELLO_TIME = 30.0
 """Seconds that a new master has to say hello, however short ``master_hang_timeout`` is."""
 
@@ -89,6 +91,8 @@ class Keeper:
         self.master: Master | None = None
         self.retired = False
         """No further master is started."""
+        self._heard = loop.now()
+        """When a master was last heard of, whichever it was."""
         self._next_start: float | None = 0.0
         self._deaths: deque[float] = deque()
         self._safe_tries = 0
@@ -131,9 +135,14 @@ class Keeper:
 
     def suspended(self, now: float) -> None:
         """The machine, or the guardian itself, did not run for a while: nobody is blamed for that time."""
+        self._heard = now
         if self.master is not None:
             self.master.heard = now
             self.master.pinged = None
+
+    def answers(self, now: float) -> bool:
+        """Whether masters are heard of, or our own cure for one that is not (to replace it) may still help."""
+        return now - self._heard <= _CURED_IN * self._boot.master_hang_timeout
 
     def _ping_at(self, master: Master) -> float:
         if not master.link.greeted:
@@ -223,7 +232,7 @@ class Keeper:
             self._loop.drop(master.link.sock.fileno())
             self._kill(master, f"sent what is no message ({error})")
             return
-        master.heard = self._loop.now()
+        master.heard = self._heard = self._loop.now()
         master.pinged = None
         for message in messages:
             self.on_message(message)

@@ -24,6 +24,7 @@ from .ending import Ending
 from .holdings import Holdings
 from .keeper import Keeper
 from .logclient import Logs
+from .notify import Notifier
 from .ports import Ports, Told
 from .verbs import Verbs
 from .workers import Workers
@@ -97,15 +98,17 @@ class Guardian:
         self.channels = Channels(self.keeper.tell, self._greeted, lambda worker: self.logs.release(worker.number))
         self.ending = Ending(boot, self.holdings, self.keeper, self.ports, self.logs, self._loop)
         self.verbs = Verbs(self.holdings, self.keeper, self.workers, self.ports, self.logs)
+        self.notifier = Notifier(boot.manager, self.holdings, self.keeper, self.ending, self.logs.line, now)
+        self._given = boot.manager.sockets
         self._join()
         self._patience = min(_LATE, boot.master_hang_timeout / 4)
         self._woke, self._sleep = now, _clock_gap()
-        self._parts = (self.logs, self.keeper, self.ending)
+        self._parts = (self.logs, self.keeper, self.ending, self.notifier)
         self._signals: list[int] = []
         self._reactions: dict[int, Callable[[int, float], None]] = {
             signal.SIGTERM: lambda _number, now: self.ending.signalled("TERM", now),
             signal.SIGINT: lambda _number, now: self.ending.signalled("INT", now),
-            signal.SIGHUP: lambda _number, _now: self.keeper.tell(facts.Signalled("HUP")),
+            signal.SIGHUP: lambda _number, _now: self._hang_up(),
             signal.SIGUSR1: lambda _number, _now: self.logs.reopen(),
             signal.SIGUSR2: lambda _number, now: self.keeper.replace(now),
             signal.SIGQUIT: lambda _number, _now: self.ending.finish(0),
@@ -138,11 +141,13 @@ class Guardian:
         if inotify is not None:
             self._loop.watch(inotify, lambda _events: self.ports.paths.changed())
         self.logs.start(self._loop.now())
+        self.ports.given.adopt(self._given)
         while self.ending.code is None:
             self._tick()
             if self.ending.code is None:
                 self._turn(self._deadline())
         code: int = self.ending.code
+        self.notifier.end()
         self.ending.close_down(self._turn)
         for number in self._reactions:  # Python gives them their default meaning as it ends, and one may still come
             signal.signal(number, signal.SIG_IGN)
@@ -211,6 +216,10 @@ class Guardian:
     def _greeted(self) -> bool:
         master = self.keeper.master
         return master is not None and master.link.greeted
+
+    def _hang_up(self) -> None:
+        self.holdings.hangups += self._greeted()
+        self.keeper.tell(facts.Signalled("HUP"))
 
     def _bound(self, worker: Worker, held: Held) -> None:
         address = str(held.address)

@@ -21,6 +21,8 @@ from . import posix
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from cluster_service.wire.addresses import Address
+
     from .holdings import Held
 
 _SUFFIX = b".cservice"
@@ -29,8 +31,10 @@ _SUFFIX = b".cservice"
 class Kept:
     """The file of one held socket: its directory (as a descriptor: names may change above it), names and inode."""
 
-    def __init__(self, directory: int, name: bytes) -> None:
+    def __init__(self, directory: int, name: bytes, *, given: bool = False) -> None:
         self.directory = directory
+        self.given = given
+        """It was there before us, and stays."""
         self.name = name
         self.hidden = b"." + name + _SUFFIX
         status = os.stat(name, dir_fd=directory, follow_symlinks=False)
@@ -79,7 +83,9 @@ class Kept:
 
     def remove(self) -> None:
         """Remove what is ours of both names, and let the directory go."""
-        for name in (self.name, self.hidden):
+        if self.given:
+            self.restore()
+        for name in (self.hidden,) if self.given else (self.name, self.hidden):
             if self._look(name) == "ours":
                 try:
                     os.unlink(name, dir_fd=self.directory)
@@ -147,7 +153,7 @@ class Paths:
     def _removed(self, held: Held, kept: Kept) -> None:
         if kept.state() != "absent":
             return
-        if kept.orphaned or self._in_use(held):
+        if kept.given or kept.orphaned or self._in_use(held):
             kept.restore()
         else:
             self._let_go(held)
@@ -157,7 +163,15 @@ class Paths:
         kept = held.kept
         if kept is None:
             return
-        if kept.state() == "absent" and not self._in_use(held):
+        if kept.state() == "absent" and not kept.given and not self._in_use(held):
             self._let_go(held)  # it was removed, and the news of it stands in the queue behind this exit
         else:
             kept.orphaned = True
+
+
+def key_of(address: Address) -> str:
+    """Return what makes two addresses the same: the text, for a file with the symlinks of its directory resolved."""
+    if address.path is None:
+        return str(address)
+    directory, name = os.path.split(address.path)
+    return f"unix:{os.path.join(os.path.realpath(directory), name)}"

@@ -20,8 +20,9 @@ import socket
 from typing import TYPE_CHECKING, NamedTuple
 
 from . import opening, private, strangers
+from .given import Given
 from .holdings import Held
-from .paths import Kept, Paths
+from .paths import Kept, Paths, key_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -76,6 +77,16 @@ class Ports:
         self._holdings = holdings
         self._told = told
         self.paths = Paths(self._in_use, self.close)
+        self.given = Given(holdings, self.paths, told.log)
+
+    def find(self, address: Address) -> Held | None:
+        """Return the socket that is held for *address*, or one that was given to us and covers it."""
+        return self._holdings.held.get(key_of(address)) or self.given.covering(address)
+
+    def _refuse_clash(self, address: Address) -> None:
+        clash = self.given.clash(address)
+        if clash:
+            raise Refused(errno.EADDRINUSE, clash)
 
     # ------------------------------------------------------------ workers
 
@@ -140,8 +151,9 @@ class Ports:
         return held
 
     def _find(self, want: Want) -> Held | None:
-        held = self._holdings.held.get(key_of(want.address))
+        held = self.find(want.address)
         if held is None:
+            self._refuse_clash(want.address)
             return None
         if held.door:
             raise Refused(errno.EADDRINUSE, f"{want.address} is the service's own door; bind another address")
@@ -150,6 +162,8 @@ class Ports:
         if held.kept is not None and not held.kept.restore():
             if held.kept.state() == "other":
                 raise Refused(errno.EADDRINUSE, f"{strangers.describe(want.address)} (it has replaced our socket)")
+            if held.given is not None:
+                return held
             self.close(held)  # its directory is gone, or its file beyond recall
             return None
         return held
@@ -216,13 +230,17 @@ class Ports:
 
     def declare(self, address: Address, *, door: bool, backlog: int, mode: int) -> Held:
         """Open and hold *address* because the master said so; the same again is the same socket. Raises Refused."""
-        held = self._holdings.held.get(key_of(address))
+        held = self.find(address)
+        if held is None:
+            self._refuse_clash(address)
         if held is not None and held.door != door:
             what = "a door" if held.door else "a shared port"
             raise Refused(errno.EADDRINUSE, f"{address} is held already, as {what}")
         if held is None:
             held = self._declare(address, door=door, mode=mode)
         held.declared = True
+        if held.given is not None and held.listening:
+            return held  # as long a queue as its unit says
         try:
             if address.kind != "udp":
                 self._listen(held, backlog)
@@ -247,6 +265,8 @@ class Ports:
         held.door = door
         return held
 
+    # ------------------------------------------------------------ both
+
     def close(self, held: Held) -> None:
         """Close a socket and remove its file."""
         self._holdings.drop_held(held)
@@ -258,8 +278,6 @@ class Ports:
         for held in list(self._holdings.held.values()):
             if doors or not held.door:
                 self.close(held)
-
-    # ------------------------------------------------------------ both
 
     def _listen(self, held: Held, backlog: int) -> None:
         with SideBySide(held.socket, [other for other in self._overlapping(held.address) if other is not held]):
@@ -295,11 +313,3 @@ class SideBySide:
     def _set(self, value: int) -> None:
         for sock in self._sockets:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, value)
-
-
-def key_of(address: Address) -> str:
-    """Return what makes two addresses the same: the text, for a file with the symlinks of its directory resolved."""
-    if address.path is None:
-        return str(address)
-    directory, name = os.path.split(address.path)
-    return f"unix:{os.path.join(os.path.realpath(directory), name)}"

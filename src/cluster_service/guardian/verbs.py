@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from cluster_service.wire import addresses, facts, orders
 from cluster_service.wire.records import UnknownRecord
 
-from . import channels, ports, reap
+from . import channels, paths, reap
 from .ports import Refused
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class Verbs:
             orders.Close: self._close,
             orders.Log: lambda order: self._logs.line(order.line),
             orders.Pong: lambda _order: None,  # that it came is all it says: the keeper has seen it
+            orders.Status: self._status,
             orders.Stopping: lambda order: self.ending.taken_over(order.deadline),
             orders.Bye: lambda order: self.ending.finish(order.code),
         }
@@ -78,6 +80,8 @@ class Verbs:
         master.link.greeted = True
         if order.version != orders.VERSION:
             raise No(f"version {order.version} of the protocol is not spoken here, only {orders.VERSION}")
+        self._holdings.hangups = 0
+        self._holdings.status = replace(self._holdings.status, hangups=0)
         self._keeper.tell(self._holdings.snapshot(orders.VERSION))
         self.deliver_kept()
 
@@ -85,6 +89,11 @@ class Verbs:
         if len(order.text) > NOTEBOOK_LIMIT:
             raise No(f"a notebook of {len(order.text)} characters is over the limit of {NOTEBOOK_LIMIT}")
         self._holdings.notebook = order.text
+
+    def _status(self, order: orders.Status) -> None:
+        self._holdings.status = order
+        if order.phase == "serving":
+            self._ports.given.tell_unused()
 
     def _spawn(self, order: orders.Spawn) -> None:
         if order.worker <= self._holdings.last_worker:
@@ -139,8 +148,8 @@ class Verbs:
 
     def _close(self, order: orders.Close) -> None:
         try:
-            held = self._holdings.held.get(ports.key_of(addresses.parse(order.address)))
+            held = self._holdings.held.get(paths.key_of(addresses.parse(order.address)))
         except addresses.AddressError as error:
             raise No(str(error)) from None
-        if held is not None:
+        if held is not None and held.given is None:  # what was given to us is held to the end
             self._ports.close(held)

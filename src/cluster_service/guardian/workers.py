@@ -18,7 +18,7 @@ from cluster_service.wire import addresses, facts
 
 from . import child, limits, posix, pyports, seccomp, spawn
 from .holdings import Worker
-from .ports import Want, key_of
+from .ports import Want
 from .spawn import CannotSpawn, Progress, Resources
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class Workers:
         env = dict(order.env)
         if inherited:
             env["LISTEN_FDS"] = str(len(inherited))
-            names = [held.asked or str(held.address) for held in inherited]
+            names = [held.asked or held.given or str(held.address) for held in inherited]
             env["LISTEN_FDNAMES"] = ":".join(name.replace(":", "_") for name in names)
         if order.channel:
             worker.channel, theirs = resources.pair(socket.SOCK_SEQPACKET)
@@ -132,7 +132,7 @@ class Workers:
     def _inherited(self, worker: Worker, text: str) -> Held:
         try:
             address = addresses.parse(text)
-            held = self._holdings.held.get(key_of(address))
+            held = self._ports.find(address)
             if held is not None and not held.door and worker.is_private:
                 held = self._ports.own(worker, Want(address, held.socket.type, nonblocking=False))
                 self._ports.listen_own(held)

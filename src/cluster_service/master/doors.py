@@ -37,7 +37,9 @@ DESCRIPTORS = 4096
 
 
 class Doors:
-    """The Unix door of the owner always; the TCP door with an access key, and not in safe mode."""
+    """The Unix door of the owner always; the TCP door with an access key, and not in safe mode; beside them, where only
+    probes are answered.
+    """
 
     def __init__(self, master: Master) -> None:
         self._master = master
@@ -45,20 +47,26 @@ class Doors:
         self._access: Access | None = None
         self._tls: ssl.SSLContext | None = None
         self.addresses: list[str] = []
+        self.probes: list[str] = []
 
     async def open(self) -> None:
         """Open every door that can be opened. Raises ValueError when one cannot and must be."""
         settings = self._master.settings
         _raise_descriptors()
         tcp = () if self._master.hello.safe else settings.doors
-        doors = [await self._open_one(f"unix:{settings.socket}", mode=0o600, optional=False)]
+        doors: list[Door | None] = []
+        if settings.run_dir:
+            doors.append(await self._open_one(f"unix:{settings.socket}", mode=0o600, optional=False))
         if tcp and settings.tls_cert is not None:
             tcp = tcp if self._secure(settings) else ()
         for place, address in enumerate(tcp):
             doors.append(await self._open_one(address, mode=0o600, optional=place > 0, tls=self._tls))
         opened = [door for door in doors if door is not None]
         self.addresses = [door.address for door in opened]
-        if opened:
+        asked = [await self._open_one(address, mode=0o600, optional=False) for address in settings.probes]
+        probes = [door for door in asked if door is not None]
+        self.probes = [door.address for door in probes]
+        if opened or probes:
             self._access = Access(
                 self._current(settings) or (),
                 trusted_hosts=settings.trusted_hosts,
@@ -69,7 +77,12 @@ class Doors:
                 upgrade_roots=settings.upgrade_roots,
             )
             serving = serve(
-                RunningService(self._master), opened, self._access, guardian=self._master.hello.guardian_pid
+                RunningService(self._master),
+                opened,
+                self._access,
+                guardian=self._master.hello.guardian_pid,
+                probes=probes,
+                metrics=settings.probe_metrics,
             )
             self._task = asyncio.get_running_loop().create_task(serving)
 

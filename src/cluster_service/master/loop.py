@@ -20,6 +20,7 @@ from cluster_service import rundir
 from cluster_service.core import actions, events
 from cluster_service.core.cluster import Cluster
 from cluster_service.core.requests import Rejected, Tick
+from cluster_service.core.standing import standing
 from cluster_service.core.views import iso
 from cluster_service.wire import facts, orders
 from cluster_service.wire.records import name_of
@@ -78,6 +79,10 @@ class Master:
         self._bye = False
         """The guardian was told to end."""
         self._warned: set[str] = set()
+        self._hangups = 0
+        """How many SIGHUPs we were told of."""
+        self._standing: orders.Status | None = None
+        """What the guardian was last told of the whole."""
         self._jobs = Jobs(settings.spec.name, self._on_report)
         self._memory = Memory(settings.state, self.log)
         self._pulses = Pulses(self._loop, self._on_report, lambda: self.cluster)
@@ -179,7 +184,8 @@ class Master:
         if self.doors is not None:
             await self.doors.close(0.5)
         await asyncio.to_thread(orphans.end, timeouts)
-        rundir.clean_up(self.settings.run_dir, self.settings.name)
+        if self.settings.run_dir:
+            rundir.clean_up(self.settings.run_dir, self.settings.name)
         if not self._over.done():
             self._over.set_result(1)
 
@@ -220,6 +226,17 @@ class Master:
         self._set_timer()
         self._pulses.watch(self.cluster.pace() if not self._over.done() else None)
         self._checks.follow(self.cluster)
+        self.tell_standing()
+
+    def tell_standing(self) -> None:
+        """Let the guardian know how the service is, where that is not what it knows."""
+        phase, text = standing(self.cluster)
+        if phase == "serving" and self.reloading.busy:
+            phase = "reloading"
+        status = orders.Status(phase, text, self._hangups)
+        if status != self._standing:
+            self._standing = status
+            self._kernel.send(status)
 
     def _times_of_day(self) -> dict[str, str]:
         groups = () if self._over.done() else self.cluster.groups.items()
@@ -277,7 +294,9 @@ class Master:
         self._pulses.learn(fact)
         self._checks.learn(fact)
         if isinstance(fact, facts.Signalled) and fact.signal == "HUP":
+            self._hangups += 1
             if self._early is None and self.reloading.on_signal():
+                self.tell_standing()
                 return
         elif isinstance(fact, facts.Signalled):
             delay = self.settings.spec.shutdown_delay

@@ -37,7 +37,7 @@ AT_ONCE = (
 """Settings of the service that the running one takes up."""
 ANEW = (
     "host", "port", "tls_client_ca", "run_dir", "log_file", "pid_file", "state", "commands", "master_hang_timeout",
-    "process_titles",
+    "process_titles", "probes", "probe_metrics",
 )  # fmt: skip
 """Settings that only a service that is started anew has otherwise."""
 WHOLE = "when the service is started anew"
@@ -54,6 +54,11 @@ class Reloading:
         """SIGHUP has come, and what it asks for has not begun."""
         self._lock = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether what a SIGHUP asked for is about to begin; once it has, its operation tells."""
+        return self._signalled or (self._task is not None and not self._task.done())
 
     # -- what a command asks for ---------------------------------------------------------------------------------------
 
@@ -148,6 +153,7 @@ class Reloading:
             self._signalled = True
             self._master.note()  # whoever follows begins it anew, until it stands there what was begun
             self._task = asyncio.get_running_loop().create_task(self._on_signal())
+            self._task.add_done_callback(lambda _task: self._master.tell_standing())
         else:
             self._master.log("SIGHUP: the one before is still being carried out")
         return True

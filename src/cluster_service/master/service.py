@@ -18,6 +18,7 @@ from .gauges import Gauges
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
+    from cluster_service.config import Settings
     from cluster_service.core.operations import Operation
 
     from .loop import Master
@@ -64,6 +65,7 @@ class RunningService:
             "share": next(iter(shares.values()), "none"),
             "ports": list(cluster.unused),
             "doors": master.doors.addresses if master.doors else [],
+            "probes": master.doors.probes if master.doors else [],
             "groups": {name: {**view, "share": shares[name]} for name, view in views.groups(cluster).items()},
             "operation": self._view(running[-1]) if running else None,
         }
@@ -191,6 +193,17 @@ class RunningService:
     async def configuration(self, action: str) -> Json:
         """See ``Service.configuration``."""
         return await self._master.reloading.configuration(action)
+
+    def started_with(self) -> tuple[Settings, list[str]]:
+        """See ``Service.started_with``."""
+        settings = self._master.settings
+        if settings.origin is None:
+            raise CommandError("failed", "it is not known how this service was started", "Start it anew.")
+        if settings.origin.source == "keywords":  # by a program, which the master is
+            return settings, [sys.executable, *sys.orig_argv[1:]]
+        from cluster_service.control import starting, units  # noqa: PLC0415 - rarely needed
+
+        return settings, [*starting.program(), "start", *units.arguments(settings.origin, settings)]
 
     def exit_now(self) -> Json:
         """See ``Service.exit_now``."""

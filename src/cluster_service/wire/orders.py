@@ -126,6 +126,19 @@ class Pong:
 
 
 @dataclass(frozen=True)
+class Status:
+    """How the service is, as its service manager is to know it. Said by each new master, and whenever it changes."""
+
+    phase: str
+    """``starting``; ``stalled``: its start has failed, and some group serves not at all; ``serving``: every slot does,
+    or its start is over and every group does; ``reloading``; ``stopping``."""
+    text: str = ""
+    """A short line: "3 of 4 serving; upgrade 3: canary"."""
+    hangups: int = 0
+    """How many ``Signalled("HUP")`` this master has heard: so an answer is told from what was said before it."""
+
+
+@dataclass(frozen=True)
 class Stopping:
     """The master has taken over the shutdown that a signal asked for: the guardian need not drain alone."""
 
@@ -140,4 +153,4 @@ class Bye:
     code: int = 0
 
 
-ORDERS: Family[Any] = Family(Hello, Note, Spawn, Signal, Tell, Forget, Listen, Close, Log, Pong, Stopping, Bye)
+ORDERS: Family[Any] = Family(Hello, Note, Spawn, Signal, Tell, Forget, Listen, Close, Log, Pong, Status, Stopping, Bye)

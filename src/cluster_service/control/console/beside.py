@@ -58,7 +58,7 @@ def wanted(settings: Settings) -> bool:
     """
     if settings.console is False or settings.detach:
         return False
-    why = _why_not()
+    why = _why_not() if settings.run_dir else "there is no directory for the control socket"
     if why and settings.console:
         raise CommandError("bad_request", f"--console: {why}", "Leave it out; `cservice` is a console from elsewhere.")
     return not why

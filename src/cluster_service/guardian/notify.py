@@ -1,0 +1,174 @@
+"""What a service manager is told of the service, by sd_notify(3): what it is, not what happens.
+
+Each tick compares what is with what was told, and one datagram tells the difference; so nothing is lost when the
+manager's queue is full, and a master that dies changes nothing. Whether the service is ready is the master's to say
+(``orders.Status``), and once it has been it stays so: what serves less than it should says so in its STATUS.
+
+*Watchdog.* That this is sent at all proves that the guardian's loop turns. It is sent as long as masters answer too, or
+the keeper may still cure that; when its cures have failed, no more, and the manager starts everything anew.
+
+*Timeouts.* While the service starts, is reloaded or ends, in the time that it has announced itself, the manager is
+asked for more again and again; not for a start that has failed, nor while no master answers.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .boot import Manager
+    from .ending import Ending
+    from .holdings import Holdings
+    from .keeper import Keeper
+
+EXTENSION = 30.0
+"""Seconds by which a timeout is extended, three times as often as need be."""
+_AGAIN = 0.5
+"""Seconds after which to try again what could not be sent."""
+
+EXTENDED = ("starting", "reloading", "stopping")
+
+
+class Notifier:
+    """The manager's picture of the service."""
+
+    def __init__(
+        self,
+        manager: Manager,
+        holdings: Holdings,
+        keeper: Keeper,
+        ending: Ending,
+        log: Callable[[str], None],
+        now: float,
+    ) -> None:
+        self._holdings = holdings
+        self._keeper = keeper
+        self._ending = ending
+        self._log = log
+        self._address = address_of(manager.notify)
+        self._socket: socket.socket | None = None
+        if self._address:
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        elif manager.notify:
+            log(f"NOTIFY_SOCKET={manager.notify} is no Unix socket: the service manager is told nothing")
+        self._beat = manager.watchdog / 2
+        self._beat_at = now if self._beat else None
+        self._beating = True
+        self._extend_at = now
+        self._retry_at: float | None = None
+        self._was_up = False
+        self._phase = "starting"
+        """As it was told."""
+        self._text = ""
+
+    def __repr__(self) -> str:
+        return f"<Notifier {self._address!r}: told {self._phase}, {self._text!r}>"
+
+    # ------------------------------------------------------------ what is
+
+    def phase(self) -> str:
+        """Return starting, stalled, up, reloading or stopping."""
+        status = self._holdings.status
+        if self._holdings.stopping or self._ending.draining or status.phase == "stopping":
+            return "stopping"
+        if not self._was_up:
+            return "up" if status.phase in ("serving", "reloading") else status.phase
+        asked = status.hangups < self._holdings.hangups
+        return "reloading" if asked or status.phase == "reloading" else "up"
+
+    def text(self) -> str:
+        """Return the status as one line."""
+        if self._ending.draining:
+            return f"stopping without a master; {len(self._holdings.by_pid)} workers left"
+        return " ".join(self._holdings.status.text.split())
+
+    # ------------------------------------------------------------ time
+
+    def deadline(self) -> float | None:
+        """When ``tick`` has something to do, unless something happens before."""
+        if self._socket is None:
+            return None
+        if self._retry_at is not None:
+            return self._retry_at
+        if (self._phase, self._text) != (self.phase(), self.text()):
+            return 0.0
+        times = [self._beat_at, self._extend_at if self._phase in EXTENDED else None]
+        return min((time for time in times if time is not None), default=None)
+
+    def tick(self, now: float) -> None:
+        """Tell what has changed, and what is due."""
+        if self._socket is None or (self._retry_at is not None and now < self._retry_at):
+            return
+        phase, text = self.phase(), self.text()
+        lines = self._transition(phase) if phase != self._phase else []
+        if text != self._text:
+            lines.append(f"STATUS={text}")
+        answers = self._keeper.answers(now) or self._ending.draining
+        extend = phase in EXTENDED and answers and (now >= self._extend_at or phase != self._phase)
+        if extend:
+            lines.append(f"EXTEND_TIMEOUT_USEC={int(EXTENSION * 1e6)}")
+        beat = self._beat_at is not None and now >= self._beat_at
+        if beat and self._lives(answers=answers):
+            lines.append("WATCHDOG=1")
+        if lines and not self._send(lines):
+            self._retry_at = now + _AGAIN
+            return
+        self._retry_at = None
+        self._phase, self._text = phase, text
+        self._was_up = self._was_up or phase == "up"
+        if extend or now >= self._extend_at:
+            self._extend_at = now + EXTENSION / 3
+        if beat:
+            self._beat_at = now + self._beat
+
+    def end(self) -> None:
+        """The service ends now, whatever was told before."""
+        if self._socket is not None:
+            more = ["STOPPING=1"] if self._phase != "stopping" else []
+            self._send([*more, "STATUS=ending", f"EXTEND_TIMEOUT_USEC={int(EXTENSION * 1e6)}"])
+            self._socket.close()
+            self._socket = None
+
+    def _lives(self, *, answers: bool) -> bool:
+        if answers != self._beating:
+            self._beating = answers
+            self._log(
+                "a master answers again: the watchdog of the service manager hears of us"
+                if answers
+                else "no master answers, whatever was tried: the watchdog of the service manager hears nothing more"
+            )
+        return answers
+
+    # ------------------------------------------------------------ telling
+
+    def _transition(self, phase: str) -> list[str]:
+        if phase == "up":
+            # Process 1 of a container has another number to those outside.
+            return ["READY=1", *([f"MAINPID={os.getpid()}"] if os.getpid() != 1 else [])]
+        if phase == "reloading":
+            return ["RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}"]
+        return ["STOPPING=1"] if phase == "stopping" else []
+
+    def _send(self, lines: list[str]) -> bool:
+        """Tell. False when the manager's queue is full: to be tried again. One that is gone needs no words."""
+        if self._socket is None:
+            return True
+        try:
+            self._socket.sendto("\n".join(lines).encode("utf-8", "replace"), self._address)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+        return True
+
+
+def address_of(name: str) -> bytes:
+    """Return what ``sendto`` takes for NOTIFY_SOCKET; empty when it is neither a path nor an abstract name."""
+    if name.startswith("@") and len(name) > 1:
+        return b"\0" + os.fsencode(name[1:])
+    return os.fsencode(name) if name.startswith("/") else b""

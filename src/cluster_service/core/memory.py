@@ -2,6 +2,10 @@
 
 The notebook is for a new master of the same service; this is for a new service. So it holds no workers and no slots,
 and its times are wall-clock times (seconds since the epoch): the monotonic clock begins anew with the machine.
+
+Variables that the configuration sets are remembered by their names, and have the values that it gives them when they
+are recalled: so no password of its stands in the file, and one that was changed meanwhile is the new one. Only what an
+operator has given a release beyond that (``upgrade --env``) is remembered with its value.
 """
 
 from __future__ import annotations
@@ -26,9 +30,9 @@ def remember(cluster: Cluster, wall_minus_monotonic: float) -> dict[str, Any]:
         "version": VERSION,
         "groups": {
             group.name: {
-                "configured": asdict(group.spec.release),
-                "promoted": asdict(group.release),
-                "past": [asdict(release) for release in group.past],
+                "configured": _kept(group.spec.release, group.spec.release),
+                "promoted": _kept(group.release, group.spec.release),
+                "past": [_kept(release, group.spec.release) for release in group.past],
             }
             for group in cluster.groups.values()
         },
@@ -49,15 +53,17 @@ def recall(
     if data["version"] != VERSION:
         raise ValueError(f"version {data['version']!r} of the state is not {VERSION}")
     operations = [_moved(Operation(**operation), -wall_minus_monotonic) for operation in data["operations"]]
+    now = {name: group.spec.release for name, group in cluster.groups.items()}
     kept = {
-        name: [Release.from_json(release) for release in (known["configured"], known["promoted"], *known["past"])]
+        name: [_filled(release, now[name]) for release in (known["configured"], known["promoted"], *known["past"])]
         for name, known in data["groups"].items()
+        if name in now
     }
     count = int(data["operation_count"])
     said = []
     for name, (configured, promoted, *past) in kept.items():
-        group = cluster.groups.get(name)
-        if group is None or configured == promoted or configured != group.spec.release:
+        group = cluster.groups[name]
+        if configured == promoted or configured != group.spec.release:
             continue
         why = usable(promoted)
         if why:
@@ -70,6 +76,20 @@ def recall(
             operation.state, operation.reason = "cancelled", "the service ended while it ran"
     cluster.operations, cluster.operation_count = operations, count
     return said
+
+
+def _kept(release: Release, configured: Release) -> dict[str, Any]:
+    """Return *release* as it is remembered: null for the value of a variable that is as it is configured."""
+    known = dict(configured.env)
+    env = [[name, None if known.get(name) == value else value] for name, value in release.env]
+    return {**asdict(release), "env": env}
+
+
+def _filled(kept: dict[str, Any], configured: Release) -> Release:
+    """Return the release that was *kept*, with the values that are configured now."""
+    known = dict(configured.env)
+    env = [(name, known.get(name) if value is None else value) for name, value in kept["env"]]
+    return Release.from_json({**kept, "env": [(name, value) for name, value in env if value is not None]})
 
 
 def _moved(operation: Operation, by: float) -> Operation:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from . import judge, wanted
+from . import judge, masks, wanted
 from .requests import Rejected, Restart, Scale, Shutdown, StartGroup
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def _changes(group: Group, new: GroupSpec) -> list[Change]:
             found += [Change(new.name, effect, text) for text in _differences(before, after, PARTS[field.name])]
         else:
             effect = "replace" if field.name in REPLACING or _opens(field.name, before, after) else "settings"
-            found.append(Change(new.name, effect, f"{field.name}: {shown(before)} → {shown(after)}"))
+            found.append(Change(new.name, effect, f"{field.name}: {_difference(field.name, before, after)}"))
     return found
 
 
@@ -94,20 +94,28 @@ def _differences(before: Any, after: Any, names: Mapping[str, str]) -> list[str]
     for part in fields(after):
         was, will = getattr(before, part.name), getattr(after, part.name)
         if was != will:
-            told = "changed" if part.name == "env" else f"{shown(was)} → {shown(will)}"  # it may hold secrets
-            found.append(f"{names.get(part.name, part.name)}: {told}")
+            found.append(f"{names.get(part.name, part.name)}: {_difference(part.name, was, will)}")
     return found
 
 
+def _difference(name: str, before: Any, after: Any) -> str:
+    """What is told of a change: of variables only which ones, since any may hold a secret."""
+    if name == "env":
+        return "changed: " + " ".join(sorted({variable for variable, _ in set(before) ^ set(after)}))
+    was, will = shown(before), shown(after)
+    return "changed, in what is not shown" if was == will else f"{was} → {will}"
+
+
 def shown(value: object) -> str:
-    """Return a setting as it is written in a file: ``5s``, ``true``, ``db:ready``."""
+    """Return a setting as it is written in a file: ``5s``, ``true``, ``db:ready``; no secret (see ``masks``)."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
         return f"{value:g}s"  # every one is a duration
     if isinstance(value, tuple):
-        return " ".join(":".join(item) if isinstance(item, tuple) else str(item) for item in value) or "none"
-    return "none" if value in (None, "") else str(value)
+        words = [":".join(item) if isinstance(item, tuple) else str(item) for item in value]
+        return " ".join(masks.arguments(words)) or "none"
+    return "none" if value in (None, "") else masks.text(str(value))
 
 
 def reload(cluster: Cluster, request: Reload, now: float) -> None:

@@ -79,6 +79,8 @@ class Settings:
     require_control: bool = False
     run_dir: str = ""
     log_file: str | None = None
+    audit_file: str | None = None
+    """None: this user has no place for one."""
     pid_file: str | None = None
     state: str | None = None
     commands: str | None = None

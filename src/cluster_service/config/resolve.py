@@ -96,7 +96,7 @@ def resolve(origin: Origin, environ: Mapping[str, str], *, make: bool = True) ->
         warnings += keys.warnings(found[0] if found else (), beyond=beyond)
     with problems.catching(where("tls_cert", where("tls_key", where("tls_client_ca")))):
         doors.check_tls(value("tls_cert"), value("tls_key"), value("tls_client_ca"))
-    for name in ("log_file", "pid_file", "state"):
+    for name in ("log_file", "audit_file", "pid_file", "state"):
         with problems.catching():
             doors.check_file(given.get(name), replaced=name == "state")
     with problems.catching():
@@ -124,6 +124,7 @@ def resolve(origin: Origin, environ: Mapping[str, str], *, make: bool = True) ->
         run_dir=run_dir,
         origin=origin,
         shown=rows,
+        audit_file=value("audit_file") or rundir.audit_path(value("name"), environ),
         warnings=tuple(warnings),
         **{name: value(name) for name in _AS_GIVEN},
     )

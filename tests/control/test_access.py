@@ -278,6 +278,7 @@ def test_what_was_admitted_before_goes_on_only_with_the_same_rights() -> None:
         ([Key("other", "the second of the keys")], False),
         ([Key("ci", "another secret of that name", ("events",))], False),
         ([Key("ci", KEY, ("health",))], False),
+        ([KEY], True),
         ([], False),
     ):
         access.rekey(keys)

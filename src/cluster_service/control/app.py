@@ -348,7 +348,7 @@ class _Routes:
         """
         with self._audited(sent, admission, name) as entry:
             command = COMMANDS.get(name)
-            entry.aloud = command.changes
+            entry.aloud |= command.changes
             self._access.check_right(command.name, command.access, admission)
             given = read(command)
             passed = {argument: value for argument, value in given.items() if argument != "no_wait"}

@@ -4,8 +4,9 @@ The notebook is for a new master of the same service; this is for a new service.
 and its times are wall-clock times (seconds since the epoch): the monotonic clock begins anew with the machine.
 
 Variables that the configuration sets are remembered by their names, and have the values that it gives them when they
-are recalled: so no password of its stands in the file, and one that was changed meanwhile is the new one. Only what an
-operator has given a release beyond that (``upgrade --env``) is remembered with its value.
+are recalled; so are the arguments, where they are the configured ones. So no password of the configuration stands in
+the file, and one that was changed meanwhile is the new one. What an operator has given a release beyond that (``upgrade
+--env``), and what an earlier configuration said, is remembered with its value.
 """
 
 from __future__ import annotations
@@ -79,17 +80,18 @@ def recall(
 
 
 def _kept(release: Release, configured: Release) -> dict[str, Any]:
-    """Return *release* as it is remembered: null for the value of a variable that is as it is configured."""
+    """Return *release* as it is remembered: null stands for arguments, and values of variables, as configured."""
     known = dict(configured.env)
-    env = [[name, None if known.get(name) == value else value] for name, value in release.env]
-    return {**asdict(release), "env": env}
+    env = [(name, None if known.get(name) == value else value) for name, value in release.env]
+    return {**asdict(release), "env": env, "args": None if release.args == configured.args else release.args}
 
 
 def _filled(kept: dict[str, Any], configured: Release) -> Release:
-    """Return the release that was *kept*, with the values that are configured now."""
+    """Return the release that was *kept*, with what is configured now in the place of null."""
     known = dict(configured.env)
     env = [(name, known.get(name) if value is None else value) for name, value in kept["env"]]
-    return Release.from_json({**kept, "env": [(name, value) for name, value in env if value is not None]})
+    args = configured.args if kept["args"] is None else kept["args"]
+    return Release.from_json({**kept, "args": args, "env": [each for each in env if each[1] is not None]})
 
 
 def _moved(operation: Operation, by: float) -> Operation:

@@ -266,7 +266,7 @@ class _Routes:
         sent = Sent(request)
         response = self._nothing(sent, error)
         response.headers.update(_deprecation(sent))
-        return response
+        return _last(sent, response)
 
     def _nothing(self, sent: Sent, error: Exception) -> Response:
         request = sent.request
@@ -290,12 +290,13 @@ class _Routes:
             self._access.check_origin(sent.knock())
             fine = question()
         except CommandError as error:
-            return _error(error)
-        return _reply({"status": "ok" if fine else "unavailable"}, 200 if fine else 503)
+            return _last(sent, _error(error))
+        return _last(sent, _reply({"status": "ok" if fine else "unavailable"}, 200 if fine else 503))
 
     async def _guarded(self, request: Request, answer: Handler) -> Response:
         """Let in who may come in, and turn whatever is raised into an answer."""
         sent = Sent(request)
+        admission = None
         try:
             sent.check_limits()
             self._access.check_origin(sent.knock())
@@ -312,7 +313,7 @@ class _Routes:
             message = f"an error in the service itself; its log tells more under {identity}"
             response = _error(CommandError("internal", message))
         response.headers.update(_deprecation(sent))
-        return response
+        return response if admission is not None else _last(sent, response)
 
     async def _admit(self, sent: Sent) -> Admission:
         knock = sent.knock()
@@ -408,6 +409,13 @@ class _Routes:
         seconds = time.monotonic() - began
         entry = audit.entry(knock, admission, name, given.arguments, given.outcome, seconds)
         self._service.audit(entry, aloud=given.aloud)
+
+
+def _last(sent: Sent, response: Response) -> Response:
+    """Let an answer to whoever showed no key be the last of its TCP connection (see ``listener``)."""
+    if sent.knock().door == "tcp":
+        response.headers["Connection"] = "close"
+    return response
 
 
 def _deprecation(sent: Sent) -> dict[str, str]:

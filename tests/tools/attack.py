@@ -107,6 +107,8 @@ class Attack:
         for byte in _HEAD + b"X-Slow: " + b"x" * 1000:
             writer.write(bytes([byte]))
             await asyncio.sleep(PACE)
+            if writer.is_closing():
+                return
 
     async def _huge_body(self, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = self._random.choice((b"Content-Length: 10000000\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n"))

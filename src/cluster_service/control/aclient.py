@@ -184,7 +184,7 @@ class AsyncClient:
             if name == "exit" and await self._gone():
                 return {"exiting": True}
             self.place.check_runs()
-            raise places.may_have_begun(self.place, name, error) from None
+            raise places.may_have_begun(self.place, name, error, answered=self._answered) from None
         if name == "exit":
             await self._gone()
         return result

@@ -181,7 +181,7 @@ class Client:
             if name == "exit" and self.place.gone(TIMEOUT):
                 return {"exiting": True}
             self.place.check_runs()
-            raise places.may_have_begun(self.place, name, error) from None
+            raise places.may_have_begun(self.place, name, error, answered=self._answered) from None
 
     def follow(
         self,

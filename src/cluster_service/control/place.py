@@ -221,8 +221,12 @@ def hung_up(place: Place, error: Broken, *, answered: bool) -> CommandError | No
     )
 
 
-def may_have_begun(place: Place, name: str, error: Broken) -> CommandError:
+def may_have_begun(place: Place, name: str, error: Broken, *, answered: bool) -> CommandError:
     """Return what to tell when the connection broke after the command *name* was sent."""
+    told = hung_up(place, error, answered=answered)
+    if told is not None:
+        hint = f"{told.hint} If not, {name} may have begun: cservice operations shows."
+        return CommandError(told.code, told.message, hint)
     return CommandError(
         "failed",
         f"the connection to {place.shown} broke ({error}) before it answered: {name} may have begun",

@@ -177,7 +177,14 @@ def state_home(environ: Mapping[str, str] = os.environ) -> str | None:
 
 
 def audit_path(name: str, environ: Mapping[str, str] = os.environ) -> str | None:
-    """Return where the commands given to the service *name* are written down, where nobody has chosen a file."""
+    """Return where the commands given to the service *name* are written down, where nobody has chosen a file.
+
+    systemd's own directories (``LogsDirectory=``, ``StateDirectory=``) come first. None: there is no place.
+    """
+    for variable in ("LOGS_DIRECTORY", "STATE_DIRECTORY"):
+        given = environ.get(variable, "").split(":")[0]
+        if os.path.isabs(given):
+            return os.path.join(given, f"{name}.audit")
     state = state_home(environ)
     return None if state is None else os.path.join(state, f"{name}.audit")
 

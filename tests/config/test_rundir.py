@@ -188,3 +188,19 @@ def test_waiting_for_the_end(tmp_path: Path) -> None:
     os.close(lock)
     waiter.join()
     assert freed == [True]
+
+
+@pytest.mark.parametrize(
+    ("environ", "place"),
+    [
+        ({"HOME": "/home/ann"}, "/home/ann/.local/state/cluster-service/web.audit"),
+        ({"HOME": "/home/ann", "XDG_STATE_HOME": "/state"}, "/state/cluster-service/web.audit"),
+        ({"HOME": "/home/ann", "XDG_STATE_HOME": "relative"}, "/home/ann/.local/state/cluster-service/web.audit"),
+        ({"HOME": "/root", "STATE_DIRECTORY": "/var/lib/shop:/var/lib/more"}, "/var/lib/shop/web.audit"),
+        ({"STATE_DIRECTORY": "/var/lib/shop", "LOGS_DIRECTORY": "/var/log/shop"}, "/var/log/shop/web.audit"),
+        ({"HOME": "relative"}, None),
+        ({}, None),
+    ],
+)
+def test_where_commands_are_written_down(environ: dict[str, str], place: str | None) -> None:
+    assert rundir.audit_path("web", environ) == place

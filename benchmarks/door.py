@@ -30,7 +30,7 @@ from tests.tools.service import Service
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-RATE = 200
+RATE = 100
 """Requests a second to the workers."""
 KEY = "a key of more than sixteen letters"
 
@@ -41,21 +41,24 @@ class Figure(NamedTuple):
     median: float
     p99: float
     failed: int
-    door: float
-    """Of a core, that the door's process used: the master, or the bare one's."""
+    cost: float = 0.0
+    """Processor time of the attacked process for each of the attackers' connections."""
 
 
 @contextlib.contextmanager
-def attacked(port: int) -> Iterator[None]:
-    """An attack on *port*, by a process of its own, once all connections that are to be held were made."""
+def attacked(port: int) -> Iterator[list[int]]:
+    """An attack on *port*, by a process of its own, once all connections that are to be held were made. At its end the
+    list holds how many connections there were.
+    """
     command = [sys.executable, "-m", "benchmarks.door", "--attack", str(port)]
+    count: list[int] = []
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as attacker:
         try:
             for _ in attacker.stdout or ():  # one line: it has begun
                 break
-            yield
+            yield count
         finally:
-            attacker.communicate()
+            count.append(int(attacker.communicate()[0]))
 
 
 def attack(port: int) -> None:
@@ -66,15 +69,23 @@ def attack(port: int) -> None:
         attackers.all_held.wait()
         print("attacked", flush=True)
         sys.stdin.read()
+        print(attackers.tried + attackers.held, flush=True)
 
 
-def measured(port: int, seconds: float, door: int) -> Figure:
-    """The workers' latency over that time, and what the process *door* used meanwhile."""
-    before, began = processor(door), time.monotonic()
+def measured(port: int, seconds: float) -> Figure:
+    """The workers' latency over that time."""
     with Load(f"http://127.0.0.1:{port}/", rate=RATE) as load:
         time.sleep(seconds)
         result = load.finish()
-    return Figure(result.median, result.p99, result.failed, (processor(door) - before) / (time.monotonic() - began))
+    return Figure(result.median, result.p99, result.failed)
+
+
+def under_attack(port: int, seconds: float, door: int, pid: int) -> Figure:
+    """The same while *door*, a port of the process *pid*, is attacked."""
+    before = processor(pid)
+    with attacked(door) as count:
+        figure = measured(port, seconds)
+    return figure._replace(cost=(processor(pid) - before) / count[0])
 
 
 def run(rounds: int, seconds: float) -> Iterator[str]:
@@ -90,11 +101,10 @@ def run(rounds: int, seconds: float) -> Iterator[str]:
             service.serving(2)
             master = service.json("info")["master_pid"]
             for _ in range(rounds):
-                peace = measured(port, seconds, master)
-                with attacked(door):
-                    ours = measured(port, seconds, master)
-                with BareDoor() as bare, attacked(bare.port):
-                    figures.append((peace, ours, measured(port, seconds, bare.pid)))
+                peace = measured(port, seconds)
+                ours = under_attack(port, seconds, door, master)
+                with BareDoor() as bare:
+                    figures.append((peace, ours, under_attack(port, seconds, bare.port, bare.pid)))
     for what, name in (("median", "median"), ("99th percentile", "p99")):
         a, b, c = ([getattr(three[place], name) for three in figures] for place in range(3))
         yield line(
@@ -103,13 +113,8 @@ def run(rounds: int, seconds: float) -> Iterator[str]:
             f"the same attack on a bare port: {statistics.median(c) * 1000:.1f} ms",
             statistics.median(ours / bare for ours, bare in zip(b, c, strict=True)),
         )
-    _, b, c = ([three[place].door for three in figures] for place in range(3))
-    yield line(
-        "processor use of the attacked process",
-        f"{statistics.median(b) * 100:.0f} % of a core",
-        f"{statistics.median(c) * 100:.0f} %",
-        None,
-    )
+    cost, least = (statistics.median(three[place].cost for three in figures) * 1e6 for place in (1, 2))
+    yield line("processor time for one connection of the attackers", f"{cost:.0f} µs", f"{least:.0f} µs", cost / least)
     failed = [sum(three[place].failed for three in figures) for place in range(3)]
     yield line(f"failed requests (in peace: {failed[0]})", str(failed[1]), str(failed[2]), None)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from cluster_service.core import masks
-from cluster_service.core.spec import Release
+from cluster_service.core.requests import Reload, StartGroup, Upgrade
+from cluster_service.core.spec import Check, GroupSpec, Release, Spec
+from cluster_service.wire import orders
 
 
 @pytest.mark.parametrize(
@@ -39,7 +41,14 @@ def test_arguments(words: str, shown: str) -> None:
     assert masks.arguments(words.split()) == shown.split()
 
 
-def test_a_release_tells_neither_arguments_nor_variables() -> None:
-    told = repr(Release("script", "app.py", args=("hunter2",), env=(("PASSWORD", "hunter2"),)))
+def test_what_stands_in_logs_tells_neither_arguments_nor_variables_nor_queries() -> None:
+    """The log shows an event that the core failed at: all of it."""
+    secret = "hunter2"
+    release = Release("script", "app.py", args=(secret,), env=(("PASSWORD", secret),))
+    check = Check(f"/health?token={secret}", command=("ask", "--token", secret))
+    group = GroupSpec("web", 1, release, health_check=f"/health?token={secret}", check=check)
+    events = (StartGroup(group), Reload(Spec("shop", (group,)), None, None), Upgrade("web", release, 1.0, health_check=f"/health?token={secret}"))
+    told = repr((*events, orders.Spawn(1, ["app.py", secret], {"PASSWORD": secret}, "/", "web.1"))) + str(check)
     assert "app.py" in told
-    assert "hunter2" not in told
+    assert "GET /health?token=(secret)" in told
+    assert secret not in told

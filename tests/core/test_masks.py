@@ -47,7 +47,8 @@ def test_what_stands_in_logs_tells_neither_arguments_nor_variables_nor_queries()
     release = Release("script", "app.py", args=(secret,), env=(("PASSWORD", secret),))
     check = Check(f"/health?token={secret}", command=("ask", "--token", secret))
     group = GroupSpec("web", 1, release, health_check=f"/health?token={secret}", check=check)
-    events = (StartGroup(group), Reload(Spec("shop", (group,)), None, None), Upgrade("web", release, 1.0, health_check=f"/health?token={secret}"))
+    upgrade = Upgrade("web", release, 1.0, health_check=f"/health?token={secret}")
+    events = (StartGroup(group), Reload(Spec("shop", (group,)), None, None), upgrade)
     told = repr((*events, orders.Spawn(1, ["app.py", secret], {"PASSWORD": secret}, "/", "web.1"))) + str(check)
     assert "app.py" in told
     assert "GET /health?token=(secret)" in told

@@ -61,6 +61,7 @@ def test_the_owner_never_waits(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -
     "request_",
     [
         LIVE,
+        LIVE.replace(b"/live", b"/"),
         LIVE.replace(b"localhost", b"evil"),
         LIVE.replace(b"/live", b"/nosuch"),
         HEALTH,

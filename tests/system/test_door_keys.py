@@ -141,7 +141,7 @@ monitor = "50ms"
         assert [row["pid"] for row in service.workers() if row["state"] == "serving"] == pids
         keys(file, THIRD)
         os.kill(service.pid, signal.SIGHUP)
-        service.until_logged("only the keys' file is read again")
+        service.until_logged("only the file of access keys is read again")
         assert (opens(door, OTHER), opens(door, THIRD)) == (401, 200)
         with (tmp_path / "gate").open("w"):
             pass

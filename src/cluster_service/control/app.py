@@ -144,8 +144,8 @@ class _Routes:
             if name not in dashboard.FILES:
                 raise _nothing_here()
         except CommandError as error:
-            return _error(error)
-        return Response(dashboard.read(name), 200, dashboard.HEADERS, dashboard.FILES[name])
+            return _last(sent, _error(error))
+        return _last(sent, Response(dashboard.read(name), 200, dashboard.HEADERS, dashboard.FILES[name]))
 
     async def cli(self, request: Request) -> Response:
         """``POST /cli``: one command line; an operation is waited for."""

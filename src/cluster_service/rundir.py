@@ -175,6 +175,32 @@ def key_path(directory: str, name: str) -> str:
     return os.path.join(directory, f"{name}.key")
 
 
+def state_home(environ: Mapping[str, str] = os.environ) -> str | None:
+    """Return the directory of what outlives a service: ``$XDG_STATE_HOME/cluster-service``, else below the home
+    directory; None where this user has no place for it. It need not exist.
+    """
+    state = environ.get("XDG_STATE_HOME", "")
+    if not os.path.isabs(state):
+        home = environ.get("HOME", "")
+        if not os.path.isabs(home):
+            return None
+        state = os.path.join(home, ".local", "state")
+    return os.path.join(state, "cluster-service")
+
+
+def audit_path(name: str, environ: Mapping[str, str] = os.environ) -> str | None:
+    """Return where the commands given to the service *name* are written down, where nobody has chosen a file.
+
+    systemd's own directories (``LogsDirectory=``, ``StateDirectory=``) come first. None: there is no place.
+    """
+    for variable in ("LOGS_DIRECTORY", "STATE_DIRECTORY"):
+        given = environ.get(variable, "").split(":")[0]
+        if os.path.isabs(given):
+            return os.path.join(given, f"{name}.audit")
+    state = state_home(environ)
+    return None if state is None else os.path.join(state, f"{name}.audit")
+
+
 def socket_path(directory: str, name: str) -> str:
     """Return the path of the owner's door. Raises CommandError when it is too long for a Unix socket."""
     path = os.path.join(directory, f"{name}.sock")

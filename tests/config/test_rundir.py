@@ -216,3 +216,19 @@ def test_where_no_directory_can_be_made_a_service_goes_without(tmp_path: Path) -
         with pytest.raises(CommandError) as caught:
             made(**needs_one)
         assert "cannot be made" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("environ", "place"),
+    [
+        ({"HOME": "/home/ann"}, "/home/ann/.local/state/cluster-service/web.audit"),
+        ({"HOME": "/home/ann", "XDG_STATE_HOME": "/state"}, "/state/cluster-service/web.audit"),
+        ({"HOME": "/home/ann", "XDG_STATE_HOME": "relative"}, "/home/ann/.local/state/cluster-service/web.audit"),
+        ({"HOME": "/root", "STATE_DIRECTORY": "/var/lib/shop:/var/lib/more"}, "/var/lib/shop/web.audit"),
+        ({"STATE_DIRECTORY": "/var/lib/shop", "LOGS_DIRECTORY": "/var/log/shop"}, "/var/log/shop/web.audit"),
+        ({"HOME": "relative"}, None),
+        ({}, None),
+    ],
+)
+def test_where_commands_are_written_down(environ: dict[str, str], place: str | None) -> None:
+    assert rundir.audit_path("web", environ) == place

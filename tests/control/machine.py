@@ -53,6 +53,9 @@ class Machine:
         self.told: list[Json] = []
         self.published: list[Json] = []
         self.audited: list[Json] = []
+        """The audit entries that stand in the log ..."""
+        self.kept: list[Json] = []
+        """... and all of them, in the audit file."""
         self.is_ready = True
         self.ended = threading.Event()
         self.following = threading.Event()
@@ -143,8 +146,10 @@ class Machine:
     def log_lines(self, count: int) -> Json:
         raise CommandError("failed", f"there is no log file to show {count} lines of", "start it with --log-file FILE")
 
-    def audit(self, entry: Json) -> None:
-        self.audited.append(entry)
+    def audit(self, entry: Json, *, aloud: bool) -> None:
+        self.kept.append(entry)
+        if aloud:
+            self.audited.append(entry)
 
     # changing
 

@@ -269,6 +269,23 @@ def test_keys_are_replaced_while_the_door_is_open() -> None:
         assert access.admit(knock(HOST, ("x-access-key", key)), 0.0).key == f"key{number}"
 
 
+def test_what_was_admitted_before_goes_on_only_with_the_same_rights() -> None:
+    access = Access([Key("ci", KEY, ("events",)), Key("other", "the second of the keys")])
+    admission = access.admit(knock(HOST, BEARER), 0.0)
+    assert access.still_opens(admission, "events")
+    for keys, goes_on in (
+        ([Key("ci", KEY, ("events",)), Key("new", "the third of the keys")], True),
+        ([Key("other", "the second of the keys")], False),
+        ([Key("ci", "another secret of that name", ("events",))], False),
+        ([Key("ci", KEY, ("health",))], False),
+        ([KEY], True),
+        ([], False),
+    ):
+        access.rekey(keys)
+        assert access.still_opens(admission, "events") is goes_on
+    assert access.still_opens(access.admit(Knock("unix", "uid:0"), 0.0), "events")
+
+
 def test_every_key_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     """And by a comparison that takes the same time for all."""
     compared = []

@@ -165,9 +165,10 @@ def test_shutdown_from_the_console(service: Running) -> None:
 
 @pytest.mark.parametrize("variable", ["HOME", "XDG_STATE_HOME"])
 def test_history_is_kept_privately_and_without_keys(service: Running, tmp_path: Path, variable: str) -> None:
-    env = {variable: str(tmp_path)}
+    env = {"XDG_STATE_HOME": "", variable: str(tmp_path)}
+    secrets = ("help access-key=secret", "help --env LEVEL=1", "help --db-password hunter2", "help http://a:b@c")
     with Screen(env=env) as screen:
-        for line in ("version", "help access-key=secret", "health"):
+        for line in ("version", *secrets, "health"):
             screen.give(line)
         screen.until_prompt()
         screen.type(CTRL_D)

@@ -128,7 +128,7 @@ def test_a_plan_says_what_would_change_and_who_would_restart() -> None:
         ("db", "stop", "its 2 workers are ended"),
         ("web", "scale", "workers: 2 → 3"),
         ("web", "replace", "target: web → web2"),
-        ("web", "replace", "env: changed"),
+        ("web", "replace", "env: changed: A"),
         ("web", "settings", "stop_timeout: 60s → 5s"),
         ("web", "settings", "auto_restart: true → false"),
         ("web", "settings", "restart_delay: 0.1s → 0.5s"),

@@ -11,12 +11,13 @@ import pytest
 from cluster_service.core.cluster import Cluster
 from cluster_service.core.memory import recall, remember
 from cluster_service.core.requests import Restart, Rollback, Upgrade
-from cluster_service.core.spec import Release
+from cluster_service.core.spec import Release, Spec
 from cluster_service.testing import World
 
 from .stories import GOOD, operation, running, started
 
 V2 = Release("script", "v2", cwd="/srv/v2")
+PROGRAMS = {"app": GOOD, "v2": GOOD}
 
 
 def upgraded() -> World:
@@ -83,6 +84,31 @@ def test_an_operation_that_was_under_way_is_not_any_more() -> None:
     again = Cluster(made.spec)
     recall(again, kept(made), 0.0, lambda _release: "")
     assert (again.operations[-1].state, again.operations[-1].reason) == ("cancelled", "the service ended while it ran")
+
+
+def configured(spec: Spec, *args: str, **variables: str) -> Spec:
+    group = spec.groups[0]
+    release = replace(group.release, args=args, env=tuple(variables.items()))
+    return replace(spec, groups=(replace(group, release=release),))
+
+
+def test_no_configured_argument_or_value_of_a_variable_is_kept() -> None:
+    """What is gone on with has those of now; what an operator has given beside them is kept."""
+    made = World(configured(started(2).spec, "-p", "hunter2", PASSWORD="hunter2", LEVEL="info"), PROGRAMS)
+    assert made.run_until(lambda: not running(made), 60.0)
+    release = replace(V2, args=("-p", "hunter2"), env=(("PASSWORD", "hunter2"), ("COLOUR", "red")))
+    made.request(Upgrade("all", release, monitor=1.0))
+    assert made.run_until(lambda: not running(made), 60.0)
+    assert operation(made).state == "done"
+    data = kept(made)
+    assert "hunter2" not in json.dumps(data)
+    again = Cluster(configured(made.spec, "-p", "hunter3", PASSWORD="hunter3", LEVEL="info"))
+    assert len(recall(again, data, 0.0, lambda _release: "")) == 1
+    expected = replace(V2, args=("-p", "hunter3"), env=(("PASSWORD", "hunter3"), ("COLOUR", "red")))
+    assert again.groups["web"].release == expected
+    without = Cluster(configured(made.spec, LEVEL="info"))
+    assert len(recall(without, data, 0.0, lambda _release: "")) == 1
+    assert dict(without.groups["web"].release.env) == {"COLOUR": "red"}
 
 
 @pytest.mark.parametrize("data", [{}, {"version": 2}, {"version": 1}, {"version": 1, "operations": [{"id": 1}]}])

@@ -64,7 +64,7 @@ class FakeMaster:
                 5: Worker("node", 1, 105),
             },
         )
-        self.settings = SimpleNamespace(spec=SimpleNamespace(name="test"), commands=None)
+        self.settings = SimpleNamespace(spec=SimpleNamespace(name="test"), commands=None, audit_file=None)
         self.hello = SimpleNamespace(master_starts=self.starts, safe=False)
 
     def say(self, order: orders.Tell) -> None:
@@ -154,7 +154,7 @@ def test_what_is_refused(message: facts.Message, code: str) -> None:
         master.hooks.extensions.command("greet", greet)
         master.hooks.extensions.command("fails", fails)
         master.hooks.extensions.command("big", lambda: "x" * 70000)
-        made.dispatch.service = SimpleNamespace(name="test", audit=lambda _entry: None)  # type: ignore[assignment]
+        made.dispatch.service = SimpleNamespace(name="test", audit=lambda _entry, **_: None)  # type: ignore[assignment]
         made.takes(message)
         await settle(made)
         answer = master.told.to(1)[-1]

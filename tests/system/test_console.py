@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.tools.doors import audit_file
 from tests.tools.processes import descendants
 from tests.tools.screen import CTRL_C, CTRL_D, Screen
 from tests.tools.service import PYTHON, cservice
@@ -65,6 +66,9 @@ def test_a_console_stands_below_the_log_and_ctrl_c_twice_ends_the_service(tmp_pa
         assert screen.until_ended() == 0
         assert screen.echoes()
         assert screen.process.returncode == 0
+    told = [(entry["key"], entry["command"], entry["outcome"]) for entry in audit_file()]
+    assert told.count(("owner", "restart", "accepted")) == 1  # though the terminal did not show it
+    assert ("owner", "workers", "done") in told
 
 
 def test_who_leaves_the_console_has_the_log_and_ctrl_c_for_the_service(tmp_path: Path) -> None:

@@ -7,15 +7,15 @@ Which test proves which point of the security rules (``c/`` is tests/control):
                                     test_a_door_that_must_open; c/test_http: test_whoever_is_neither_root_nor_the_owner…
     2  before authentication        test_limits_then_host_then_origin_then_method_then_key; c/test_access: hosts, pages
     3  the key                      c/test_access: test_the_key; c/test_http: test_the_tcp_door
-    4  kept                         test_no_secret_is_seen_anywhere; config/test_settings: the key
+    4  kept                         test_secrets; config/test_settings: the key; config/test_keys
     5  compared                     c/test_access: test_every_key_is_compared, test_wrong_keys_are_limited…
     6  rights                       c/test_access: test_who_is_local, test_rights, test_allow_lists;
                                     test_a_key_with_an_allow_list,
                                     test_code_from_other_machines_lies_in_the_upgrade_roots
     7  dispatch                     c/test_http: test_refusals_are_the_error_object, test_an_error_of_the_service…
     8  audit                        test_every_command_leaves_one_line
-    9  workers                      test_a_worker_may_not_command_its_service, test_no_secret_is_seen_anywhere
-    10 rotation, TLS                test_keys_are_rotated; test_door_tls: test_tls_with_verification, test_mutual_tls
+    9  workers                      test_a_worker_may_not_command_its_service, test_secrets
+    10 rotation, TLS                test_door_keys; test_door_tls: test_tls_with_verification, test_mutual_tls
 
     a rebinding Host · Host missing, twice              c/test_access: test_the_host_must_be_ours; c/test_http
     Origin: null                                        c/test_access: test_web_pages_of_others_are_refused
@@ -37,9 +37,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import socket
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +48,8 @@ from cluster_service.control.errors import CommandError
 from cluster_service.control.registry import COMMANDS
 from tests.tools import ask
 from tests.tools.conform import conform, places
-from tests.tools.doors import KEY, OTHER, Answer, audited, keys, knock, open_door
+from tests.tools.doors import KEY, OTHER, Answer, audit_file, audited, keys, knock, open_door
 from tests.tools.ports import free_port
-from tests.tools.processes import descendants
 from tests.tools.service import CSERVICE, Service, run_directory
 
 PROGRAMS = Path(__file__).parent.parent / "programs"
@@ -197,63 +194,7 @@ def test_a_key_of_other_letters(tmp_path: Path) -> None:
             connect(url=f"http://127.0.0.1:{port}", access_key="schlussel").workers()
 
 
-# 4 and 9. secrets
-
-
-def test_no_secret_is_seen_anywhere(tmp_path: Path) -> None:
-    """Not in a process list, an environment, the log, a reply, or the notebook."""
-    port = free_port()
-    key = "a-key-that-must-not-be-seen-anywhere"
-    state = tmp_path / "state"
-    with Service(
-        *("-w", "2", "--port", str(port), "--access-key", key, "--state", str(state), "--ready-after", "50ms"),
-        *("--", sys.executable, "-c", "import time; time.sleep(1000)"),
-        env={"CSERVICE_ACCESS_KEY": key},
-    ) as service:
-        service.serving(2)
-        replies = []
-        for path in ("workers", "health", "info", "operations", "commands", "commands/help", "nosuch"):
-            replies += [knock(port, "GET", f"/api/v1/{path}", X_Access_Key=given) for given in (key, key + "x")]
-        replies.append(knock(port, "GET", "/openapi.json", X_Access_Key=key))
-        for line in ("restart all", "nosuch", "restart nosuch", "restart all 5 6", "start /nosuch"):
-            replies.append(knock(port, "POST", f"/cli?accessKey={key}", line))
-            replies.append(knock(port, "POST", f"/cli?accessKey={key}", json.dumps({"cmd": line, "accessKey": key})))
-        assert {reply.status for reply in replies} >= {200, 400, 401, 404}
-        everybody = [service.pid, *descendants(service.pid)]
-        assert len(everybody) >= 4
-        places = {
-            "replies": repr(replies),
-            "help": service.cli("help").out,
-            "state": state.read_text(),
-            "log": service.log,
-            "events": json.dumps(service.events),
-        }
-        for pid in everybody:
-            for name in ("cmdline", "environ", "comm"):
-                places[f"/proc/{pid}/{name}"] = Path(f"/proc/{pid}/{name}").read_text(errors="replace")
-        places["notebook"] = notebook(service)
-        assert "generation" in places["notebook"]
-        assert [place for place, text in places.items() if key in text] == []
-        assert "access key can be read in the process list" in service.log
-
-
-def notebook(service: Service) -> str:
-    """What the next master is told of the last one's notes: the core's snapshot, found where the guardian keeps it."""
-    memory = Path(f"/proc/{service.pid}/mem")
-    found = []
-    for line in Path(f"/proc/{service.pid}/maps").read_text().splitlines():
-        span, rights, *_, name = [*line.split(maxsplit=5), ""][:7]
-        if "rw" not in rights or "/" in name or "[v" in line:
-            continue
-        begin, end = (int(part, 16) for part in span.split("-"))
-        with contextlib.suppress(OSError), memory.open("rb", buffering=0) as file:
-            file.seek(begin)
-            data = file.read(end - begin)
-            at = data.find(b'{"cluster":')
-            while at >= 0:
-                found.append(data[at : at + 20000].partition(b"\0")[0].decode(errors="replace"))
-                at = data.find(b'{"cluster":', at + 1)
-    return "\n".join(found)
+# 9. workers (4, secrets: test_secrets)
 
 
 ASKER = """
@@ -422,25 +363,11 @@ def test_every_command_leaves_one_line(key_file: Path) -> None:
         for entry in audited(service):
             assert set(entry) == {"at", "key", "door", "peer", "command", "arguments", "outcome", "duration_s"}
         assert all(line.isascii() and line.isprintable() for line in service.lines if "audit" in line)
-
-
-# 10. rotation (TLS: test_door_tls)
-
-
-def test_keys_are_rotated(tmp_path: Path) -> None:
-    """Two at a time; what the file says is read again by the next master (and on reload, see test_doors)."""
-    file = keys(tmp_path / "key", f"{KEY}\n{OTHER}")
-    with open_door("--access-key-file", str(file)) as (service, port):
-        url = f"http://127.0.0.1:{port}"
-        for key in (KEY, OTHER):
-            connect(url=url, access_key=key).health()
-        keys(file, f"{OTHER}\na third key, much longer")
-        master = service.json("info")["master_pid"]
-        os.kill(master, signal.SIGKILL)
-        for key in (OTHER, "a third key, much longer"):
-            connect(url=url, access_key=key).health()
-        with pytest.raises(CommandError, match="wrong"):
-            connect(url=url, access_key=KEY).health()
+        kept = [(entry["key"], entry["door"], entry["command"], entry["outcome"]) for entry in audit_file()]
+        assert [entry for entry in kept if entry in told] == told  # in the file: these, in their order ...
+        assert ("key1", "tcp", "workers", "done") in kept  # ... and whatever was only read
+        assert ("owner", "unix", "operations", "done") in kept
+        assert all(set(entry) == set(audited(service)[0]) for entry in audit_file())
 
 
 # every door's document

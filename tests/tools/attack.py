@@ -9,6 +9,8 @@ import asyncio
 import contextlib
 import os
 import random
+import subprocess
+import sys
 import threading
 from typing import TYPE_CHECKING, Self
 
@@ -27,11 +29,12 @@ _HEAD = b"POST /cli HTTP/1.1\r\nHost: localhost\r\n"
 
 class Attack:
     """``with Attack(port) as attack:`` goes on until the block ends. *held* is how many connections were made to be
-    held, *tried* how often anything else was.
+    held, *tried* how often anything else was. *nice*: of the attackers; 19 lets everybody else go first.
     """
 
-    def __init__(self, port: int, *, held: int = HELD, seed: int = 1) -> None:
+    def __init__(self, port: int, *, held: int = HELD, seed: int = 1, nice: int = 0) -> None:
         self.port = port
+        self._nice = nice
         self.held = 0
         self.tried = 0
         self.all_held = threading.Event()
@@ -52,7 +55,7 @@ class Attack:
         self._thread.join()
 
     async def _run(self) -> None:
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)  # of this thread: the workers go first
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), self._nice)  # of this thread
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         kinds = (self._garbage, self._slow_head, self._huge_body, self._greedy, self._wrong_key, self._half_open)
         tasks = [asyncio.ensure_future(self._again(kind)) for kind in kinds] + [asyncio.ensure_future(self._hold())]
@@ -66,9 +69,11 @@ class Attack:
         writers: list[asyncio.StreamWriter] = []
         try:
             while True:
-                with contextlib.suppress(OSError):
+                try:
                     writers.append((await asyncio.open_connection("127.0.0.1", self.port))[1])
                     self.held += 1
+                except OSError:
+                    await asyncio.sleep(PACE)
                 if self.held >= self._wanted:
                     self.all_held.set()
                 if len(writers) >= self._wanted:
@@ -102,6 +107,8 @@ class Attack:
         for byte in _HEAD + b"X-Slow: " + b"x" * 1000:
             writer.write(bytes([byte]))
             await asyncio.sleep(PACE)
+            if writer.is_closing():
+                return
 
     async def _huge_body(self, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = self._random.choice((b"Content-Length: 10000000\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n"))
@@ -125,3 +132,26 @@ class Attack:
         writer.write(_HEAD[: self._random.randrange(len(_HEAD))])
         writer.write_eof()
         await reader.read()
+
+
+class BareDoor:
+    """What any open port costs: a process that accepts whoever comes, and hangs up. ``with BareDoor() as door``."""
+
+    PROGRAM = """
+import socket
+server = socket.create_server(("127.0.0.1", 0), backlog=128)
+print(server.getsockname()[1], flush=True)
+while True:
+    server.accept()[0].close()
+"""
+
+    def __enter__(self) -> Self:
+        self._process = subprocess.Popen([sys.executable, "-c", self.PROGRAM], stdout=subprocess.PIPE)
+        assert self._process.stdout is not None
+        self.port = int(self._process.stdout.readline())
+        self.pid = self._process.pid
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()

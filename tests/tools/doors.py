@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tests.tools.ports import free_port
@@ -12,7 +14,6 @@ from tests.tools.service import DEADLINE, Service
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 KEY = "correct-horse-battery-staple"
 OTHER = "another-horse-another-staple"
@@ -62,5 +63,11 @@ def open_door(*arguments: str, env: dict[str, str] | None = None) -> Iterator[tu
 
 
 def audited(service: Service) -> list[dict[str, Any]]:
-    """The entries of the audit log."""
+    """The audit entries that stand in the log."""
     return [json.loads(line.partition("audit ")[2]) for line in service.lines if "] audit " in line]
+
+
+def audit_file() -> list[dict[str, Any]]:
+    """The entries of the one audit file that there is: every command, also those of other services of the test."""
+    (file,) = Path(os.environ["XDG_STATE_HOME"]).rglob("*.audit")
+    return [json.loads(line) for line in file.read_text(encoding="ascii").splitlines()]

@@ -59,6 +59,8 @@ class Result:
     """How often each body was answered (programs that answer with their pid show who did)."""
     longest: float = 0.0
     median: float = 0.0
+    p99: float = 0.0
+    """The latency that 1 request in 100 exceeds."""
     late: float = 0.0
     """The longest time by which the generator itself began a request too late."""
     seconds: float = 0.0
@@ -241,6 +243,7 @@ class Generator:
             result.bodies["other"] = sum(self.bodies.values()) - sum(result.bodies.values())
         ordered = sorted(self.latencies)
         result.median = ordered[len(ordered) // 2] if ordered else 0.0
+        result.p99 = ordered[len(ordered) * 99 // 100] if ordered else 0.0
         result.longest = ordered[-1] if ordered else 0.0
         if result.sent != result.ok + result.failed:
             raise AssertionError(f"the accounts do not add up: {result}")

@@ -81,8 +81,8 @@ def given_keys(given: Mapping[str, Given], warnings: list[str]) -> tuple[tuple[K
 
 
 def made_keys(run_dir: str, name: str) -> tuple[tuple[Key, ...], str | None]:
-    """Return the key of the service and its file, made when there is none."""
-    return keys.numbered([keys.automatic(run_dir, name)]), rundir.key_path(run_dir, name)
+    """Return the keys of the service and their file, made when there is none."""
+    return keys.automatic(run_dir, name), rundir.key_path(run_dir, name)
 
 
 def check_commands(directory: Given | None) -> list[str]:

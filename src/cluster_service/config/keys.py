@@ -164,17 +164,17 @@ def _is_name(word: Any) -> bool:
     return isinstance(word, str) and _NAME.match(word) is not None
 
 
-def automatic(run_dir: str, name: str) -> str:
-    """Return the key kept for the service *name*, made (256 bits, 0600) when there is none."""
+def automatic(run_dir: str, name: str) -> tuple[Key, ...]:
+    """Return the keys kept for the service *name*; one is made (256 bits, 0600) when there is none."""
     path = key_path(run_dir, name)
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except FileExistsError:
-        return from_file(path, "--access-key auto")
+        return load(path, "--access-key auto")
     with open(fd, "w", encoding="utf-8") as file:
         key = secrets.token_urlsafe(32)
         file.write(key + "\n")
-    return key
+    return numbered([key])
 
 
 def warnings(keys: Sequence[Key], *, beyond: bool) -> list[str]:

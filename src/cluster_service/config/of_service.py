@@ -81,6 +81,16 @@ SETTINGS: tuple[Setting, ...] = (
         shown="standard output",
     ),
     Setting(
+        "audit_file",
+        "path",
+        None,
+        "Write a line for each command to this file (4 MB, and as much before that in FILE.1).",
+        ("--audit-file",),
+        SERVICE,
+        metavar="FILE",
+        shown="NAME.audit in ~/.local/state/cluster-service",
+    ),
+    Setting(
         "pid_file",
         "path",
         None,

@@ -83,6 +83,8 @@ class Settings:
     run_dir: str = ""
     """Empty: there is no place for one, and no owner's door."""
     log_file: str | None = None
+    audit_file: str | None = None
+    """None: this user has no place for one."""
     pid_file: str | None = None
     state: str | None = None
     commands: str | None = None

@@ -97,7 +97,7 @@ def resolve(origin: Origin, environ: Mapping[str, str], *, make: bool = True, by
         warnings += keys.warnings(found[0] if found else (), beyond=beyond)
     with problems.catching(where("tls_cert", where("tls_key", where("tls_client_ca")))):
         doors.check_tls(value("tls_cert"), value("tls_key"), value("tls_client_ca"))
-    for name in ("log_file", "pid_file", "state") if by_us else ():
+    for name in ("log_file", "audit_file", "pid_file", "state") if by_us else ():
         with problems.catching():
             doors.check_file(given.get(name), replaced=name == "state")
     with problems.catching():
@@ -135,6 +135,7 @@ def resolve(origin: Origin, environ: Mapping[str, str], *, make: bool = True, by
         run_dir=run_dir,
         origin=origin,
         shown=rows,
+        audit_file=value("audit_file") or rundir.audit_path(value("name"), environ),
         warnings=tuple(warnings),
         **{name: value(name) for name in _AS_GIVEN},
     )

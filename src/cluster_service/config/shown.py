@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
+
+from cluster_service.core import masks
+from cluster_service.core.masks import HIDDEN
 
 from .table import BY_NAME, GROUP, SERVICE, SETTINGS, Setting
 
@@ -12,10 +14,6 @@ if TYPE_CHECKING:
 
     from .merge import Collected, Given
 
-HIDDEN = "(secret)"
-_SECRET_NAME = re.compile(r"KEY|SECRET|TOKEN|PASS|PWD|CREDENTIAL|AUTH|DSN|COOKIE|PRIVATE|SALT|CERT", re.IGNORECASE)
-_PASSWORD = re.compile(r"(\w[\w+.-]*://[^/\s:@]*):[^/\s@]+@")
-"""``postgres://ann:password@db``."""
 _FROM = {"flags": "option", "keywords": "keyword", "environment": "environment", "file": "file"}
 
 
@@ -57,14 +55,9 @@ def _plain(setting: Setting, value: Any) -> Any:
     if setting.kind == "key":
         return HIDDEN if value not in (None, "auto") else value
     if setting.kind == "env":
-        return {name: HIDDEN if _SECRET_NAME.search(name) else unsecret(text) for name, text in value}
+        return {name: HIDDEN for name, _ in value}
     if setting.kind == "depends":
         return [f"{group}:{condition}" for group, condition in value]
     if isinstance(value, tuple):
-        return [unsecret(str(item)) for item in value]
-    return unsecret(value) if isinstance(value, str) else value
-
-
-def unsecret(text: str) -> str:
-    """Return *text* without the passwords of the URLs in it."""
-    return _PASSWORD.sub(rf"\1:{HIDDEN}@", text)
+        return masks.arguments([str(item) for item in value])
+    return masks.text(value) if isinstance(value, str) else value

@@ -77,6 +77,8 @@ class Admission:
     """The key stood in the query: the answer is to say that this is deprecated."""
     allow: tuple[str, ...] = (EVERYTHING,)
     """The allow-list of the key."""
+    digest: bytes = field(default=b"", repr=False, compare=False)
+    """By which ``Access`` knows the key again."""
 
     def allows(self, name: str) -> bool:
         """Whether the allow-list names the command."""
@@ -228,7 +230,14 @@ class Access:
         local = self._is_local(knock)
         if matched.loopback and not local:
             raise CommandError("forbidden", "this access key opens only for this machine itself, and not for a proxy")
-        return Admission(matched.name, "local" if local else "remote", in_query, matched.allow)
+        return Admission(matched.name, "local" if local else "remote", in_query, matched.allow, matched.digest)
+
+    def still_opens(self, admission: Admission, name: str) -> bool:
+        """Whether whoever was let in before the keys were replaced may give the command *name* yet, as before."""
+        return not admission.digest or any(
+            known.digest == admission.digest and (EVERYTHING in known.allow or name in known.allow)
+            for known in self._known
+        )
 
     def check_right(self, name: str, level: Level, admission: Admission) -> None:
         """Raise CommandError forbidden unless a command of that *level* may be given by *admission*."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from . import place as places
 from .errors import CommandError
-from .place import PATIENCE, TIMEOUT, WAIT, Broken, OperationFailed, Place
+from .place import PATIENCE, TIMEOUT, WAIT, Broken, Following, OperationFailed, Place
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
@@ -82,12 +82,8 @@ class AsyncClient:
             try:
                 return await self._ask("GET", path, None, timeout)
             except Broken as error:
-                told = places.hung_up(self.place, error, answered=self._answered)
-                if told is None and loop.time() > deadline:
-                    told = CommandError("unavailable", f"{self.place.shown} does not answer: {error}")
-                if told is not None:
-                    raise told from None
-                self.place.check_runs()
+                late = loop.time() > deadline
+                places.check_retry(self.place, error, answered=self._answered, late=late)
             await asyncio.sleep(PAUSE)
 
     async def events(self, after: int | None = None) -> AsyncIterator[Event]:
@@ -159,18 +155,15 @@ class AsyncClient:
 
     async def _read(self, name: str, args: tuple[object, ...], options: Mapping[str, Any]) -> tuple[Command, Json]:
         """Return the command, one of ours or of the service's own, and its arguments as they are sent."""
-        from . import remote  # noqa: PLC0415 - only who commands needs them
-        from .arguments import from_call, from_here  # noqa: PLC0415
-        from .registry import COMMANDS  # noqa: PLC0415
+        from . import calls  # noqa: PLC0415 - only who commands needs it; the command line has read them itself
 
         try:
-            command = COMMANDS.get(name)
-            return command, from_here(command, from_call(command, args, options))
+            return calls.built_in(name, args, options)
         except CommandError:
-            own = remote.find(remote.commands_from(await self.commands()), name)
-            if not own.custom:
+            found = calls.own(await self.commands(), name, args, options)
+            if found is None:
                 raise
-            return own, from_here(own, from_call(own, args, options))
+            return found
 
     async def give(self, name: str, arguments: Mapping[str, Any], takes: float = 0.0) -> Json:
         """POST the command and return the first answer: a result, or an operation that may still run.
@@ -184,7 +177,7 @@ class AsyncClient:
             if name == "exit" and await self._gone():
                 return {"exiting": True}
             self.place.check_runs()
-            raise places.may_have_begun(self.place, name, error) from None
+            raise places.may_have_begun(self.place, name, error, answered=self._answered) from None
         if name == "exit":
             await self._gone()
         return result
@@ -195,16 +188,10 @@ class AsyncClient:
         """
         if isinstance(operation, str):
             operation = await self.operation(operation)
-        seen = 0
-        while True:
-            fresh, seen = places.fresh_steps(operation, seen)
-            for step in fresh:
-                if on_step is not None:
-                    on_step(step)
-            if operation["state"] != "running":
-                break
+        following = Following(on_step)
+        while following.goes_on(operation):
             try:
-                operation = await self.operation(operation["id"], seen=seen, wait=WAIT)
+                operation = await self.operation(operation["id"], seen=following.seen, wait=WAIT)
             except CommandError as error:
                 if error.code == "unavailable" and places.ends_service(operation) and await self._gone():
                     return {**operation, "state": "done"}

@@ -5,21 +5,23 @@
 Whatever happens, the answer is JSON: the result, or the error object. Replies hold no traceback: it goes to the log,
 under an id that the reply gives. A query string is never logged, and a key never repeated.
 
-What is looked at, in this order: limits, Host, Origin, method, key, right, arguments. Every command that is posted
-leaves an entry in the audit log, and so does whoever is refused; a read by GET that goes well does not, since monitors
-ask every second.
+What is looked at, in this order: limits, Host, Origin, method, key, right, arguments. Every command leaves one entry in
+the audit file, and so does whoever is refused. In the log it stands as well, unless it was a read by GET that went
+well: monitors ask every second.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import json
 import logging
 import secrets
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
@@ -103,6 +105,16 @@ def make_app(service: Service, access: Access, closing: asyncio.Event) -> ASGIAp
 Handler = Callable[[Sent, Admission], Awaitable[Response]]
 
 
+@dataclass
+class _Given:
+    """A command that is being given, for its entry in the audit file."""
+
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    outcome: str = "internal"
+    aloud: bool = False
+    """It stands in the log as well."""
+
+
 class _Routes:
     """The endpoints, for one service."""
 
@@ -132,8 +144,8 @@ class _Routes:
             if name not in dashboard.FILES:
                 raise _nothing_here()
         except CommandError as error:
-            return _error(error)
-        return Response(dashboard.read(name), 200, dashboard.HEADERS, dashboard.FILES[name])
+            return _last(sent, _error(error))
+        return _last(sent, Response(dashboard.read(name), 200, dashboard.HEADERS, dashboard.FILES[name]))
 
     async def cli(self, request: Request) -> Response:
         """``POST /cli``: one command line; an operation is waited for."""
@@ -202,12 +214,14 @@ class _Routes:
         """
 
         async def answer(sent: Sent, admission: Admission) -> Response:
-            if not any(admission.allows(command.name) for command in COMMANDS.all() if command.operation):
-                self._access.check_right("operations", COMMANDS.get("operations").access, admission)
-            query = dict(sent.query)
-            seen = values.integer(query["seen"], 0) if "seen" in query else sys.maxsize
-            wait = min(LONGEST_WAIT, values.duration(query.get("wait", 0)))
-            return _reply(await self._news(request.path_params["id"], seen, wait))
+            with self._audited(sent, admission, "operations") as entry:
+                entry.arguments = {"operation": request.path_params["id"]}
+                if not any(admission.allows(command.name) for command in COMMANDS.all() if command.operation):
+                    self._access.check_right("operations", COMMANDS.get("operations").access, admission)
+                query = dict(sent.query)
+                seen = values.integer(query["seen"], 0) if "seen" in query else sys.maxsize
+                wait = min(LONGEST_WAIT, values.duration(query.get("wait", 0)))
+                return _reply(await self._news(request.path_params["id"], seen, wait))
 
         return await self._guarded(request, answer)
 
@@ -215,11 +229,16 @@ class _Routes:
         """``GET /api/v1/events``: a stream (SSE) from now on, or from after ``Last-Event-ID``."""
 
         async def answer(sent: Sent, admission: Admission) -> Response:
-            self._access.check_right("events", "remote", admission)
-            self._streams.check()
-            last = sent.request.headers.get("last-event-id")
-            after = None if last is None else values.integer(last, 0)
-            return EventStream(self._service.events(after), after, self._closing, self._streams)
+            with self._audited(sent, admission, "events"):
+                self._access.check_right("events", "remote", admission)
+                self._streams.check()
+                last = sent.request.headers.get("last-event-id")
+                after = None if last is None else values.integer(last, 0)
+
+            def goes_on() -> bool:
+                return self._access.still_opens(admission, "events")
+
+            return EventStream(self._service.events(after), after, self._closing, self._streams, goes_on)
 
         return await self._guarded(request, answer)
 
@@ -247,7 +266,7 @@ class _Routes:
         sent = Sent(request)
         response = self._nothing(sent, error)
         response.headers.update(_deprecation(sent))
-        return response
+        return _last(sent, response)
 
     def _nothing(self, sent: Sent, error: Exception) -> Response:
         request = sent.request
@@ -271,12 +290,13 @@ class _Routes:
             self._access.check_origin(sent.knock())
             fine = question()
         except CommandError as error:
-            return _error(error)
-        return probe_reply(fine=fine)
+            return _last(sent, _error(error))
+        return _last(sent, probe_reply(fine=fine))
 
     async def _guarded(self, request: Request, answer: Handler) -> Response:
         """Let in who may come in, and turn whatever is raised into an answer."""
         sent = Sent(request)
+        admission = None
         try:
             sent.check_limits()
             self._access.check_origin(sent.knock())
@@ -293,7 +313,7 @@ class _Routes:
             message = f"an error in the service itself; its log tells more under {identity}"
             response = _error(CommandError("internal", message))
         response.headers.update(_deprecation(sent))
-        return response
+        return response if admission is not None else _last(sent, response)
 
     async def _admit(self, sent: Sent) -> Admission:
         knock = sent.knock()
@@ -302,7 +322,8 @@ class _Routes:
             return self._access.admit(knock, began)
         except CommandError as error:
             if error.code != "too_many_requests":  # those follow others, which were told
-                self._audit(knock, None, f"{sent.request.method} {sent.request.url.path}", {}, error.code, began)
+                refusal = _Given(outcome=error.code, aloud=True)
+                self._audit(knock, None, f"{sent.request.method} {sent.request.url.path}", refusal, began)
             if error.code == "unauthorised":
                 await asyncio.sleep(FAILURE_DELAY)
             raise
@@ -326,14 +347,13 @@ class _Routes:
         """Run the command *name* and answer; *read*: its checked arguments from what was sent; *wait* for the end of an
         operation, unless the command said otherwise.
         """
-        began = time.monotonic()
-        outcome = "internal"
-        passed: Mapping[str, Any] = {}
-        try:
+        with self._audited(sent, admission, name) as entry:
             command = COMMANDS.get(name)
+            entry.aloud |= command.changes
             self._access.check_right(command.name, command.access, admission)
             given = read(command)
             passed = {argument: value for argument, value in given.items() if argument != "no_wait"}
+            entry.arguments = passed
             if admission.level == "remote":
                 passed = roots.confined(command.name, passed, self._access.upgrade_roots)
             knock = sent.knock()
@@ -341,13 +361,7 @@ class _Routes:
             result = command.run(self._service, **passed)
             if inspect.isawaitable(result):
                 result = await result
-            outcome = "accepted" if command.operation else "done"
-        except CommandError as error:
-            outcome = error.code
-            raise
-        finally:
-            if sent.request.method == "POST" or outcome not in ("done", "accepted"):
-                self._audit(sent.knock(), admission, name, passed, outcome, began)
+            entry.outcome = "accepted" if command.operation else "done"
         if not (command.operation or command.custom) or not _is_operation(result):
             return _reply(result)
         if wait and not given.get("no_wait"):
@@ -373,18 +387,35 @@ class _Routes:
             following.cancel()
             closing.cancel()
 
-    def _audit(
-        self,
-        knock: Knock,
-        admission: Admission | None,
-        command: str,
-        given: Mapping[str, Any],
-        outcome: str,
-        began: float,
-    ) -> None:
-        """Tell the audit log."""
+    @contextlib.contextmanager
+    def _audited(self, sent: Sent, admission: Admission, name: str) -> Iterator[_Given]:
+        """Leave an entry about the command *name*, however the block ends."""
+        began, entry = time.monotonic(), _Given(aloud=sent.request.method == "POST")
+        try:
+            yield entry
+        except CommandError as error:
+            entry.outcome, entry.aloud = error.code, True
+            raise
+        except Exception:
+            entry.aloud = True
+            raise
+        else:
+            entry.outcome = "accepted" if entry.outcome == "accepted" else "done"
+        finally:
+            self._audit(sent.knock(), admission, name, entry, began)
+
+    def _audit(self, knock: Knock, admission: Admission | None, name: str, given: _Given, began: float) -> None:
+        """Tell the audit file, and the log where it is to be told aloud."""
         seconds = time.monotonic() - began
-        self._service.audit(audit.entry(knock, admission, command, given, outcome, seconds))
+        entry = audit.entry(knock, admission, name, given.arguments, given.outcome, seconds)
+        self._service.audit(entry, aloud=given.aloud)
+
+
+def _last(sent: Sent, response: Response) -> Response:
+    """Let an answer to whoever showed no key be the last of its TCP connection (see ``listener``)."""
+    if sent.knock().door == "tcp":
+        response.headers["Connection"] = "close"
+    return response
 
 
 def _deprecation(sent: Sent) -> dict[str, str]:

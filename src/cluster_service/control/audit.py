@@ -1,10 +1,11 @@
-"""The audit log: one line of JSON for each command that was given, or that was refused.
+"""The audit entry: one line of JSON for each command that was given, or that was refused.
 
     {"at": ISO 8601, "key": its name (never the key) | "owner" | null, "door": "unix" | "tcp", "peer": address | uid:N,
      "command", "arguments", "outcome": "done" | "accepted" | an error code, "duration_s"}
 
 Every character that is not printable ASCII is escaped, so that an entry is one line whatever was sent. Of arguments,
-those that may hold secrets are left out, and with commands of the user's own all but their names.
+those that may hold secrets are left out, and with commands of the user's own all but their names. A read that somebody
+waits for (``operations ID``) has an entry for each time that it asks.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from __future__ import annotations
 import json
 import time
 from typing import TYPE_CHECKING, Any
+
+from cluster_service.core import masks
 
 from .registry import BUILT_IN
 
@@ -53,7 +56,7 @@ def line(told: Mapping[str, Any]) -> str:
 def _shown(value: Any) -> Any:
     if value is None or isinstance(value, (bool, int, float)):
         return value
-    return _plain(value if isinstance(value, str) else json.dumps(value, default=str))
+    return _plain(masks.text(value if isinstance(value, str) else json.dumps(value, default=str)))
 
 
 def _plain(text: str) -> str:

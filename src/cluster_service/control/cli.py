@@ -296,9 +296,13 @@ def guarded(program: Callable[[], int]) -> int:
         return BROKEN_PIPE
 
 
-def _hide_key() -> None:
-    """A key on the command line is seen in the process list: not for longer than need be."""
-    if any(word.split("=")[0] == "--access-key" for word in sys.argv):
+SEEN = ("--access-key", "--env")
+"""Options whose values are nobody else's business, and are seen in the process list."""
+
+
+def _hide_secrets() -> None:
+    """What everybody sees of our own command line is not to be seen for longer than need be."""
+    if any(option in word for word in sys.argv for option in SEEN):
         from setproctitle import setproctitle  # noqa: PLC0415 - rarely needed
 
         setproctitle("cservice")
@@ -306,13 +310,13 @@ def _hide_key() -> None:
 
 def main() -> None:
     """``cservice``."""
-    _hide_key()
+    _hide_secrets()
     sys.exit(guarded(lambda: run(sys.argv[1:])))
 
 
 def main_detached() -> None:
     """``cserviced``: ``cservice start --detach``."""
-    _hide_key()
+    _hide_secrets()
     words = sys.argv[1:]
     sys.exit(guarded(lambda: run(words if _is_tab(words) else ["start", "--detach", *words])))
 

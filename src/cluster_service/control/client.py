@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from . import place as places
 from .errors import CommandError
-from .place import PATIENCE, TIMEOUT, WAIT, Broken, OperationFailed, Place
+from .place import PATIENCE, TIMEOUT, WAIT, Broken, Following, OperationFailed, Place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -97,12 +97,8 @@ class Client:
             try:
                 return self._ask("GET", path, None, timeout)
             except Broken as error:
-                told = places.hung_up(self.place, error, answered=self._answered)
-                if told is None and time.monotonic() > deadline:
-                    told = CommandError("unavailable", f"{self.place.shown} does not answer: {error}")
-                if told is not None:
-                    raise told from None
-                self.place.check_runs()
+                late = time.monotonic() > deadline
+                places.check_retry(self.place, error, answered=self._answered, late=late)
                 time.sleep(max(0.0, 0.1 - (time.monotonic() - began)))
 
     def glance(self, path: str, seconds: float) -> Json:
@@ -153,19 +149,15 @@ class Client:
 
     def _read(self, name: str, args: tuple[object, ...], options: Mapping[str, Any]) -> tuple[Command, Json]:
         """Return the command, one of ours or of the service's own, and its arguments as they are sent."""
-        from .arguments import from_call, from_here  # noqa: PLC0415 - the command line has read them itself
-        from .registry import COMMANDS  # noqa: PLC0415
+        from . import calls  # noqa: PLC0415 - only who commands needs it; the command line has read them itself
 
         try:
-            command = COMMANDS.get(name)
-            return command, from_here(command, from_call(command, args, options))
+            return calls.built_in(name, args, options)
         except CommandError:
-            from . import remote  # noqa: PLC0415 - only for what is not known here
-
-            own = remote.find(remote.commands_of(self), name)
-            if not own.custom:
+            found = calls.own(self.commands(), name, args, options)
+            if found is None:
                 raise
-            return own, from_here(own, from_call(own, args, options))
+            return found
 
     def give(self, name: str, arguments: Mapping[str, Any], takes: float = 0.0) -> Json:
         """POST the command and return the first answer: a result, or an operation that may still run.
@@ -181,7 +173,7 @@ class Client:
             if name == "exit" and self.place.gone(TIMEOUT):
                 return {"exiting": True}
             self.place.check_runs()
-            raise places.may_have_begun(self.place, name, error) from None
+            raise places.may_have_begun(self.place, name, error, answered=self._answered) from None
 
     def follow(
         self,
@@ -198,18 +190,12 @@ class Client:
         """
         if isinstance(operation, str):
             operation = self.operation(operation)
-        seen = 0
-        while True:
-            fresh, seen = places.fresh_steps(operation, seen)
-            for step in fresh:
-                if on_step is not None:
-                    on_step(step)
-            if operation["state"] != "running":
-                break
+        following = Following(on_step)
+        while following.goes_on(operation):
             if on_news is not None:
                 on_news(operation)
             try:
-                operation = self.operation(operation["id"], seen=seen, wait=wait)
+                operation = self.operation(operation["id"], seen=following.seen, wait=wait)
             except CommandError as error:
                 if error.code == "unavailable" and places.ends_service(operation) and self.place.gone(TIMEOUT):
                     return {**operation, "state": "done"}

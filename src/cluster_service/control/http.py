@@ -9,7 +9,8 @@ Invariants: no signal handler, no log line, no timer while nobody is connected. 
 root or the owner, or is cut off before a byte is read. A connection that does not send a whole head in
 ``HEAD_SECONDS``, or does not take its answer in ``TAKE_SECONDS``, is cut off. The owner's door and the TCP one each
 have room for ``CONNECTIONS``; when it is used up, the connection that has idled longest makes room, so that whoever
-holds many open shuts nobody out, and costs a bounded number of descriptors. The sockets may be shared with another
+holds many open shuts nobody out, and costs a bounded number of descriptors. At the TCP one connections are accepted at
+a bounded pace (``listener``). The sockets may be shared with another
 process (the guardian holds them): closing them here ends nothing there.
 """
 
@@ -23,7 +24,7 @@ import socket
 import struct
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import h11
 import uvicorn
@@ -31,6 +32,7 @@ from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 
 from .app import Owner, full, make_app
 from .errors import CODES, CommandError
+from .listener import BURST, RATE, Listener, Pace
 from .peers import is_worker
 from .probes import make_probes
 from .sent import HEADERS_LIMIT, LINE_LIMIT
@@ -48,8 +50,6 @@ HEAD_BYTES = LINE_LIMIT + HEADERS_LIMIT
 """The longest request line and headers together."""
 CONNECTIONS = 256
 """More than this at once, none of them idle, are answered 503."""
-QUEUE = 128
-"""Connections that wait in the kernel, and that are accepted in one turn of the loop."""
 LEAVE_SECONDS = 2
 """How long answers under way may take once the doors are closing."""
 
@@ -146,15 +146,15 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen."""
         del sockets
-        loop = asyncio.get_running_loop()
-        self.servers = []
+        listeners = []
         for door in self.doors:
 
             def arrival(tls: ssl.SSLContext | None = door.tls) -> asyncio.Protocol:
                 protocol = _Protocol(self)
                 return protocol if tls is None else _Greeting(protocol, tls, self.room)
 
-            self.servers.append(await loop.create_server(arrival, sock=door.socket, backlog=QUEUE))
+            listeners.append(Listener(door.socket, arrival, None if door.is_unix else Pace(RATE, BURST)))
+        self.servers = cast("Any", listeners)  # uvicorn closes each, and waits for it
         self.started = True
 
     async def main_loop(self) -> None:

@@ -21,7 +21,7 @@ from .errors import CODES, CommandError
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from .results import Operation, Step
 
@@ -221,8 +221,24 @@ def hung_up(place: Place, error: Broken, *, answered: bool) -> CommandError | No
     )
 
 
-def may_have_begun(place: Place, name: str, error: Broken) -> CommandError:
+def check_retry(place: Place, error: Broken, *, answered: bool, late: bool) -> None:
+    """Return when what was to be read may be asked for again after *error*; else raise CommandError. *late*: it has
+    been tried for ``PATIENCE``.
+    """
+    told = hung_up(place, error, answered=answered)
+    if told is None and late:
+        told = CommandError("unavailable", f"{place.shown} does not answer: {error}")
+    if told is not None:
+        raise told from None
+    place.check_runs()
+
+
+def may_have_begun(place: Place, name: str, error: Broken, *, answered: bool) -> CommandError:
     """Return what to tell when the connection broke after the command *name* was sent."""
+    told = hung_up(place, error, answered=answered)
+    if told is not None:
+        hint = f"{told.hint} If not, {name} may have begun: cservice operations shows."
+        return CommandError(told.code, told.message, hint)
     return CommandError(
         "failed",
         f"the connection to {place.shown} broke ({error}) before it answered: {name} may have begun",
@@ -250,17 +266,31 @@ def ends_service(operation: Mapping[str, Any]) -> bool:
     return str(operation["command"]).split()[:2] == ["shutdown", "all"]
 
 
-def fresh_steps(operation: Operation, seen: int) -> tuple[list[Step], int]:
-    """Return the steps after the first *seen*, and how many there have been: they are numbered from the operation's
-    beginning, also when the first ones were cut.
-    """
-    steps, dropped = operation["steps"], int(operation.get("steps_dropped") or 0)
-    fresh = list(steps[max(0, seen - dropped) :])
-    lost = dropped - seen
-    if lost > 0:
-        text = f"({lost} step{'' if lost == 1 else 's'} before this {'is' if lost == 1 else 'are'} not remembered)"
-        fresh.insert(0, {"at": steps[0]["at"] if steps else "", "text": text})
-    return fresh, max(seen, dropped + len(steps))
+class Following:
+    """Tells *on_step* of each step of an operation, once, for as long as ``goes_on`` says that it runs."""
+
+    def __init__(self, on_step: Callable[[Step], object] | None) -> None:
+        self._on_step = on_step
+        self.seen = 0
+        """Steps from the operation's beginning, also when the first ones were cut."""
+
+    def goes_on(self, operation: Operation) -> bool:
+        """Tell of the steps that are new in *operation*, and return whether it still runs."""
+        for step in self._fresh(operation):
+            if self._on_step is not None:
+                self._on_step(step)
+        return operation["state"] == "running"
+
+    def _fresh(self, operation: Operation) -> list[Step]:
+        """Return the steps after those that were seen; of those that are not remembered, one that says how many."""
+        steps, dropped = operation["steps"], int(operation.get("steps_dropped") or 0)
+        fresh = list(steps[max(0, self.seen - dropped) :])
+        lost = dropped - self.seen
+        if lost > 0:
+            text = f"({lost} step{'' if lost == 1 else 's'} before this {'is' if lost == 1 else 'are'} not remembered)"
+            fresh.insert(0, {"at": steps[0]["at"] if steps else "", "text": text})
+        self.seen = max(self.seen, dropped + len(steps))
+        return fresh
 
 
 def quoted(text: str) -> str:

@@ -102,5 +102,7 @@ class Service(Protocol):
     def log_lines(self, count: int) -> Json:
         """``{"file", "lines"}``: the last of the log file. Raises CommandError failed when there is none."""
 
-    def audit(self, entry: Json) -> None:
-        """Write one line to the audit log: time, key id, door, peer, command, outcome, duration."""
+    def audit(self, entry: Json, *, aloud: bool) -> None:
+        """Write one line to the audit file: time, key id, door, peer, command, outcome, duration. *aloud*: to the log
+        as well.
+        """

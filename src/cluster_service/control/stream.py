@@ -7,6 +7,7 @@
 Invariants: the next event is only asked for when the one before has been taken, so a slow reader holds nothing in
 memory. What a reader has missed (it came back too late, was too slow, or the service is a new one) is told by an event
 ``missed`` before the next one: nothing is skipped silently. A stream with nothing to tell says so every ``HEARTBEAT``.
+A reader whose key has been withdrawn is told nothing more: its stream ends at the next event or heartbeat.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from starlette.responses import Response
 from .errors import CommandError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from starlette.types import Receive, Scope, Send
 
@@ -46,12 +47,19 @@ class Streams:
 
 
 class EventStream(Response):
-    """Sends *events* until the reader leaves or *closing* is set. *after*: the id that the reader has seen last."""
+    """Sends *events* until the reader leaves, *closing* is set, or *goes_on* says no. *after*: the id that the reader
+    has seen last.
+    """
 
     media_type = "text/event-stream"
 
     def __init__(
-        self, events: AsyncIterator[dict[str, Any]], after: int | None, closing: asyncio.Event, streams: Streams
+        self,
+        events: AsyncIterator[dict[str, Any]],
+        after: int | None,
+        closing: asyncio.Event,
+        streams: Streams,
+        goes_on: Callable[[], bool] = lambda: True,
     ) -> None:
         super().__init__(headers={"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"})
         del self.headers["content-length"]
@@ -59,6 +67,7 @@ class EventStream(Response):
         self._last = after
         self._closing = closing
         self._streams = streams
+        self._goes_on = goes_on
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, as an ASGI application."""
@@ -79,6 +88,8 @@ class EventStream(Response):
         try:
             while not any(end.done() for end in ends):
                 await asyncio.wait((coming, *ends), timeout=HEARTBEAT, return_when=asyncio.FIRST_COMPLETED)
+                if not self._goes_on():
+                    break
                 if coming.done():
                     event = coming.result()
                     if event is None:

@@ -1,8 +1,13 @@
 """What a service remembers from one life to the next: the releases its groups were promoted to, and its operations.
 
 The notebook is for a new master of the same service; this is for a new service. So it holds no workers and no slots,
-and its times are wall-clock times (seconds since the epoch): the monotonic clock begins anew with the machine. What
-files of variables said is not kept either: it is most likely secret, and a new service reads them anew.
+and its times are wall-clock times (seconds since the epoch): the monotonic clock begins anew with the machine.
+
+Variables that the configuration sets are remembered by their names, and have the values that it gives them when they
+are recalled; so are the arguments, where they are the configured ones. So no password of the configuration stands in
+the file, and one that was changed meanwhile is the new one. What an operator has given a release beyond that (``upgrade
+--env``), and what an earlier configuration said, is remembered with its value. What files of variables said is not
+kept: a new service reads them anew.
 """
 
 from __future__ import annotations
@@ -28,9 +33,9 @@ def remember(cluster: Cluster, wall_minus_monotonic: float) -> dict[str, Any]:
         "version": VERSION,
         "groups": {
             group.name: {
-                "configured": asdict(_plain(group.spec.release)),
-                "promoted": asdict(_plain(group.release)),
-                "past": [asdict(_plain(release)) for release in group.past],
+                "configured": _kept(group.spec.release, group.spec.release),
+                "promoted": _kept(group.release, group.spec.release),
+                "past": [_kept(release, group.spec.release) for release in group.past],
             }
             for group in cluster.groups.values()
         },
@@ -56,15 +61,17 @@ def recall(
     if data["version"] != VERSION:
         raise ValueError(f"version {data['version']!r} of the state is not {VERSION}")
     operations = [_moved(Operation(**operation), -wall_minus_monotonic) for operation in data["operations"]]
+    now = {name: group.spec.release for name, group in cluster.groups.items()}
     kept = {
-        name: [Release.from_json(release) for release in (known["configured"], known["promoted"], *known["past"])]
+        name: [_filled(release, now[name]) for release in (known["configured"], known["promoted"], *known["past"])]
         for name, known in data["groups"].items()
+        if name in now
     }
     count = int(data["operation_count"])
     said = []
     for name, (configured, promoted, *past) in kept.items():
-        group = cluster.groups.get(name)
-        if group is None or configured == promoted or configured != _plain(group.spec.release):
+        group = cluster.groups[name]
+        if configured == promoted or configured != _plain(group.spec.release):
             continue
         why = usable(promoted)
         if why:
@@ -83,6 +90,21 @@ def recall(
 
 def _plain(release: Release) -> Release:
     return replace(release, env_from_files=())
+
+
+def _kept(release: Release, configured: Release) -> dict[str, Any]:
+    """Return *release* as it is remembered: null stands for arguments, and values of variables, as configured."""
+    known = dict(configured.env)
+    env = [(name, None if known.get(name) == value else value) for name, value in release.env]
+    return {**asdict(_plain(release)), "env": env, "args": None if release.args == configured.args else release.args}
+
+
+def _filled(kept: dict[str, Any], configured: Release) -> Release:
+    """Return the release that was *kept*, with what is configured now in the place of null."""
+    known = dict(configured.env)
+    env = [(name, known.get(name) if value is None else value) for name, value in kept["env"]]
+    args = configured.args if kept["args"] is None else kept["args"]
+    return Release.from_json({**kept, "args": args, "env": [each for each in env if each[1] is not None]})
 
 
 def _moved(operation: Operation, by: float) -> Operation:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from . import judge, wanted
+from . import judge, masks, wanted
 from .requests import Rejected, Restart, Scale, Shutdown, StartGroup
 
 if TYPE_CHECKING:
@@ -80,17 +80,13 @@ def _changes(group: Group, new: GroupSpec) -> list[Change]:
             found += [Change(new.name, effect, text) for text in _differences(before, after, PARTS[field.name])]
         else:
             effect = "replace" if field.name in REPLACING or _opens(field.name, before, after) else "settings"
-            found.append(Change(new.name, effect, f"{field.name}: {shown(before)} → {shown(after)}"))
+            found.append(Change(new.name, effect, f"{field.name}: {_difference(field.name, before, after)}"))
     return found
 
 
 def _opens(name: str, before: Any, after: Any) -> bool:
     """Whether workers need an address of their own that they have not: it is opened as they start."""
     return name == "check" and after is not None and after.path is not None and (before is None or before.path is None)
-
-
-_SECRET = {"env": "env: changed", "env_from_files": "env_files: the values in them have changed"}
-"""Parts of a release that may hold secrets, and what is said of a change."""
 
 
 def _differences(before: Any, after: Any, names: Mapping[str, str]) -> list[str]:
@@ -102,20 +98,31 @@ def _differences(before: Any, after: Any, names: Mapping[str, str]) -> list[str]
         if part.name == "within":
             found += _differences(was, will, names)
         else:
-            told = f"{names.get(part.name, part.name)}: {shown(was)} → {shown(will)}"
-            found.append(_SECRET.get(part.name, told))
+            name = part.name.replace("env_from_files", "env_files")
+            found.append(f"{names.get(name, name)}: {_difference(part.name, was, will)}")
     return found
 
 
+def _difference(name: str, before: Any, after: Any) -> str:
+    """What is told of a change: of variables only which ones, since any may hold a secret."""
+    if name == "env_from_files":
+        return "the values in them have changed"
+    if name == "env":
+        return "changed: " + " ".join(sorted({variable for variable, _ in set(before) ^ set(after)}))
+    was, will = shown(before), shown(after)
+    return "changed, in what is not shown" if was == will else f"{was} → {will}"
+
+
 def shown(value: object) -> str:
-    """Return a setting as it is written in a file: ``5s``, ``true``, ``db:ready``."""
+    """Return a setting as it is written in a file: ``5s``, ``true``, ``db:ready``; no secret (see ``masks``)."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
         return f"{value:g}s"  # every one is a duration
     if isinstance(value, tuple):
-        return " ".join(":".join(item) if isinstance(item, tuple) else str(item) for item in value) or "none"
-    return "none" if value in (None, "") else str(value)
+        words = [":".join(item) if isinstance(item, tuple) else str(item) for item in value]
+        return " ".join(masks.arguments(words)) or "none"
+    return "none" if value in (None, "") else masks.text(str(value))
 
 
 def reload(cluster: Cluster, request: Reload, now: float) -> None:

@@ -6,7 +6,7 @@ id is then ``Cluster.last_operation``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Upgrade:
     monitor: float = 10.0
     timeout: float | None = None
     test: str | None = None
-    health_check: str | None = None
+    health_check: str | None = field(default=None, repr=False)
     allow_port_change: bool = False
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from . import actions, judge, watch
+from . import actions, judge, masks, watch
 from .group import Slot
 from .stages import LIVE
 from .worker import seconds
@@ -180,7 +180,7 @@ def _dark(cluster: Cluster, group: Group, rollout: Rollout, operation: Operation
         return
     rollout.ordered = True
     addresses = tuple(worker.addresses)
-    what = ", ".join(each for each in (rollout.health_check, rollout.test) if each)
+    what = ", ".join(masks.text(each) for each in (rollout.health_check, rollout.test) if each)
     where = f" on {addresses[0]}" if addresses else ""
     judge.step(cluster, operation, f"dark: {worker.name} (pid {worker.pid}) serves{where}, unseen; trying {what}", now)
     timeout = rollout.timeout or group.spec.ready_timeout

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
+from . import masks
 from .limits import Limits
 
 Kind = Literal["script", "app", "command"]
@@ -20,12 +21,15 @@ DEFAULT_GROUP = "web"
 
 @dataclass(frozen=True)
 class Release:
-    """What code a worker runs: everything that must be known to start it, and nothing about how many."""
+    """What code a worker runs: everything that must be known to start it, and nothing about how many.
+
+    Its ``repr`` stands in logs, and tells neither arguments nor variables.
+    """
 
     kind: Kind
     target: str
     """script: the file's absolute path; app: ``package.module:app``; command: the program's absolute path."""
-    args: tuple[str, ...] = ()
+    args: tuple[str, ...] = field(default=(), repr=False)
     cwd: str = "/"
     python: str = ""
     """The interpreter's absolute path (not resolved further: a virtualenv's is a symlink); empty for a command."""
@@ -71,19 +75,19 @@ class RestartPolicy:
 class Check:
     """An active check of each worker that serves. One that fails two in a row is taken to hang."""
 
-    path: str | None = None
+    path: str | None = field(default=None, repr=False)
     """Asked by HTTP, on an address of the worker's own; None: nothing is."""
     status: tuple[int, int] = (200, 399)
     """The first and the last status of a good answer."""
-    command: tuple[str, ...] = ()
+    command: tuple[str, ...] = field(default=(), repr=False)
     """A program, run in the release's environment; exit code 0 is good."""
     interval: float = 10.0
     timeout: float = 5.0
 
     def __str__(self) -> str:
         first, last = self.status
-        what = [" ".join(self.command)] if self.command else []
-        what += [f"GET {self.path} ({first}-{last})"] if self.path else []
+        what = [" ".join(masks.arguments(self.command))] if self.command else []
+        what += [f"GET {masks.text(self.path)} ({first}-{last})"] if self.path else []
         return f"{' and '.join(what)} every {self.interval:g} s, {self.timeout:g} s each"
 
     @classmethod
@@ -108,7 +112,7 @@ class GroupSpec:
     restart: RestartPolicy = field(default_factory=RestartPolicy)
     monitor: float = 10.0
     """For how long an upgrade's canary, and then the whole, must be healthy; 0: not watched."""
-    health_check: str | None = None
+    health_check: str | None = field(default=None, repr=False)
     """The path that an upgrade asks of its canary (``/health``); None: nothing is asked."""
     hang_timeout: float = 60.0
     """A worker whose main loop has not turned for this long hangs; 0: no worker is ever found to."""

@@ -102,8 +102,7 @@ class Dispatch:
             outcome = error.code
             raise
         finally:
-            if command.changes or outcome not in ("done", "accepted"):
-                self._audit(command, given, caller, outcome, time.monotonic() - began)
+            self._audit(command, given, caller, outcome, time.monotonic() - began)
         return result
 
     async def run(self, command: Command, given: Mapping[str, Any], caller: Caller = INSIDE) -> Any:
@@ -143,7 +142,8 @@ class Dispatch:
 
     def _audit(self, command: Command, given: Mapping[str, Any], caller: Caller, outcome: str, seconds: float) -> None:
         entry = audit.entry(Knock("unix", caller.peer), None, command.name, given, outcome, seconds)
-        self.service.audit({**entry, "door": caller.door, "key": caller.key})
+        aloud = command.changes or outcome not in ("done", "accepted")
+        self.service.audit({**entry, "door": caller.door, "key": caller.key}, aloud=aloud)
 
 
 def check_caller(command: Command, caller: Caller) -> None:

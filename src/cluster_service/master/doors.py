@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import resource
 import socket
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cluster_service.config import keys
@@ -68,7 +69,7 @@ class Doors:
         self.probes = [door.address for door in probes]
         if opened or probes:
             self._access = Access(
-                self._current(settings) or (),
+                self._current(settings) or (),  # none that opens, where the file cannot be read
                 trusted_hosts=settings.trusted_hosts,
                 bound=[settings.host],
                 allow_query_key=settings.allow_query_key,
@@ -113,14 +114,18 @@ class Doors:
                 self._master.log(f"the certificate stays as it was: {error.message}")
 
     def _current(self, settings: Settings) -> Sequence[keys.Key] | None:
-        """Return the keys, from their file as it is now; None when it cannot be read."""
+        """Return the keys, from their file as it is now, which the master's settings hold from now on; None when it
+        cannot be read.
+        """
         if settings.key_file is None:
             return settings.keys or keys.numbered([settings.access_key])
         try:
-            return keys.load(settings.key_file, "access_key_file")
+            found = keys.load(settings.key_file, "access_key_file")
         except CommandError as error:
             self._master.log(f"the access keys are not read again: {error.message}")
             return None
+        self._master.settings = replace(self._master.settings, keys=found, access_key=found[0].secret)
+        return found
 
     def _secure(self, settings: Settings) -> bool:
         from cluster_service.config import tls  # noqa: PLC0415 - only with TLS

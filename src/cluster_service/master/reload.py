@@ -36,8 +36,8 @@ AT_ONCE = (
 )  # fmt: skip
 """Settings of the service that the running one takes up."""
 ANEW = (
-    "host", "port", "tls_client_ca", "run_dir", "log_file", "pid_file", "state", "commands", "master_hang_timeout",
-    "process_titles", "probes", "probe_metrics",
+    "host", "port", "tls_client_ca", "run_dir", "log_file", "audit_file", "pid_file", "state", "commands",
+    "master_hang_timeout", "process_titles", "probes", "probe_metrics",
 )  # fmt: skip
 """Settings that only a service that is started anew has otherwise."""
 WHOLE = "when the service is started anew"
@@ -163,7 +163,11 @@ class Reloading:
             await self.take_up(everybody=True)
         except CommandError as error:
             hint = f"\n{error.hint}" if error.hint else ""
-            self._master.log(f"SIGHUP: nothing was changed: {error.message}{hint}")
+            if error.code == "busy" and self._master.doors is not None:  # keys that were withdrawn do not wait for it
+                self._master.doors.rekey(self._master.settings)
+                self._master.log(f"SIGHUP: only the file of access keys is read again: {error.message}{hint}")
+            else:
+                self._master.log(f"SIGHUP: nothing was changed: {error.message}{hint}")
         self._signalled = False
         self._master.note()
 

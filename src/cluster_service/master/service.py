@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
 from typing import TYPE_CHECKING, Any
 
 import cluster_service
+from cluster_service.control import audit
 from cluster_service.control.errors import CommandError
 from cluster_service.control.registry import COMMANDS
 from cluster_service.core import requests, views, wanted
 
+from .audited import AuditFile
 from .gauges import Gauges
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class RunningService:
         self.name = master.settings.spec.name
         self._master = master
         self._gauges = Gauges()
+        self._audited = AuditFile(master.settings.audit_file, master.log)
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -225,9 +227,12 @@ class RunningService:
         except OSError as error:
             raise CommandError("failed", f"the log file {file} cannot be read: {error.strerror}") from None
 
-    def audit(self, entry: Json) -> None:
+    def audit(self, entry: Json, *, aloud: bool) -> None:
         """See ``Service.audit``. A command that changes something, or would have, is an event too."""
-        print(f"audit {json.dumps(entry, ensure_ascii=True)}", file=sys.stderr, flush=True)  # noqa: T201
+        told = audit.line(entry)
+        kept = self._audited.write(told)
+        if aloud or not kept:
+            self._master.log(f"audit {told}")
         try:
             changes = COMMANDS.get(entry["command"]).changes
         except CommandError:

@@ -18,6 +18,7 @@ from cluster_service.config import asking
 from cluster_service.config.check import identity
 from cluster_service.config.targets import is_python
 from cluster_service.control.errors import CommandError
+from cluster_service.core import masks
 from cluster_service.wire import addresses
 
 if TYPE_CHECKING:
@@ -265,8 +266,8 @@ async def http_check(
     *address*: as ``wire.addresses`` has it. *within*: seconds; None or 0: any. *statuses*: the first and the last.
     """
     if not address:
-        return f"the health check {path} has nothing to ask: the worker listens nowhere"
-    what = f"the health check GET {path} at {address}"
+        return f"the health check {masks.text(path)} has nothing to ask: the worker listens nowhere"
+    what = f"the health check GET {masks.text(path)} at {address}"
     try:
         async with asyncio.timeout(within or None):
             status, text = await _get(addresses.parse(address), path)

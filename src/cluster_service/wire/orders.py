@@ -37,8 +37,8 @@ class Spawn:
 
     worker: int
     """The worker's number: greater than every number before it."""
-    argv: List[str]
-    env: Dict[str, str]
+    argv: List[str] = field(repr=False)
+    env: Dict[str, str] = field(repr=False)
     """The whole environment. The guardian adds NOTIFY_SOCKET, and the numbers of the descriptors below."""
     cwd: str
     label: str

@@ -1,7 +1,7 @@
 """The lines of earlier consoles, in a file of the user's: ``$XDG_STATE_HOME/cluster-service/history``, mode 0600.
 
 A line each, newest last. Where the file cannot be read or written there is no history, and no complaint. Lines that
-hold an access key are not kept.
+hold an access key, variables for workers, or anything else that is likely to be a secret are not kept.
 """
 
 from __future__ import annotations
@@ -12,23 +12,21 @@ from typing import TYPE_CHECKING
 
 from prompt_toolkit.history import History
 
+from cluster_service import rundir
+from cluster_service.core import masks
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 KEPT = 1000
 """Lines that are remembered; the file is cut to them when it holds twice as many."""
-_SECRET = re.compile(r"access.?key", re.IGNORECASE)
+_SECRET = re.compile(r"access.?key|--env\b|\benv[:=]|\"env\"", re.IGNORECASE)
 
 
 def place(environ: Mapping[str, str] = os.environ) -> str | None:
     """Return where the file is; None where this user has no place for it."""
-    state = environ.get("XDG_STATE_HOME", "")
-    if not os.path.isabs(state):
-        home = environ.get("HOME", "")
-        if not os.path.isabs(home):
-            return None
-        state = os.path.join(home, ".local", "state")
-    return os.path.join(state, "cluster-service", "history")
+    state = rundir.state_home(environ)
+    return None if state is None else os.path.join(state, "history")
 
 
 class FileHistory(History):
@@ -49,7 +47,8 @@ class FileHistory(History):
     def store_string(self, string: str) -> None:
         """Add a line."""
         line = " ".join(string.split("\n"))
-        if not _SECRET.search(line):
+        words = line.split()
+        if not _SECRET.search(line) and masks.arguments(words) == words:
             self._write(line + "\n", os.O_APPEND)
 
     def _read(self) -> list[str]:

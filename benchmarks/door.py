@@ -1,0 +1,140 @@
+"""What an attack on the TCP door costs the workers: python -m benchmarks.door [--rounds N] [--seconds S].
+
+The workers' latency under a constant, modest load, alternating in each round: (a) in peace; (b) under an attack on our
+door (``tests/tools/attack.py``: garbage, slow heads, huge bodies, wrong keys, answers that nobody takes, and 2000
+connections held open); (c) under the same attack on a port where a bare process accepts and hangs up. The attackers run
+on this machine as well and take processor time from everybody, so that b beside a says little; what our door itself
+costs is b beside c.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from benchmarks.measures import EXAMPLES, line, processor
+from tests.tools.attack import HELD, Attack, BareDoor
+from tests.tools.load import Load
+from tests.tools.ports import free_port
+from tests.tools.service import Service
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+RATE = 100
+"""Requests a second to the workers."""
+KEY = "a key of more than sixteen letters"
+
+
+class Figure(NamedTuple):
+    """One stretch of load. Times are seconds."""
+
+    median: float
+    p99: float
+    failed: int
+    cost: float = 0.0
+    """Processor time of the attacked process for each of the attackers' connections."""
+
+
+@contextlib.contextmanager
+def attacked(port: int) -> Iterator[list[int]]:
+    """An attack on *port*, by a process of its own, once all connections that are to be held were made. At its end the
+    list holds how many connections there were.
+    """
+    command = [sys.executable, "-m", "benchmarks.door", "--attack", str(port)]
+    count: list[int] = []
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as attacker:
+        try:
+            for _ in attacker.stdout or ():  # one line: it has begun
+                break
+            yield count
+        finally:
+            count.append(int(attacker.communicate()[0]))
+
+
+def attack(port: int) -> None:
+    """Be the attackers, until standard input ends."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, HELD + 1000), hard))
+    with Attack(port) as attackers:
+        attackers.all_held.wait()
+        print("attacked", flush=True)
+        sys.stdin.read()
+        print(attackers.tried + attackers.held, flush=True)
+
+
+def measured(port: int, seconds: float) -> Figure:
+    """The workers' latency over that time."""
+    with Load(f"http://127.0.0.1:{port}/", rate=RATE) as load:
+        time.sleep(seconds)
+        result = load.finish()
+    return Figure(result.median, result.p99, result.failed)
+
+
+def under_attack(port: int, seconds: float, door: int, pid: int) -> Figure:
+    """The same while *door*, a port of the process *pid*, is attacked."""
+    before = processor(pid)
+    with attacked(door) as count:
+        figure = measured(port, seconds)
+    return figure._replace(cost=(processor(pid) - before) / count[0])
+
+
+def run(rounds: int, seconds: float) -> Iterator[str]:
+    """Yield the rows of the table."""
+    port, door = free_port(), free_port()
+    figures: list[tuple[Figure, Figure, Figure]] = []
+    with tempfile.TemporaryDirectory() as directory:
+        key = Path(directory) / "key"
+        key.write_text(KEY)
+        key.chmod(0o600)
+        options = ("-w", "2", "--port", str(door), "--access-key-file", str(key), "--log-file", f"{directory}/log")
+        with Service(*options, "--env", f"PORT={port}", "http_server.py", cwd=EXAMPLES) as service:
+            service.serving(2)
+            master = service.json("info")["master_pid"]
+            for _ in range(rounds):
+                peace = measured(port, seconds)
+                ours = under_attack(port, seconds, door, master)
+                with BareDoor() as bare:
+                    figures.append((peace, ours, under_attack(port, seconds, bare.port, bare.pid)))
+    for what, name in (("median", "median"), ("99th percentile", "p99")):
+        a, b, c = ([getattr(three[place], name) for three in figures] for place in range(3))
+        yield line(
+            f"workers' latency under an attack on the door: {what}",
+            f"{statistics.median(b) * 1000:.1f} ms (in peace {statistics.median(a) * 1000:.1f})",
+            f"the same attack on a bare port: {statistics.median(c) * 1000:.1f} ms",
+            statistics.median(ours / bare for ours, bare in zip(b, c, strict=True)),
+        )
+    cost, least = (statistics.median(three[place].cost for three in figures) * 1e6 for place in (1, 2))
+    yield line("processor time for one connection of the attackers", f"{cost:.0f} µs", f"{least:.0f} µs", cost / least)
+    failed = [sum(three[place].failed for three in figures) for place in range(3)]
+    yield line(f"failed requests (in peace: {failed[0]})", str(failed[1]), str(failed[2]), None)
+
+
+def main() -> None:
+    """Measure, and print a table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.door", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=6.0, help="of load, in each part of a round")
+    parser.add_argument("--attack", type=int, metavar="PORT", help="only be the attackers of that port")
+    given = parser.parse_args()
+    if given.attack is not None:
+        attack(given.attack)
+        return
+    with tempfile.TemporaryDirectory(prefix="cs-") as directory:
+        os.environ["XDG_RUNTIME_DIR"] = os.environ["XDG_STATE_HOME"] = directory
+        print("| what | cluster-service | compared with | ratio |\n|--|--|--|--|", flush=True)
+        for row in run(given.rounds, given.seconds):
+            print(row, flush=True)
+
+
+if __name__ == "__main__":
+    main()

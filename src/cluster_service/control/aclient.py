@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from . import place as places
 from .errors import CommandError
-from .place import PATIENCE, TIMEOUT, WAIT, Broken, Following, OperationFailed, Place
+from .place import ENDING, PATIENCE, TIMEOUT, WAIT, Broken, Following, OperationFailed, Place
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
@@ -101,7 +101,7 @@ class AsyncClient:
             except Broken:
                 pass
             except CommandError as error:
-                if error.code == "unavailable" and self.place.gone(0.0):
+                if error.code == "unavailable" and await asyncio.to_thread(self.place.gone, ENDING):
                     return
                 raise
             if self.place.gone(0.0):

@@ -12,7 +12,8 @@ import http.client
 import time
 from typing import TYPE_CHECKING, Any
 
-from .place import Broken, Lines
+from .errors import CommandError
+from .place import ENDING, Broken, Lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,6 +36,10 @@ def feed(client: Client, after: int | None = None) -> Iterator[dict[str, Any]]:
                 yield event
         except Broken:
             client.place.check_runs()
+        except CommandError as error:
+            if error.code == "unavailable" and client.place.gone(ENDING):
+                client.place.check_runs()
+            raise
         time.sleep(PAUSE)
 
 

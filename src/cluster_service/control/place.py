@@ -33,6 +33,8 @@ WAIT = 20.0
 """Seconds that one question for news of an operation may stay open."""
 PATIENCE = 30.0
 """Seconds for which a broken connection is tried again while something still has to be read."""
+ENDING = 10.0
+"""Seconds that a service may take to end once its door is shut, for those who follow its events."""
 STARTING = 15.0
 """Seconds that a service may take from its start to its control socket: its master is still being loaded."""
 PORT = 11987

@@ -47,7 +47,7 @@ def unsettled(world: World) -> str:
             return f"{group} has been scaled to {promoted['wanted']}"
         if len(serving) != WORKERS or len([row for row in rows if row["group"] == group]) != WORKERS:
             return f"{group}: {[(row['slot'], row['state'], row['reason']) for row in rows if row['group'] == group]}"
-        if any((row["generation"], row["cwd"]) != (promoted["generation"], promoted["cwd"]) for row in serving):
+        if any((row["target"], row["cwd"]) != (promoted["target"], promoted["cwd"]) for row in serving):
             return f"{group} does not serve what was promoted, {promoted['cwd']}"
     if sorted(row["pid"] for row in rows) != subject.worker_pids():
         return f"it speaks of {sorted(row['pid'] for row in rows)}, and there are {subject.worker_pids()}"

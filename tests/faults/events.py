@@ -1,8 +1,8 @@
 """What the service's own events say of its workers, and what they must never say.
 
 Of the promises two show here: work is replaced ready-first (2), and nobody is killed without a deadline that was
-announced (5). A master that is killed takes its last events with it; their numbers show that, and until the workers have
-been looked at again nothing is concluded from what may be half of the truth.
+announced (5). A master that is killed takes its last events with it; their numbers show that, and until the workers
+have been looked at again nothing is concluded from what may be half of the truth.
 """
 
 from __future__ import annotations
@@ -94,7 +94,8 @@ class Watch:
             self._breaks("5 deadlines", f"{who} was killed ({event['reason']}) and had not been asked to end")
         elif _seconds(event) < worker.asked[0] + worker.asked[1] - SLACK:
             had = _seconds(event) - worker.asked[0]
-            self._breaks("5 deadlines", f"{who} was killed after {had:.1f} s, and {worker.asked[1]:.1f} s were announced")
+            given = worker.asked[1]
+            self._breaks("5 deadlines", f"{who} was killed after {had:.1f} s, and {given:.1f} s were announced")
 
     def _worker_exit(self, event: dict[str, Any]) -> None:
         self._workers.pop(event["pid"], None)

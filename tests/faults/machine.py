@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from tests.tools.load import Load, Result
 from tests.tools.processes import descendants
+from tests.tools.shortage import ROOT, small_disk
 
 from . import plan
 from .checks import Checks, after_the_end, unsettled
 from .events import Watch
-from .subject import GROUPS, Subject, small_disk
-from .table import FAULTS, ROOT
+from .subject import GROUPS, Subject
+from .table import FAULTS
 from .world import Gone, World
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def run(rounds: Iterator[Round], story: Story, *, seed: int, seconds: float, rat
         folder, disk = Path(name), Path(name) / "disk"
         disk.mkdir(mode=0o700)
         if ROOT:
-            stack.enter_context(small_disk(disk))
+            stack.enter_context(small_disk(disk, "24m"))
         _environment(disk, stack)
         subject = stack.enter_context(Subject(folder, disk))
         world = World(subject, story)
@@ -69,8 +70,10 @@ def run(rounds: Iterator[Round], story: Story, *, seed: int, seconds: float, rat
         try:
             subject.until(lambda: not unsettled(world), "all workers to serve at first")
             loads = [stack.enter_context(load) for load in _loads(subject, rate)]
-            _rounds(rounds, relay, checks, time.monotonic() + seconds)
-            outcome.results = [load.finish() for load in loads]
+            try:
+                _rounds(rounds, relay, checks, time.monotonic() + seconds)
+            finally:
+                outcome.results = [load.finish() for load in loads]
             checks.requests()
             _end(world)
         except AssertionError as error:
@@ -92,7 +95,8 @@ def run(rounds: Iterator[Round], story: Story, *, seed: int, seconds: float, rat
 def _environment(disk: Path, stack: contextlib.ExitStack) -> None:
     """The run directory lies on the small disk, and no service of the user's is reached."""
     before = dict(os.environ)
-    stack.callback(lambda: (os.environ.clear(), os.environ.update(before)))
+    stack.callback(os.environ.update, before)
+    stack.callback(os.environ.clear)
     for name in [name for name in os.environ if name.startswith("CSERVICE_")]:
         del os.environ[name]
     os.environ["XDG_RUNTIME_DIR"] = str(disk)
@@ -141,7 +145,7 @@ def _inject(world: World, step: Step) -> None:
     world.story.tell("fault", fault=step.fault, seed=step.seed)
     try:
         FAULTS[step.fault].inject(world, Random(step.seed))  # noqa: S311 - no secret
-    except (Gone, ProcessLookupError) as gone:
+    except (Gone, ProcessLookupError, FileNotFoundError) as gone:
         world.story.tell("missed", fault=step.fault, why=str(gone))
     except AssertionError as error:
         world.story.breaks("in time", f"{step.fault}: {str(error).partition(chr(10))[0]}")
@@ -199,5 +203,3 @@ class _Relay:
         self.catch_up()
         with contextlib.suppress(Exception):
             self._watch.look([dict(row) for row in self._world.subject.client().workers()])
-
-

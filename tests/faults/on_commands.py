@@ -31,7 +31,8 @@ BAD = {
 
 def restart(world: World, random: Random) -> None:
     """Of all, a group, a slot or a worker."""
-    chosen = random.choice(("all", random.choice(GROUPS), f"{random.choice(GROUPS)}.{random.randint(1, WORKERS)}", "pid"))
+    slot = f"{random.choice(GROUPS)}.{random.randint(1, WORKERS)}"
+    chosen = random.choice(("all", random.choice(GROUPS), slot, "pid"))
     began = time.monotonic()
     done = world.command("restart", world.worker(random) if chosen == "pid" else chosen)
     if done is not None and done["state"] == "failed" and not world.hurt_since(began):

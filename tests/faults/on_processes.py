@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def kill_worker(world: World, random: Random) -> None:
-    """kill -9, of one or of several at once."""
+    """SIGKILL, of one or of several at once."""
     with world.hurting():
         for _ in range(random.choice((1, 1, 1, 2, 4))):
             with contextlib.suppress(ProcessLookupError):
@@ -27,9 +27,8 @@ def kill_worker(world: World, random: Random) -> None:
 
 def stop_worker(world: World, random: Random) -> None:
     """SIGSTOP, for less than a hang."""
-    with world.hurting(), contextlib.suppress(ProcessLookupError):
-        with world.subject.stopped_worker(world.worker(random)):
-            world.last(random.uniform(0.1, 4))
+    with world.hurting(), world.subject.stopped_worker(world.worker(random)):
+        world.last(random.uniform(0.1, 4))
 
 
 def deed(name: str) -> Callable[[World, Random], None]:
@@ -75,7 +74,7 @@ def crash_loop(world: World, random: Random) -> None:
 
 
 def kill(role: str) -> Callable[[World, Random], None]:
-    """kill -9 of a part of the service."""
+    """SIGKILL of a part of the service."""
 
     def inject(world: World, random: Random) -> None:
         pid = world.pid(role)
@@ -123,5 +122,3 @@ def rotate_log(world: World, _random: Random) -> None:
     with contextlib.suppress(FileNotFoundError):
         log.rename(log.with_suffix(".old"))
     os.kill(world.subject.pid, signal.SIGUSR1)
-
-

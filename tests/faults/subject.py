@@ -9,7 +9,6 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -158,34 +157,6 @@ class Subject(Service):
         """A client of its own for each caller."""
         return cservice.connect(self.name)
 
-    # -- its disk
-
-    @contextlib.contextmanager
-    def full_disk(self) -> Iterator[None]:
-        """A block in which not one byte more can be written."""
-        ballast = self.disk / "ballast"
-        try:
-            with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-                size = 1 << 16
-                while size:
-                    try:
-                        file.write(b"\0" * size)
-                    except OSError:
-                        size //= 2
-            yield
-        finally:
-            ballast.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def small_disk(folder: Path, megabytes: int = 24) -> Iterator[None]:
-    """A block in which *folder* is a file system of that size. Needs root."""
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m,mode=700", "none", folder], check=True)
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "-l", folder], check=True)
-
 
 def command(pid: int) -> bytes:
     """The command line of *pid*; empty when it has ended."""
@@ -199,5 +170,3 @@ def refused(port: int) -> bool:
     """Whether nobody listens on *port*."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) != 0
-
-

@@ -6,10 +6,11 @@ that the workers held which were hurt, and nothing else.
 
 from __future__ import annotations
 
-import os
 import resource
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from tests.tools.shortage import GROUPS, ROOT
 
 from . import on_commands, on_machine, on_processes
 
@@ -29,9 +30,6 @@ class Fault:
     costs: str = "nothing"
     here: bool = True
 
-
-ROOT = os.geteuid() == 0
-CGROUP = ROOT and os.access(on_machine.PIDS / "cgroup.procs", os.W_OK)
 
 FAULTS: dict[str, Fault] = {
     # who dies or stands still
@@ -73,10 +71,8 @@ FAULTS: dict[str, Fault] = {
     "no descriptors for the log writer": Fault(
         on_machine.limit("log writer", resource.RLIMIT_NOFILE, on_machine.descriptors), 1, "held"
     ),
-    "no processes for the guardian": Fault(on_machine.no_processes("guardian"), 1, "held", here=CGROUP),
-    "no processes for the master": Fault(on_machine.no_processes("master"), 1, "held", here=CGROUP),
-    "no memory for the guardian": Fault(
-        on_machine.limit("guardian", resource.RLIMIT_AS, on_machine.memory), 1, "held"
-    ),
+    "no processes for the guardian": Fault(on_machine.without_processes("guardian"), 1, "held", here=GROUPS),
+    "no processes for the master": Fault(on_machine.without_processes("master"), 1, "held", here=GROUPS),
+    "no memory for the guardian": Fault(on_machine.limit("guardian", resource.RLIMIT_AS, on_machine.memory), 1, "held"),
     "no memory for the master": Fault(on_machine.limit("master", resource.RLIMIT_AS, on_machine.memory), 1, "held"),
 }

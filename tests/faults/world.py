@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from .story import Story
     from .subject import Subject
 
-REFUSALS = {"conflict", "not_found", "bad_request"}
-"""Codes with which a command may be refused at any time: another one runs, the worker is gone, there is nothing to do."""
+REFUSALS = {"busy", "not_found", "bad_request"}
+"""Codes with which a command may be refused at any time: another runs, the worker is gone, there is nothing to do."""
 
 
 class Gone(Exception):

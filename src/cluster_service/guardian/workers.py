@@ -14,7 +14,7 @@ import signal
 import socket
 from typing import TYPE_CHECKING, Any
 
-from cluster_service.wire import addresses, facts
+from cluster_service.wire import addresses, facts, shortage
 
 from . import child, limits, posix, pyports, seccomp, spawn
 from .holdings import Worker
@@ -65,8 +65,8 @@ class Workers:
                 self._fork(worker, order, resources)
         except (CannotSpawn, limits.Failure) as error:
             self._not_forked(worker, str(error))
-        except OSError as error:
-            self._not_forked(worker, f"the worker cannot be started: {error.strerror}")
+        except (OSError, MemoryError) as error:
+            self._not_forked(worker, f"the worker cannot be started: {shortage.explain(error)}")
 
     def _not_forked(self, worker: Worker, why: str) -> None:
         self._board.give_back(worker.row)
@@ -145,7 +145,10 @@ class Workers:
     def _launching(self, worker: Worker) -> None:
         """Go on with a launch, as far as it has come."""
         _, progress, _ = self._launches[worker.number]
-        if progress.read():
+        ended = progress.read()
+        if progress.deaf:
+            os.kill(worker.pid, signal.SIGKILL)
+        if ended:
             self._launched(worker)
 
     def _launched(self, worker: Worker) -> None:

@@ -66,7 +66,7 @@ class Master:
         self.published: deque[Published] = deque(maxlen=HISTORY)
         self.doors: Doors | None = None
         self._loop = asyncio.get_running_loop()
-        self._kernel = Kernel(stream, self._loop, self._on_fact, self._on_lost)
+        self._kernel = Kernel(stream, self._loop, self._on_fact, self._on_lost, self._on_fault)
         self._over: asyncio.Future[int] = self._loop.create_future()
         self._snapshot: asyncio.Future[facts.Snapshot] = self._loop.create_future()
         self._listens: dict[str, asyncio.Future[int | None]] = {}
@@ -164,6 +164,12 @@ class Master:
         """SIGTERM: leave everything to a successor."""
         if not self._over.done():
             self._over.set_result(0)
+
+    def _on_fault(self) -> None:
+        """A fact is lost, or half of it: the successor is told everything."""
+        if not self._over.done():
+            self.log(f"the master failed as it heard from the guardian:\n{traceback.format_exc()}")
+            self._over.set_result(FAILED)
 
     def _on_lost(self) -> None:
         """The guardian has died: end the workers, so that nothing is left behind."""

@@ -37,6 +37,8 @@ FAULTS: dict[str, Fault] = {
     "stop worker": Fault(on_processes.stop_worker, 2),
     "worker exits": Fault(on_processes.deed("leave"), 1, "held"),
     "worker crashes": Fault(on_processes.deed("crash"), 1, "held"),
+    "worker hangs": Fault(on_processes.hang, 2, "held"),
+    "worker leaks": Fault(on_processes.deed("leak"), 1),
     "worker talks": Fault(on_processes.deed("talk"), 1),
     "crash loop": Fault(on_processes.crash_loop, 1, "held"),
     "kill master": Fault(on_processes.kill("master"), 4),

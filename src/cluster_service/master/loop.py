@@ -96,11 +96,14 @@ class Master:
     async def run(self) -> int:
         """Take over from whoever was master before, and go on until told to step down or the service has ended."""
         self._loop.add_signal_handler(signal.SIGTERM, self._step_down)
+        self._loop.set_exception_handler(self._on_unhandled)
         self._kernel.send(orders.Hello(pid=os.getpid()))
         self.hello = await self._snapshot
         try:
             await self._take_over()
         except ValueError as error:  # what was asked for cannot be had here
+            if self.hello.notebook:
+                raise  # a service that runs is never ended for what its master cannot read: the next one may
             self.log(str(error))
             self._say(orders.Bye(1))
         code = await self._over
@@ -164,6 +167,12 @@ class Master:
         """SIGTERM: leave everything to a successor."""
         if not self._over.done():
             self._over.set_result(0)
+
+    def _on_unhandled(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Something that nobody waits for has failed. Where it was for want of memory, who knows what else has."""
+        loop.default_exception_handler(context)
+        if isinstance(context.get("exception"), MemoryError) and not self._over.done():
+            self._over.set_result(FAILED)
 
     def _on_fault(self) -> None:
         """A fact is lost, or half of it: the successor is told everything."""

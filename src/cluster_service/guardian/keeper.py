@@ -237,6 +237,7 @@ class Keeper:
             return
         except EOFError:
             self._loop.drop(master.link.sock.fileno())
+            master.link.greeted = False  # it hears no more: what happens from now on is for the next one
             master.leave_by = master.leave_by or self._loop.now() + _STEP_DOWN_TIME
             return
         except frames.FrameError as error:

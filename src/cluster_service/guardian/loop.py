@@ -113,6 +113,8 @@ class Guardian:
         self._woke, self._sleep = now, _clock_gap()
         self._parts = (self.logs, self.keeper, self.ending, self.notifier)
         self._signals: list[int] = []
+        self._reload_asked = False
+        """There was a SIGHUP, and no master to be told."""
         self._short_said = -_SHORT_SAID
         self._reactions: dict[int, Callable[[int, float], None]] = {
             signal.SIGTERM: lambda _number, now: self.ending.signalled("TERM", now),
@@ -136,7 +138,7 @@ class Guardian:
         self.workers.channels = self.channels
         self.workers.tell = self.keeper.tell
         self.verbs.ending = self.ending
-        self.verbs.deliver_kept = self.channels.deliver_kept
+        self.verbs.deliver_kept = self._deliver_kept
 
     # ------------------------------------------------------------ the loop
 
@@ -227,8 +229,15 @@ class Guardian:
         return master is not None and master.link.greeted
 
     def _hang_up(self) -> None:
+        self._reload_asked = not self._greeted()
         self.holdings.hangups += self._greeted()
         self.keeper.tell(facts.Signalled("HUP"))
+
+    def _deliver_kept(self) -> None:
+        """Tell a new master what happened while there was none, and is not in its snapshot."""
+        self.channels.deliver_kept()
+        if self._reload_asked:
+            self._hang_up()
 
     def _bound(self, worker: Worker, held: Held) -> None:
         address = str(held.address)

@@ -134,7 +134,7 @@ class Master:
             self._memory.save(self.cluster)  # the master before us may have died with it in its hands
         early, self._early = self._early or [], None
         for event in (self.hello, *early):
-            self.turn(event)
+            self._hear(event)
         self._bus.open()
         self._schedule.look()
         if not self._over.done() and self._ending is None:
@@ -310,16 +310,20 @@ class Master:
         self._checks.learn(fact)
         if isinstance(fact, facts.Signalled) and fact.signal == "HUP":
             self._hangups += 1
-            if self._early is None and self.reloading.on_signal():
-                self.tell_standing()
-                return
         elif isinstance(fact, facts.Signalled):
             delay = self.settings.spec.shutdown_delay
             self._kernel.send(orders.Stopping(delay + self._longest_stop() + TAKE_OVER))
         if self._early is None:
-            self.turn(fact)
+            self._hear(fact)
         else:
             self._early.append(fact)
+
+    def _hear(self, fact: Any) -> None:
+        """Act on *fact*. A SIGHUP is ours where the configuration can be read again, else the core's."""
+        if isinstance(fact, facts.Signalled) and fact.signal == "HUP" and self.reloading.on_signal():
+            self.tell_standing()
+            return
+        self.turn(fact)
 
     def _longest_stop(self) -> float:
         return max((group.stop_timeout for group in self.settings.spec.groups), default=0.0)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 GUARDIAN_GROWTH = 4 << 20
 MASTER_GROWTH = 24 << 20
 """Bytes beyond what there was once it was warm. A master remembers a thousand events."""
+SHOWN = 5
+"""Failures that are told one by one."""
 WARM = 3
 """Rounds after which a process has been through most of what it does."""
 _UPGRADE = re.compile(r"upgrade \S+ \S*?(v\d+)\b")
@@ -80,8 +82,11 @@ class Checks:
 
     def requests(self) -> None:
         """1, 2, 4: no request has failed but those that a worker held which was hurt."""
-        for failure in self.world.subject.accounts.unexcused():
+        failures = self.world.subject.accounts.unexcused()
+        for failure in failures[:SHOWN]:
             self.world.story.breaks("1 requests", f"a request has failed without excuse: {failure}")
+        if failures[SHOWN:]:
+            self.world.story.breaks("1 requests", f"and {len(failures) - SHOWN} more")
 
     def events(self) -> None:
         """3: what was taken is what serves."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
+from cluster_service.control.errors import CommandError
 from tests.tools.shortage import full, limited, no_processes, room_for, size_of
 
-from .on_commands import restart
 from .on_processes import kill, kill_worker
 from .world import Gone
 
@@ -26,11 +26,17 @@ def full_disk(world: World, random: Random) -> None:
 
 
 def provoke(world: World, random: Random) -> None:
-    """Something that makes the service want what there is none of."""
-    react = random.choice((kill_worker, kill("master"), kill("log writer"), restart, None))
+    """Something that makes the service want what there is none of; it is not waited for."""
+    react = random.choice((kill_worker, kill("master"), kill("log writer"), begin_restart, None))
     if react is not None:
-        with contextlib.suppress(Gone, AssertionError):
+        with contextlib.suppress(Gone):
             react(world, random)
+
+
+def begin_restart(world: World, _random: Random) -> None:
+    """Ask for it."""
+    with contextlib.suppress(CommandError):
+        world.subject.client().command("restart", "all", wait=False)
 
 
 def limit(role: str, what: int, more: Callable[[int, Random], int]) -> Callable[[World, Random], None]:

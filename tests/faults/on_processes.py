@@ -76,22 +76,10 @@ def crash_loop(world: World, random: Random) -> None:
 def kill(role: str) -> Callable[[World, Random], None]:
     """SIGKILL of a part of the service."""
 
-    def inject(world: World, random: Random) -> None:
-        pid = world.pid(role)
-        world.send(pid, signal.SIGKILL)
-        if role == "master":
-            started(world, pid)
+    def inject(world: World, _random: Random) -> None:
+        world.send(world.pid(role), signal.SIGKILL)
 
     return inject
-
-
-def started(world: World, before: int) -> None:
-    """Wait for the master after the one with the pid *before*."""
-    del before
-    count = sum(each["type"] == "master_start" for each in world.subject.events)
-    world.subject.until(
-        lambda: sum(each["type"] == "master_start" for each in world.subject.events) > count, "another master"
-    )
 
 
 def kill_master_often(world: World, random: Random) -> None:

@@ -77,4 +77,7 @@ FAULTS: dict[str, Fault] = {
     "no processes for the master": Fault(on_machine.without_processes("master"), 1, "held", here=GROUPS),
     "no memory for the guardian": Fault(on_machine.limit("guardian", resource.RLIMIT_AS, on_machine.memory), 1, "held"),
     "no memory for the master": Fault(on_machine.limit("master", resource.RLIMIT_AS, on_machine.memory), 1, "held"),
+    "no memory for the log writer": Fault(
+        on_machine.limit("log writer", resource.RLIMIT_AS, on_machine.memory), 1, "held"
+    ),
 }

@@ -108,6 +108,8 @@ class _Trying:
 
 def test_a_log_writer_without_descriptors_gets_the_pipe_later(kernel: RealKernel) -> None:
     pid = writer(kernel)
+    kernel.send(orders.Log("it is up, and has raised its limit"))
+    assert kernel.wrote("has raised its limit")
     with limited(pid, resource.RLIMIT_NOFILE, room_for(pid, 0)):
         spawn(kernel, 1, "echo hello; echo there >&2; exec sleep 3600")
         kernel.fact(facts.Spawned, worker=1)

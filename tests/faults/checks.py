@@ -23,7 +23,8 @@ SHOWN = 5
 """Failures that are told one by one."""
 WARM = 3
 """Rounds after which a process has been through most of what it does."""
-_UPGRADE = re.compile(r"upgrade \S+ \S*?(v\d+)\b")
+_UPGRADE = re.compile(r"upgrade \S+ (?:\S*/)?(v\d+)(?:/worker.py|:app)$")
+GOOD = {"good", "slow"}
 
 
 def unsettled(world: World) -> str:
@@ -67,9 +68,6 @@ class Checks:
     masters: dict[int, list[int]] = field(default_factory=dict)
     descriptors: dict[str, int] = field(default_factory=dict)
     """How many the guardian and the log writer had when it was quiet first."""
-    released: dict[str, str] = field(default_factory=dict)
-    """Group → the release that was promoted last, by the events."""
-    log_read: int = 0
 
     def all(self) -> None:
         """Look at everything."""
@@ -89,12 +87,13 @@ class Checks:
             self.world.story.breaks("1 requests", f"and {len(failures) - SHOWN} more")
 
     def events(self) -> None:
-        """3: what was taken is what serves."""
+        """3: no release was taken that is bad; whoever asked for it may never have had an answer."""
+        natures = self.world.subject.natures
         for event in self.world.subject.events:
             if event["type"] == "operation_end" and event["state"] == "done":
                 found = _UPGRADE.match(event["command"])
-                if found and found[1] in self.world.subject.accounts.bad:
-                    self.world.story.breaks("3 releases", f"{event['command']} was taken")
+                if found and natures[found[1]] not in GOOD:
+                    self.world.story.breaks("3 releases", f"{event['command']} ({natures[found[1]]}) was taken")
 
     def processes(self) -> None:
         """6: nobody but the workers, the master and the log writer; no zombie."""

@@ -78,6 +78,8 @@ def run(rounds: Iterator[Round], story: Story, *, seed: int, seconds: float, rat
             _end(world)
         except AssertionError as error:
             story.breaks("in time", str(error))
+        finally:
+            world.over.set()
         relay.catch_up()
         outcome.seconds = time.monotonic() - story.began
         outcome.rounds = checks.rounds

@@ -75,7 +75,8 @@ class Subject(Service):
         self.door_port = free_port()
         self.accounts = Accounts(folder / "ledger", folder / "trace")
         self.config = folder / "cluster-service.toml"
-        self.releases = 0
+        self.natures: dict[str, str] = {}
+        """Release → what it is like."""
         self._lock = threading.Lock()
         self.release("good")
         (folder / "key").touch(0o600)
@@ -96,8 +97,8 @@ class Subject(Service):
     def release(self, nature: str) -> str:
         """Make a release, of both kinds; return its name."""
         with self._lock:
-            name = f"v{self.releases}"
-            self.releases += 1
+            name = f"v{len(self.natures)}"
+            self.natures[name] = nature
         folder = self.folder / name
         shutil.copytree(RELEASE, folder, ignore=shutil.ignore_patterns("__pycache__"))
         (folder / "main.py").rename(folder / f"{name}.py")

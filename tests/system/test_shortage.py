@@ -15,7 +15,7 @@ from tests.tools import releases
 from tests.tools.load import Load, Result
 from tests.tools.ports import free_port
 from tests.tools.processes import descendants
-from tests.tools.service import Service
+from tests.tools.service import Service, wait_for_file
 from tests.tools.shortage import GROUPS, ROOT, full, limited, no_processes, room_for, size_of, small_disk
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def test_a_full_disk_costs_lines_of_the_log_and_nothing_else(
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(disk))
     with small_disk(disk), service_of(folders[0], port, "--log-file", str(log), "--state", str(state)) as service:
         service.serving(2)
+        wait_for_file(state, service.alive)
         before = state.read_text()
         with Load(f"http://127.0.0.1:{port}/", rate=50) as load:
             with full(disk):
@@ -55,8 +56,8 @@ def test_a_full_disk_costs_lines_of_the_log_and_nothing_else(
                 assert state.read_text() == before, "it is whole, if old"
             assert service.cli("restart", "2").code == 0
             assert load.finish().failed == 0
-        assert str(folders[1]) in state.read_text()
         assert service.stop() == 0
+        assert str(folders[1]) in state.read_text()
         assert "lines before this one could not be written: the disk is full (make room on it)" in log.read_text()
         assert [path.name for path in (disk / "cluster-service").iterdir()] == []
 

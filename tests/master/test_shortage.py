@@ -11,7 +11,7 @@ import pytest
 
 from cluster_service.config import Settings
 from cluster_service.control.registry import Registry
-from cluster_service.core.spec import GroupSpec, Release, Spec
+from cluster_service.core.spec import Release, Spec
 from cluster_service.master.extensions import Extensions
 from cluster_service.master.hooks import Hooks
 from cluster_service.master.jobs import Jobs
@@ -111,7 +111,7 @@ def test_a_check_that_cannot_be_made_has_an_end(monkeypatch: pytest.MonkeyPatch)
     async def run() -> Checked:
         reports: asyncio.Queue[Any] = asyncio.Queue()
         checking = Jobs("test", reports.put_nowait)
-        checking.check("7", RELEASE, GroupSpec("web", 1, RELEASE))
+        checking.check("7", RELEASE)
         return cast("Checked", await reports.get())
 
     monkeypatch.setattr(asyncio, "to_thread", no_thread)

@@ -40,7 +40,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster_service.wire import shortage
 
-from . import spawn
+from .limits import raise_descriptors
 from .sink import CHUNK, Sink
 
 if TYPE_CHECKING:
@@ -388,5 +388,5 @@ def main(descriptor: int) -> None:
     """Serve the guardian at the other end of *descriptor*, until it has ended and everything is written."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGTTOU, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)  # it ends when all that it reads has ended, and not before
-    spawn.raise_limit()
+    raise_descriptors()
     Writer(socket.socket(fileno=descriptor)).run()

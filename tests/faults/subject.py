@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import socket
@@ -29,6 +30,12 @@ if TYPE_CHECKING:
 GROUPS = ("web", "script")
 WORKERS = 2
 KEY = "the-key-of-the-fault-machine"
+MARKS = {
+    "master": re.compile(rb"^cservice: faults master"),
+    "log writer": re.compile(rb"^cservice: faults log writer|--log-writer"),
+    "worker": re.compile(rb"^cservice: faults (web|script)\.|worker/boot\.py"),
+}
+"""What a process list says of each: its title, or before it has one, how it was started."""
 RELEASE = Path(__file__).parent / "release"
 
 CONFIG = """
@@ -125,12 +132,11 @@ class Subject(Service):
         """The pid of the guardian, the master or the log writer, if there is one."""
         if role == "guardian":
             return self.pid
-        mark = {"master": b"cservice: master", "log writer": b"--log-writer"}[role]
-        return next((pid for pid in children_of(self.pid) if mark in command(pid)), None)
+        return next((pid for pid in children_of(self.pid) if MARKS[role].search(command(pid))), None)
 
     def worker_pids(self) -> list[int]:
         """The workers, by pid."""
-        return sorted(pid for pid in children_of(self.pid) if b"worker/boot.py" in command(pid))
+        return sorted(pid for pid in children_of(self.pid) if MARKS["worker"].search(command(pid)))
 
     def kill_worker(self, pid: int) -> None:
         """SIGKILL, once it is known what it holds. Raises ProcessLookupError."""

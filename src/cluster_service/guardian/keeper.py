@@ -260,6 +260,10 @@ class Keeper:
             master.link.greeted = False
             self._kill(master, f"does not read ({error})")
             return
+        except MemoryError as error:  # its successor is told by the snapshot
+            master.link.greeted = False
+            self._kill(master, f"could not be told what has happened ({shortage.explain(error)})")
+            return
         self._rearm(master)
 
     def _rearm(self, master: Master) -> None:

@@ -226,9 +226,10 @@ class Workers:
             self._launched(worker)
             if worker.number not in self._holdings.workers:
                 return
-        self.channels.read_notify(worker)
+        with contextlib.suppress(OSError, MemoryError):  # its last words; that it has ended must be told in any case
+            self.channels.read_notify(worker)
         if worker.channel is not None:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, MemoryError):
                 self.channels.read_channel(worker)
         self._close(worker)
         self._holdings.by_pid.pop(worker.pid, None)

@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .control.errors import CommandError
+from .wire import shortage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -216,16 +217,24 @@ def socket_path(directory: str, name: str) -> str:
 def take_lock(directory: str, name: str) -> int:
     """Lock *name* for a new service and return the descriptor that holds the lock (not inheritable).
 
-    Raises Held when a service of that name runs.
+    Raises Held when a service of that name runs, and CommandError failed when the file cannot be written.
     """
     path = lock_path(directory, name)
+    try:
+        return _take_lock(path, name)
+    except OSError as error:
+        hint = "Name another directory with --run-dir or CSERVICE_RUN_DIR."
+        raise CommandError("failed", f"{path} cannot be written: {shortage.explain(error)}", hint) from None
+
+
+def _take_lock(path: str, name: str) -> int:
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             if not _try_lock(fd):
                 raise Held(_read(fd, name))
             if _is_current(fd, path):
-                write_lock(fd, name, os.getpid())
+                _write_new(fd, path, name)
                 return fd
         except BaseException:
             os.close(fd)
@@ -233,11 +242,19 @@ def take_lock(directory: str, name: str) -> int:
         os.close(fd)  # its last holder has just removed it: lock the new one
 
 
+def _write_new(fd: int, path: str, name: str) -> None:
+    try:
+        write_lock(fd, name, os.getpid())
+    except OSError:
+        os.unlink(path)  # it says nothing, and nobody will hold it
+        raise
+
+
 def clean_up(directory: str, name: str) -> None:
     """Remove what a service left whose guardian was killed, unless another of that name has taken its place."""
     try:
         fd = take_lock(directory, name)
-    except Held:
+    except (Held, CommandError):
         return
     path = socket_path(directory, name)
     hidden = os.path.join(directory, f".{name}.sock.cservice")  # the guardian's own link to the socket

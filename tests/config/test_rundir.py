@@ -12,6 +12,7 @@ import pytest
 
 from cluster_service import config, rundir
 from cluster_service.control.errors import CommandError
+from tests.tools.shortage import ROOT, full, small_disk
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -153,8 +154,9 @@ def test_a_lock_file_is_no_symbolic_link(tmp_path: Path) -> None:
     (tmp_path / "target").touch()
     os.symlink(tmp_path / "target", rundir.lock_path(directory, "web"))
     assert rundir.holder(directory, "web") is None
-    with pytest.raises(OSError, match="symbolic"):
+    with pytest.raises(CommandError, match="symbolic"):
         rundir.take_lock(directory, "web")
+    assert (tmp_path / "target").read_text() == ""
 
 
 def test_a_lock_without_words_is_a_service_that_is_just_starting(tmp_path: Path) -> None:
@@ -232,3 +234,14 @@ def test_where_no_directory_can_be_made_a_service_goes_without(tmp_path: Path) -
 )
 def test_where_commands_are_written_down(environ: dict[str, str], place: str | None) -> None:
     assert rundir.audit_path("web", environ) == place
+
+
+@pytest.mark.skipif(not ROOT, reason="only root can mount a small disk")
+def test_on_a_full_disk_nothing_starts_and_nothing_is_left(tmp_path: Path) -> None:
+    with small_disk(tmp_path):
+        with full(tmp_path):
+            with pytest.raises(CommandError, match=r"web\.lock cannot be written: the disk is full") as caught:
+                rundir.take_lock(str(tmp_path), "web")
+            assert "--run-dir" in caught.value.hint
+            assert [path.name for path in tmp_path.iterdir()] == ["ballast"]
+        os.close(rundir.take_lock(str(tmp_path), "web"))

@@ -51,6 +51,20 @@ def test_hup_is_passed_on(kernel: RealKernel) -> None:
     assert kernel.fact(facts.Signalled).signal == "HUP"
 
 
+def test_hup_waits_for_a_master(kernel: RealKernel) -> None:
+    kernel.hang_up()
+    assert kernel.wrote("another is started now"), "it was seen to die"
+    kernel.signal(signal.SIGHUP)
+    kernel.connect()
+    kernel.send(orders.Hello())
+    kernel.fact(facts.Snapshot)
+    assert kernel.fact(facts.Signalled).signal == "HUP"
+    kernel.restart_master()
+    kernel.send(orders.Hello())
+    kernel.fact(facts.Snapshot)
+    kernel.nothing_of(facts.Signalled)
+
+
 def test_without_a_master_that_takes_it_on_the_guardian_drains_alone(start: Start) -> None:
     kernel = start({"stop_timeout": 0.5})
     port = free_port()

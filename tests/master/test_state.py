@@ -157,7 +157,7 @@ def test_a_file_that_cannot_be_written_is_told_once(file: Path, monkeypatch: pyt
         patched.setattr(os, "fsync", full)
         state.save({"a": 2})
         state.save({"a": 3})
-    assert said == [f"the state cannot be written to {file}: No space left on device; it is tried again"]
+    assert said == [f"the state cannot be written to {file}: the disk is full (make room on it); it is tried again"]
     assert json.loads(file.read_text()) == {"a": 1}
     assert [path.name for path in file.parent.iterdir()] == ["state.json"]
     state.save({"a": 3})

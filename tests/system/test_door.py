@@ -35,6 +35,7 @@ Which test proves which point of the security rules (``c/`` is tests/control):
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import socket
@@ -138,6 +139,23 @@ def test_a_door_that_stays_shut_is_one_warning(key_file: Path) -> None:
             assert service.json("health")["status"] == "ok"
             service.stop()
         assert service.log.count("a door stays shut") == 1
+
+
+def test_a_door_that_was_shut_opens_when_it_can(key_file: Path) -> None:
+    taken = socket.create_server(("127.0.0.1", 0))
+    with taken:
+        port = taken.getsockname()[1]
+        options = ("--port", str(port), "--access-key-file", str(key_file), "--ready-after", "50ms")
+        with Service("-w", "1", *options, "--", "sleep", "1000") as service:
+            service.until_logged("a door stays shut")
+            taken.close()
+            service.until_logged(f"a door that was shut is open: 127.0.0.1:{port}")
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+            connection.request("GET", "/live")
+            assert connection.getresponse().status == 200
+            connection.close()
+            assert f"127.0.0.1:{port}" in service.json("info")["doors"]
+            assert service.stop() == 0
 
 
 def test_a_door_that_must_open(key_file: Path) -> None:

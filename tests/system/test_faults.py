@@ -194,6 +194,7 @@ def test_a_graceful_end_keeps_a_second_signal_for_now(tmp_path: Path) -> None:
     )
     with Service("-w", "1", "--ready-after", "10ms", "stubborn.py", cwd=tmp_path) as service:
         service.serving(1)
+        service.until_logged("up")  # it has its handler
         service.process.send_signal(signal.SIGTERM)
         service.until_logged("not yet")
         while service.alive():  # an impatient user; two signals within a moment count as one

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import select
 import signal
 import sys
 from typing import TYPE_CHECKING, Any
@@ -216,6 +217,24 @@ def test_a_master_that_dies_in_the_middle_of_that_leaves_the_rest_to_the_next(co
         assert service.until_event("operation_end", operation=rest["operation"])[0]["state"] == "done"
         after = pids(service)
         assert all(set(after[name]).isdisjoint(before[name]) for name in before)
+
+
+def test_sighup_is_heard_by_the_next_master(configured: Configured) -> None:
+    with configured.service() as service:
+        service.serving(2)
+        configured.groups["web"]["args"] = ["again"]
+        configured.write()
+        master = service.json("info")["master_pid"]
+        os.kill(service.pid, signal.SIGSTOP)  # so that both are seen at once
+        pidfd = os.pidfd_open(master)
+        os.kill(master, signal.SIGKILL)
+        assert select.select([pidfd], [], [], 20)[0], "it is dead"
+        os.close(pidfd)
+        os.kill(service.pid, signal.SIGHUP)
+        os.kill(service.pid, signal.SIGCONT)
+        service.until_event("config_reload")
+        (started,) = service.until_event("operation_start", command="restart jobs")
+        service.until_event("operation_end", operation=started["operation"])
 
 
 def ask(port: int, key: str) -> int:

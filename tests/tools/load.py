@@ -25,7 +25,9 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter, deque
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Self
 from urllib.parse import urlsplit
@@ -83,6 +85,10 @@ class ClosedBeforeAnswer(Failure):
     """The connection ended before the first byte of an answer."""
 
 
+_ASKED: ContextVar[Connection | None] = ContextVar("asked", default=None)
+"""The connection that the request of this task was last sent on; None: it got none."""
+
+
 class Connection:
     """One connection to the server, and the answers that come on it."""
 
@@ -91,15 +97,23 @@ class Connection:
         self.writer = writer
         self.answers = 0
         self.keep = True
+        self.said = ""
+        """The last body that came."""
+        self.opened = 0.0
+        """When it was asked for, by the machine's monotonic clock."""
+        self.port: int = writer.get_extra_info("sockname")[1]
 
     @classmethod
     async def open(cls, host: str, port: int) -> Connection:
         """Connect. Raises Failure."""
+        opened = time.monotonic()
         try:
             reader, writer = await asyncio.open_connection(host, port)
         except OSError as error:
             raise Failure(f"connect: {name_of(error)}") from error
-        return cls(reader, writer)
+        connection = cls(reader, writer)
+        connection.opened = opened
+        return connection
 
     def stale(self) -> bool:
         """Whether the server has closed this idle connection, as far as can be seen before a request is sent."""
@@ -107,6 +121,7 @@ class Connection:
 
     async def ask(self, request: bytes) -> bytes:
         """Send *request* and return the body of a 200 answer. Raises Failure."""
+        _ASKED.set(self)
         try:
             self.writer.write(request)
             await self.writer.drain()
@@ -121,6 +136,7 @@ class Connection:
         except OSError as error:
             raise Failure(f"in the answer: {name_of(error)}") from error
         self.answers += 1
+        self.said = body[:64].decode("latin-1")
         if status != 200:
             raise Failure(f"status {status}")
         return body
@@ -193,8 +209,9 @@ def parse_head(head: bytes) -> tuple[int, dict[str, str]]:
 class Generator:
     """Sends the requests of one run."""
 
-    def __init__(self, url: str, rate: float, mode: Mode, clients: int) -> None:
+    def __init__(self, url: str, rate: float, mode: Mode, clients: int, trace: str | None = None) -> None:
         parts = urlsplit(url)
+        self.trace = trace
         self.host, self.port = parts.hostname or "127.0.0.1", parts.port or 80
         self.rate = rate
         self.mode = mode
@@ -255,14 +272,26 @@ class Generator:
             async with asyncio.timeout_at(due + DEADLINE):
                 body = await (self.once() if self.mode == "new" else self.kept())
         except Failure as failure:
-            self.reasons[str(failure)] += 1
+            self.failed(str(failure))
         except TimeoutError:
-            self.reasons[f"no answer in {DEADLINE:.0f} s"] += 1
+            self.failed(f"no answer in {DEADLINE:.0f} s")
         else:
             self.result.ok += 1
             self.bodies[body[:64].decode("latin-1").strip()] += 1
         self.latencies.append(asyncio.get_running_loop().time() - due)
         self.first.set()
+
+    def failed(self, reason: str) -> None:
+        """Count the failure of this task's request, and tell of it at once where that is wanted."""
+        self.reasons[reason] += 1
+        if self.trace is None:
+            return
+        connection = _ASKED.get()
+        line: dict[str, Any] = {"at": time.monotonic(), "mode": self.mode, "to": self.port, "reason": reason}
+        if connection is not None:
+            line |= {"port": connection.port, "opened": connection.opened, "said": connection.said}
+        with open(self.trace, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
 
     async def once(self) -> bytes:
         """A request on a connection of its own."""
@@ -323,8 +352,11 @@ class Load:
     It begins when the block is entered (once a first answer or failure is in) and ends with ``finish`` or the block.
     """
 
-    def __init__(self, url: str, *, rate: float = 200.0, mode: Mode = "new", clients: int = 10) -> None:
+    def __init__(
+        self, url: str, *, rate: float = 200.0, mode: Mode = "new", clients: int = 10, trace: str | None = None
+    ) -> None:
         options = ["--rate", str(rate), "--mode", mode, "--clients", str(clients), "--until-eof", "--json"]
+        options += [] if trace is None else ["--trace", trace]
         self.command = [sys.executable, __file__, url, *options]
         self.result: Result | None = None
 
@@ -368,7 +400,7 @@ async def end_of_input() -> None:
 
 async def main(arguments: argparse.Namespace) -> Result:
     """One run, as the command line says."""
-    generator = Generator(arguments.url, arguments.rate, arguments.mode, arguments.clients)
+    generator = Generator(arguments.url, arguments.rate, arguments.mode, arguments.clients, arguments.trace)
     until = end_of_input() if arguments.until_eof else asyncio.sleep(arguments.seconds)
     run = asyncio.ensure_future(generator.run(until))
     if arguments.until_eof:
@@ -384,6 +416,7 @@ if __name__ == "__main__":
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--mode", choices=["new", "keepalive"], default="new")
     parser.add_argument("--clients", type=int, default=10, help="connections to keep (keepalive)")
+    parser.add_argument("--trace", metavar="FILE", help="write each failure there at once, a JSON object a line")
     parser.add_argument("--until-eof", action="store_true", help="until standard input ends, instead of --seconds")
     parser.add_argument("--json", action="store_true")
     outcome = asyncio.run(main(parser.parse_args()))

@@ -13,6 +13,8 @@ import signal
 import socket
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
+from cluster_service.wire import shortage
+
 from . import limits, posix
 from .limits import Failure
 
@@ -63,7 +65,7 @@ def run(plan: Plan, guardian: int, launch: int) -> NoReturn:
     except Failure as failure:
         _report(launch, str(failure))
     except BaseException as error:  # noqa: BLE001 - told, in the only way there is
-        _report(launch, f"{plan.argv[0]}: cannot be started: {str(error) or type(error).__name__}")
+        _report(launch, f"{plan.argv[0]}: cannot be started: {shortage.explain(error)}")
     finally:
         os._exit(127)
 
@@ -193,4 +195,4 @@ def _explain(program: str, error: OSError) -> str:
         errno.ENOENT: f"{program} cannot be run: the interpreter that its first line names does not exist",
         errno.ENOEXEC: f"{program} is no program for this machine, and has no first line like #!/bin/sh",
         errno.EAGAIN: f"{program} cannot be run: its user has reached the limit of processes (RLIMIT_NPROC)",
-    }.get(number, f"{program} cannot be run: {error.strerror}")
+    }.get(number, f"{program} cannot be run: {shortage.explain(error)}")

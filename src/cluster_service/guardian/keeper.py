@@ -6,6 +6,8 @@ user, no TCP door), because what kills it is probably one of these. A safe maste
 to step down for a normal one; if that fails in the same way the next try comes after two minutes, then four, at most
 an hour. Workers notice nothing of any of it.
 
+A master for which there is no process, descriptor or memory is no death: it is tried again each second.
+
 One that does not answer for ``master_hang_timeout`` (stopped, or its loop stands) is killed and replaced. It is asked
 a third of that time after it was last heard of, and only then: an idle service is idle. Time in which the machine
 slept, or in which the guardian itself did not run, does not count.
@@ -22,7 +24,7 @@ import socket
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from cluster_service.wire import facts, frames
+from cluster_service.wire import facts, frames, shortage
 
 from . import child, spawn
 from .link import Link, Overflow
@@ -46,6 +48,8 @@ _STEP_DOWN_TIME = 10.0
 """Seconds that a master has to end after it was asked to, or after it has closed its stream."""
 _CURED_IN = 3
 """How many times ``master_hang_timeout`` may pass without a word of any master until it counts as incurable."""
+_START_AGAIN = 1.0
+"""Seconds until a master is tried again that could not be started at all."""
 _HELLO_TIME = 30.0
 """Seconds that a new master has to say hello, however short ``master_hang_timeout`` is."""
 
@@ -96,6 +100,8 @@ class Keeper:
         self._next_start: float | None = 0.0
         self._deaths: deque[float] = deque()
         self._safe_tries = 0
+        self._short = False
+        """Whether the last try to start one came to nothing."""
 
     def __repr__(self) -> str:
         return f"<Keeper: {self.master or 'no master'}, {len(self._deaths)} deaths lately>"
@@ -167,9 +173,14 @@ class Keeper:
         try:
             with spawn.Resources() as resources:
                 master = self.master = self._launch(resources, safe=safe, now=now)
-        except (spawn.CannotSpawn, OSError) as error:
-            self._died(now, f"the master cannot be started: {error}")
+        except (spawn.CannotSpawn, OSError, MemoryError) as error:
+            self._next_start = now + _START_AGAIN
+            if not self._short:
+                why = shortage.explain(error)
+                self._logs.line(f"the master cannot be started, and the workers go on: {why}; it is tried again")
+            self._short = True
             return
+        self._short = False
         self._holdings.master_starts += 1
         self._holdings.safe = safe
         self._loop.watch(master.progress.sock.fileno(), self._on_launch)
@@ -226,6 +237,7 @@ class Keeper:
             return
         except EOFError:
             self._loop.drop(master.link.sock.fileno())
+            master.link.greeted = False  # it hears no more: what happens from now on is for the next one
             master.leave_by = master.leave_by or self._loop.now() + _STEP_DOWN_TIME
             return
         except frames.FrameError as error:
@@ -247,6 +259,10 @@ class Keeper:
         except Overflow as error:
             master.link.greeted = False
             self._kill(master, f"does not read ({error})")
+            return
+        except MemoryError as error:  # its successor is told by the snapshot
+            master.link.greeted = False
+            self._kill(master, f"could not be told what has happened ({shortage.explain(error)})")
             return
         self._rearm(master)
 

@@ -41,10 +41,15 @@ class Limits(NamedTuple):
 
 def take_own() -> Limits:
     """Let the guardian have what is good for it; return what there was before, for the programs."""
+    return Limits({resource.RLIMIT_NOFILE: raise_descriptors()}, _protect())
+
+
+def raise_descriptors() -> tuple[int, int]:
+    """Let this process have as many descriptors as it may; return the limits as they were."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return Limits({resource.RLIMIT_NOFILE: (soft, hard)}, _protect())
+    return soft, hard
 
 
 def _protect() -> int | None:

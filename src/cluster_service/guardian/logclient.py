@@ -7,6 +7,7 @@ dropped when too many are.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import select
@@ -15,6 +16,8 @@ import socket
 import sys
 from collections import deque
 from typing import TYPE_CHECKING, Any
+
+from cluster_service.wire import shortage
 
 from . import child, spawn
 
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
 TAIL_PATIENCE = 2.0
 """Seconds after a worker's exit until its last words are given up."""
 _RESTART_PAUSE = 1.0
+_LOST_PAUSE = 1.0
+"""Seconds until a pipe is sent again for which the writer had no descriptor."""
 _LINES_LIMIT = 1000
 _LINE_LIMIT = 32 * 1024
 _ENVIRONMENT = ("NO_COLOR", "TERM", "TZ", "LANG", "LC_ALL", "PATH")
@@ -59,6 +64,9 @@ class Logs:
         self.pid: int | None = None
         self._started = -_RESTART_PAUSE
         self._start_at: float | None = None
+        self._lost: set[tuple[int, str]] = set()
+        """Pipes that the writer has not got."""
+        self._send_at: float | None = None
         self._ending = False
         self.on_tail: Callable[[int, list[str]], None] = lambda _number, _lines: None
 
@@ -81,8 +89,21 @@ class Logs:
 
     def _send_pipes(self, number: int) -> None:
         source = self._sources[number]
-        for stream, descriptor in source.pipes.items():
-            self._send({"do": "add", "source": number, "label": source.label, "stream": stream}, descriptor)
+        for stream in source.pipes:
+            self._send_pipe(number, stream)
+
+    def _send_pipe(self, number: int, stream: str) -> None:
+        source = self._sources.get(number)
+        if source is not None and stream in source.pipes:
+            message = {"do": "add", "source": number, "label": source.label, "stream": stream}
+            self._send(message, source.pipes[stream])
+
+    def _send_state(self, number: int) -> None:
+        source = self._sources.get(number)
+        if source is not None and source.released:
+            self._send({"do": "release", "source": number})
+        if source is not None and source.failed is not None:
+            self._send({"do": "exited", "source": number, "failed": source.failed})
 
     def release(self, number: int) -> None:
         """The worker is up: its lines need not be held back."""
@@ -110,14 +131,18 @@ class Logs:
     def deadline(self) -> float | None:
         """When ``tick`` has something to do."""
         times = [source.tail_due for source in self._sources.values() if source.tail_due is not None]
-        if self._start_at is not None:
-            times.append(self._start_at)
+        times += [time for time in (self._start_at, self._send_at) if time is not None]
         return min(times, default=None)
 
     def tick(self, now: float) -> None:
         """Do what has become due."""
         if self._start_at is not None and now >= self._start_at:
             self.start(now)
+        if self._send_at is not None and now >= self._send_at:
+            lost, self._lost, self._send_at = self._lost, set(), None
+            for number, stream in lost:
+                self._send_pipe(number, stream)
+                self._send_state(number)
         for number, source in list(self._sources.items()):
             if source.tail_due is not None and now >= source.tail_due:
                 self._tail(number, [])
@@ -141,14 +166,12 @@ class Logs:
         self._sock = ours
         lines = [(data, None) for data, descriptor in self._waiting if descriptor is None and b'"do": "line"' in data]
         self._waiting.clear()
+        self._lost, self._send_at = set(), None
         self._loop.watch(ours.fileno(), self._ready)
         self._send(self._config)
-        for number, source in self._sources.items():
+        for number in self._sources:
             self._send_pipes(number)
-            if source.released:
-                self._send({"do": "release", "source": number})
-            if source.failed is not None:
-                self._send({"do": "exited", "source": number, "failed": source.failed})
+            self._send_state(number)
         self._waiting.extend(lines)
         self._flush()
 
@@ -224,7 +247,12 @@ class Logs:
             self._told(json.loads(data))
 
     def _told(self, message: dict[str, Any]) -> None:
-        if "tail" in message:
+        if "lost" in message:
+            if not self._lost:
+                self.line(f"the log writer cannot read all that is written: {shortage.SENTENCES[errno.EMFILE]}")
+                self._send_at = self._loop.now() + _LOST_PAUSE
+            self._lost.add((int(message["lost"]), str(message["stream"])))
+        elif "tail" in message:
             self._tail(int(message["tail"]), [str(line) for line in message["lines"]])
         elif "closed" in message:
             source = self._sources.get(int(message["closed"]))

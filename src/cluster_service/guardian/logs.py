@@ -3,7 +3,8 @@
 Run by the guardian as ``python -I -S guardian/__main__.py --log-writer FD``. Laws: it never waits for a worker;
 it never loses a line because its own output is slow (it stops reading, so the pipes fill, and the workers wait as
 they would for a slow terminal); but an output that is closed, or a full disk, stops nobody: lines are dropped and
-counted, and the count is written when writing works again. Memory is bounded.
+counted, and the count is written when writing works again. A log file that cannot be opened is tried again; what is
+written meanwhile goes where it went before. Memory is bounded.
 
 Control messages, one JSON object a datagram, from the guardian:
 
@@ -14,7 +15,8 @@ Control messages, one JSON object a datagram, from the guardian:
     {"do": "line", "label": "cservice", "text": "..."}
     {"do": "reopen"}
 
-and to it, besides the tail: {"closed": 3, "stream": "out"} when a pipe is at its end. The end of the control stream
+and to it, besides the tail: {"closed": 3, "stream": "out"} when a pipe is at its end, {"lost": 3, "stream": "out"} when
+it did not arrive, for want of a descriptor: it is sent again. The end of the control stream
 means: write what still comes, for *linger* seconds at most, and end.
 
 A worker's first lines are held back for up to a second. If it has died by then, and a worker of its group had died
@@ -36,6 +38,9 @@ from collections import deque
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from cluster_service.wire import shortage
+
+from .limits import raise_descriptors
 from .sink import CHUNK, Sink
 
 if TYPE_CHECKING:
@@ -53,6 +58,8 @@ _REQUEST = re.compile(rb'"[A-Z]+ [^"]* HTTP/[0-9.]+"')
 """A request in an access log, of any server's: no last word of a worker's, and there would be nothing but these."""
 _DIGITS = re.compile(rb"0x[0-9a-f]+|\d+")
 _COLOURS = (36, 32, 33, 35, 34, 96)
+OPEN_AGAIN = 5.0
+"""Seconds until a log file is tried again that could not be opened."""
 GATHER_SECONDS = 0.01
 GATHER_BELOW = 16 * 1024
 """Bytes in a round: where more come at a time, there is nothing to be gained by waiting."""
@@ -116,6 +123,8 @@ class Writer:
         self.streams: dict[int, Stream] = {}
         self.failures: dict[str, list[tuple[str, bytes]]] = {}
         self.log_file: str | None = None
+        self.open_at: float | None = None
+        """When the log file is tried again."""
         self.out, self.err = Sink(1), Sink(2)
         if os.path.sameopenfile(1, 2):
             self.err = self.out
@@ -148,6 +157,8 @@ class Writer:
             for source in list(self.sources.values()):
                 if source.held is not None and now >= source.hold_until:
                     self._release(source)
+            if self.open_at is not None and now >= self.open_at:
+                self._open_log_file()
             self.out.flush()
             self.err.flush()
 
@@ -186,8 +197,7 @@ class Writer:
 
     def _timeout(self) -> float | None:
         times = [source.hold_until for source in self.sources.values() if source.held is not None]
-        if self.end_by is not None:
-            times.append(self.end_by)
+        times += [time for time in (self.end_by, self.open_at) if time is not None]
         return max(0.0, min(times) - time.monotonic()) * 1000 + 1 if times else None
 
     # ------------------------------------------------------------ pipes
@@ -292,7 +302,7 @@ class Writer:
             return
         message = json.loads(data)
         if message["do"] == "add":
-            self._add(message, descriptors[0])
+            self._add(message, descriptors)
             return
         self._verbs[message["do"]](message)
 
@@ -307,8 +317,12 @@ class Writer:
         try:
             descriptor = os.open(self.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
         except OSError as error:
-            self._on_line({"label": "cservice", "text": f"{self.log_file} cannot be opened: {error.strerror}"})
+            if self.open_at is None:
+                why = f"{self.log_file} cannot be opened: {shortage.explain(error)}; it is tried again"
+                self._on_line({"label": "cservice", "text": why})
+            self.open_at = time.monotonic() + OPEN_AGAIN
             return
+        self.open_at = None
         new = Sink(descriptor)
         if self.out is self.err and self.out.descriptor > 2:
             self.out.flush()
@@ -316,15 +330,18 @@ class Writer:
             self.out.close()
         self.out = self.err = new
 
-    def _add(self, message: dict[str, Any], descriptor: int) -> None:
+    def _add(self, message: dict[str, Any], descriptors: list[int]) -> None:
         number = int(message["source"])
+        if not descriptors:
+            self._tell({"lost": number, "stream": message["stream"]})
+            return
         source = self.sources.get(number)
         if source is None:
             source = self.sources[number] = Source(str(message["label"]), time.monotonic() + HOLD_SECONDS)
             if number < 0:
                 source.held = None  # a master's: not one of a group
-        stream = Stream(source, str(message["stream"]), descriptor)
-        source.streams[stream.name] = self.streams[descriptor] = stream
+        stream = Stream(source, str(message["stream"]), descriptors[0])
+        source.streams[stream.name] = self.streams[stream.descriptor] = stream
 
     def _on_release(self, message: dict[str, Any]) -> None:
         source = self.sources.get(int(message["source"]))
@@ -371,4 +388,5 @@ def main(descriptor: int) -> None:
     """Serve the guardian at the other end of *descriptor*, until it has ended and everything is written."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGTTOU, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)  # it ends when all that it reads has ended, and not before
+    raise_descriptors()
     Writer(socket.socket(fileno=descriptor)).run()

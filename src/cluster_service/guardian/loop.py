@@ -2,7 +2,8 @@
 
 Each turn: wait; let the descriptors that are ready be served; act on signals; reap; do what has become due. Deadlines
 are not timers but state: each part says when it next has something to do, and the wait is as long as the earliest
-allows. Nothing here waits for anything else. A fault in one handler costs that descriptor, not the guardian.
+allows. Nothing here waits for anything else. A fault in one handler costs that descriptor, not the guardian; where
+it is only that the machine has too little of something, the handler is called again a moment later.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import socket
 import time
 from typing import TYPE_CHECKING
 
-from cluster_service.wire import facts
+from cluster_service.wire import facts, shortage
 
 from . import limits, posix, reap, seccomp
 from .board import Board
@@ -40,6 +41,10 @@ if TYPE_CHECKING:
 
 _LATE = 1.0
 """Seconds by which the loop wakes too late, or by which the machine's two clocks have parted, when it was suspended."""
+_SHORT_PAUSE = 0.02
+"""Seconds until a handler is called again for which there was too little of something."""
+_SHORT_SAID = 10.0
+"""Seconds in which a shortage is told once."""
 
 
 class Loop:
@@ -78,8 +83,11 @@ class Loop:
             try:
                 handler(events)
             except Exception as error:  # noqa: BLE001 - whatever it is, the guardian goes on
-                self.drop(descriptor)
                 self.on_fault(error)
+                if shortage.is_one(error):
+                    time.sleep(_SHORT_PAUSE)
+                else:
+                    self.drop(descriptor)
 
 
 class Guardian:
@@ -105,6 +113,9 @@ class Guardian:
         self._woke, self._sleep = now, _clock_gap()
         self._parts = (self.logs, self.keeper, self.ending, self.notifier)
         self._signals: list[int] = []
+        self._reload_asked = False
+        """There was a SIGHUP, and no master to be told."""
+        self._short_said = -_SHORT_SAID
         self._reactions: dict[int, Callable[[int, float], None]] = {
             signal.SIGTERM: lambda _number, now: self.ending.signalled("TERM", now),
             signal.SIGINT: lambda _number, now: self.ending.signalled("INT", now),
@@ -127,7 +138,7 @@ class Guardian:
         self.workers.channels = self.channels
         self.workers.tell = self.keeper.tell
         self.verbs.ending = self.ending
-        self.verbs.deliver_kept = self.channels.deliver_kept
+        self.verbs.deliver_kept = self._deliver_kept
 
     # ------------------------------------------------------------ the loop
 
@@ -218,8 +229,15 @@ class Guardian:
         return master is not None and master.link.greeted
 
     def _hang_up(self) -> None:
+        self._reload_asked = not self._greeted()
         self.holdings.hangups += self._greeted()
         self.keeper.tell(facts.Signalled("HUP"))
+
+    def _deliver_kept(self) -> None:
+        """Tell a new master what happened while there was none, and is not in its snapshot."""
+        self.channels.deliver_kept()
+        if self._reload_asked:
+            self._hang_up()
 
     def _bound(self, worker: Worker, held: Held) -> None:
         address = str(held.address)
@@ -245,9 +263,22 @@ class Guardian:
         self.keeper.tell(facts.ListenFailed(str(address), sentence, worker.number))
 
     def _fault(self, error: Exception) -> None:
+        """Tell of *error*. Raises nothing, though there may be neither memory nor a descriptor to do so."""
+        with contextlib.suppress(Exception):
+            if not shortage.is_one(error):
+                self.logs.line(f"a fault in the guardian, which goes on: {_shown(error)}")
+            elif self._loop.now() - self._short_said >= _SHORT_SAID:
+                self._short_said = self._loop.now()
+                self.logs.line(f"the guardian could not do something, and tries again: {shortage.explain(error)}")
+
+
+def _shown(error: Exception) -> str:
+    try:
         import traceback  # noqa: PLC0415 - the guardian is to be small, and this is to be never
 
-        self.logs.line(f"a fault in the guardian, which goes on: {''.join(traceback.format_exception(error))}")
+        return "".join(traceback.format_exception(error))
+    except (OSError, ImportError):  # the module cannot be read any more
+        return repr(error)
 
 
 def _empty(sock: socket.socket) -> None:

@@ -12,6 +12,8 @@ import stat
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
+from cluster_service.wire import shortage
+
 from . import strangers
 
 if TYPE_CHECKING:
@@ -186,8 +188,8 @@ def explain(address: Address, error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
         return strangers.describe(address)
     if address.kind == "unix":
-        return f"{address}: {os.strerror(error.errno or 0)}"
-    return f"{address}: {_EXPLAINED.get(error.errno or 0, os.strerror(error.errno or 0))}"
+        return f"{address}: {shortage.explain(error)}"
+    return f"{address}: {_EXPLAINED.get(error.errno or 0) or shortage.explain(error)}"
 
 
 def remove_stale(path: str) -> None:

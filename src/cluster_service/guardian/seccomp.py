@@ -20,9 +20,9 @@ import os
 import select
 import signal
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
-from cluster_service.wire import addresses
+from cluster_service.wire import addresses, shortage
 
 from . import opening, posix
 from .ports import Refused, Want
@@ -75,6 +75,8 @@ class Listener:
             posix.notif_continue(self.descriptor, notification.id)
         except Refused as refusal:
             posix.notif_answer(self.descriptor, notification.id, refusal.number)
+        except MemoryError:
+            posix.notif_answer(self.descriptor, notification.id, errno.ENOMEM)
         except BaseException:
             posix.notif_continue(self.descriptor, notification.id)  # a fault of ours must not leave the thread waiting
             raise
@@ -90,9 +92,8 @@ class Listener:
                 data = _read_memory(thread, notification.args[1], length)
                 theirs = _borrow(thread, number)
                 want, close_on_exec = _want(thread, number, theirs, data)
-            except OSError:  # a bad pointer or descriptor, or a process not to be looked into: the kernel will tell it
-                self._check(notification)
-                raise _Leave from None
+            except OSError as error:
+                self._give_up(notification, error)
             self._check(notification)
             self._share(notification, number, want, close_on_exec=close_on_exec)
         finally:
@@ -121,14 +122,25 @@ class Listener:
                 inode = os.fstat(theirs.fileno()).st_ino
             held = self._holdings.by_inode.get(inode)
             binder = opening.binder_of(thread) if held is not None and held.address.kind == "unix" else None
-        except OSError:
-            self._check(notification)
-            raise _Leave from None
+        except OSError as error:
+            self._give_up(notification, error)
         self._check(notification)
         if held is None:
             raise _Leave
         self._ports.listen(self.worker, held, backlog, binder)
         posix.notif_answer(self.descriptor, notification.id)
+
+    def _give_up(self, notification: Notification, error: OSError) -> NoReturn:
+        """What the thread asks for cannot be read.
+
+        A bad pointer or descriptor, or a process not to be looked into, is left to the kernel, which will tell it. But
+        where it is only we who have too little, the thread is refused: left to itself it would bind the port for
+        itself alone.
+        """
+        self._check(notification)
+        if shortage.is_one(error):
+            raise Refused(error.errno or errno.ENOMEM, f"a port cannot be shared: {shortage.explain(error)}") from None
+        raise _Leave from None
 
     def _check(self, notification: Notification) -> None:
         """Raise ENOENT when the thread waits no more: what was read may be of another process with its number."""

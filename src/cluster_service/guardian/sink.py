@@ -9,6 +9,8 @@ import stat
 from collections import deque
 from typing import Any
 
+from cluster_service.wire import shortage
+
 CHUNK = 64 * 1024
 _CAREFUL = 4096  # PIPE_BUF: what a pipe that polls writable takes without blocking
 
@@ -94,7 +96,7 @@ class Sink:
 
     def _lose(self, error: OSError) -> None:
         self._lost += sum(piece.count(b"\n") for piece in self._waiting)
-        self._why = os.strerror(error.errno or 0)
+        self._why = shortage.explain(error)
         self._waiting.clear()
         self.size = 0
 

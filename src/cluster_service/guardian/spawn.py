@@ -7,10 +7,13 @@ A fork that is refused leaves nothing behind.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import socket
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+from cluster_service.wire import shortage
 
 from . import child, posix
 
@@ -89,6 +92,8 @@ class Progress:
         self.sock = launch.sock
         self.listener: int | None = None
         self.error = ""
+        self.deaf = False
+        """Its listener is lost: the program would run, and be told that there is no such call as bind."""
 
     def read(self) -> bool:
         """Read what there is. True when that was all: the program has been executed, or ``error`` says why not."""
@@ -104,6 +109,9 @@ class Progress:
                 os.set_inheritable(self.listener, False)  # noqa: FBT003 - positional only
             elif not data:
                 return True
+            elif data == b"\0":  # a descriptor came with it, and there was no room for one more: recvmsg(2), MSG_CTRUNC
+                self.deaf = True
+                self.error = f"the worker cannot be started: {shortage.SENTENCES[errno.EMFILE]}"
             else:
                 self.error = data.decode("utf-8", "replace")
 
@@ -113,7 +121,7 @@ def launch(plan: Plan) -> Launch:
     try:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     except OSError as error:
-        raise CannotSpawn(f"there are no more descriptors to be had: {error.strerror}") from None
+        raise CannotSpawn(shortage.explain(error)) from None
     guardian = os.getpid()
     # A signal that arrived in the child before its handlers are gone would be taken there for one of the guardian's.
     blocked = signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
@@ -123,7 +131,7 @@ def launch(plan: Plan) -> Launch:
             child.run(plan, guardian, theirs.fileno())
     except OSError as error:
         ours.close()
-        raise CannotSpawn(f"the system refuses another process: {error.strerror}") from None
+        raise CannotSpawn(shortage.NO_PROCESS if error.errno == errno.EAGAIN else shortage.explain(error)) from None
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         theirs.close()

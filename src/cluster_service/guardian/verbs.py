@@ -6,7 +6,7 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from cluster_service.wire import addresses, facts, orders
+from cluster_service.wire import addresses, facts, orders, shortage
 from cluster_service.wire.records import UnknownRecord
 
 from . import channels, paths, reap
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .ending import Ending
-    from .holdings import Holdings, Worker
+    from .holdings import Held, Holdings, Worker
     from .keeper import Keeper
     from .logclient import Logs
     from .ports import Ports
@@ -72,6 +72,8 @@ class Verbs:
             self._keeper.tell(facts.Refused(name, no.why, no.worker))
         except (UnknownRecord, TypeError, ValueError, AttributeError, KeyError) as error:
             self._keeper.tell(facts.Refused(name, f"it is no proper order: {error}"))
+        except (OSError, MemoryError) as error:
+            self._keeper.tell(facts.Refused(name, f"it cannot be carried out: {shortage.explain(error)}"))
 
     def _hello(self, order: orders.Hello) -> None:
         master = self._keeper.master
@@ -142,9 +144,17 @@ class Verbs:
             self._keeper.tell(facts.ListenFailed(order.address, str(error)))
         except Refused as refusal:
             self._keeper.tell(facts.ListenFailed(order.address, refusal.sentence))
+        except (OSError, MemoryError) as error:
+            self._keeper.tell(facts.ListenFailed(order.address, f"{order.address}: {shortage.explain(error)}"))
         else:
+            self._listening(order, held)
+
+    def _listening(self, order: orders.Listen, held: Held) -> None:
+        try:
             descriptor = held.socket.fileno() if order.door else None
             self._keeper.tell(facts.Listening(order.address, descriptor=order.door), descriptor)
+        except OSError as error:  # it is held, and cannot be handed over
+            self._keeper.tell(facts.ListenFailed(order.address, f"{order.address}: {shortage.explain(error)}"))
 
     def _close(self, order: orders.Close) -> None:
         try:

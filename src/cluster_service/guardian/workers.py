@@ -14,7 +14,7 @@ import signal
 import socket
 from typing import TYPE_CHECKING, Any
 
-from cluster_service.wire import addresses, facts
+from cluster_service.wire import addresses, facts, shortage
 
 from . import child, limits, posix, pyports, seccomp, spawn
 from .holdings import Worker
@@ -65,8 +65,8 @@ class Workers:
                 self._fork(worker, order, resources)
         except (CannotSpawn, limits.Failure) as error:
             self._not_forked(worker, str(error))
-        except OSError as error:
-            self._not_forked(worker, f"the worker cannot be started: {error.strerror}")
+        except (OSError, MemoryError) as error:
+            self._not_forked(worker, f"the worker cannot be started: {shortage.explain(error)}")
 
     def _not_forked(self, worker: Worker, why: str) -> None:
         self._board.give_back(worker.row)
@@ -145,7 +145,10 @@ class Workers:
     def _launching(self, worker: Worker) -> None:
         """Go on with a launch, as far as it has come."""
         _, progress, _ = self._launches[worker.number]
-        if progress.read():
+        ended = progress.read()
+        if progress.deaf:
+            os.kill(worker.pid, signal.SIGKILL)
+        if ended:
             self._launched(worker)
 
     def _launched(self, worker: Worker) -> None:
@@ -223,9 +226,10 @@ class Workers:
             self._launched(worker)
             if worker.number not in self._holdings.workers:
                 return
-        self.channels.read_notify(worker)
+        with contextlib.suppress(OSError, MemoryError):  # its last words; that it has ended must be told in any case
+            self.channels.read_notify(worker)
         if worker.channel is not None:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, MemoryError):
                 self.channels.read_channel(worker)
         self._close(worker)
         self._holdings.by_pid.pop(worker.pid, None)

@@ -1,7 +1,8 @@
 """The service's doors, as the master opens them: the guardian holds the sockets, the master answers.
 
 While a master is away, whoever knocks waits in the socket's queue for the next one. A door that cannot be opened is
-one warning and never a dead service, unless the service was started with ``require_control``.
+one warning and never a dead service, unless the service was started with ``require_control``; it is tried again until
+it can be.
 
 The keys' file and the certificate are read again by each master and by ``rekey``. One that cannot be read any more is
 one warning: to ``rekey`` it changes nothing, and to a new master it is no key at all, since one that was valid when the
@@ -12,29 +13,44 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import resource
 import socket
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from cluster_service.config import keys
 from cluster_service.control.access import Access
 from cluster_service.control.errors import CommandError
 from cluster_service.control.http import Door, serve
-from cluster_service.wire import orders
+from cluster_service.wire import orders, shortage
 
 from .service import RunningService
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Sequence
+    from collections.abc import Coroutine, Sequence
 
     from cluster_service.config import Settings
 
     from .loop import Master
 
+TRY_AGAIN = 5.0
+"""Seconds until a door is tried again that could not be opened."""
+
 DESCRIPTORS = 4096
 """Descriptors that the master may have, where the machine lets it: connections must not use up those it works with."""
+
+
+class _Place(NamedTuple):
+    """Where a door is to be."""
+
+    address: str
+    tls: ssl.SSLContext | None = None
+    probe: bool = False
+    """Only probes are answered there."""
+    optional: bool = False
+    """That it is not there is no news: a further address of the same door."""
 
 
 class Doors:
@@ -44,7 +60,7 @@ class Doors:
 
     def __init__(self, master: Master) -> None:
         self._master = master
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
         self._access: Access | None = None
         self._tls: ssl.SSLContext | None = None
         self.addresses: list[str] = []
@@ -55,37 +71,65 @@ class Doors:
         settings = self._master.settings
         _raise_descriptors()
         tcp = () if self._master.hello.safe else settings.doors
-        doors: list[Door | None] = []
-        if settings.run_dir:
-            doors.append(await self._open_one(f"unix:{settings.socket}", mode=0o600, optional=False))
         if tcp and settings.tls_cert is not None:
             tcp = tcp if self._secure(settings) else ()
-        for place, address in enumerate(tcp):
-            doors.append(await self._open_one(address, mode=0o600, optional=place > 0, tls=self._tls))
-        opened = [door for door in doors if door is not None]
-        self.addresses = [door.address for door in opened]
-        asked = [await self._open_one(address, mode=0o600, optional=False) for address in settings.probes]
-        probes = [door for door in asked if door is not None]
-        self.probes = [door.address for door in probes]
-        if opened or probes:
-            self._access = Access(
-                self._current(settings) or (),  # none that opens, where the file cannot be read
-                trusted_hosts=settings.trusted_hosts,
-                bound=[settings.host],
-                allow_query_key=settings.allow_query_key,
-                allow_http_get=settings.allow_http_get,
-                remote_commands=settings.remote_commands,
-                upgrade_roots=settings.upgrade_roots,
-            )
-            serving = serve(
+        self._access = Access(
+            self._current(settings) or (),  # none that opens, where the file cannot be read
+            trusted_hosts=settings.trusted_hosts,
+            bound=[settings.host],
+            allow_query_key=settings.allow_query_key,
+            allow_http_get=settings.allow_http_get,
+            remote_commands=settings.remote_commands,
+            upgrade_roots=settings.upgrade_roots,
+        )
+        places = [_Place(f"unix:{settings.socket}")] if settings.run_dir else []
+        places += [_Place(address, self._tls, optional=number > 0) for number, address in enumerate(tcp)]
+        places += [_Place(address, probe=True) for address in settings.probes]
+        opened, shut = [], []
+        for place in places:
+            try:
+                opened.append((place, await self._open_one(place)))
+            except ValueError as error:
+                if not place.optional:
+                    self._shut(str(error))
+                    shut.append(place)
+        self._serve(opened)
+        if shut:
+            self._begin(self._try_again(shut))
+
+    async def _try_again(self, shut: list[_Place]) -> None:
+        while shut:
+            await asyncio.sleep(TRY_AGAIN)
+            for place in list(shut):
+                with contextlib.suppress(ValueError):
+                    door = await self._open_one(place)
+                    shut.remove(place)
+                    self._master.log(f"a door that was shut is open: {door.address}")
+                    self._serve([(place, door)])
+
+    def _serve(self, opened: list[tuple[_Place, Door]]) -> None:
+        """Answer at the doors that have been opened, from now on."""
+        if not opened or self._access is None:
+            return
+        doors = [door for place, door in opened if not place.probe]
+        probes = [door for place, door in opened if place.probe]
+        self.addresses += [door.address for door in doors]
+        self.probes += [door.address for door in probes]
+        self._begin(
+            serve(
                 RunningService(self._master),
-                opened,
+                doors,
                 self._access,
                 guardian=self._master.hello.guardian_pid,
                 probes=probes,
-                metrics=settings.probe_metrics,
+                metrics=self._master.settings.probe_metrics,
             )
-            self._task = asyncio.get_running_loop().create_task(serving)
+        )
+
+    def _begin(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def adopt(self, settings: Settings) -> None:
         """Go by the rules, keys and certificate of *settings* from now on."""
@@ -138,32 +182,27 @@ class Doors:
             return False
         return True
 
-    async def _open_one(
-        self, address: str, *, mode: int, optional: bool, tls: ssl.SSLContext | None = None
-    ) -> Door | None:
-        """*optional*: that it cannot be opened is not worth a warning."""
-        try:
-            descriptor = await self._master.listen(orders.Listen(address, door=True, mode=mode))
-        except ValueError as error:
-            if not optional:
-                self._shut(str(error))
-            return None
-        return None if descriptor is None else Door(socket.socket(fileno=descriptor), tls)
+    async def _open_one(self, place: _Place) -> Door:
+        """Raises ValueError with a sentence."""
+        descriptor = await self._master.listen(orders.Listen(place.address, door=True, mode=0o600))
+        if descriptor is None:  # it was sent, and there was no room for it
+            raise ValueError(f"{place.address}: {shortage.SENTENCES[errno.EMFILE]}")
+        return Door(socket.socket(fileno=descriptor), place.tls)
 
     def _shut(self, reason: str) -> None:
         """Tell that a door stays shut. Raises ValueError when that must not be, and the service has just begun."""
         first = self._master.hello.master_starts <= 1  # a service that has run goes on, whatever becomes of its doors
         if self._master.settings.require_control and first:
             raise ValueError(f"a door cannot be opened, and the service requires it: {reason}")
-        self._master.log(f"a door stays shut: {reason}")
+        self._master.log(f"a door stays shut for now: {reason}")
 
     async def close(self, seconds: float) -> None:
         """Let answers under way be finished, for *seconds* at most."""
-        if self._task is None:
-            return
-        task, self._task = self._task, None
-        task.cancel()
-        await asyncio.wait([task], timeout=seconds)
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=seconds)
 
 
 def _raise_descriptors() -> None:

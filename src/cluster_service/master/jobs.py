@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster_service.control.errors import CommandError
 from cluster_service.core import reports
+from cluster_service.wire import shortage
 
 from . import launch
 
@@ -78,6 +79,8 @@ class Jobs:
             )
         except CommandError as error:
             self._done(reports.Checked(operation, error.message))
+        except Exception as error:  # noqa: BLE001 - no thread, no process, no memory: who waits must be told
+            self._done(reports.Checked(operation, f"the code could not be looked at: {shortage.explain(error)}"))
         else:
             self._done(reports.Checked(operation, notes=tuple(notes)))
 
@@ -100,8 +103,8 @@ class Jobs:
                     user=release.within.user,
                     group=release.within.user_group,
                 )
-        except OSError as error_:
-            error = f"the test could not be run: {error_}"
+        except Exception as error_:  # noqa: BLE001 - as above
+            error = f"the test could not be run: {shortage.explain(error_)}"
         lines.flush()
         self._done(reports.Tested(order.operation, error))
 

@@ -25,7 +25,8 @@ DESCRIPTORS = 16
 class Kernel:
     """The stream to the guardian, on an asyncio loop.
 
-    *on_fact(fact, descriptor)*: descriptor is that of a door, or None. *on_lost()*: the guardian is gone.
+    *on_fact(fact, descriptor)*: descriptor is that of a door, or None. *on_lost()*: the guardian is gone. *on_fault()*:
+    a fact was not taken in whole, so that what is known is not to be trusted any more.
     """
 
     def __init__(
@@ -34,11 +35,13 @@ class Kernel:
         loop: asyncio.AbstractEventLoop,
         on_fact: Callable[[Any, int | None], None],
         on_lost: Callable[[], None],
+        on_fault: Callable[[], None],
     ) -> None:
         self._stream = stream
         self._loop = loop
         self._on_fact = on_fact
         self._on_lost = on_lost
+        self._on_fault = on_fault
         self._decoder = frames.Decoder()
         self._descriptors: list[int] = []
         self._out = bytearray()
@@ -60,6 +63,13 @@ class Kernel:
 
     def pump(self) -> None:
         """Take in everything that has arrived."""
+        try:
+            self._pump()
+        except Exception:
+            self._on_fault()
+            raise
+
+    def _pump(self) -> None:
         while not self.lost:
             try:
                 data, descriptors, _flags, _address = socket.recv_fds(self._stream, CHUNK, DESCRIPTORS)

@@ -66,7 +66,7 @@ class Master:
         self.published: deque[Published] = deque(maxlen=HISTORY)
         self.doors: Doors | None = None
         self._loop = asyncio.get_running_loop()
-        self._kernel = Kernel(stream, self._loop, self._on_fact, self._on_lost)
+        self._kernel = Kernel(stream, self._loop, self._on_fact, self._on_lost, self._on_fault)
         self._over: asyncio.Future[int] = self._loop.create_future()
         self._snapshot: asyncio.Future[facts.Snapshot] = self._loop.create_future()
         self._listens: dict[str, asyncio.Future[int | None]] = {}
@@ -96,11 +96,14 @@ class Master:
     async def run(self) -> int:
         """Take over from whoever was master before, and go on until told to step down or the service has ended."""
         self._loop.add_signal_handler(signal.SIGTERM, self._step_down)
+        self._loop.set_exception_handler(self._on_unhandled)
         self._kernel.send(orders.Hello(pid=os.getpid()))
         self.hello = await self._snapshot
         try:
             await self._take_over()
         except ValueError as error:  # what was asked for cannot be had here
+            if self.hello.notebook:
+                raise  # a service that runs is never ended for what its master cannot read: the next one may
             self.log(str(error))
             self._say(orders.Bye(1))
         code = await self._over
@@ -131,7 +134,7 @@ class Master:
             self._memory.save(self.cluster)  # the master before us may have died with it in its hands
         early, self._early = self._early or [], None
         for event in (self.hello, *early):
-            self.turn(event)
+            self._hear(event)
         self._bus.open()
         self._schedule.look()
         if not self._over.done() and self._ending is None:
@@ -164,6 +167,18 @@ class Master:
         """SIGTERM: leave everything to a successor."""
         if not self._over.done():
             self._over.set_result(0)
+
+    def _on_unhandled(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Something that nobody waits for has failed. Where it was for want of memory, who knows what else has."""
+        loop.default_exception_handler(context)
+        if isinstance(context.get("exception"), MemoryError) and not self._over.done():
+            self._over.set_result(FAILED)
+
+    def _on_fault(self) -> None:
+        """A fact is lost, or half of it: the successor is told everything."""
+        if not self._over.done():
+            self.log(f"the master failed as it heard from the guardian:\n{traceback.format_exc()}")
+            self._over.set_result(FAILED)
 
     def _on_lost(self) -> None:
         """The guardian has died: end the workers, so that nothing is left behind."""
@@ -295,16 +310,20 @@ class Master:
         self._checks.learn(fact)
         if isinstance(fact, facts.Signalled) and fact.signal == "HUP":
             self._hangups += 1
-            if self._early is None and self.reloading.on_signal():
-                self.tell_standing()
-                return
         elif isinstance(fact, facts.Signalled):
             delay = self.settings.spec.shutdown_delay
             self._kernel.send(orders.Stopping(delay + self._longest_stop() + TAKE_OVER))
         if self._early is None:
-            self.turn(fact)
+            self._hear(fact)
         else:
             self._early.append(fact)
+
+    def _hear(self, fact: Any) -> None:
+        """Act on *fact*. A SIGHUP is ours where the configuration can be read again, else the core's."""
+        if isinstance(fact, facts.Signalled) and fact.signal == "HUP" and self.reloading.on_signal():
+            self.tell_standing()
+            return
+        self.turn(fact)
 
     def _longest_stop(self) -> float:
         return max((group.stop_timeout for group in self.settings.spec.groups), default=0.0)

@@ -1,12 +1,13 @@
 """The state file: what the service remembers (``core.memory``), kept where the next service of its kind finds it.
 
 A disk may take its time, so a thread writes, and the master goes on meanwhile. What is to be kept changes while it
-writes? Then the last of it is written next.
+writes? Then the last of it is written next. What could not be written is tried again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 from dataclasses import replace
@@ -29,6 +30,10 @@ PATIENCE = 5.0
 """Seconds that a service which ends waits for its disk."""
 
 
+TRY_AGAIN = 10.0
+"""Seconds until the file is written again that could not be, unless there is something new to be kept before."""
+
+
 class Memory:
     """What is remembered in the file *path*; None: nothing. *log* takes sentences."""
 
@@ -38,6 +43,8 @@ class Memory:
         self._text: str | None = None
         """What is to be written next."""
         self._writing: asyncio.Task[None] | None = None
+        self._news = asyncio.Event()
+        self._ending = False
         if path is not None:
             from .state import State  # noqa: PLC0415 - only where something is to be remembered
 
@@ -59,18 +66,34 @@ class Memory:
         if self._state is None:
             return
         self._text = self._state.text(memory.remember(cluster, time.time() - time.monotonic()))
+        self._news.set()
         if self._writing is None or self._writing.done():
             self._writing = asyncio.get_running_loop().create_task(self._write(self._state))
 
     async def _write(self, state: State) -> None:
         while self._text is not None:
             text, self._text = self._text, None
-            await asyncio.to_thread(state.write, text)
+            self._news.clear()
+            if not await _written(state, text):
+                self._text = self._text or text
+                if self._ending:
+                    return
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._news.wait(), TRY_AGAIN)
 
     async def settle(self) -> None:
-        """Return when everything is kept, or the disk takes too long."""
+        """Return when everything is kept, or cannot be, or the disk takes too long."""
+        self._ending = True
+        self._news.set()
         if self._writing is not None:
             await asyncio.wait({self._writing}, timeout=PATIENCE)
+
+
+async def _written(state: State, text: str) -> bool:
+    try:
+        return await asyncio.to_thread(state.write, text)
+    except RuntimeError:  # there is no thread to be had
+        return False
 
 
 def missing(release: Release) -> str:

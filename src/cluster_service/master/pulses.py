@@ -84,6 +84,7 @@ class Pulses:
 
     def _look(self) -> None:
         self._timer = None
+        self.watch(self._cluster().pace())  # first: whatever becomes of this look, there is another
         self._tell(Sample({worker: self._pulse(worker) for worker in self._rows}))
 
     def _pulse(self, worker: int) -> Pulse:

@@ -20,6 +20,7 @@ from cluster_service.config.resolve import keys_of, resolve
 from cluster_service.control.errors import CommandError
 from cluster_service.core import reload as core
 from cluster_service.core import requests
+from cluster_service.wire import shortage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -168,6 +169,8 @@ class Reloading:
                 self._master.log(f"SIGHUP: only the file of access keys is read again: {error.message}{hint}")
             else:
                 self._master.log(f"SIGHUP: nothing was changed: {error.message}{hint}")
+        except Exception as error:  # noqa: BLE001 - no thread, no memory: nobody else would tell of it
+            self._master.log(f"SIGHUP: the configuration could not be read: {shortage.explain(error)}")
         self._signalled = False
         self._master.note()
 

@@ -2,7 +2,7 @@
 
 The file is always whole: it is written beside itself, and then takes its own place. Whatever is wrong with it never
 keeps a service from running: a file that cannot be read, or that others could have written (it says what programs to
-run), is put aside as FILE.bad; a file that cannot be written is a warning, once.
+run), is put aside as FILE.bad; a file that cannot be written is a warning, once, and is tried again.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import os
 import stat
 import sys
 from typing import TYPE_CHECKING, Any
+
+from cluster_service.wire import shortage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,28 +59,32 @@ class State:
         self._written = text
         return data
 
-    def save(self, data: dict[str, Any]) -> None:
-        """Keep *data*. Blocking: it waits for the disk. Raises nothing."""
-        self.write(self.text(data))
+    def save(self, data: dict[str, Any]) -> bool:
+        """Keep *data*. Blocking: it waits for the disk. Raises nothing. Returns False when it is to be tried again."""
+        return self.write(self.text(data))
 
     def text(self, data: dict[str, Any]) -> str:
         """Return *data* as it stands in the file."""
         return json.dumps(data, indent=1) + "\n"
 
-    def write(self, text: str) -> None:
-        """Write *text*, unless it is what the file holds. Blocking: it waits for the disk. Raises nothing."""
+    def write(self, text: str) -> bool:
+        """Write *text*, unless it is what the file holds. Blocking: it waits for the disk. Raises nothing.
+
+        Returns False when it is to be tried again.
+        """
         if text == self._written:
-            return
+            return True
         try:
             self._write(text)
         except OSError as error:
             if not self._failed:
-                self._warn(f"the state cannot be written to {self.path}: {error.strerror}; it is tried again")
+                self._warn(f"the state cannot be written to {self.path}: {shortage.explain(error)}; it is tried again")
             self._failed = True
-            return
+            return False
         if self._failed:
             self._warn(f"the state is written to {self.path} again")
         self._written, self._failed = text, False
+        return True
 
     def _read(self) -> str:
         """Raises OSError, UnicodeDecodeError, and ValueError with a sentence."""

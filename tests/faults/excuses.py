@@ -1,0 +1,108 @@
+"""Which failed request is to be excused: one whose connection was held by a worker that was hurt, and no other.
+
+The proof is exact. Before a worker is killed it is stopped, and the kernel is asked which connections it has; a worker
+that does a deed of its own writes them down itself (``release/levers.py``). A connection that was refused, that waited
+in a queue, or that another worker held, excuses nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.tools.processes import stat
+
+_SOCKET = re.compile(r"socket:\[(\d+)\]")
+
+
+@dataclass
+class Held:
+    """What one worker held when it was hurt."""
+
+    at: float
+    pid: int
+    deed: str
+    ports: list[int]
+    """Of the clients."""
+    withdrawn: bool = False
+    """It has gone on unharmed."""
+
+
+@dataclass
+class Accounts:
+    """The failures of the load, and what excuses them. *ledger*: the workers' confessions; *trace*: the failures."""
+
+    ledger: Path
+    trace: Path
+    bad: set[str] = field(default_factory=set)
+    """Releases that answer 500 themselves."""
+    held: list[Held] = field(default_factory=list)
+    excused: dict[str, int] = field(default_factory=dict)
+    """Deed → how many failures it has cost."""
+    _read: dict[Path, int] = field(default_factory=dict)
+
+    def stop(self, pid: int, deed: str) -> Held:
+        """SIGSTOP *pid*, and note what it holds. Raises ProcessLookupError."""
+        os.kill(pid, signal.SIGSTOP)
+        while (entry := stat(pid)) is not None and entry.state not in "TtZX":
+            os.sched_yield()
+        held = Held(time.monotonic(), pid, deed, clients_of(pid))
+        self.held.append(held)
+        return held
+
+    def unexcused(self) -> list[dict[str, Any]]:
+        """The failures since the last call that nobody is to be forgiven for."""
+        self.held += [Held(**line) for line in self._fresh(self.ledger)]
+        return [line for line in self._fresh(self.trace) if not self._excuse(line)]
+
+    def _excuse(self, failure: dict[str, Any]) -> bool:
+        why = self._why(failure)
+        if why is not None:
+            self.excused[why] = self.excused.get(why, 0) + 1
+        return why is not None
+
+    def _why(self, failure: dict[str, Any]) -> str | None:
+        if "port" not in failure:  # it got no connection
+            return None
+        if failure["reason"] == "status 500" and failure["said"].split()[-1:][0] in self.bad:
+            return "answers 500"
+        for held in self.held:
+            within = failure["opened"] <= held.at <= failure["at"]
+            if within and not held.withdrawn and failure["port"] in held.ports:
+                return held.deed
+        return None
+
+    def _fresh(self, path: Path) -> list[dict[str, Any]]:
+        """The whole lines that were added since the last look."""
+        if not path.exists():
+            return []
+        with path.open("rb") as file:
+            file.seek(self._read.get(path, 0))
+            data = file.read()
+        whole = data[: data.rfind(b"\n") + 1]
+        self._read[path] = self._read.get(path, 0) + len(whole)
+        return [json.loads(line) for line in whole.splitlines()]
+
+
+def clients_of(pid: int) -> list[int]:
+    """The ports of the peers of every TCP connection (IPv4) that *pid* has open."""
+    inodes = set()
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            found = _SOCKET.match(os.readlink(entry))
+        except FileNotFoundError:
+            continue
+        if found:
+            inodes.add(found[1])
+    ports = []
+    for row in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]:
+        fields = row.split()
+        if fields[9] in inodes and fields[2] != "00000000:0000":
+            ports.append(int(fields[2].partition(":")[2], 16))
+    return ports

@@ -1,0 +1,89 @@
+"""What a worker of the fault machine can be made to do, and its confession before it does it.
+
+The ledger is a file to which every worker adds one line before a deed that costs requests: which clients' connections
+it held. It is written by the thread that accepts, so that nothing can be accepted between the line and the deed.
+"""
+
+import ctypes
+import json
+import os
+import signal
+import socket
+import sys
+import time
+
+FOLDER = os.path.dirname(os.path.abspath(__file__))
+VERSION = os.path.basename(FOLDER)
+BODY = f"{os.getpid()} {VERSION}".encode()
+with open(os.path.join(FOLDER, "nature"), encoding="ascii") as file:
+    NATURE = file.read()
+STATUS = 500 if NATURE == "answers 500" else 200
+HOARD = []
+
+
+def held():
+    """The ports of the clients whose connections this process holds."""
+    ports = []
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            with socket.socket(fileno=os.dup(int(name))) as connection:
+                ports.append(connection.getpeername()[1])
+        except (OSError, IndexError, TypeError):
+            continue
+    return [port for port in ports if isinstance(port, int)]
+
+
+def confess(deed):
+    line = {"at": time.monotonic(), "pid": os.getpid(), "deed": deed, "ports": held()}
+    descriptor = os.open(os.environ["FAULTS_LEDGER"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    os.write(descriptor, json.dumps(line).encode() + b"\n")
+    os.close(descriptor)
+
+
+def hang():
+    """Other threads run on."""
+    confess("hangs")
+    time.sleep(3600)
+
+
+def freeze():
+    """No thread runs on: the interpreter's lock is kept."""
+    confess("freezes")
+    ctypes.PyDLL(None).sleep(3600)
+
+
+def leave():
+    confess("exits")
+    os._exit(7)
+
+
+def crash():
+    confess("crashes")
+    signal.signal(signal.SIGSEGV, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def leak():
+    """A hundred megabytes that are really used."""
+    HOARD.append(bytearray(b"x") * (100 << 20))
+
+
+def talk():
+    """More than a pipe holds, twice."""
+    for number in range(2000):
+        print(f"line {number} " + "x" * 60, flush=True)
+
+
+DEEDS = {f"/{deed.__name__}": deed for deed in (hang, freeze, leave, crash, leak, talk)}
+LATER = {"exits": leave, "hangs": hang}
+"""What a release of this nature does a second after it has begun to serve."""
+AFTER = 1.0
+
+if os.path.exists(os.path.join(os.environ["FAULTS_LEVERS"], f"crash-{os.environ['CSERVICE_GROUP']}")):
+    sys.exit(f"the crash loop of group {os.environ['CSERVICE_GROUP']}")
+if NATURE == "raises":
+    raise RuntimeError("a release that raises at import")
+if NATURE == "slow":
+    time.sleep(2)
+if NATURE == "never ready":
+    time.sleep(3600)

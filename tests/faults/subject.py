@@ -1,0 +1,180 @@
+"""The service that faults are injected into: two groups, one of an app on uvicorn and one of a plain script, its
+releases, its small disk, and its processes by what they are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import socket
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cluster_service as cservice
+from tests.tools import ask
+from tests.tools.ports import free_port
+from tests.tools.processes import children_of, stat
+from tests.tools.service import CSERVICE, Service
+
+from .excuses import Accounts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cluster_service.control.client import Client
+
+GROUPS = ("web", "script")
+WORKERS = 2
+KEY = "the-key-of-the-fault-machine"
+MARKS = {
+    "master": re.compile(rb"^cservice: faults master"),
+    "log writer": re.compile(rb"^cservice: faults log writer|--log-writer"),
+    "worker": re.compile(rb"^cservice: faults (web|script)\.|worker/boot\.py"),
+}
+"""What a process list says of each: its title, or before it has one, how it was started."""
+RELEASE = Path(__file__).parent / "release"
+
+CONFIG = """
+name = "faults"
+port = {door}
+access_key_file = "{folder}/key"
+log_file = "{disk}/service.log"
+state = "{disk}/state.json"
+ready_timeout = "40s"
+stop_timeout = "{stop_timeout}s"
+hang_timeout = "8s"
+max_memory = "120m"
+monitor = "2s"
+restart_delay = "100ms"
+master_hang_timeout = "6s"
+{broken}
+[env]
+FAULTS_LEDGER = "{folder}/ledger"
+FAULTS_LEVERS = "{folder}"
+TOUCHED = "{touched}"
+
+[groups.web]
+target = "v0:app"
+cwd = "{folder}/v0"
+bind = ["127.0.0.1:{web}"]
+workers = 2
+
+[groups.script]
+target = "{folder}/v0/worker.py"
+cwd = "{folder}/v0"
+args = ["{script}"]
+workers = 2
+"""
+
+
+class Subject(Service):
+    """``with Subject(folder, disk) as subject: ...``. *folder*: for everything; *disk*: a small file system of its own,
+    in which XDG_RUNTIME_DIR lies too.
+    """
+
+    def __init__(self, folder: Path, disk: Path) -> None:
+        self.folder, self.disk = folder, disk
+        self.ports = {group: free_port() for group in GROUPS}
+        self.door_port = free_port()
+        self.accounts = Accounts(folder / "ledger", folder / "trace")
+        self.config = folder / "cluster-service.toml"
+        self.natures: dict[str, str] = {}
+        """Release → what it is like."""
+        self._lock = threading.Lock()
+        self.release("good")
+        (folder / "key").touch(0o600)
+        (folder / "key").write_text(KEY, encoding="ascii")
+        self.configure()
+        super().__init__("--config", str(self.config), cwd=folder, name="faults", command=(CSERVICE, "start"))
+
+    # -- what it is made of
+
+    def configure(self, *, touched: int = 0, stop_timeout: int = 6, broken: str = "") -> None:
+        """Write the configuration."""
+        text = CONFIG.format(
+            folder=self.folder, disk=self.disk, door=self.door_port, touched=touched, stop_timeout=stop_timeout,
+            broken=broken, **self.ports,
+        )  # fmt: skip
+        self.config.write_text(text, encoding="utf-8")
+
+    def release(self, nature: str) -> str:
+        """Make a release, of both kinds; return its name."""
+        with self._lock:
+            name = f"v{len(self.natures)}"
+            self.natures[name] = nature
+        folder = self.folder / name
+        shutil.copytree(RELEASE, folder, ignore=shutil.ignore_patterns("__pycache__"))
+        (folder / "main.py").rename(folder / f"{name}.py")
+        (folder / "nature").write_text(nature, encoding="ascii")
+        if nature == "syntax error":
+            for file in (f"{name}.py", "worker.py"):
+                with (folder / file).open("a", encoding="ascii") as code:
+                    code.write("def broken(:\n")
+        if nature == "answers 500":
+            self.accounts.bad.add(name)
+        return name
+
+    def target(self, group: str, release: str) -> str:
+        """How ``upgrade`` is told of *release*; it is unlike any other's."""
+        return f"{release}:app" if group == "web" else str(self.folder / release / "worker.py")
+
+    def lever(self, group: str) -> Path:
+        """While this file exists no worker of *group* gets beyond its start."""
+        return self.folder / f"crash-{group}"
+
+    # -- its processes
+
+    def role(self, role: str) -> int | None:
+        """The pid of the guardian, the master or the log writer, if there is one."""
+        if role == "guardian":
+            return self.pid
+        return next((pid for pid in children_of(self.pid) if MARKS[role].search(command(pid))), None)
+
+    def worker_pids(self) -> list[int]:
+        """The workers, by pid."""
+        return sorted(pid for pid in children_of(self.pid) if MARKS["worker"].search(command(pid)))
+
+    def kill_worker(self, pid: int) -> None:
+        """SIGKILL, once it is known what it holds. Raises ProcessLookupError."""
+        self.accounts.stop(pid, "kill worker")
+        os.kill(pid, signal.SIGKILL)
+
+    @contextlib.contextmanager
+    def stopped_worker(self, pid: int) -> Iterator[None]:
+        """A block in which *pid* is stopped. What it holds is excused only if it dies meanwhile."""
+        held = self.accounts.stop(pid, "stop worker")
+        try:
+            yield
+        finally:
+            entry = stat(pid)
+            held.withdrawn = entry is not None and entry.state not in "ZX"
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+    def deed(self, group: str, deed: str) -> int:
+        """Have whichever worker of *group* answers do *deed*; return its pid. Raises OSError, AssertionError."""
+        return ask.http_pid(("127.0.0.1", self.ports[group]), f"/{deed}")
+
+    # -- asking it
+
+    def client(self) -> Client:
+        """A client of its own for each caller."""
+        return cservice.connect(self.name)
+
+
+def command(pid: int) -> bytes:
+    """The command line of *pid*; empty when it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
+
+
+def refused(port: int) -> bool:
+    """Whether nobody listens on *port*."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0

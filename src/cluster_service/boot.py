@@ -101,6 +101,8 @@ def start(
         "safe_master": plain.to_json(environ),
         "master_hang_timeout": settings.master_hang_timeout,
         "log_file": settings.log_file or (log_path(settings) if settings.detach else None),
+        "log_max_size": settings.log_max_size,
+        "log_keep": settings.log_keep,
         "pid_file": settings.pid_file,
         "process_titles": settings.process_titles,
         "manager": manager,

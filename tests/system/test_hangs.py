@@ -128,6 +128,27 @@ def test_nobody_is_blamed_while_we_were_stopped(whom: str) -> None:
         assert not [event for event in running.events if event["type"] == "worker_hung"]
 
 
+def test_nobody_is_blamed_who_waits_for_an_output_that_nobody_reads() -> None:
+    """As when the terminal is paused; here the log writer is stopped. Another service shows how much time passes."""
+    port, another = free_port(), free_port()
+    chatty = Case(("chatty:app",), "/talk", "")
+    with service(chatty, port) as running, service(CASES["event loop"], another, name="clock") as clock:
+        workers = running.serving(2)
+        clock.serving(2)
+        (writer,) = [pid for pid in descendants(running.pid) if b"log writer" in command_line(pid)]
+        with stopped([writer]), standing(port, "/talk", 1), standing(another, "/loop", 1):
+            clock.until_event("worker_hung")
+            with standing(another, "/loop", 1):
+                clock.until_event("worker_hung", 2)
+        assert running.serving(2) == workers
+        assert int(ask.http(("127.0.0.1", port))) in workers
+        assert not [event for event in running.events if event["type"] == "worker_hung"]
+
+
+def command_line(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
 @contextlib.contextmanager
 def stopped(pids: list[int]) -> Iterator[None]:
     for pid in pids:

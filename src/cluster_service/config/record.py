@@ -83,6 +83,9 @@ class Settings:
     run_dir: str = ""
     """Empty: there is no place for one, and no owner's door."""
     log_file: str | None = None
+    log_max_size: int = 100 << 20
+    """Bytes of the log file, after which it becomes one of the past; 0: any number."""
+    log_keep: int = 5
     audit_file: str | None = None
     """None: this user has no place for one."""
     pid_file: str | None = None

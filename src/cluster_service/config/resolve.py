@@ -143,8 +143,8 @@ def resolve(origin: Origin, environ: Mapping[str, str], *, make: bool = True, by
 
 _AS_GIVEN = (
     "allow_query_key", "trusted_hosts", "allow_http_get", "remote_commands", "upgrade_roots", "tls_cert", "tls_key",
-    "tls_client_ca", "require_control", "log_file", "pid_file", "state", "commands", "detach", "console",
-    "master_hang_timeout", "process_titles", "probes", "probe_metrics",
+    "tls_client_ca", "require_control", "log_file", "log_max_size", "log_keep", "pid_file", "state", "commands",
+    "detach", "console", "master_hang_timeout", "process_titles", "probes", "probe_metrics",
 )  # fmt: skip
 
 

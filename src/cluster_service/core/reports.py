@@ -45,6 +45,8 @@ class Pulse(NamedTuple):
     """Seconds since it last turned, where that is known."""
     memory: int = 0
     """Bytes that it uses; 0: nobody has looked."""
+    excused: bool = False
+    """It stands still because nobody reads what it writes, which is not its fault."""
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,7 @@ def _see(worker: Worker, pulse: Pulse, since: float, now: float) -> None:
     beat = worker.watchdog or pulse.beat
     turned = beat != worker.beat
     worker.still += since
-    if beat == 0 or now < worker.extended:
+    if beat == 0 or pulse.excused or now < worker.extended:
         worker.still = 0.0
     elif pulse.age is not None and not worker.watchdog:
         worker.still = min(pulse.age, since if turned else worker.still)

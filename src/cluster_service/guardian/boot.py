@@ -51,6 +51,8 @@ class Boot:
     stop_timeout: float = 60.0
     master_hang_timeout: float = 30.0
     log_file: str | None = None
+    log_max_size: int = 0
+    log_keep: int = 0
     pid_file: str | None = None
     process_titles: bool = True
     manager: Manager = field(default_factory=Manager)
@@ -77,6 +79,8 @@ def read(descriptor: int) -> Boot:
             stop_timeout=float(message.get("stop_timeout", 60.0)),
             master_hang_timeout=float(message.get("master_hang_timeout", 30.0)),
             log_file=message.get("log_file"),
+            log_max_size=int(message.get("log_max_size", 0)),
+            log_keep=int(message.get("log_keep", 0)),
             pid_file=message.get("pid_file"),
             process_titles=bool(message.get("process_titles", True)),
             manager=Manager(**message.get("manager", {})),

@@ -24,11 +24,14 @@ from . import child, spawn
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from .boot import Boot
     from .limits import Limits
     from .loop import Loop
 
 TAIL_PATIENCE = 2.0
 """Seconds after a worker's exit until its last words are given up."""
+LINGER = 5.0
+"""Seconds beyond the longest stop that the writer waits for what is still written, once the guardian has ended."""
 _RESTART_PAUSE = 1.0
 _LOST_PAUSE = 1.0
 """Seconds until a pipe is sent again for which the writer had no descriptor."""
@@ -53,11 +56,17 @@ class _Source:
 class Logs:
     """The log writer, as the guardian sees it."""
 
-    def __init__(self, loop: Loop, limits: Limits, log_file: str | None, linger: float, title: str) -> None:
+    def __init__(self, loop: Loop, limits: Limits, boot: Boot) -> None:
         self._loop = loop
         self._limits = limits
-        self._title = title
-        self._config = {"do": "config", "log_file": log_file, "linger": linger}
+        self._title = boot.title("log writer")
+        self._config = {
+            "do": "config",
+            "log_file": boot.log_file,
+            "linger": boot.stop_timeout + LINGER,
+            "max_size": boot.log_max_size,
+            "keep": boot.log_keep,
+        }
         self._sources: dict[int, _Source] = {}
         self._waiting: deque[tuple[bytes, int | None]] = deque()
         self._sock: socket.socket | None = None

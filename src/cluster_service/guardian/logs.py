@@ -8,7 +8,7 @@ written meanwhile goes where it went before. Memory is bounded.
 
 Control messages, one JSON object a datagram, from the guardian:
 
-    {"do": "config", "log_file": null | path, "linger": seconds}
+    {"do": "config", "log_file": null | path, "linger": seconds, "max_size": bytes, "keep": files}
     {"do": "add", "source": 3, "label": "web.1", "stream": "out" | "err"} + the pipe's read end
     {"do": "release", "source": 3}                  it is up: hold its lines back no longer
     {"do": "exited", "source": 3, "failed": true}   -> {"tail": 3, "lines": [...]}
@@ -40,6 +40,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster_service.wire import shortage
 
+from . import rotate
 from .limits import raise_descriptors
 from .sink import CHUNK, Sink
 
@@ -123,6 +124,8 @@ class Writer:
         self.streams: dict[int, Stream] = {}
         self.failures: dict[str, list[tuple[str, bytes]]] = {}
         self.log_file: str | None = None
+        self.max_size, self.keep = 0, 0
+        """Of the log file, and how many of the past there are."""
         self.open_at: float | None = None
         """When the log file is tried again."""
         self.out, self.err = Sink(1), Sink(2)
@@ -161,6 +164,7 @@ class Writer:
                 self._open_log_file()
             self.out.flush()
             self.err.flush()
+            self._turn_over()
 
     def _gather(self) -> None:
         """While lines come one by one in quick succession, let a few gather: being woken for each is dear.
@@ -309,6 +313,7 @@ class Writer:
     def _configure(self, message: dict[str, Any]) -> None:
         self.linger = float(message["linger"])
         self.log_file = message["log_file"]
+        self.max_size, self.keep = int(message["max_size"]), int(message["keep"])
         self._open_log_file()
 
     def _open_log_file(self) -> None:
@@ -329,6 +334,21 @@ class Writer:
             new.replaces(self.out)
             self.out.close()
         self.out = self.err = new
+
+    def _turn_over(self) -> None:
+        """Begin a new log file where this one has grown too large. Between two lines: nothing is cut in two."""
+        if self.log_file is None or self.out.size or not self.out.file:
+            return
+        if not rotate.has_grown(self.out.descriptor, self.max_size):
+            return
+        try:
+            rotate.turn_over(self.log_file, self.keep)
+        except OSError as error:
+            self.max_size = 0  # until it is configured again: to say it once is enough
+            why = f"{self.log_file} has grown and cannot be put aside: {shortage.explain(error)}; it grows on"
+            self._on_line({"label": "cservice", "text": why})
+            return
+        self._open_log_file()
 
     def _add(self, message: dict[str, Any], descriptors: list[int]) -> None:
         number = int(message["source"])

@@ -98,7 +98,7 @@ class Guardian:
         now = self._loop.now()
         found = limits.take_own()
         self.holdings = Holdings(os.getpid(), now)
-        self.logs = Logs(self._loop, found, boot.log_file, boot.stop_timeout + 5.0, boot.title("log writer"))
+        self.logs = Logs(self._loop, found, boot)
         self.ports = Ports(self.holdings, Told(self._bound, self._listening, self._bind_refused, self.logs.line))
         self.board = Board()
         self.keeper = Keeper(boot, self.holdings, self._loop, self.logs, found, self.board.descriptor)

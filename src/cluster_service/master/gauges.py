@@ -5,8 +5,12 @@ A worker's own children count as its. Whatever has gone while we look counts as 
 
 from __future__ import annotations
 
+import fcntl
 import os
+import termios
 import time
+from array import array
+from fcntl import F_GETPIPE_SZ
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -98,6 +102,31 @@ def _memory(pid: int, how: str) -> int:
             pass
     use = _use(pid)
     return use.memory if use is not None else 0
+
+
+def waits_for_its_output(pid: int) -> bool:
+    """Whether nobody reads what *pid* writes: its standard output or error is a pipe that is half full, or more.
+
+    (A writer may have to wait from then on: the pipe's pages need not be full, pipe(7).) False where it is not known.
+    """
+    return any(_is_half_full(f"/proc/{pid}/fd/{descriptor}") for descriptor in (1, 2))
+
+
+def _is_half_full(name: str) -> bool:
+    try:
+        if not os.readlink(name).startswith("pipe:"):
+            return False
+        pipe = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        waiting = array("i", [0])
+        fcntl.ioctl(pipe, termios.FIONREAD, waiting)
+        return 2 * waiting[0] >= fcntl.fcntl(pipe, F_GETPIPE_SZ)
+    except OSError:
+        return False
+    finally:
+        os.close(pipe)
 
 
 def _established(ports: set[int]) -> set[str]:

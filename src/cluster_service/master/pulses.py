@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster_service.core import recycle
 from cluster_service.core.reports import Dumped, Pulse, Sample
+from cluster_service.core.watch import FRESH
 from cluster_service.wire import facts
 
 from . import gauges, stacks
@@ -93,7 +94,8 @@ class Pulses:
         if row is None:
             return Pulse(0, memory=memory)
         age = max(0.0, (time.monotonic_ns() - row.beat) / 1e9)
-        return Pulse(row.beat, row.requests, row.errors, age, memory)
+        excused = row.beat != 0 and age >= FRESH and gauges.waits_for_its_output(row.stacks_pid)
+        return Pulse(row.beat, row.requests, row.errors, age, memory, excused)
 
     def _memory(self, number: int) -> int:
         """Bytes that the worker uses; 0 where that is nobody's business."""

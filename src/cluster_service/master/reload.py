@@ -38,7 +38,7 @@ AT_ONCE = (
 """Settings of the service that the running one takes up."""
 ANEW = (
     "host", "port", "tls_client_ca", "run_dir", "log_file", "audit_file", "pid_file", "state", "commands",
-    "master_hang_timeout", "process_titles", "probes", "probe_metrics",
+    "master_hang_timeout", "log_max_size", "log_keep", "process_titles", "probes", "probe_metrics",
 )  # fmt: skip
 """Settings that only a service that is started anew has otherwise."""
 WHOLE = "when the service is started anew"

@@ -4,7 +4,8 @@ It holds no truth. A cold start, the successor of a master that died and an upgr
 ``Hello``, restore the notebook, give the core the guardian's snapshot, go on.
 
 ``loop``     events in, actions out              ``kernel``    the guardian's client
-``launch``   a release → what to execute         ``service``   what the doors may ask
+``carrying`` the actions of the core             ``service``   what the doors may ask
+``launch``   a release → what to execute
 ``hooks``    every extension point               ``narrator``  the log lines
 ``gauges``   memory, CPU and connections         ``orphans``   the end, when the guardian has died
 ``pulses``   how the workers do                  ``stacks``    what one that hangs is doing

@@ -27,6 +27,7 @@ from cluster_service.wire.records import name_of
 
 from . import launch, narrator, orphans
 from .bus import Bus
+from .carrying import CARRY_OUT, show_serving
 from .checks import Checks
 from .hooks import Published
 from .jobs import Jobs
@@ -38,7 +39,6 @@ from .schedule import Schedule
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
 
     from cluster_service.config import Settings
 
@@ -83,9 +83,9 @@ class Master:
         """How many SIGHUPs we were told of."""
         self._standing: orders.Status | None = None
         """What the guardian was last told of the whole."""
-        self._jobs = Jobs(settings.spec.name, self._on_report)
+        self.jobs = Jobs(settings.spec.name, self._on_report)
         self._memory = Memory(settings.state, self.log)
-        self._pulses = Pulses(self._loop, self._on_report, lambda: self.cluster)
+        self.pulses: Pulses = Pulses(self._loop, self._on_report, lambda: self.cluster)
         self._checks = Checks(self._loop, self._on_report, settings.spec.name)
         self._schedule = Schedule(self._loop, self._on_report, self._times_of_day)
         self._bus = Bus(self)
@@ -110,7 +110,7 @@ class Master:
         await self._memory.settle()
         self._bus.close()
         self.reloading.close()
-        await self._jobs.close()
+        await self.jobs.close()
         await self._checks.close()
         if self.doors is not None:
             await self.doors.close(0.5)
@@ -231,15 +231,15 @@ class Master:
                     number += 1
                     self.publish(action.event, number)
                     if isinstance(action.event, events.WorkerReady):
-                        self._show_serving(action.event.pid)
+                        show_serving(self, action.event.pid)
                     if isinstance(action.event, events.OperationEnd):
                         self._memory.save(self.cluster)
                         self._loop.call_soon(self._schedule.look)  # a reload may have changed it
                 else:
-                    _CARRY_OUT[type(action)](self, action)
+                    CARRY_OUT[type(action)](self, action)
         self._wake()
         self._set_timer()
-        self._pulses.watch(self.cluster.pace() if not self._over.done() else None)
+        self.pulses.watch(self.cluster.pace() if not self._over.done() else None)
         self._checks.follow(self.cluster)
         self.tell_standing()
 
@@ -297,7 +297,7 @@ class Master:
             self._kernel.send(orders.Pong())
             return
         if isinstance(fact, facts.Snapshot):
-            self._pulses.learn(fact)
+            self.pulses.learn(fact)
             self._checks.learn(fact)
             if not self._snapshot.done():
                 self._snapshot.set_result(fact)
@@ -306,7 +306,7 @@ class Master:
             return
         if isinstance(fact, (facts.Listening, facts.ListenFailed)) and fact.worker is None:
             self._settle_listen(fact, descriptor)
-        self._pulses.learn(fact)
+        self.pulses.learn(fact)
         self._checks.learn(fact)
         if isinstance(fact, facts.Signalled) and fact.signal == "HUP":
             self._hangups += 1
@@ -345,61 +345,10 @@ class Master:
         else:
             future.set_exception(ValueError(fact.error))
 
-    # -- actions ------------------------------------------------------------------------------------------------------
+    # -- the end ------------------------------------------------------------------------------------------------------
 
-    def _start(self, action: actions.Start) -> None:
-        group = self.cluster.groups[action.group]
-        release = group.releases[action.generation]
-        share = self.share_of(group.name, group.spec.share, release.kind)
-        if share != "none":
-            for address in release.binds:
-                if address not in self.cluster.unused:
-                    self._kernel.send(orders.Listen(address))
-        settings = self.settings
-        self._kernel.send(
-            launch.spawn(settings.name, action, group.spec, release, share, os.environ, titles=settings.process_titles)
-        )
-
-    def _stop(self, action: actions.Stop) -> None:
-        worker = self.cluster.workers.get(action.worker)
-        group = self.cluster.groups.get(worker.group) if worker else None
-        release = group.releases.get(worker.generation) if worker and group else None
-        if release is None or release.kind != "command":
-            message = {"type": "stop", "timeout": action.timeout, "reason": action.reason}
-            self._kernel.send(orders.Tell(action.worker, message))
-        self._kernel.send(orders.Signal(action.worker, signal.SIGTERM, "stop"))
-
-    def _show_serving(self, pid: int) -> None:
-        """Let the worker know what it is now: it is part of its title, and only we see when all others do."""
-        worker = next((each for each in self.cluster.workers.values() if each.pid == pid), None)
-        release = self.cluster.groups[worker.group].releases.get(worker.generation) if worker else None
-        if worker is not None and release is not None and release.kind != "command" and self.settings.process_titles:
-            self._kernel.send(orders.Tell(worker.number, {"type": "state", "state": "serving"}))
-
-    def _kill(self, action: actions.Kill) -> None:
-        self._kernel.send(orders.Signal(action.worker, signal.SIGKILL, "kill", whole_group=True))
-
-    def _sweep(self, action: actions.Sweep) -> None:
-        self._kernel.send(orders.Signal(action.worker, signal.SIGKILL, "sweep", whole_group=True))
-
-    def _forget(self, action: actions.Forget) -> None:
-        self._kernel.send(orders.Forget(action.worker))
-
-    def _close(self, action: actions.CloseListener) -> None:
-        self._kernel.send(orders.Close(action.address))
-
-    def _check(self, action: actions.Check) -> None:
-        group = self.cluster.groups[action.group]
-        self._jobs.check(action.operation, group.releases[action.generation])
-
-    def _test(self, action: actions.RunTest) -> None:
-        group = self.cluster.groups[action.group]
-        self._jobs.test(action, group.releases[action.generation])
-
-    def _abandon(self, action: actions.Abandon) -> None:
-        self._jobs.abandon(action.operation)
-
-    def _end(self, action: actions.End) -> None:
+    def end(self, action: actions.End) -> None:
+        """Every worker is gone."""
         self._ending = self._loop.create_task(self._say_bye(action))
 
     async def _say_bye(self, action: actions.End) -> None:
@@ -456,18 +405,3 @@ class Master:
     def log(self, line: str) -> None:
         """Write *line* to the service's log."""
         print(line, file=sys.stderr, flush=True)  # noqa: T201
-
-
-_CARRY_OUT: dict[type, Callable[[Master, Any], None]] = {
-    actions.Start: Master._start,  # noqa: SLF001 - the table belongs to the class
-    actions.Stop: Master._stop,  # noqa: SLF001
-    actions.Kill: Master._kill,  # noqa: SLF001
-    actions.Sweep: Master._sweep,  # noqa: SLF001
-    actions.Forget: Master._forget,  # noqa: SLF001
-    actions.CloseListener: Master._close,  # noqa: SLF001
-    actions.Check: Master._check,  # noqa: SLF001
-    actions.RunTest: Master._test,  # noqa: SLF001
-    actions.Abandon: Master._abandon,  # noqa: SLF001
-    actions.Dump: lambda master, action: master._pulses.dump(action),  # noqa: SLF001
-    actions.End: Master._end,  # noqa: SLF001
-}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +12,12 @@ ROOT = Path(__file__).parent.parent
 STEPS = {
     "lint": ["ruff", "check"],
     "types": ["mypy"],
-    "tests": ["pytest"],
+    "tests": ["pytest", "-n", str(1 + len(os.sched_getaffinity(0))), "--dist", "worksteal"],
 }
-"""Step -> the module that does it, and its arguments. The fastest comes first; the tests close the output."""
+"""Step -> the module that does it, and its arguments. The fastest comes first; the tests close the output.
+
+Most tests wait for processes most of the time, so there is one runner more than there are processors.
+"""
 
 
 def main() -> int:

@@ -50,7 +50,7 @@ def words(line: str, shell: str = "zsh") -> list[str]:
         ("cservice start --cwd ", [":directories"]),
         ("cservice start -w 4 --log-f", ["--log-file"]),
         ("cservice start app.py --log", [":files"]),
-        ("cservice start shop:app --log", ["--log-file"]),
+        ("cservice start shop:app --log", ["--log-file", "--log-max-size", "--log-keep"]),
         ("cservice server.py --log", [":files"]),
         ("cserviced --log-f", ["--log-file"]),
         ("cservice upgrade all v2.py ", [":directories"]),

@@ -5,8 +5,22 @@ from __future__ import annotations
 import itertools
 import os
 import socket
+from typing import TYPE_CHECKING
 
-_CANDIDATES = itertools.cycle(range(20_000 + os.getpid() * 7 % 10_000, 32_000))
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+BAND = 3000
+"""Ports for each of the processes that pytest-xdist runs tests in: none takes another's, however briefly it is free."""
+
+
+def _candidates() -> Iterator[int]:
+    band = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 4
+    shift = os.getpid() * 7
+    return (20_000 + BAND * band + (shift + number) % BAND for number in itertools.count())
+
+
+_CANDIDATES = _candidates()
 
 
 def free_port() -> int:
@@ -24,4 +38,4 @@ def free_port() -> int:
         except OSError:
             continue
         return port
-    raise AssertionError("unreachable: the candidates are a cycle")
+    raise AssertionError("unreachable: the candidates never end")

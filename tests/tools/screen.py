@@ -107,8 +107,8 @@ class Screen:
             self._stream.feed(data)
 
     def until_shown(self, text: str, count: int = 1) -> None:
-        """Return when *text* stands on the screen, in *count* lines."""
-        self.until(lambda: sum(text in line for line in self.shown()) >= count, repr(text))
+        """Return when *text* stands on the screen, *count* times; a line may end in the middle of it."""
+        self.until(lambda: _squeezed("".join(self.shown())).count(_squeezed(text)) >= count, repr(text))
 
     def until_prompt(self, typed: str = "", name: str = "default") -> None:
         """Return when there is a prompt, and *typed* behind it."""
@@ -148,3 +148,7 @@ class Screen:
         self.type(line)
         self.until_prompt(line, name=name)
         self.type("\r")
+
+
+def _squeezed(text: str) -> str:
+    return "".join(text.split())

@@ -274,13 +274,6 @@ def write(path: Path, text: str) -> str:
     return str(path)
 
 
-def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def get(port: int, path: str = "/", *, timeout: float = DEADLINE) -> bytes:
     """One request on its own connection; the whole answer."""
     with socket.create_connection(("127.0.0.1", port), timeout=timeout) as client:

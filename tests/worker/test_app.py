@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cluster_service.worker.interface import interface_of, makes_an_app
-from tests.worker.harness import Worker, free_port, get, write
+from tests.tools.ports import free_port
+from tests.worker.harness import Worker, get, write
 
 if TYPE_CHECKING:
     from collections.abc import Callable

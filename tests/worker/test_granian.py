@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.worker.harness import KeepAlive, Ports, Worker, free_port, get, write
+from tests.tools.ports import free_port
+from tests.worker.harness import KeepAlive, Ports, Worker, get, write
 from tests.worker.load import Load
 from tests.worker.test_uvicorn import APP
 

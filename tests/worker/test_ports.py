@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.worker.harness import Ports, Worker, free_port, write
+from tests.tools.ports import free_port
+from tests.worker.harness import Ports, Worker, write
 
 if TYPE_CHECKING:
     from pathlib import Path

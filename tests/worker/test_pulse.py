@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cluster_service.wire import board
+from tests.tools.ports import free_port
 
-from .harness import KeepAlive, Worker, free_port, get, interpreters, write
+from .harness import KeepAlive, Worker, get, interpreters, write
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.worker.harness import KeepAlive, Ports, Worker, free_port, get, write
+from tests.tools.ports import free_port
+from tests.worker.harness import KeepAlive, Ports, Worker, get, write
 from tests.worker.load import Load
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ import os
 import socket
 from _socket import socket as Socket  # noqa: N812 - the C class, whose methods do the real thing
 from array import array
-from threading import Lock
+from threading import RLock
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 
 from cluster_service.wire import addresses
@@ -37,25 +37,25 @@ class Guardian:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        self._lock = Lock()
+        self._lock = RLock()
+        self._asking = False
         self._turn = os.memfd_create("cservice-ports") if hasattr(os, "memfd_create") else None
         os.register_at_fork(after_in_child=self._after_fork_in_child)
 
     def ask(self, request: Dict[str, Any]) -> Tuple[Optional[Dict[str, Any]], Optional[int]]:
-        """Return the reply and the descriptor that came with it; (None, None) when the service is gone."""
+        """Return the reply and the descriptor that came with it; (None, None) when the service is gone, and to a
+        signal's handler that asks in the middle of another question: its thread would wait for itself.
+        """
         with self._lock:
-            if self._turn is not None:
-                fcntl.lockf(self._turn, fcntl.LOCK_EX)  # children of a fork ask on the same pair
-            pair = Socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=self._fd)
+            if self._asking:
+                return None, None
+            self._asking = True
             try:
-                pair.sendall(wire.encode(request))
-                data, ancillary, _, _ = pair.recvmsg(wire.LIMIT, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC)
+                data, ancillary = self._exchange(request)
             except OSError:
                 return None, None
             finally:
-                pair.detach()  # held by its number, as the channel is
-                if self._turn is not None:
-                    fcntl.lockf(self._turn, fcntl.LOCK_UN)
+                self._asking = False
         received = array("i")
         for level, kind, content in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
@@ -63,8 +63,22 @@ class Guardian:
         reply = wire.decode(b'{"type":"reply",' + data[1:]) if data else None
         return reply, received[0] if received else None
 
+    def _exchange(self, request: Dict[str, Any]) -> Tuple[bytes, List[Tuple[int, int, bytes]]]:
+        if self._turn is not None:
+            fcntl.lockf(self._turn, fcntl.LOCK_EX)  # children of a fork ask on the same pair
+        pair = Socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=self._fd)
+        try:
+            pair.sendall(wire.encode(request))
+            data, ancillary, _, _ = pair.recvmsg(wire.LIMIT, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC)
+            return data, ancillary
+        finally:
+            pair.detach()  # held by its number, as the channel is
+            if self._turn is not None:
+                fcntl.lockf(self._turn, fcntl.LOCK_UN)
+
     def _after_fork_in_child(self) -> None:
-        self._lock = Lock()
+        self._lock = RLock()
+        self._asking = False
 
 
 _guardian: List[Guardian] = []

@@ -14,6 +14,7 @@ import socket
 import stat
 import struct
 import time
+from _socket import socket as Socket  # noqa: N812 - the C class, whose methods do the real thing
 from _thread import allocate_lock
 from typing import List
 
@@ -84,10 +85,13 @@ class Outside:
 
 
 def _nowhere(family: int) -> socket.socket:
-    """Return a listening socket of *family* (a server may look at that) whose address nobody is told."""
+    """Return a listening socket of *family* (a server may look at that) whose address nobody is told: it is not shared,
+    and nobody is asked for it, who may just be asked for another (``ports``).
+    """
     nowhere = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    nowhere.bind({socket.AF_INET: ("127.0.0.1", 0), socket.AF_INET6: ("::1", 0)}.get(socket.AddressFamily(family), ""))
-    nowhere.listen(1)
+    loopback = {socket.AF_INET: ("127.0.0.1", 0), socket.AF_INET6: ("::1", 0)}
+    Socket.bind(nowhere, loopback.get(socket.AddressFamily(family), ""))
+    Socket.listen(nowhere, 1)
     return nowhere
 
 

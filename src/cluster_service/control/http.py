@@ -10,8 +10,8 @@ root or the owner, or is cut off before a byte is read. A connection that does n
 ``HEAD_SECONDS``, or does not take its answer in ``TAKE_SECONDS``, is cut off. The owner's door and the TCP one each
 have room for ``CONNECTIONS``; when it is used up, the connection that has idled longest makes room, so that whoever
 holds many open shuts nobody out, and costs a bounded number of descriptors. At the TCP one connections are accepted at
-a bounded pace (``listener``). The sockets may be shared with another
-process (the guardian holds them): closing them here ends nothing there.
+a bounded pace (``listener``). The sockets may be shared with another process (the guardian holds them): closing them
+here ends nothing there.
 """
 
 from __future__ import annotations

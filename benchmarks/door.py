@@ -41,24 +41,25 @@ class Figure(NamedTuple):
     median: float
     p99: float
     failed: int
-    cost: float = 0.0
-    """Processor time of the attacked process for each of the attackers' connections."""
+    door: float = 0.0
+    """Of a core, that the attacked process used ..."""
+    attackers: float = 0.0
+    """... and the attackers."""
 
 
 @contextlib.contextmanager
-def attacked(port: int) -> Iterator[list[int]]:
-    """An attack on *port*, by a process of its own, once all connections that are to be held were made. At its end the
-    list holds how many connections there were.
+def attacked(port: int) -> Iterator[int]:
+    """An attack on *port*, by a process of its own, whose pid it is, once the connections that are to be held were
+    begun.
     """
     command = [sys.executable, "-m", "benchmarks.door", "--attack", str(port)]
-    count: list[int] = []
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as attacker:
         try:
             for _ in attacker.stdout or ():  # one line: it has begun
                 break
-            yield count
+            yield attacker.pid
         finally:
-            count.append(int(attacker.communicate()[0]))
+            attacker.communicate()
 
 
 def attack(port: int) -> None:
@@ -69,7 +70,6 @@ def attack(port: int) -> None:
         attackers.all_held.wait()
         print("attacked", flush=True)
         sys.stdin.read()
-        print(attackers.tried + attackers.held, flush=True)
 
 
 def measured(port: int, seconds: float) -> Figure:
@@ -82,10 +82,17 @@ def measured(port: int, seconds: float) -> Figure:
 
 def under_attack(port: int, seconds: float, door: int, pid: int) -> Figure:
     """The same while *door*, a port of the process *pid*, is attacked."""
-    before = processor(pid)
-    with attacked(door) as count:
+    with attacked(door) as attacker:
+        before, began = [busy(each) for each in (pid, attacker)], time.monotonic()
         figure = measured(port, seconds)
-    return figure._replace(cost=(processor(pid) - before) / count[0])
+        used = [busy(each) - was for each, was in zip((pid, attacker), before, strict=True)]
+    seconds = time.monotonic() - began
+    return figure._replace(door=used[0] / seconds, attackers=used[1] / seconds)
+
+
+def busy(pid: int) -> float:
+    """Seconds of processor that every thread of *pid* has used."""
+    return sum(processor(int(thread)) for thread in os.listdir(f"/proc/{pid}/task"))
 
 
 def run(rounds: int, seconds: float) -> Iterator[str]:
@@ -113,8 +120,9 @@ def run(rounds: int, seconds: float) -> Iterator[str]:
             f"the same attack on a bare port: {statistics.median(c) * 1000:.1f} ms",
             statistics.median(ours / bare for ours, bare in zip(b, c, strict=True)),
         )
-    cost, least = (statistics.median(three[place].cost for three in figures) * 1e6 for place in (1, 2))
-    yield line("processor time for one connection of the attackers", f"{cost:.0f} µs", f"{least:.0f} µs", cost / least)
+    for what, name in (("the attacked process", "door"), ("the attackers", "attackers")):
+        b, c = (statistics.median(getattr(three[place], name) for three in figures) for place in (1, 2))
+        yield line(f"processor use of {what}", f"{b * 100:.0f} % of a core", f"{c * 100:.0f} %", None)
     failed = [sum(three[place].failed for three in figures) for place in range(3)]
     yield line(f"failed requests (in peace: {failed[0]})", str(failed[1]), str(failed[2]), None)
 

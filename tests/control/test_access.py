@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cluster_service.config.keys import Key
-from cluster_service.control.access import BURST, PEERS, REFILL, Access, Admission, Knock, check_right
+from cluster_service.control.access import BURST, REFILL, Access, Admission, Knock, check_right
 from cluster_service.control.errors import CommandError
+from cluster_service.control.pace import PEERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable

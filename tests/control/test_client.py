@@ -12,6 +12,7 @@ import pytest
 
 import cluster_service as cservice
 from cluster_service import rundir
+from cluster_service.control import place
 from cluster_service.control.client import OperationFailed, connect
 from cluster_service.control.errors import CommandError
 from tests.control.machine import KEY, Running, running
@@ -223,7 +224,7 @@ def test_several_services(run_dir: Path, service: Running) -> None:
         assert connect("second").info()["name"] == "second"
 
 
-def test_a_service_that_is_just_starting_is_waited_for() -> None:
+def test_a_service_that_is_just_starting_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     directory = rundir.directory(None)
     lock = rundir.take_lock(directory, "default")
     path = rundir.socket_path(directory, "default")
@@ -241,8 +242,16 @@ def test_a_service_that_is_just_starting_is_waited_for() -> None:
         waiter.join()
     assert found == [True]
     os.unlink(path)
+    waits, really = threading.Event(), place._await_door
+
+    def await_door(where: place.Place) -> None:
+        waits.set()
+        really(where)
+
+    monkeypatch.setattr(place, "_await_door", await_door)
     waiter = threading.Thread(target=connects)
     waiter.start()
+    assert waits.wait(20)  # it has found that the name is taken
     os.close(lock)
     waiter.join()
     assert found == [True, False], "one that has ended is not"

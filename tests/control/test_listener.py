@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cluster_service.control.listener import Pace
 from tests.control.machine import KEY, Running, running
 
 if TYPE_CHECKING:
@@ -16,45 +15,60 @@ if TYPE_CHECKING:
 
 LIVE = b"GET /live HTTP/1.1\r\nHost: localhost\r\n\r\n"
 HEALTH = LIVE.replace(b"/live", b"/api/v1/health")
+WELL = b"HTTP/1.1 200 "
 
 
-def test_a_pace() -> None:
-    pace = Pace(10.0, 3)
-    assert [pace.wait(7.0) for _ in range(3)] == [0.0] * 3
-    assert pace.wait(7.0) == pytest.approx(0.1)
-    assert pace.wait(7.04) == pytest.approx(0.06)
-    assert pace.wait(7.11) == 0.0
-    assert pace.wait(7.11) > 0.0
-    assert [pace.wait(1000.0) for _ in range(4)][:3] == [0.0] * 3  # it gathers no more than the burst
-    assert pace.wait(1000.0) > 0.0
+def with_headers(request: bytes, *headers: str) -> bytes:
+    return request.replace(b"\r\n\r\n", "".join(f"\r\n{header}" for header in headers).encode() + b"\r\n\r\n")
 
 
-def ask(service: Running, request: bytes, *, owner: bool = False) -> bytes:
+def limited(monkeypatch: pytest.MonkeyPatch, **limits: float) -> None:
+    """Let the doors that are opened from now on have these limits."""
+    for name, value in limits.items():
+        monkeypatch.setattr(f"cluster_service.control.listener.{name.upper()}", value)
+
+
+def ask(service: Running, request: bytes, *, owner: bool = False, peer: str = "127.0.0.1") -> bytes:
     """Everything that comes back, until it hangs up."""
     with socket.socket(socket.AF_UNIX if owner else socket.AF_INET) as connection:
         connection.settimeout(20)
-        connection.connect(str(service.unix) if owner else ("127.0.0.1", service.port))
-        connection.sendall(request)
-        return b"".join(iter(lambda: connection.recv(65536), b""))
+        if owner:
+            connection.connect(str(service.unix))
+        else:
+            connection.bind((peer, 0))
+            connection.connect(("127.0.0.1", service.port))
+        try:
+            connection.sendall(request)
+            return b"".join(iter(lambda: connection.recv(65536), b""))
+        except (ConnectionResetError, BrokenPipeError):  # it did not read what was sent
+            return b""
 
 
-def test_who_comes_too_fast_waits(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cluster_service.control.http.RATE", 50.0)
-    monkeypatch.setattr("cluster_service.control.http.BURST", 5)
+def test_a_peer_that_comes_too_fast_is_hung_up_on_and_no_other(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    limited(monkeypatch, peer_rate=0.001, peer_burst=3)
+    with running(run_dir) as service:
+        assert [ask(service, LIVE).startswith(WELL) for _ in range(5)] == [True] * 3 + [False] * 2
+        assert ask(service, LIVE, peer="127.0.0.2").startswith(WELL)
+        last = with_headers(LIVE, "Connection: close")
+        assert all(ask(service, last, owner=True).startswith(WELL) for _ in range(9))
+
+
+def test_who_has_a_key_does_not_count(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    limited(monkeypatch, peer_rate=0.001, peer_burst=2, rate=0.001, burst=2)
+    with running(run_dir) as service:
+        request = with_headers(HEALTH, f"X-Access-Key: {KEY}")
+        last = request + with_headers(request, "Connection: close")
+        assert [ask(service, last).count(WELL) for _ in range(9)] == [2] * 9
+        assert [ask(service, LIVE).startswith(WELL) for _ in range(2)] == [True] * 2  # a connection gives one back
+
+
+def test_all_together_wait_for_their_turn(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    limited(monkeypatch, rate=50.0, burst=5)
     with running(run_dir) as service:
         began = time.monotonic()
         for _ in range(15):
-            assert ask(service, LIVE).startswith(b"HTTP/1.1 200 ")
+            assert ask(service, LIVE).startswith(WELL)
         assert time.monotonic() - began >= 10 / 50.0 - 0.02
-
-
-def test_the_owner_never_waits(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cluster_service.control.http.RATE", 0.001)
-    monkeypatch.setattr("cluster_service.control.http.BURST", 1)
-    with running(run_dir) as service:
-        assert ask(service, LIVE).startswith(b"HTTP/1.1 200 ")
-        last = LIVE.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
-        assert [ask(service, last, owner=True)[:12] for _ in range(20)] == [b"HTTP/1.1 200"] * 20
 
 
 @pytest.mark.parametrize(
@@ -65,7 +79,7 @@ def test_the_owner_never_waits(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -
         LIVE.replace(b"localhost", b"evil"),
         LIVE.replace(b"/live", b"/nosuch"),
         HEALTH,
-        HEALTH.replace(b"\r\n\r\n", b"\r\nX-Access-Key: wrong\r\n\r\n"),
+        with_headers(HEALTH, "X-Access-Key: wrong"),
     ],
 )
 def test_an_answer_without_a_key_is_the_connection_s_last(service: Running, request_: bytes) -> None:
@@ -73,6 +87,5 @@ def test_an_answer_without_a_key_is_the_connection_s_last(service: Running, requ
 
 
 def test_who_has_a_key_keeps_the_connection(service: Running) -> None:
-    request = HEALTH.replace(b"\r\n\r\n", b"\r\nX-Access-Key: " + KEY.encode() + b"\r\n\r\n")
-    last = request.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
-    assert ask(service, request + request + last).count(b"HTTP/1.1 200 ") == 3
+    request = with_headers(HEALTH, f"X-Access-Key: {KEY}")
+    assert ask(service, request * 2 + with_headers(request, "Connection: close")).count(WELL) == 3

@@ -38,6 +38,7 @@ raise ValueError("no such luck")
 SETTINGS = """
 target = "worker.py"
 workers = 2
+env_files = ["secrets.env"]
 ready_after = "50ms"
 monitor = "50ms"
 args = ["--api-token", "hunter2-{0}", "--store=postgres://ann:hunter2-{0}@db", "TOKEN=hunter2-{0}", "loud"]
@@ -140,6 +141,8 @@ def test_no_secret_is_seen_anywhere(tmp_path: Path) -> None:
         (tmp_path / name).write_text(text)
     config, state, log = (tmp_path / name for name in ("cluster-service.toml", "state", "log"))
     config.write_text(SETTINGS.format("first"))
+    (tmp_path / "secrets.env").write_text("SMTP_LOGIN=hunter2-file\n")
+    (tmp_path / "secrets.env").chmod(0o600)
     options = ("--port", str(port), "--access-key", KEY, "--state", str(state), "--log-file", str(log))
     environment = {"CSERVICE_ACCESS_KEY": KEY, "CSERVICE_ACCESS_KEY_FILE": ""}
     with Service(*options, "--env", "FLAG=hunter2-flag", cwd=tmp_path, env=environment) as service:
@@ -147,6 +150,7 @@ def test_no_secret_is_seen_anywhere(tmp_path: Path) -> None:
         told = Told(service, port, tmp_path)
         every_command(told, tmp_path)
         config.write_text(SETTINGS.format("second"))
+        (tmp_path / "secrets.env").write_text("SMTP_LOGIN=hunter2-another-file\n")
         told.cli("reload", "--plan")
         told.cli("--json", "reload", "--plan")
         told.cli("reload")
@@ -199,6 +203,7 @@ def test_no_secret_is_seen_anywhere(tmp_path: Path) -> None:
     assert seen == {}
     everything = "\n".join(told.places.values())
     for sign in (
+        "the values in them have changed",
         "(secret)",
         "(known)",
         "no such luck",

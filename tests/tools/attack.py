@@ -28,7 +28,7 @@ _HEAD = b"POST /cli HTTP/1.1\r\nHost: localhost\r\n"
 
 
 class Attack:
-    """``with Attack(port) as attack:`` goes on until the block ends. *held* is how many connections were made to be
+    """``with Attack(port) as attack:`` goes on until the block ends. *held* is how many connections were begun to be
     held, *tried* how often anything else was. *nice*: of the attackers; 19 lets everybody else go first.
     """
 
@@ -38,7 +38,7 @@ class Attack:
         self.held = 0
         self.tried = 0
         self.all_held = threading.Event()
-        """Every connection that is to be held has been made once."""
+        """Every connection that is to be held has been begun, and there was some time for it."""
         self._wanted = held
         self._random = random.Random(seed)  # noqa: S311 - no secret
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -65,23 +65,37 @@ class Attack:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _hold(self) -> None:
-        """Hold connections that say nothing; what is cut off is made again, one in ``PACE``."""
-        writers: list[asyncio.StreamWriter] = []
+        """Hold connections that say nothing; one in ``PACE`` is given up for another. A door that accepts no faster
+        lets some wait in the kernel.
+        """
+        held: set[asyncio.Task[None]] = set()
         try:
+            for _ in range(self._wanted):
+                held.add(asyncio.ensure_future(self._hold_one()))
+                await asyncio.sleep(0)
+            await asyncio.sleep(PATIENCE)
+            self.all_held.set()
             while True:
-                try:
-                    writers.append((await asyncio.open_connection("127.0.0.1", self.port))[1])
-                    self.held += 1
-                except OSError:
-                    await asyncio.sleep(PACE)
-                if self.held >= self._wanted:
-                    self.all_held.set()
-                if len(writers) >= self._wanted:
-                    await asyncio.sleep(PACE)
-                    writers.pop(self._random.randrange(len(writers))).close()
+                await asyncio.sleep(PACE)
+                held.pop().cancel()
+                held.add(asyncio.ensure_future(self._hold_one()))
         finally:
-            for writer in writers:
-                writer.close()
+            for task in held:
+                task.cancel()
+            await asyncio.gather(*held, return_exceptions=True)
+
+    async def _hold_one(self) -> None:
+        self.held += 1
+        while True:
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", self.port)
+                break
+            except OSError:
+                await asyncio.sleep(PATIENCE)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            writer.close()
 
     async def _again(self, kind: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]) -> None:
         async with asyncio.TaskGroup() as group:

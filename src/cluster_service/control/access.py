@@ -15,13 +15,13 @@ import hmac
 import ipaddress
 import re
 import secrets
-from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from cluster_service.config.keys import EVERYTHING, Key, numbered
 
 from .errors import CommandError
+from .pace import Paces
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -40,8 +40,6 @@ BURST = 10
 """Wrong keys that one peer may try in a row before it is told to wait ..."""
 REFILL = 0.5
 """... and how many more it may try a second."""
-PEERS = 1024
-"""Peers that are remembered; the one that was heard of longest ago is forgotten first."""
 
 _HOST = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+)(?::(?P<port>\d{1,5}))?\Z", re.ASCII)
 
@@ -124,7 +122,7 @@ class Access:
             remote_commands=remote_commands,
             upgrade_roots=upgrade_roots,
         )
-        self._tries: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self._tries = Paces(REFILL, BURST)
 
     def __repr__(self) -> str:
         """``<Access 1 key, hosts: localhost>``: no key."""
@@ -202,7 +200,7 @@ class Access:
             )
         if knock.door == "unix":
             return Admission("owner", "local")
-        if self._waits(knock.peer, now):
+        if self._tries.waits(knock.peer, now):
             raise CommandError(
                 "too_many_requests", "too many wrong access keys from this address", "Wait a few seconds."
             )
@@ -224,7 +222,7 @@ class Access:
             )
         if matched is None:
             if given:
-                self._failed(knock.peer, now)
+                self._tries.take(knock.peer, now)
             what = "the access key is wrong" if given else "an access key is needed"
             raise CommandError("unauthorised", what, "Send it as Authorization: Bearer KEY, X-Access-Key or accessKey.")
         local = self._is_local(knock)
@@ -254,19 +252,6 @@ class Access:
         host = match["host"].strip("[]").lower() if match else ""
         forwarded = any(name in FORWARDED or name.startswith("x-forwarded") for name, _ in knock.headers)
         return _is_loopback(knock.peer) and (host in LOCAL_NAMES or _is_loopback(host)) and not forwarded
-
-    # -- wrong keys --------------------------------------------------------------------------------------------------
-
-    def _waits(self, peer: str, now: float) -> bool:
-        left, at = self._tries.get(_neighbourhood(peer), (float(BURST), now))
-        return left + (now - at) * REFILL < 1.0
-
-    def _failed(self, peer: str, now: float) -> None:
-        peer = _neighbourhood(peer)
-        left, at = self._tries.pop(peer, (float(BURST), now))
-        self._tries[peer] = (min(float(BURST), left + (now - at) * REFILL) - 1.0, now)
-        while len(self._tries) > PEERS:
-            self._tries.popitem(last=False)
 
 
 def check_right(name: str, level: Level, admission: Admission) -> None:
@@ -303,20 +288,6 @@ def _utf8(text: str) -> str:
         return text.encode("latin-1").decode("utf-8")
     except UnicodeError:
         return text
-
-
-def _neighbourhood(peer: str) -> str:
-    """An address, or the /64 network that a single machine has to itself with IPv6."""
-    try:
-        address = ipaddress.ip_address(peer.partition("%")[0])
-    except ValueError:
-        return peer
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped is not None:
-            return str(address.ipv4_mapped)
-        if not address.is_loopback:
-            return str(ipaddress.IPv6Network((int(address) >> 64 << 64, 64)))
-    return str(address)
 
 
 def _is_loopback(host: str) -> bool:

@@ -67,6 +67,24 @@ class Owner:
         await self._app(scope, receive, send)
 
 
+class Visitor:
+    """Wraps the application for one connection of the TCP door: *known* is called once, when a key has opened."""
+
+    def __init__(self, app: Any, known: Callable[[], None]) -> None:
+        self._app = app
+        self._known: Callable[[], None] | None = known
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on."""
+        scope["admitted"] = self._admitted
+        await self._app(scope, receive, send)
+
+    def _admitted(self) -> None:
+        known, self._known = self._known, None
+        if known is not None:
+            known()
+
+
 async def full(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer, as an ASGI application, that there is no room."""
     error = CommandError("unavailable", "too many connections are open", "Try again in a moment.")
@@ -319,7 +337,7 @@ class _Routes:
         knock = sent.knock()
         began = time.monotonic()
         try:
-            return self._access.admit(knock, began)
+            admission = self._access.admit(knock, began)
         except CommandError as error:
             if error.code != "too_many_requests":  # those follow others, which were told
                 refusal = _Given(outcome=error.code, aloud=True)
@@ -327,6 +345,9 @@ class _Routes:
             if error.code == "unauthorised":
                 await asyncio.sleep(FAILURE_DELAY)
             raise
+        if "admitted" in sent.request.scope:
+            sent.request.scope["admitted"]()
+        return admission
 
     def _may(self, command: Command, admission: Admission) -> bool:
         try:

@@ -10,14 +10,15 @@ root or the owner, or is cut off before a byte is read. A connection that does n
 ``HEAD_SECONDS``, or does not take its answer in ``TAKE_SECONDS``, is cut off. The owner's door and the TCP one each
 have room for ``CONNECTIONS``; when it is used up, the connection that has idled longest makes room, so that whoever
 holds many open shuts nobody out, and costs a bounded number of descriptors. At the TCP one connections are accepted at
-a bounded pace (``listener``). The sockets may be shared with another
-process (the guardian holds them): closing them here ends nothing there.
+a bounded pace (``listener``). The sockets may be shared with another process (the guardian holds them): closing them
+here ends nothing there.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import socket
@@ -30,9 +31,9 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 
-from .app import Owner, full, make_app
+from .app import Owner, Visitor, full, make_app
 from .errors import CODES, CommandError
-from .listener import BURST, RATE, Listener, Pace
+from .listener import Limits, Listener
 from .peers import is_worker
 from .probes import make_probes
 from .sent import HEADERS_LIMIT, LINE_LIMIT
@@ -135,6 +136,8 @@ class _Server(uvicorn.Server):
         )
         self.doors = doors
         self.room = Room()
+        self.limits = Limits()
+        """Of the TCP door's addresses together."""
         self.guardian = guardian
         self._closing = closing
 
@@ -153,7 +156,7 @@ class _Server(uvicorn.Server):
                 protocol = _Protocol(self)
                 return protocol if tls is None else _Greeting(protocol, tls, self.room)
 
-            listeners.append(Listener(door.socket, arrival, None if door.is_unix else Pace(RATE, BURST)))
+            listeners.append(Listener(door.socket, arrival, None if door.is_unix else self.limits))
         self.servers = cast("Any", listeners)  # uvicorn closes each, and waits for it
         self.started = True
 
@@ -236,6 +239,9 @@ class _Protocol(H11Protocol):
                 transport.abort()
             worker = self._server.guardian > 0 and is_worker(pid, self._server.guardian, os.getpid())
             self.app = Owner(self.app, uid, worker=worker)
+        else:
+            name = (transport.get_extra_info("peername") or ("",))[0]
+            self.app = Visitor(self.app, functools.partial(self._server.limits.known, name))
         if not self._server.room.enter():
             self.app = full
         super().connection_made(transport)

@@ -2,7 +2,9 @@
 
 Everything that costs the master work before a key is known costs whoever wants that work a connection: an answer to
 somebody without a key ends it. So the pace at which connections are accepted bounds what strangers can make the master
-do. Those who come faster wait in the kernel's queue. The owner's door has no pace.
+do. Each peer has a pace of its own: when it comes faster it is hung up on at once, which costs next to nothing, and
+nobody else notices. A connection that shows a key that opens is not counted. All peers together have a pace as well:
+beyond that they wait in the kernel's queue. The owner's door has none.
 """
 
 from __future__ import annotations
@@ -10,47 +12,46 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from .pace import Pace, Paces
+
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
 QUEUE = 128
 """Connections that wait in the kernel, and that are accepted in one turn of the loop."""
-RATE = 500.0
-"""Connections a second that the TCP door accepts in the long run: more than consoles, monitors and probes need ..."""
-BURST = 1000
-"""... and how many at once."""
+PEER_RATE, PEER_BURST = 30.0, 300.0
+"""Connections a second, and at once, of a peer that shows no key: more than probes and the dashboard's files need."""
+RATE, BURST = 500.0, 1000.0
+"""The same for all of them together."""
 PAUSE = 0.5
 """Seconds before another try when there are no descriptors left."""
+LONGEST_PAUSE = 0.1
+"""Seconds for which nobody is accepted because of the pace: meanwhile a place may have been given back."""
 
 
-class Pace:
-    """A bucket of tokens: *burst* at first, *rate* more a second. Pure: the time is an argument."""
+class Limits:
+    """The paces of one door."""
 
-    def __init__(self, rate: float, burst: float) -> None:
-        self._rate = rate
-        self._burst = burst
-        self._left = float(burst)
-        self._at: float | None = None
+    def __init__(self) -> None:
+        self.whole = Pace(RATE, BURST)
+        self.peers = Paces(PEER_RATE, PEER_BURST)
 
-    def wait(self, now: float) -> float:
-        """Return how many seconds are to be waited for the next token; 0: it has been taken."""
-        since = 0.0 if self._at is None else now - self._at
-        self._left = min(self._burst, self._left + since * self._rate)
-        self._at = now
-        if self._left < 1.0:
-            return (1.0 - self._left) / self._rate
-        self._left -= 1.0
-        return 0.0
+    def known(self, peer: str) -> None:
+        """Let a connection of *peer* not count: it has shown a key."""
+        self.whole.give_back()
+        self.peers.give_back(peer)
 
 
 class Listener:
-    """Accepts at *sock*, and gives each connection a protocol of *arrival*. *pace*: None: at once, always."""
+    """Accepts at *sock*, and gives each connection a protocol of *arrival*. *limits*: None: whoever comes, at once."""
 
-    def __init__(self, sock: socket.socket, arrival: Callable[[], asyncio.BaseProtocol], pace: Pace | None) -> None:
+    def __init__(
+        self, sock: socket.socket, arrival: Callable[[], asyncio.BaseProtocol], limits: Limits | None = None
+    ) -> None:
         self._sock = sock
         self._arrival = arrival
-        self._pace = pace
+        self._limits = limits
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._arriving: set[asyncio.Task[object]] = set()
@@ -68,18 +69,25 @@ class Listener:
         self._timer = self._loop.call_later(seconds, self._resume)
 
     def _accept(self) -> None:
+        limits = self._limits
         for _ in range(QUEUE):
-            wait = 0.0 if self._pace is None else self._pace.wait(self._loop.time())
-            if wait:
-                self._pause(wait)
+            now = self._loop.time()
+            if limits is not None and (wait := limits.whole.wait(now)):
+                self._pause(min(wait, LONGEST_PAUSE))
                 return
             try:
-                connection, _ = self._sock.accept()
+                connection, address = self._sock.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError:  # no descriptors, or no memory: it may be better in a moment
                 self._pause(PAUSE)
                 return
+            if limits is not None:
+                if limits.peers.waits(address[0], now):
+                    connection.close()
+                    continue
+                limits.whole.take()
+                limits.peers.take(address[0], now)
             connection.setblocking(False)  # noqa: FBT003
             task = self._loop.create_task(self._arrive(connection))
             self._arriving.add(task)

@@ -10,19 +10,19 @@ import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "cluster_service"
 
-STDLIB_ONLY = {"core", "wire", "guardian", "worker", "title"}
+STDLIB_ONLY = {"core", "wire", "guardian", "worker", "machine"}
 """These run where nothing is installed, under the user's interpreter or in the process that must not die."""
 
 MAY_IMPORT = {
     "core": {"core", "wire"},
     "wire": {"wire"},
-    "guardian": {"guardian", "wire", "title"},
-    "worker": {"worker", "wire", "title"},
-    "title": {"title"},
-    "master": {"master", "core", "wire", "control", "worker", "config", "rundir", "boot", ""},
+    "guardian": {"guardian", "wire", "machine"},
+    "worker": {"worker", "wire", "machine"},
+    "machine": {"machine"},
+    "master": {"master", "machine", "core", "wire", "control", "worker", "config", "rundir", "boot", ""},
     "control": {"control", "core", "wire", "config", "rundir", "boot", ""},
-    "config": {"config", "core", "wire", "rundir", "control.errors", ""},
-    "rundir": {"rundir", "wire", "control.errors", ""},
+    "config": {"config", "machine", "core", "wire", "rundir", "control.errors", ""},
+    "rundir": {"rundir", "machine", "control.errors", ""},
     "boot": {"boot", "core", "wire", "config", "rundir", "control.errors", "control.client", ""},
     "testing": {"testing", "core", "wire", ""},
     "": {"master", "worker", "control"},  # __init__.py, which imports names when they are first used

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .control.errors import CommandError
-from .wire import shortage
+from .machine import shortage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -41,7 +41,7 @@ def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 def test_reading(how: dict[str, Any]) -> None:
     async def main() -> None:
-        client = cservice.aconnect(**how)
+        client = await cservice.aconnect(**how)
         workers, health, info, operations, commands = await asyncio.gather(
             client.workers(), client.health(), client.info(), client.operations(), client.commands()
         )
@@ -57,7 +57,7 @@ def test_reading(how: dict[str, Any]) -> None:
 
 def test_both_clients_tell_the_same(how: dict[str, Any]) -> None:
     async def main() -> None:
-        one, other = cservice.connect(**how), cservice.aconnect(**how)
+        one, other = cservice.connect(**how), await cservice.aconnect(**how)
         assert await other.workers() == await asyncio.to_thread(one.workers)
         assert await other.commands() == await asyncio.to_thread(one.commands)
 
@@ -66,7 +66,7 @@ def test_both_clients_tell_the_same(how: dict[str, Any]) -> None:
 
 def test_a_command_waits_for_its_operation(how: dict[str, Any]) -> None:
     async def main() -> None:
-        client = cservice.aconnect(**how)
+        client = await cservice.aconnect(**how)
         steps: list[str] = []
         ended = await client.command("restart", "all", timeout="5s", on_step=lambda step: steps.append(step["text"]))
         assert (ended["state"], ended["replaced"]) == ("done", 2)
@@ -80,7 +80,7 @@ def test_a_command_waits_for_its_operation(how: dict[str, Any]) -> None:
 
 def test_a_failed_operation_and_one_that_is_not_waited_for(held: Running) -> None:
     async def main() -> None:
-        client = cservice.aconnect()
+        client = await cservice.aconnect()
         assert (await client.command("restart", "all", wait=False))["state"] == "running"
         with pytest.raises(cservice.CommandError) as refused:
             await client.command("restart", "all")
@@ -105,7 +105,7 @@ def test_a_failed_operation_and_one_that_is_not_waited_for(held: Running) -> Non
 def test_bad_commands(how: dict[str, Any], name: str, args: tuple[str, ...], code: str) -> None:
     async def main() -> None:
         with pytest.raises(cservice.CommandError) as caught:
-            await cservice.aconnect(**how).command(name, *args)
+            await (await cservice.aconnect(**how)).command(name, *args)
         assert caught.value.code == code
 
     run(main)
@@ -114,10 +114,10 @@ def test_bad_commands(how: dict[str, Any], name: str, args: tuple[str, ...], cod
 @pytest.mark.parametrize("words", [("shutdown", "all"), ("exit", "now")])
 def test_the_end_of_the_service_is_waited_for(service: Running, words: tuple[str, ...]) -> None:
     async def main() -> None:
-        await cservice.aconnect().command(*words)
+        await (await cservice.aconnect()).command(*words)
         assert rundir.find("default") is None
         with pytest.raises(cservice.CommandError, match="no service 'default' runs here"):
-            cservice.aconnect()
+            await cservice.aconnect()
 
     run(main)
 
@@ -129,7 +129,7 @@ def test_a_wrong_key_and_nobody_at_all(service: Running) -> None:
     async def main() -> None:
         for port, code in ((service.port, "unauthorised"), (nobody, "unavailable")):
             with pytest.raises(cservice.CommandError) as caught:
-                await cservice.aconnect(url=f"http://127.0.0.1:{port}", access_key="wrong").workers()
+                await (await cservice.aconnect(url=f"http://127.0.0.1:{port}", access_key="wrong")).workers()
             assert caught.value.code == code
 
     run(main)
@@ -153,7 +153,7 @@ def test_answers_that_break_off(answers: list[bytes], expected: str) -> None:
                 connection.sendall(data)
 
     async def main() -> None:
-        client = cservice.aconnect(url=f"http://127.0.0.1:{listener.getsockname()[1]}")
+        client = await cservice.aconnect(url=f"http://127.0.0.1:{listener.getsockname()[1]}")
         if expected == "ok":
             assert (await client.health())["status"] == "ok"
             return
@@ -176,7 +176,7 @@ def test_what_changes_something_is_never_sent_twice() -> None:
             knocks.append(connection.recv(65536))
 
     async def main() -> None:
-        client = cservice.aconnect(url=f"http://127.0.0.1:{listener.getsockname()[1]}")
+        client = await cservice.aconnect(url=f"http://127.0.0.1:{listener.getsockname()[1]}")
         with pytest.raises(cservice.CommandError, match="may have begun"):
             await client.command("restart", "all")
 
@@ -203,7 +203,7 @@ def test_events(how: dict[str, Any], service: Running) -> None:
     assert [event["id"] for event in taken] == [1, 2, 3]
 
     async def main() -> None:
-        events: Any = cservice.aconnect(**how).events(after=1)
+        events: Any = (await cservice.aconnect(**how)).events(after=1)
         assert [(await anext(events))["pid"], (await anext(events))["pid"]] == [2, 3]
         coming = asyncio.ensure_future(anext(events))
         await asyncio.sleep(0)
@@ -226,7 +226,7 @@ def test_events_go_on_where_they_were_when_the_connection_breaks() -> None:
                 connection.sendall(head + b'id: %d\nevent: port_open\ndata: {"id": %d}\n\nid: 9' % (number, number))
 
     async def main() -> None:
-        events = cservice.aconnect(url=url).events()
+        events = (await cservice.aconnect(url=url)).events()
         assert [(await anext(events))["id"], (await anext(events))["id"]] == [0, 1]
         await events.aclose()  # type: ignore[attr-defined] # it is a generator
 
@@ -247,7 +247,7 @@ def test_events_end_with_the_service(service: Running) -> None:
     async def main() -> None:
         publish(service, 7)
         seen = []
-        async for event in cservice.aconnect().events(after=0):
+        async for event in (await cservice.aconnect()).events(after=0):
             seen.append(event["event"])
             service.machine.call(service.machine.ended.set)
         assert seen == ["worker_start"]
@@ -266,7 +266,7 @@ def test_events_end_with_the_service_for_the_other_client_too(service: Running) 
 
 def test_a_task_that_is_cancelled_leaves_no_connection(service: Running) -> None:
     async def main() -> None:
-        client = cservice.aconnect()
+        client = await cservice.aconnect()
 
         async def follow() -> None:
             async for _ in client.events():

@@ -101,7 +101,7 @@ def _environment(disk: Path, stack: contextlib.ExitStack) -> None:
     stack.callback(os.environ.clear)
     for name in [name for name in os.environ if name.startswith("CSERVICE_")]:
         del os.environ[name]
-    os.environ["XDG_RUNTIME_DIR"] = str(disk)
+    os.environ["XDG_RUNTIME_DIR"], os.environ["XDG_STATE_HOME"] = str(disk), f"{disk}/state"
 
 
 def _loads(subject: Subject, rate: float) -> list[Load]:

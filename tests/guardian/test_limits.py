@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cluster_service.guardian.limits import PROTECTED
-from cluster_service.guardian.posix import has_capability
+from cluster_service.machine.capabilities import CAP_SYS_RESOURCE, has
 from cluster_service.wire import facts, orders
 from tests.tools.processes import children_of
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from .conftest import Start
 
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-CAP_SYS_RESOURCE = 24
 USABLE = sorted(os.sched_getaffinity(0))
 PYTHON = "/usr/bin/python3"
 
@@ -120,7 +119,7 @@ def test_the_guardian_is_spared_where_it_may_and_nobody_inherits_that(start: Sta
     kernel = start(prepare=be_expendable)
     puppet = Puppet(kernel, 1)
     guardian = kernel.process.pid
-    assert oom(guardian) == (PROTECTED if has_capability(CAP_SYS_RESOURCE) else 150)
+    assert oom(guardian) == (PROTECTED if has(CAP_SYS_RESOURCE) else 150)
     others = [pid for pid in children_of(guardian) if pid != puppet.pid]
     assert len(others) == 2  # the master and the log writer
     assert [oom(pid) for pid in (puppet.pid, *others)] == [150] * 3

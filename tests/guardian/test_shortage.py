@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from cluster_service.machine.shortage import NO_PROCESS, SENTENCES
 from cluster_service.wire import facts, orders
-from cluster_service.wire.shortage import NO_PROCESS, SENTENCES
 from tests.contract.interface import DEADLINE
 from tests.tools import ask
 from tests.tools.ports import free_port

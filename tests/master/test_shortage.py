@@ -12,6 +12,7 @@ import pytest
 from cluster_service.config import Settings
 from cluster_service.control.registry import Registry
 from cluster_service.core.spec import Release, Spec
+from cluster_service.machine.shortage import SENTENCES
 from cluster_service.master.extensions import Extensions
 from cluster_service.master.hooks import Hooks
 from cluster_service.master.jobs import Jobs
@@ -20,7 +21,6 @@ from cluster_service.master.loop import FAILED, Master
 from cluster_service.master.pulses import Pulses
 from cluster_service.wire import facts, frames, orders
 from cluster_service.wire.records import to_json
-from cluster_service.wire.shortage import SENTENCES
 
 if TYPE_CHECKING:
     from cluster_service.core.reports import Checked

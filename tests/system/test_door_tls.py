@@ -83,11 +83,11 @@ def test_the_async_client_verifies_too(papers: Papers, key_file: Path) -> None:
 
         async def refusal(**how: str) -> str:
             with pytest.raises(CommandError) as caught:
-                await cservice.aconnect(url=how.pop("url", url), **how).health()
+                await (await cservice.aconnect(url=how.pop("url", url), **how)).health()
             return f"{caught.value.code}: {caught.value.message} {caught.value.hint}"
 
         async def story() -> None:
-            client = cservice.aconnect(url=url, access_key=KEY, ca_file=ca_file)
+            client = await cservice.aconnect(url=url, access_key=KEY, ca_file=ca_file)
             assert [row["state"] for row in await client.workers()] == ["serving"]
             events = client.events()
             coming = asyncio.ensure_future(anext(events))
@@ -120,7 +120,11 @@ def test_a_name_that_the_certificate_does_not_hold_is_refused(tmp_path: Path, ke
         with pytest.raises(CommandError, match="not valid for 'localhost'"):
             connect(**how).health()
         with pytest.raises(CommandError, match="not valid for 'localhost'"):
-            asyncio.run(cservice.aconnect(**how).health())
+            asyncio.run(health(how))
+
+
+async def health(how: dict[str, str]) -> object:
+    return await (await cservice.aconnect(**how)).health()
 
 
 def test_a_new_certificate_is_taken_up_by_reload(papers: Papers, key_file: Path) -> None:
@@ -151,7 +155,7 @@ def test_mutual_tls(papers: Papers, key_file: Path) -> None:
             return {"url": url, "access_key": KEY, "ca_file": str(papers.authority), "client_cert": client_cert}
 
         async def health(paper: Path | None) -> str:
-            return (await cservice.aconnect(**how(paper)).health())["status"]
+            return (await (await cservice.aconnect(**how(paper))).health())["status"]
 
         assert connect(**how(papers.client)).health()["status"] == "ok"
         assert asyncio.run(health(papers.client)) == "ok"

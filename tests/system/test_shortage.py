@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cluster_service.wire.shortage import SENTENCES
+from cluster_service.machine.shortage import SENTENCES
 from tests.tools import releases
 from tests.tools.load import Load, Result
 from tests.tools.ports import free_port

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 from cluster_service.control.errors import CommandError
 from cluster_service.core import limits
 from cluster_service.core.limits import SPREAD, Limits
+from cluster_service.machine import capabilities
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from .merge import Given
 
-CAP_SYS_NICE = 23
-CAP_SYS_RESOURCE = 24
 NR_OPEN = "/proc/sys/fs/nr_open"
 
 
@@ -94,7 +93,7 @@ def _check_limits(wanted: Given) -> None:
         most = resource.getrlimit(number)[1]
         why = "than a service of this user may have"
         hint = "Ask for less, or have more granted where the service is started: ulimit -H, LimitNOFILE= of systemd."
-        if has_capability(CAP_SYS_RESOURCE):
+        if capabilities.has(capabilities.CAP_SYS_RESOURCE):
             most, why, hint = _highest(name), "than this system allows anybody", f"Ask for less, or raise {NR_OPEN}."
         if most != resource.RLIM_INFINITY and (hard == resource.RLIM_INFINITY or hard > most):
             raise _bad(wanted, f"{limit} is more {why}, which is {most}", hint)
@@ -115,7 +114,7 @@ def _check_nice(wanted: Given) -> None:
     now = os.getpriority(os.PRIO_PROCESS, 0)
     soft = resource.getrlimit(resource.RLIMIT_NICE)[0]
     least = -20 if soft == resource.RLIM_INFINITY else min(now, 20 - soft)
-    if wanted.value < least and not has_capability(CAP_SYS_NICE):
+    if wanted.value < least and not capabilities.has(capabilities.CAP_SYS_NICE):
         raise _bad(
             wanted,
             f"only root can give workers more than their share: {wanted.value} is below {least}",
@@ -129,7 +128,7 @@ def _check_oom_score_adj(wanted: Given) -> None:
             now = int(file.read())
     except (OSError, ValueError):
         return
-    if wanted.value < now and not has_capability(CAP_SYS_RESOURCE):
+    if wanted.value < now and not capabilities.has(capabilities.CAP_SYS_RESOURCE):
         raise _bad(
             wanted,
             f"only root can protect workers more than they are: {wanted.value} is below {now}",
@@ -160,12 +159,3 @@ _CHECKS: dict[str, Callable[[Given], None]] = {
     "cpu_affinity": _check_cpu_affinity,
     "oom_score_adj": _check_oom_score_adj,
 }
-
-
-def has_capability(number: int) -> bool:
-    """Whether this process has capability *number* (linux/capability.h) in effect."""
-    with open("/proc/self/status", encoding="ascii", errors="replace") as status:
-        for line in status:
-            if line.startswith("CapEff:"):
-                return bool(int(line.split()[1], 16) >> number & 1)
-    return False

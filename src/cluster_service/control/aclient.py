@@ -1,18 +1,19 @@
 """The client for asyncio: ``aconnect`` takes what ``connect`` takes, and every method is awaited.
 
-    client = cservice.aconnect()
+    client = await cservice.aconnect()
     for worker in await client.workers(): ...
     await client.command("restart", "all")
     async for event in client.events(): ...
 
-Finding a service asks nobody, so ``aconnect`` itself is not awaited. Each question has a connection of its own: one
-client may be used by any number of tasks, and a task that is cancelled leaves nothing open. The standard library only.
+Each question has a connection of its own: one client may be used by any number of tasks, and a task that is cancelled
+leaves nothing open. The standard library only.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 from typing import TYPE_CHECKING, Any, cast
 
@@ -298,7 +299,7 @@ async def _close(writer: asyncio.StreamWriter) -> None:
         await writer.wait_closed()
 
 
-def aconnect(
+async def aconnect(
     name: str = "default",
     *,
     url: str | None = None,
@@ -308,9 +309,10 @@ def aconnect(
     client_cert: str | None = None,
 ) -> AsyncClient:
     """Return a client for asyncio of the running service *name*, or of the one at *url*; see ``connect``."""
-    return AsyncClient(
-        places.find(name, url=url, access_key=access_key, run_dir=run_dir, ca_file=ca_file, client_cert=client_cert)
+    find = functools.partial(
+        places.find, url=url, access_key=access_key, run_dir=run_dir, ca_file=ca_file, client_cert=client_cert
     )
+    return AsyncClient(await asyncio.to_thread(find, name))  # one that has just been started is waited for
 
 
 __all__ = ["AsyncClient", "OperationFailed", "aconnect"]

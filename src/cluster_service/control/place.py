@@ -86,15 +86,7 @@ def find(
     ca_file: str | None = None,
     client_cert: str | None = None,
 ) -> Place:
-    """Return where the running service *name* is, or the one at *url* (``https://host:port``, ``http://…``,
-    ``unix:/path``).
-
-    The certificate of an ``https`` one is verified: by the authorities in *ca_file*, else by the system's.
-    *client_cert*: a PEM file of our own certificate and its key, for doors that want one.
-
-    Raises CommandError unavailable when no such service runs on this machine. Whether one answers at *url* shows with
-    the first question.
-    """
+    """Return where the running service *name* is, or the one at *url*; see ``client.connect``."""
     if url is not None:
         return _at_url(url, access_key, ca_file, client_cert)
     rundir.check_name(name)

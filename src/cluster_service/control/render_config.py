@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .render import Json
 
 EFFECTS = {
-    "start": "is started", "stop": "is ended", "scale": "is scaled", "replace": "workers are replaced, ready-first",
+    "start": "is started", "stop": "is ended", "scale": "is scaled", "replace": "workers are replaced",
     "settings": "at once, nobody restarts", "service": "only when the service is started anew",
 }  # fmt: skip
 """What a change of the configuration does."""

@@ -36,7 +36,7 @@ _DIRECTORIES = (
     ("/var/log/", "LogsDirectory"),
 )
 """Where a directory lies that the service writes to -> the setting by which systemd makes it."""
-_HOMES = ("/home/", "/root/", "/run/user/")
+_HOMES = tuple(f"/{place}/" for place in ("home", "root", "run/user"))
 _TEMPORARY = ("/tmp/", "/var/tmp/")  # noqa: S108 - only to see what lies there
 
 HARDENING = (

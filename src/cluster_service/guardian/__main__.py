@@ -76,7 +76,7 @@ def _guard(boot_fd: int) -> int:
 
 
 def _be_called(title: str) -> None:
-    from cluster_service.title import Title  # noqa: PLC0415 - after the path is set
+    from cluster_service.machine.title import Title  # noqa: PLC0415 - after the path is set
 
     if title:
         Title().set(title)

@@ -13,7 +13,7 @@ import signal
 import socket
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
-from cluster_service.wire import shortage
+from cluster_service.machine import capabilities, shortage
 
 from . import limits, posix
 from .limits import Failure
@@ -112,7 +112,7 @@ def _duplicate_above(descriptor: int, least: int) -> int:
 def _prepare(plan: Plan, guardian: int, launch: int) -> None:
     # With CAP_SYS_ADMIN no_new_privs is not needed, and without it programs that are setuid go on working. The
     # capability goes with the change of user.
-    privileged = plan.machine is not None and posix.has_capability(posix.CAP_SYS_ADMIN)
+    privileged = plan.machine is not None and capabilities.has(capabilities.CAP_SYS_ADMIN)
     if plan.machine is not None and privileged:
         _send_listener(plan.machine, launch)
     limits.put_on(plan.limits, _complain)  # while we may

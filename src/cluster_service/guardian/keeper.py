@@ -24,7 +24,8 @@ import socket
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from cluster_service.wire import facts, frames, shortage
+from cluster_service.machine import shortage
+from cluster_service.wire import facts, frames
 
 from . import child, spawn
 from .link import Link, Overflow

@@ -17,7 +17,7 @@ import sys
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from cluster_service.wire import shortage
+from cluster_service.machine import shortage
 
 from . import child, spawn
 

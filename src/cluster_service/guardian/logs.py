@@ -38,7 +38,7 @@ from collections import deque
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from cluster_service.wire import shortage
+from cluster_service.machine import shortage
 
 from . import rotate
 from .limits import raise_descriptors

@@ -16,7 +16,8 @@ import socket
 import time
 from typing import TYPE_CHECKING
 
-from cluster_service.wire import facts, shortage
+from cluster_service.machine import shortage
+from cluster_service.wire import facts
 
 from . import limits, posix, reap, seccomp
 from .board import Board

@@ -12,7 +12,7 @@ import stat
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
-from cluster_service.wire import shortage
+from cluster_service.machine import shortage
 
 from . import strangers
 

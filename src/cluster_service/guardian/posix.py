@@ -37,21 +37,6 @@ def prctl(option: int, value: int) -> None:
     _check(_libc.prctl(ctypes.c_int(option), ctypes.c_ulong(value), zero, zero, zero), f"prctl {option}")
 
 
-# Capabilities: linux/capability.h
-
-CAP_SYS_PTRACE = 19
-CAP_SYS_ADMIN = 21
-
-
-def has_capability(number: int) -> bool:
-    """Whether the calling process has capability *number* in effect."""
-    with open("/proc/self/status", encoding="ascii", errors="replace") as status:
-        for line in status:
-            if line.startswith("CapEff:"):
-                return bool(int(line.split()[1], 16) >> number & 1)
-    return False
-
-
 # System call numbers: asm/unistd.h of each machine; audit architectures: linux/audit.h
 
 

@@ -22,7 +22,8 @@ import signal
 import socket
 from typing import TYPE_CHECKING, NoReturn
 
-from cluster_service.wire import addresses, shortage
+from cluster_service.machine import capabilities, shortage
+from cluster_service.wire import addresses
 
 from . import opening, posix
 from .ports import Refused, Want
@@ -274,7 +275,7 @@ _TRIAL_SECONDS = 5.0
 
 def _probe_child(report: socket.socket, machine: Machine) -> None:
     try:
-        if not posix.has_capability(posix.CAP_SYS_ADMIN):
+        if not capabilities.has(capabilities.CAP_SYS_ADMIN):
             posix.prctl(posix.PR_SET_NO_NEW_PRIVS, 1)
         listener = posix.install_filter(posix.bind_filter(machine), machine)
         socket.send_fds(report, [b"listener"], [listener])

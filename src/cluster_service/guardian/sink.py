@@ -9,7 +9,7 @@ import stat
 from collections import deque
 from typing import Any
 
-from cluster_service.wire import shortage
+from cluster_service.machine import shortage
 
 CHUNK = 64 * 1024
 _CAREFUL = 4096  # PIPE_BUF: what a pipe that polls writable takes without blocking

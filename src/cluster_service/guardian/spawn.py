@@ -13,7 +13,7 @@ import signal
 import socket
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from cluster_service.wire import shortage
+from cluster_service.machine import capabilities, shortage
 
 from . import child, posix
 
@@ -174,5 +174,5 @@ def check_share(share: str, identity: Identity | None, known: dict[str, Any]) ->
     if reason:
         raise CannotSpawn(f"ports cannot be shared by {share}: {reason}")
     other = identity is not None and identity.uid != os.geteuid()
-    if share == "seccomp" and other and not posix.has_capability(posix.CAP_SYS_PTRACE):
+    if share == "seccomp" and other and not capabilities.has(capabilities.CAP_SYS_PTRACE):
         raise CannotSpawn("to share ports with workers of another user needs CAP_SYS_PTRACE; try: --share python")

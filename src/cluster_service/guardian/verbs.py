@@ -6,7 +6,8 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from cluster_service.wire import addresses, facts, orders, shortage
+from cluster_service.machine import shortage
+from cluster_service.wire import addresses, facts, orders
 from cluster_service.wire.records import UnknownRecord
 
 from . import channels, paths, reap

@@ -14,7 +14,8 @@ import signal
 import socket
 from typing import TYPE_CHECKING, Any
 
-from cluster_service.wire import addresses, facts, shortage
+from cluster_service.machine import shortage
+from cluster_service.wire import addresses, facts
 
 from . import child, limits, posix, pyports, seccomp, spawn
 from .holdings import Worker

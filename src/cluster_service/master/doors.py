@@ -23,7 +23,8 @@ from cluster_service.config import keys
 from cluster_service.control.access import Access
 from cluster_service.control.errors import CommandError
 from cluster_service.control.http import Door, serve
-from cluster_service.wire import orders, shortage
+from cluster_service.machine import shortage
+from cluster_service.wire import orders
 
 from .service import RunningService
 

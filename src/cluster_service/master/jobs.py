@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster_service.control.errors import CommandError
 from cluster_service.core import reports
-from cluster_service.wire import shortage
+from cluster_service.machine import shortage
 
 from . import launch
 

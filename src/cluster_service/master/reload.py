@@ -20,7 +20,7 @@ from cluster_service.config.resolve import keys_of, resolve
 from cluster_service.control.errors import CommandError
 from cluster_service.core import reload as core
 from cluster_service.core import requests
-from cluster_service.wire import shortage
+from cluster_service.machine import shortage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

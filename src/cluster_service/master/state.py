@@ -14,7 +14,7 @@ import stat
 import sys
 from typing import TYPE_CHECKING, Any
 
-from cluster_service.wire import shortage
+from cluster_service.machine import shortage
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Optional
 
-from cluster_service.title import Title
+from cluster_service.machine.title import Title
 
 if TYPE_CHECKING:
     from types import ModuleType

@@ -1,0 +1,17 @@
+"""What this process may do that others may not: capabilities(7). The numbers are those of linux/capability.h."""
+
+from __future__ import annotations
+
+CAP_SYS_PTRACE = 19
+CAP_SYS_ADMIN = 21
+CAP_SYS_NICE = 23
+CAP_SYS_RESOURCE = 24
+
+
+def has(number: int) -> bool:
+    """Whether this process has capability *number* in effect."""
+    with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+        for line in status:
+            if line.startswith("CapEff:"):
+                return bool(int(line.split()[1], 16) >> number & 1)
+    return False

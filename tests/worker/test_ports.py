@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import queue
+import signal
 import socket
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.tools.ports import free_port
-from tests.worker.harness import Ports, Worker, write
+from tests.worker.harness import DEADLINE, Ports, Worker, write
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -221,3 +223,47 @@ def test_in_other_modes_nothing_is_changed(python: str, tmp_path: Path, share: s
         print("socket" in before, ours.bind is theirs.bind, ours.listen is theirs.listen)
         """
     assert run(tmp_path, None, program, python=python, share=share) == ["False True True"]
+
+
+class Interrupting(Ports):
+    """Has the worker's signal handled in the middle of each of its questions: it is answered when that is done."""
+
+    def __init__(self) -> None:
+        self._worker: queue.Queue[Worker] = queue.Queue()
+        super().__init__()
+
+    def meet(self, worker: Worker) -> None:
+        self._worker.put(worker)
+
+    def _listen(self, request: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
+        worker = self._worker.get(timeout=DEADLINE)
+        worker.process.send_signal(signal.SIGUSR1)
+        worker.line("handled")
+        return super()._listen(request)
+
+
+def test_a_signals_handler_may_listen_in_the_middle_of_a_question(python: str, tmp_path: Path) -> None:
+    """As the drain does when SIGTERM comes while the program binds: it must not wait for itself."""
+    script = write(
+        tmp_path / "worker.py",
+        """
+        import signal, socket, sys
+        def handle(number, frame):
+            with socket.socket() as other:
+                other.bind(("127.0.0.1", 0))
+                other.listen()
+            print("handled")
+        signal.signal(signal.SIGUSR1, handle)
+        with socket.socket() as mine:
+            mine.bind(("127.0.0.1", int(sys.argv[1])))
+            mine.listen()
+        print("listened")
+        """,
+    )
+    with (
+        Interrupting() as ports,
+        Worker("script", script, str(free_port()), python=python, share="python", ports=ports) as worker,
+    ):
+        ports.meet(worker)
+        assert worker.wait() == 0, worker.output
+        assert worker.lines == ["handled", "listened"]

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Any, Callable, Dict, List, Optional
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional
 
-from .bus import Bus, MessageHandler, Question, running_loop
+from .midst import running_loop
 from .runtime import current
+
+if TYPE_CHECKING:
+    from .bus import Bus, MessageHandler, Question
 
 WITHIN = 60.0
 """Seconds that an answer may take when the caller does not say."""

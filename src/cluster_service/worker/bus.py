@@ -24,6 +24,7 @@ from typing import Any, Callable, Deque, Dict, List, Optional, Tuple
 
 from cluster_service.wire import channel as wire
 
+from .midst import running_loop
 from .threads import run_beside
 
 QUESTIONS = 1000
@@ -284,9 +285,3 @@ def _tell(handler: MessageHandler, error: BaseException) -> None:
     if sys.stderr is not None:
         name = getattr(handler, "__qualname__", handler)
         sys.stderr.write(f"cservice: the handler {name} of messages failed:\n{text}")
-
-
-def running_loop() -> Any:
-    """Return the asyncio loop that runs in this thread, or None."""
-    asyncio = sys.modules.get("asyncio")
-    return asyncio._get_running_loop() if asyncio is not None else None  # noqa: SLF001 - documented for C extensions

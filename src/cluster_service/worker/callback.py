@@ -11,6 +11,8 @@ import sys
 from _thread import allocate_lock
 from typing import Any, Callable, List
 
+from .midst import running_loop
+
 Remaining = Callable[[], float]
 
 
@@ -32,7 +34,7 @@ class StopCallback:
     def set(self, callback: Callable[[], Any]) -> None:
         """Run *callback* when the worker stops, and none that was set before."""
         self._callbacks = [callback]
-        self._loop = _running_loop()
+        self._loop = running_loop()
 
     def _call(self) -> Any:
         """Call it, if nobody has. What it returns is awaited by the caller when it can be."""
@@ -93,11 +95,6 @@ class StopCallback:
 
 async def _awaited(result: Any) -> None:
     await result
-
-
-def _running_loop() -> Any:
-    asyncio = sys.modules.get("asyncio")
-    return asyncio._get_running_loop() if asyncio is not None else None  # noqa: SLF001 - documented for C extensions
 
 
 def _show() -> None:

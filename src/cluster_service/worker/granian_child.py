@@ -17,13 +17,14 @@ import time
 from _thread import allocate_lock, get_ident
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Tuple
 
-from .drains.outside import Outside, is_listening
+from .drains.outside import Outside
 from .interface import interface_of
 from .loading import load_app
 from .pools import Pool
 from .pulse import PACE, Beating, Pulse, counting_asgi, counting_wsgi
 from .run import hide_our_frames
 from .runtime import Runtime, current, install
+from .sockets import is_listening
 from .streams import Streams, ending_wsgi
 from .threads import run_beside
 from .titles import Titles

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from _thread import allocate_lock
-from typing import Callable, List, Optional
+from typing import Callable, List, NoReturn, Optional
 
 HURRY = 3.0
 """Seconds in which threads of a pool may still end."""
@@ -46,9 +46,17 @@ def end_in_time(remaining: Callable[[], float], *, hurry: bool, say: Callable[[s
     names = _threads()
     why = "the time to stop is over" if time.monotonic() >= end else "only threads without a client are left"
     say(f"{why}; ended with {'threads still at work: ' + ', '.join(names) if names else 'force'}")
+    end_now()
+
+
+def end_now() -> NoReturn:
+    """End the process with 0, and keep what it has printed."""
     for stream in (sys.stdout, sys.stderr):
-        if stream is not None:
-            stream.flush()
+        try:
+            if stream is not None:
+                stream.flush()
+        except (OSError, ValueError, RuntimeError):
+            pass  # nobody reads it, it is closed, or this comes in the middle of a write to it
     os._exit(0)
 
 

@@ -8,6 +8,8 @@ service is gone). From there:
 - The servers that the runtime knows (``drains``) stop accepting and finish what they hold, watched by a thread of their
   own, so that the main thread may go on with the request that it is in. Then SIGTERM is handled a second time, in the
   main thread: ``on_worker_stop`` is run, once, and SystemExit(0) unwinds the program as ``sys.exit`` would.
+- A program that is still importing what it needs, and has not been ready yet, is not unwound: what is raised in an
+  import is swallowed or changed too often. It ends at once, when ``on_worker_stop``, if it has given that, has run.
 - Nothing waits beyond the announced time: shortly before it the worker ends, whatever threads it may still have.
 """
 
@@ -20,7 +22,7 @@ import signal
 import sys
 import threading  # here, in the main thread: a thread that imported it first would be taken for the main one
 from _thread import allocate_lock, get_ident
-from typing import TYPE_CHECKING, Any, Dict, List, Optional
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional
 
 from cluster_service.wire.channel import BUS
 
@@ -28,9 +30,11 @@ from .bus import Bus
 from .callback import StopCallback
 from .channel import Channel
 from .family import has_died, on_fork
-from .leaving import end_in_time
+from .leaving import end_in_time, end_now
+from .midst import importing, running_loop
 from .say import complain
 from .serving import guarded
+from .sockets import is_listening
 from .stop import DEFAULT_TIMEOUT, Stop
 from .threads import run_beside
 
@@ -56,6 +60,7 @@ class Runtime:
         self.callback = StopCallback()
         self._stop = Stop()
         self._told: Optional[bool] = None
+        self._was_ready = False
         self._main = get_ident()
         self._parent = os.getppid()
         self._serving: List[Serving] = []
@@ -98,6 +103,7 @@ class Runtime:
         if ready == self._told:
             return
         self._told = ready
+        self._was_ready |= ready
         if self._channel is not None:
             self._channel.send({"type": "ready", "ready": ready})
 
@@ -116,7 +122,7 @@ class Runtime:
     def serves(self, serving: Serving) -> None:
         """Drain *serving* when the worker stops."""
         self._serving.append(serving)
-        if self._draining:
+        if self._draining or self._leaving:  # the program has caught the SystemExit, and goes on
             serving.begin()
 
     def serves_no_more(self, serving: Optional[Serving]) -> None:
@@ -179,6 +185,7 @@ class Runtime:
             if self.handles_sigterm():
                 run_beside(self._insist, self._handled)
         elif message["type"] == "state":
+            self._was_ready = True
             self.titles.show(str(message.get("state")))
         elif message["type"] in BUS and self.bus is not None:
             self.bus.heard(message)
@@ -246,7 +253,7 @@ class Runtime:
         if self._draining:
             if not self._drained.locked():
                 self._leave()
-        elif self._serving or self._accepts():
+        elif self._serving or is_listening():
             self._draining = True
             if not any(each.runs_callback for each in self._serving):
                 from .drains.rest import Rest  # noqa: PLC0415 - at the stop only
@@ -257,14 +264,6 @@ class Runtime:
             run_beside(self._drain)
         else:
             self._leave()
-
-    def _accepts(self) -> bool:
-        """Whether the program listens somewhere."""
-        if "_socket" not in sys.modules:
-            return False
-        from .drains.outside import is_listening  # noqa: PLC0415 - at the stop only
-
-        return is_listening()
 
     def _drain(self) -> None:
         for serving in list(self._serving):
@@ -278,8 +277,7 @@ class Runtime:
         """Run ``on_worker_stop`` and end the program. In the main thread, most often within SIGTERM's handler."""
         if self._leaving:
             return
-        asyncio = sys.modules.get("asyncio")
-        loop = asyncio._get_running_loop() if asyncio is not None else None  # noqa: SLF001 - documented for C extensions
+        loop = running_loop()
         if loop is not None:
             # Not in the middle of the program's frames but between two of the loop's callbacks; and not at once, as
             # the loop may be about to end by itself: then the signal is sent again.
@@ -288,7 +286,19 @@ class Runtime:
             return
         self._go()
         self.callback.run(self.remaining)
+        if not self._was_ready and importing(sys._getframe()):  # noqa: SLF001 - documented
+            end_now()  # as SIGTERM ends any Python program that is only about to begin
+        sys.unraisablehook = functools.partial(self._come_again, sys.unraisablehook)
         raise SystemExit(0)
+
+    def _come_again(self, hook: Callable[[Any], None], ignored: Any) -> None:
+        """See to a SystemExit that was raised where exceptions are ignored: in ``__del__``, in a callback of C's."""
+        if ignored.exc_type is not SystemExit:
+            hook(ignored)
+        elif self._leaving:
+            self._leaving = False
+            self._left.acquire(blocking=False)
+            run_beside(self._insist, self._left)
 
     def _go(self) -> None:
         """From here, the program is on its way out."""

@@ -11,13 +11,13 @@ from __future__ import annotations
 import os
 import select
 import socket
-import stat
 import struct
 import time
 from _socket import socket as Socket  # noqa: N812 - the C class, whose methods do the real thing
 from _thread import allocate_lock
 from typing import List
 
+from ..sockets import sockets
 from .grace import IDLE_GRACE, NEW_GRACE
 
 _TICK = 0.05
@@ -44,14 +44,14 @@ class Outside:
         self.stop_accepting()
         never = allocate_lock()
         never.acquire()
-        while time.monotonic() < deadline and any(self._claims(fd) for fd in _sockets()):
+        while time.monotonic() < deadline and any(self._claims(fd) for fd in sockets()):
             never.acquire(timeout=_TICK)
 
     def stop_accepting(self) -> None:
         """Have the server accept nobody any more. The second time it does nothing."""
         if self._addresses:
             return
-        for fd in _sockets():
+        for fd in sockets():
             try:
                 with borrowed(fd) as each:
                     if each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
@@ -106,18 +106,6 @@ def _unwatch(fd: int) -> None:
             pass  # it was the listing's own, or watches others
 
 
-def is_listening() -> bool:
-    """Whether this process has a socket on which it accepts connections."""
-    for fd in _sockets():
-        try:
-            with borrowed(fd) as each:
-                if each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-                    return True
-        except OSError:
-            pass  # it has ended meanwhile
-    return False
-
-
 def _may_ask(info: bytes, waited: float) -> bool:
     if len(info) < _BYTES_RECEIVED + 8:
         return waited < IDLE_GRACE  # an old kernel
@@ -137,17 +125,6 @@ def _has_asked(info: bytes) -> bool:
     (sent_ms,) = struct.unpack_from("=I", info, _SENT)
     (received_ms,) = struct.unpack_from("=I", info, _RECEIVED)
     return bool(received and (acked <= 1 or received_ms < sent_ms))  # 1: the kernel may count the handshake
-
-
-def _sockets() -> List[int]:
-    found: List[int] = []
-    for name in os.listdir("/proc/self/fd"):
-        try:
-            if stat.S_ISSOCK(os.fstat(int(name)).st_mode):
-                found.append(int(name))
-        except OSError:
-            pass  # it was the listing's own, or has been closed
-    return found
 
 
 class borrowed:  # noqa: N801 - reads as a function

@@ -1,0 +1,39 @@
+"""The process's sockets, by what the kernel knows of its descriptors. Needs no ``socket``: it may be half imported."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from typing import Any, List
+
+
+def sockets() -> List[int]:
+    """Return the descriptors that are sockets."""
+    found: List[int] = []
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            if stat.S_ISSOCK(os.fstat(int(name)).st_mode):
+                found.append(int(name))
+        except OSError:
+            pass  # it was the listing's own, or has been closed
+    return found
+
+
+def is_listening() -> bool:
+    """Whether this process has a socket on which it accepts connections. Without ``_socket``, Python has none."""
+    module = sys.modules.get("_socket")
+    return hasattr(module, "SO_ACCEPTCONN") and any(_accepts(module, fd) for fd in sockets())
+
+
+def _accepts(module: Any, fd: int) -> bool:
+    try:
+        each = module.socket(fileno=fd)
+    except OSError:
+        return False  # it has ended meanwhile
+    try:
+        return bool(each.getsockopt(module.SOL_SOCKET, module.SO_ACCEPTCONN))
+    except OSError:
+        return False
+    finally:
+        each.detach()

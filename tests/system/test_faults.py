@@ -115,11 +115,14 @@ def test_a_rolling_restart_outlives_the_master(tmp_path: Path, gate: Callable[[i
 def test_a_killed_guardian_takes_everything_with_it_and_its_name_can_be_used_again(tmp_path: Path) -> None:
     port = free_port()
     program = tmp_path / "graceful.py"
-    source = (PROGRAMS / "http_server.py").read_text()
+    _, _, source = (PROGRAMS / "http_server.py").read_text().split('"""', 2)
     head = "import signal, sys\nsignal.signal(signal.SIGTERM, lambda *_: (print('goodbye', flush=True), sys.exit(0)))\n"
-    program.write_text(head + source.split('"""', 2)[2])
+    # A worker counts as ready at its listen(), which the guardian may not have answered yet: it says that it goes on.
+    listening = ") as server:\n    print('hello')\n    server.serve_forever()"
+    server = source.replace("\nThreading", "\nwith Threading").replace(").serve_forever()", listening)
+    program.write_text(head + server)
     with Service("-w", "2", "graceful.py", str(port), cwd=tmp_path) as service:
-        service.serving(2)
+        service.until(lambda: service.log.count("hello") == 2, "two workers past their listen()")
         family = [os.pidfd_open(pid) for pid in descendants(service.pid)]
         service.process.kill()
         try:

@@ -27,10 +27,11 @@ class Configured:
 
     def __init__(self, folder: Path, **whole: Any) -> None:
         self.folder = folder
-        self.whole: dict[str, Any] = {"monitor": "200ms", "ready_after": "50ms", "workers": 1, **whole}
+        self.whole: dict[str, Any] = {"monitor": "200ms", "workers": 1, **whole}
         self.groups: dict[str, dict[str, Any]] = {"web": {}, "jobs": {"depends_on": ["web"]}}
         (folder / "wait.py").write_text(
-            "import sys, signal\nprint('waits', sys.argv[1:], flush=True)\nsignal.pause()\n"
+            "import sys, signal, cluster_service\nprint('waits', sys.argv[1:], flush=True)\n"
+            "cluster_service.worker_ready()\nsignal.pause()\n"
         )
         self.write()
 

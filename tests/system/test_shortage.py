@@ -27,6 +27,13 @@ def service_of(folder: Path, port: int, *options: str) -> Service:
     return Service("-w", "2", "--monitor", "100ms", *options, "worker.py", str(port), cwd=folder)
 
 
+def answered_hangup(service: Service) -> bool:
+    """Whether it has restarted everybody because of SIGHUP, or said why it could not."""
+    restarts = [event for event in service.events if event.get("command") == "restart all"]
+    done = any(event.get("state") == "done" for event in restarts)
+    return done or "SIGHUP: the configuration could not be read" in service.log
+
+
 def only_what_was_held(result: Result) -> None:
     """A worker was killed: nothing but requests that it had accepted may have failed, and those are few."""
     assert all(reason.startswith(("before the answer", "in the answer")) for reason in result.reasons), result
@@ -115,6 +122,7 @@ def test_a_master_without_memory_costs_no_request_and_work_is_done_after_all(tmp
                 service.until(lambda: workers[0] not in descendants(service.pid), "the end of the worker")
                 os.kill(service.pid, signal.SIGHUP)  # which needs more than it has
                 service.serving(2)
+            service.until(lambda: answered_hangup(service), "what came of SIGHUP")
             assert service.cli("restart", "all").code == 0
             only_what_was_held(load.finish())
         assert not set(service.serving(2)) & set(workers)

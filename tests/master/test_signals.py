@@ -1,97 +1,19 @@
-"""What the master makes of the signals that the guardian was sent, seen by a guardian that only takes down orders."""
+"""What the master makes of the signals that the guardian was sent, and of its death."""
 
 from __future__ import annotations
 
 import json
-import os
-import select
-import socket
-import subprocess
-import sys
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from cluster_service import config
-from cluster_service.wire import facts, frames, orders
-from cluster_service.wire.orders import ORDERS
-from cluster_service.wire.records import to_json
+from cluster_service.wire import orders
+from tests.master.harness import DEADLINE, Guardian
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-DEADLINE = 20.0
-
-PROGRAM = "from cluster_service.master.main import main; raise SystemExit(main())"
-
-
-class Guardian:
-    """A guardian for one master after another. Nothing that is ordered is done."""
-
-    def __init__(self, settings: config.Settings) -> None:
-        self.settings = settings
-        self.notebook = ""
-        self.starts = 0
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.kill()
-
-    def start(self) -> None:
-        """Start a master, and answer its hello."""
-        self.starts += 1
-        self.stream, theirs = socket.socketpair()
-        boot = os.memfd_create("boot")
-        os.write(boot, json.dumps({"settings": self.settings.to_json()}).encode())
-        environ = {**os.environ, "CSERVICE_GUARDIAN_FD": str(theirs.fileno()), "CSERVICE_BOOT_FD": str(boot)}
-        self.master = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM], env=environ, pass_fds=[theirs.fileno(), boot], cwd="/"
-        )
-        theirs.close()
-        os.close(boot)
-        self.decoder = frames.Decoder()
-        self.heard: list[Any] = []
-        self.until(orders.Hello)
-        share = {"seccomp": "", "python": "", "inherit": "", "none": ""}
-        self.send(facts.Snapshot(1, os.getpid(), 0.0, [], [], self.notebook, 0, self.starts, share=share))
-        self.until(orders.Listen)  # of a door: from here it acts on what it hears
-
-    def kill(self) -> None:
-        """Let the master die at once."""
-        self.master.kill()
-        self.master.wait()
-        self.stream.close()
-
-    def send(self, fact: Any) -> None:
-        self.stream.sendall(frames.encode(to_json(fact)))
-
-    def until(self, kind: type[Any]) -> list[Any]:
-        """Everything that it orders, up to an order of *kind*."""
-        taken: list[Any] = []
-        while True:
-            while self.heard:
-                order = self.heard.pop(0)
-                taken.append(order)
-                if isinstance(order, orders.Note):
-                    self.notebook = order.text
-                elif isinstance(order, orders.Listen):
-                    self.send(facts.ListenFailed(order.address, "no door is opened here"))
-                if isinstance(order, kind):
-                    return taken
-            assert select.select([self.stream], [], [], DEADLINE)[0], f"no {kind.__name__}: {taken}"
-            data = self.stream.recv(1 << 20)
-            assert data, f"the master has ended: {taken}"
-            self.heard += [ORDERS.from_json(message) for message in self.decoder.feed(data)]
-
-    def told(self, signal: str) -> list[Any]:
-        """What it orders at once when it is told of *signal*."""
-        self.send(facts.Signalled(signal))
-        self.send(facts.Ping())
-        return self.until(orders.Pong)
 
 
 @pytest.fixture
@@ -124,3 +46,22 @@ def test_a_reload_that_a_master_was_told_of_is_begun_by_the_next(settings: confi
         while not any(each["kind"] == "reload" for each in json.loads(guardian.notebook)["cluster"]["operations"]):
             guardian.until(orders.Note)
         assert "signalled" not in json.loads(guardian.notebook)
+
+
+def test_it_does_not_outlive_a_guardian_that_has_never_greeted_it(settings: config.Settings) -> None:
+    with Guardian(settings) as guardian:
+        guardian.kill()
+        guardian.start_master()
+        guardian.stream.close()
+        assert guardian.master.wait(DEADLINE) == 1
+
+
+def test_it_does_not_outlive_a_guardian_that_owes_it_a_door(settings: config.Settings) -> None:
+    with Guardian(settings) as guardian:
+        guardian.kill()
+        guardian.start_master()
+        guardian.answers = False
+        guardian.greet()
+        guardian.until(orders.Listen)
+        guardian.stream.close()
+        assert guardian.master.wait(DEADLINE) == 1

@@ -97,15 +97,11 @@ class Master:
         """Take over from whoever was master before, and go on until told to step down or the service has ended."""
         self._loop.add_signal_handler(signal.SIGTERM, self._step_down)
         self._loop.set_exception_handler(self._on_unhandled)
-        self._kernel.send(orders.Hello(pid=os.getpid()))
-        self.hello = await self._snapshot
-        try:
-            await self._take_over()
-        except ValueError as error:  # what was asked for cannot be had here
-            if self.hello.notebook:
-                raise  # a service that runs is never ended for what its master cannot read: the next one may
-            self.log(str(error))
-            self._say(orders.Bye(1))
+        begun = self._loop.create_task(self._begin())
+        await asyncio.wait((begun, self._over), return_when=asyncio.FIRST_COMPLETED)
+        if begun.done():
+            begun.result()
+        begun.cancel()  # it may wait for what nobody will tell any more
         code = await self._over
         await self._memory.settle()
         self._bus.close()
@@ -116,6 +112,18 @@ class Master:
             await self.doors.close(0.5)
         self._kernel.close()
         return code
+
+    async def _begin(self) -> None:
+        """Learn how things are, and take over. A service that cannot begin is ended."""
+        self._kernel.send(orders.Hello(pid=os.getpid()))
+        self.hello = await self._snapshot
+        try:
+            await self._take_over()
+        except ValueError as error:  # what was asked for cannot be had here
+            if self.hello.notebook:
+                raise  # a service that runs is never ended for what its master cannot read: the next one may
+            self.log(str(error))
+            self._say(orders.Bye(1))
 
     async def _take_over(self) -> None:
         """Restore the core from the notebook, or begin."""

@@ -1,8 +1,35 @@
-"""``python -m cluster_service``: the same as ``cservice``."""
+"""The programs ``cservice`` (also ``python -m cluster_service``) and ``cserviced``."""
 
 from __future__ import annotations
 
-from .control.cli import main
+import signal
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+
+def main() -> None:
+    """``cservice``."""
+    _command_line().main()
+
+
+def main_detached() -> None:
+    """``cserviced``: ``cservice start --detach``."""
+    _command_line().main_detached()
+
+
+def _command_line() -> ModuleType:
+    """Import it. Ctrl-C ends the process meanwhile: in the middle of an import, KeyboardInterrupt is a traceback."""
+    heard = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if heard:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from .control import cli  # noqa: PLC0415 - see above
+
+    if heard:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    return cli
+
 
 if __name__ == "__main__":
     main()

@@ -169,6 +169,7 @@ def _become(name: str, lock: int | None, message: dict[str, Any], environ: dict[
         os.set_inheritable(descriptor, True)  # noqa: FBT003
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
+    signal.pthread_sigmask(signal.SIG_BLOCK, HELD)  # one that comes while the guardian imports is its own to hear
     os.execve(  # noqa: S606 - our own file under our own interpreter
         sys.executable, [sys.executable, "-I", "-S", GUARDIAN, "--boot-fd", str(boot), name], environ
     )

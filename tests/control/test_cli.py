@@ -383,3 +383,20 @@ def test_shutdown_returns_when_the_name_is_free_even_if_there_was_nothing_to_wai
         assert cservice("shutdown", "all").code == 0
         assert cservice("workers").code == 3
         assert service.machine.ended.is_set()
+
+
+def test_an_interrupt_in_the_middle_of_the_imports_is_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "click.py").write_text("import sys\nprint('importing', flush=True)\nsys.stdin.read()\n")
+    with subprocess.Popen(
+        [sys.executable, "-m", "cluster_service", "workers"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == b"importing\n"
+        program.send_signal(signal.SIGINT)
+        assert program.wait(60) == -signal.SIGINT
+        assert program.stderr is not None
+        assert program.stderr.read() == b""

@@ -1,7 +1,7 @@
 """No step of the wall clock decides anything: whoever reads it stands here, with the reason.
 
-A clock that is set, by hand or by NTP, cannot be tried on the machine that the tests run on: it is everybody's. That it
-does not matter is seen by looking who reads it. Deadlines, back-offs, hangs and timeouts are of ``time.monotonic()``.
+A clock that is set, by hand or by NTP, is one of the faults that are tried (``tests/faults``). Why it does not matter
+is seen here, by looking who reads it. Deadlines, back-offs, hangs and timeouts are of ``time.monotonic()``.
 """
 
 from __future__ import annotations

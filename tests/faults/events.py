@@ -8,7 +8,6 @@ have been looked at again nothing is concluded from what may be half of the trut
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 READY_FIRST = {"restart", "upgrade", "rollback", "recycle"}
 """Reasons for which a worker is asked to end only when its successor serves."""
 SLACK = 0.1
-"""Seconds by which a deadline may seem to be missed: events have times of milliseconds, and a clock of their own."""
+"""Seconds by which a deadline may seem to be missed: events have times of milliseconds."""
 
 
 @dataclass
@@ -54,7 +53,7 @@ class Watch:
         self.blind = False
 
     def take(self, event: dict[str, Any]) -> None:
-        """Read one event."""
+        """Read one event. Its ``moment``: when it happened, in seconds, by a clock that nobody sets."""
         if event["id"] > self._last + 1 and self._last:
             self.blind = True
             self.missed += event["id"] - self._last - 1
@@ -83,7 +82,7 @@ class Watch:
             if not beside:
                 sentence = f"{worker.group}.{worker.slot} (pid {event['pid']}) was asked to end ({event['reason']})"
                 self._breaks("2 ready-first", f"{sentence}, and nobody serves in its place")
-        worker.asked = (_seconds(event), event["timeout_s"])
+        worker.asked = (event["moment"], event["timeout_s"])
 
     def _worker_kill(self, event: dict[str, Any]) -> None:
         worker = self._workers.get(event["pid"])
@@ -92,14 +91,10 @@ class Watch:
         who = f"{worker.group}.{worker.slot} (pid {event['pid']})"
         if worker.asked is None:
             self._breaks("5 deadlines", f"{who} was killed ({event['reason']}) and had not been asked to end")
-        elif _seconds(event) < worker.asked[0] + worker.asked[1] - SLACK:
-            had = _seconds(event) - worker.asked[0]
+        elif event["moment"] < worker.asked[0] + worker.asked[1] - SLACK:
+            had = event["moment"] - worker.asked[0]
             given = worker.asked[1]
             self._breaks("5 deadlines", f"{who} was killed after {had:.1f} s, and {given:.1f} s were announced")
 
     def _worker_exit(self, event: dict[str, Any]) -> None:
         self._workers.pop(event["pid"], None)
-
-
-def _seconds(event: dict[str, Any]) -> float:
-    return datetime.fromisoformat(event["at"]).timestamp()

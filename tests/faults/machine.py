@@ -9,6 +9,7 @@ import tempfile
 import threading
 import time
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -194,11 +195,12 @@ class _Relay:
         """Read those that have come."""
         events: list[dict[str, Any]] = self._world.subject.events
         while self._read < len(events):
-            event = events[self._read]
+            event, heard = events[self._read], self._world.subject.heard[self._read]
             self._read += 1
             rest = {key: value for key, value in event.items() if key not in ("type", "service", "event", "at")}
             self._world.story.tell("event", event=event["event"], of=event["at"], **rest)
-            self._watch.take(event)
+            shown = datetime.fromisoformat(event["at"]).timestamp()
+            self._watch.take({**event, "moment": self._world.subject.wall.real(shown, heard)})
 
     def rested(self) -> None:
         """All is quiet: read them, and let the watch see the workers as they are."""

@@ -1,4 +1,4 @@
-"""Shortages: the disk is full, or a process may have no more descriptors, processes or memory, for a while."""
+"""The machine: its disk is full, a process may have no more descriptors, processes or memory, its clock is set."""
 
 from __future__ import annotations
 
@@ -70,3 +70,14 @@ def without_processes(role: str) -> Callable[[World, Random], None]:
             world.last(random.uniform(0.5, 4))
 
     return inject
+
+
+STEPS = (1.0, 60.0, 3600.0, 86400.0, 40 * 86400.0)
+"""Seconds by which a clock is wrong: a drift, a slip, a time zone, a day, a battery that has run out."""
+
+
+def clock_step(world: World, random: Random) -> None:
+    """The wall clock is set: back, ahead, or to what it is; and perhaps once more."""
+    for _ in range(random.randint(1, 2)):
+        world.subject.wall.set(random.choice((0.0, *STEPS, *(-step for step in STEPS))))
+        world.last(random.uniform(0, 3))

@@ -21,6 +21,7 @@ from tests.tools.processes import children_of, stat
 from tests.tools.service import CSERVICE, Service
 
 from .excuses import Accounts
+from .wall import Wall
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -89,7 +90,10 @@ class Subject(Service):
         (folder / "key").touch(0o600)
         (folder / "key").write_text(KEY, encoding="ascii")
         self.configure()
-        super().__init__("--config", str(self.config), cwd=folder, name="faults", command=(CSERVICE, "start"))
+        self.wall = Wall(folder)
+        super().__init__(
+            "--config", str(self.config), cwd=folder, env=self.wall.env, name="faults", command=(CSERVICE, "start")
+        )
 
     # -- what it is made of
 

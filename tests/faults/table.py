@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from tests.tools.shortage import GROUPS, ROOT
 
-from . import on_commands, on_machine, on_processes
+from . import on_commands, on_machine, on_processes, wall
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,7 +62,8 @@ FAULTS: dict[str, Fault] = {
     "reload of a mistake": Fault(on_commands.bad_reload, 1),
     "rotate log": Fault(on_processes.rotate_log, 1),
     "door fuzz": Fault(on_commands.fuzz, 1),
-    # what there is too little of
+    # what the machine does, or has too little of
+    "clock step": Fault(on_machine.clock_step, 2, here=wall.HERE),
     "full disk": Fault(on_machine.full_disk, 2, "held", here=ROOT),
     "no descriptors for the guardian": Fault(
         on_machine.limit("guardian", resource.RLIMIT_NOFILE, on_machine.descriptors), 1, "held"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
-from . import machine, plan
+from . import machine, plan, wall
 from .plan import Step
 from .story import Story
 from .table import FAULTS
@@ -19,7 +22,7 @@ RATE = 60.0
 
 ROUNDS = [
     [Step(0, "kill worker", 1), Step(0.2, "kill log writer", 1), Step(0, "reload of a mistake", 1)],
-    [Step(0, "upgrade", 1), Step(1, "kill master", 1)],
+    [Step(0, "clock step", 5), Step(0, "upgrade", 1), Step(1, "kill master", 1)],
     [Step(0, "upgrade that raises", 1), Step(0.3, "stop guardian", 3), Step(0, "full disk", 4)],
     [Step(0, "no descriptors for the guardian", 2), Step(0.2, "restart", 2), Step(0, "worker crashes", 1)],
 ]
@@ -38,6 +41,29 @@ def test_promises_are_kept_whatever_happens(tmp_path: Path) -> None:
     assert sum(result.sent for result in outcome.results) > RATE
     assert outcome.masters > 1
     assert outcome.workers > 8, "four at the start, two of the upgrade, one of the bad one, one killed, one crashed"
+
+
+@pytest.mark.skipif(not wall.HERE, reason="needs a C compiler")
+def test_a_wall_clock_can_be_set_and_no_other_is(tmp_path: Path) -> None:
+    clock = wall.Wall(tmp_path)
+    program = "import time\nfor _ in range(2): input(); print(time.time(), time.monotonic(), flush=True)"
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        env={**os.environ, **clock.env},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        moments = []
+        for offset in (0.0, -86400.5):
+            clock.set(offset)
+            process.stdin.write("\n")
+            process.stdin.flush()
+            moments.append([float(word) for word in process.stdout.readline().split()])
+    (wall_before, before), (wall_after, after) = moments
+    assert wall_after - wall_before - (after - before) == pytest.approx(-86400.5, abs=0.1)
 
 
 def test_a_seed_is_a_plan_and_a_story_is_the_same_plan() -> None:

@@ -18,7 +18,6 @@ from .excuses import Accounts, clients_of
 if TYPE_CHECKING:
     from pathlib import Path
 
-AT = "2030-01-01T00:00:{:06.3f}Z"
 ROWS = [{"pid": 10, "group": "web", "slot": 1, "state": "serving"}]
 STARTED = [
     {"event": "worker_start", "group": "web", "slot": 1, "pid": 11},
@@ -42,7 +41,7 @@ def judged(events: list[dict[str, Any]], missing: int = 0) -> list[str]:
     watch.look(ROWS)
     for number, event in enumerate(events):
         more = missing if event is events[-1] else 0
-        watch.take({"id": 2 + number + more, "at": AT.format(event.get("seconds", 0.0)), **event})
+        watch.take({"id": 2 + number + more, "moment": event.get("seconds", 0.0), **event})
     return found
 
 

@@ -98,6 +98,8 @@ class Service:
         self.env = {**os.environ, **(env or {})}
         self.lines: list[str] = []
         self.events: list[Event] = []
+        self.heard: list[float] = []
+        """When each of them was heard (``time.time()``)."""
         self.changed = threading.Condition()
         self.threads: list[threading.Thread] = []
 
@@ -257,6 +259,7 @@ class Service:
                 for number, event in stream(self.door, last):
                     last = number
                     with self.changed:
+                        self.heard.append(time.time())
                         self.events.append(event)
                         self.changed.notify_all()
             except (FileNotFoundError, ConnectionRefusedError):  # the door is not open yet, or no more: then it ends

@@ -240,6 +240,14 @@ def test_warnings_about_a_key() -> None:
     assert "lksjdf982734" not in short
 
 
+def test_a_port_that_may_be_meant_for_the_app() -> None:
+    (told,) = make(source="flags", port=8000).warnings
+    assert "stays shut" in told
+    assert "--bind" in told
+    assert make(port=8000).warnings == (), "in a file it is no slip"
+    assert make(source="flags", port=8000, access_key="auto").warnings == ()
+
+
 def test_a_key_in_a_file(here: Path) -> None:
     (here / "key").write_text(f"  {KEY}\n")
     (here / "key").chmod(0o640)

@@ -80,6 +80,18 @@ def given_keys(given: Mapping[str, Given], warnings: list[str]) -> tuple[tuple[K
     return keys.numbered([str(key.value)]), None
 
 
+def idle_port(given: Mapping[str, Given], found: object) -> list[str]:
+    """Return a warning when the command line gives the port of a door that stays shut: perhaps the app's was meant.
+
+    *found*: what ``given_keys`` says.
+    """
+    port = given.get("port")
+    if found != ((), None) or port is None or port.source != "flags":
+        return []
+    shut = f"{port.origin} is the port of the TCP door, which stays shut without an access key"
+    return [f"{shut}; an app is served at its --bind"]
+
+
 def made_keys(run_dir: str, name: str) -> tuple[tuple[Key, ...], str | None]:
     """Return the keys of the service and their file, made when there is none."""
     return keys.automatic(run_dir, name), rundir.key_path(run_dir, name)

@@ -94,7 +94,7 @@ def resolve(origin: Origin, environ: Mapping[str, str], *, make: bool = True, by
         )
     with problems.catching(where("access_key", where("access_key_file"))):
         found = doors.given_keys(given, warnings)
-        warnings += keys.warnings(found[0] if found else (), beyond=beyond)
+        warnings += keys.warnings(found[0] if found else (), beyond=beyond) + doors.idle_port(given, found)
     with problems.catching(where("tls_cert", where("tls_key", where("tls_client_ca")))):
         doors.check_tls(value("tls_cert"), value("tls_key"), value("tls_client_ca"))
     for name in ("log_file", "audit_file", "pid_file", "state") if by_us else ():

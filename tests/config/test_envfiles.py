@@ -103,12 +103,12 @@ def test_an_upgrade_reads_them_again_and_a_rollback_does_not(here: Path) -> None
     (here / "a.env").write_text("A=1\n")
     group = make(env_files="a.env", nice=3).spec.groups[0]
     (here / "a.env").write_text("A=2\n")
-    made = release_of("releases/v2.py", {}, directory=str(here), current=group.release, group=group)
+    made = release_of("releases/v2.py", {}, directory=str(here), current=group.release)
     assert (made.env_from_files, group.release.env_from_files) == ((("A", "2"),), (("A", "1"),))
     assert made.within.nice == 3
     (here / "a.env").unlink()
     with pytest.raises(CommandError, match="there is no file"):
-        release_of("releases/v2.py", {}, directory=str(here), current=group.release, group=group)
+        release_of("releases/v2.py", {}, directory=str(here), current=group.release)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")

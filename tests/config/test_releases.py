@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cluster_service.config.releases import may_stay, release_of
-from cluster_service.core.spec import GroupSpec, Release
+from cluster_service.core.spec import Release
 from tests.config.asking import make, sentence
 from tests.config.asking import release as first
 from tests.config.test_targets import fake_venv
@@ -18,9 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def upgraded(here: Path, target: str, current: Release | None = None, share: Any = "auto", **options: Any) -> Release:
-    current = current or first()
-    return release_of(target, options, directory=str(here), current=current, group=GroupSpec("web", 2, current, share))
+def upgraded(here: Path, target: str, current: Release | None = None, **options: Any) -> Release:
+    return release_of(target, options, directory=str(here), current=current or first())
 
 
 def a_release(here: Path, number: int) -> Path:
@@ -85,9 +84,10 @@ def test_what_is_not_given_stays(here: Path) -> None:
     assert (other.env, other.args, other.binds) == (current.env, (), ())
 
 
-def test_sockets_that_are_passed_on_are_the_group_s(here: Path) -> None:
+def test_how_ports_are_shared_stays_and_so_do_sockets_that_are_passed_on(here: Path) -> None:
     current = first("worker.py", share="inherit", bind=[":8001"])
-    assert upgraded(here, "sh", current, "inherit", program=True).binds == ("0.0.0.0:8001",)
+    new = upgraded(here, "sh", current, program=True)
+    assert (new.share, new.binds) == ("inherit", ("0.0.0.0:8001",))
 
 
 def test_its_own_virtual_environment_comes_first(here: Path) -> None:
@@ -174,9 +174,7 @@ def test_the_directory_of_the_caller_may_be_gone(here: Path) -> None:
     gone = here / "gone"
     current = first()
     told = sentence(
-        lambda: release_of(
-            str(here / "worker.py"), {}, directory=str(gone), current=current, group=make().spec.groups[0]
-        )
+        lambda: release_of(str(here / "worker.py"), {}, directory=str(gone), current=current)
     )
     assert f"the directory {gone} does not exist" in told
 

@@ -26,7 +26,7 @@ def test_the_defaults(here: Path) -> None:
     assert (group.ready_timeout, group.stop_timeout, group.ready_after) == (60.0, 60.0, 5.0)
     assert (group.restart.auto_restart, group.restart.delay, group.restart.per_minute) == (True, 0.1, 10)
     assert (settings.access_key, settings.doors, settings.host, settings.port) == ("", (), "localhost", 11987)
-    assert (settings.run_dir, settings.spec.give_up, group.share) == (str(here / "run"), "never", "auto")
+    assert (settings.run_dir, settings.spec.give_up, group.release.share) == (str(here / "run"), "never", "auto")
     assert (group.monitor, group.health_check, group.hang_timeout) == (10.0, None, 60.0)
     assert (settings.spec.shutdown_delay, settings.state) == (0.0, None)
 
@@ -50,7 +50,6 @@ def test_it_travels_as_json_and_hides_its_key() -> None:
         ({"stopTimeout": "1500ms"}, "stop_timeout", 1.5),
         ({"timeout": 5}, "stop_timeout", 5.0),
         ({"timeout": 5, "ready_timeout": 7}, "ready_timeout", 7.0),
-        ({"share": "python"}, "share", "python"),
         ({"monitor": "0"}, "monitor", 0.0),
         ({"hangTimeout": "1m"}, "hang_timeout", 60.0),
         ({"health-check": "/health?deep=1"}, "health_check", "/health?deep=1"),
@@ -58,6 +57,10 @@ def test_it_travels_as_json_and_hides_its_key() -> None:
 )
 def test_names_and_kinds(options: dict[str, Any], field: str, value: object) -> None:
     assert getattr(make(**options).spec.groups[0], field) == value
+
+
+def test_how_ports_are_shared_is_the_release_s() -> None:
+    assert make(share="python").spec.groups[0].release.share == "python"
 
 
 def test_what_the_service_as_a_whole_does(here: Path) -> None:
@@ -218,7 +221,8 @@ def test_inside_a_worker_its_identity_is_no_setting(monkeypatch: pytest.MonkeyPa
     for name, value in inside.items():
         monkeypatch.setenv(f"CSERVICE_{name}", value)
     settings = make()
-    assert (settings.name, settings.spec.groups[0].name, settings.spec.groups[0].share) == ("default", "web", "auto")
+    (group,) = settings.spec.groups
+    assert (settings.name, group.name, group.release.share) == ("default", "web", "auto")
 
 
 # the key

@@ -188,7 +188,7 @@ def test_a_reload_while_a_group_rolls_is_refused_and_changes_nothing() -> None:
     made.request(Restart("all"))
     before = made.cluster.snapshot() if made.cluster else None
     with pytest.raises(Rejected, match="is still running"):
-        made.request(Reload(replace(made.spec, groups=(replace(WEB, share="none"),))))
+        made.request(Reload(replace(made.spec, groups=(replace(WEB, release=replace(WEB.release, share="none")),))))
     assert made.cluster is not None
     assert made.cluster.snapshot() == before
 

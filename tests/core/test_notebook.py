@@ -27,9 +27,9 @@ def test_a_spec_survives_json() -> None:
     within = Limits("www", "www-data", "027", ("nofile=1024:unlimited",), -5, "spread", -100)
     release = Release(
         "app", "a:b", ("x",), "/srv", "/usr/bin/python3", (("A", "1"),), ("-/srv/.env",), (("B", "2"),), "granian",
-        ("127.0.0.1:80",), within,
+        ("127.0.0.1:80",), within, "python",
     )  # fmt: skip
-    group = GroupSpec("web", 3, release, "python", 1.0, 2.0, 3.0, RestartPolicy(False, 1.0, 2, 3.0))
+    group = GroupSpec("web", 3, release, 1.0, 2.0, 3.0, RestartPolicy(False, 1.0, 2, 3.0))
     spec = Spec("default", (group, group.with_count(5)), "all-broken")
     assert Spec.from_json(json.loads(json.dumps(spec.to_json()))) == spec
 

@@ -155,11 +155,13 @@ def test_a_bad_release_is_undone_and_said(configured: Configured) -> None:
     with configured.service() as service:
         service.serving(2)
         (configured.folder / "bad.py").write_text("raise SystemExit('no such luck')\n")
-        configured.groups["web"]["target"] = "bad.py"
+        share = service.json("info")["groups"]["web"]["share"]
+        configured.groups["web"] |= {"target": "bad.py", "share": "none"}
         configured.write()
         done = service.cli("reload")
         assert done.code == 1
         assert "no such luck" in done.err
+        assert service.json("info")["groups"]["web"]["share"] == share != "none", "it was a part of the release"
         assert {row["target"] for row in service.workers()} == {str(configured.folder / "wait.py")}
 
 

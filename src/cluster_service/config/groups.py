@@ -97,7 +97,6 @@ def group_of(
     else:
         origins.pop("target", None)
     python = given.get("python")
-    share = value("share")
     wish = releases.Wish(
         str(target),
         where,
@@ -110,7 +109,7 @@ def group_of(
         env_files=value("env_files"),
         server=value("server"),
         binds=value("bind"),
-        share=share,
+        share=value("share"),
         within=grants.limits_of(given),
         origins=origins,
     )
@@ -123,7 +122,6 @@ def group_of(
         name=name or value("group"),
         count=_count(given, grouped=name is not None),
         release=release,
-        share=share,
         ready_timeout=both if _counts_more("timeout", "ready_timeout", given) else value("ready_timeout"),
         stop_timeout=both if _counts_more("timeout", "stop_timeout", given) else value("stop_timeout"),
         ready_after=value("ready_after"),

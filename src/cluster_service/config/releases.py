@@ -25,7 +25,7 @@ from .table import GROUP, canonical
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from cluster_service.core.spec import GroupSpec
+    from cluster_service.core.spec import Share
 
 OPTIONS = frozenset({"cwd", "python", "env", "env_files", "server", "args", "bind", "binds"})
 """Settings that say what a release is, and not how a group runs it."""
@@ -51,7 +51,7 @@ class Wish:
     env_files: tuple[str, ...] = ()
     server: str = "uvicorn"
     binds: tuple[str, ...] = ()
-    share: str = "auto"
+    share: Share = "auto"
     within: Limits = field(default_factory=Limits)
     origins: Mapping[str, str] = field(default_factory=dict)
     """Where the settings stand, for errors."""
@@ -85,6 +85,7 @@ def resolve(wish: Wish, environ: Mapping[str, str]) -> Release:
         env_from_files=env_from_files,
         server=wish.server,
         binds=binds,
+        share=wish.share,
         within=wish.within,
     )
 
@@ -95,16 +96,16 @@ def release_of(
     *,
     directory: str,
     current: Release,
-    group: GroupSpec,
     environ: Mapping[str, str] = os.environ,
 ) -> Release:
     """Return the release that ``upgrade TARGET`` means. Nothing is run: see ``check.check_release``.
 
     *options*: ``OPTIONS`` and ``program``, by any spelling; others are passed over. *directory*: the caller's,
     absolute; relative paths start from it, and it is the workers' directory unless *options* name a ``cwd``. What is
-    not given is the *current* release's: the limits, the environment (*options* add to it; its files are read again),
-    and, for a target of the same kind, arguments, server and addresses. The interpreter is the release's own ``.venv``;
-    else the current one, unless that belongs to the current release alone; else ours. Raises CommandError bad_request.
+    not given is the *current* release's: the limits, how ports are shared, the environment (*options* add to it; its
+    files are read again), and, for a target of the same kind, arguments, server and addresses. The interpreter is the
+    release's own ``.venv``; else the current one, unless that belongs to the current release alone; else ours. Raises
+    CommandError bad_request.
     """
     given = read(
         {name: value for name, value in options.items() if canonical(name) in OPTIONS},
@@ -136,8 +137,8 @@ def release_of(
         env_files=value("env_files", current.env_files),
         within=current.within,
         server=value("server", current.server if same else Release.server),
-        binds=value("bind", current.binds if same or group.share == "inherit" else ()),
-        share=group.share,
+        binds=value("bind", current.binds if same or current.share == "inherit" else ()),
+        share=current.share,
     )
     return resolve(wish, environ)
 

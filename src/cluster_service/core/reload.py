@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from .requests import Reload
     from .spec import GroupSpec, Spec
 
-REPLACING = frozenset({"release", "share"})
-"""Fields of a group that only new workers can take up."""
 PARTS: dict[str, dict[str, str]] = {
     "release": {},
     "restart": {"delay": "restart_delay", "per_minute": "restarts_per_minute"},
@@ -76,10 +74,10 @@ def _changes(group: Group, new: GroupSpec) -> list[Change]:
         if field.name == "count":
             found.append(Change(new.name, "scale", f"workers: {len(group.slots)} → {after}"))
         elif field.name in PARTS:
-            effect = "replace" if field.name in REPLACING else "settings"
+            effect = "replace" if field.name == "release" else "settings"
             found += [Change(new.name, effect, text) for text in _differences(before, after, PARTS[field.name])]
         else:
-            effect = "replace" if field.name in REPLACING or _opens(field.name, before, after) else "settings"
+            effect = "replace" if _opens(field.name, before, after) else "settings"
             found.append(Change(new.name, effect, f"{field.name}: {_difference(field.name, before, after)}"))
     return found
 

@@ -44,6 +44,7 @@ class Release:
     """``127.0.0.1:8000``, ``[::1]:8000``, ``unix:/path``. For an app: where it is served. For others: passed as
     LISTEN_FDS when the share is ``inherit``."""
     within: Limits = field(default_factory=Limits)
+    share: Share = "auto"
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Release:
@@ -104,7 +105,6 @@ class GroupSpec:
     name: str
     count: int
     release: Release
-    share: Share = "auto"
     ready_timeout: float = 60.0
     stop_timeout: float = 60.0
     ready_after: float = 5.0

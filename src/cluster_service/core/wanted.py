@@ -57,7 +57,7 @@ def upgrade(cluster: Cluster, request: Upgrade, now: float) -> None:
             f"{group.name!r} has never two workers at a time, so there can be none that is only tried",
             "leave out the test",
         )
-    if tested and group.spec.share == "none":
+    if tested and request.release.share == "none":
         raise Rejected(
             "bad_request",
             f"the workers of {group.name!r} open their ports themselves (share none): a test could not be kept apart",

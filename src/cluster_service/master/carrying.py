@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def _start(master: Master, action: actions.Start) -> None:
     group = master.cluster.groups[action.group]
     release = group.releases[action.generation]
-    share = master.share_of(group.name, group.spec.share, release.kind)
+    share = master.share_of(group.name, release)
     if share != "none":
         for address in release.binds:
             if address not in master.cluster.unused:
@@ -42,11 +42,11 @@ def _stop(master: Master, action: actions.Stop) -> None:
     master.say(orders.Signal(action.worker, signal.SIGTERM, "stop"))
 
 
-def show_serving(master: Master, pid: int) -> None:
-    """Let the worker know what it is now: it is part of its title, and only we see when all others do."""
+def tell_serving(master: Master, pid: int) -> None:
+    """Let the worker know what it is now: only we see when those are ready that do not say so themselves."""
     worker = next((each for each in master.cluster.workers.values() if each.pid == pid), None)
     release = master.cluster.groups[worker.group].releases.get(worker.generation) if worker else None
-    if worker is not None and release is not None and release.kind != "command" and master.settings.process_titles:
+    if worker is not None and release is not None and release.kind != "command":
         master.say(orders.Tell(worker.number, {"type": "state", "state": "serving"}))
 
 

@@ -27,7 +27,7 @@ from cluster_service.wire.records import name_of
 
 from . import launch, narrator, orphans
 from .bus import Bus
-from .carrying import CARRY_OUT, show_serving
+from .carrying import CARRY_OUT, tell_serving
 from .checks import Checks
 from .hooks import Published
 from .jobs import Jobs
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     import socket
 
     from cluster_service.config import Settings
+    from cluster_service.core.spec import Release
 
     from .doors import Doors
     from .hooks import Hooks
@@ -131,7 +132,7 @@ class Master:
         spec = self.settings.spec
         if notebook is None:
             for group in spec.groups:
-                self.share_of(group.name, group.share, group.release.kind)
+                self.share_of(group.name, group.release)
             self.cluster = Cluster(spec)
             what = ", ".join(f"{group.count} × {group.release.target}" for group in spec.groups)
             self.log(f"service {spec.name!r} (pid {self.hello.guardian_pid}): {what}")
@@ -167,7 +168,7 @@ class Master:
     async def _open_ports(self) -> None:
         """Open the ports that apps are to be served on. Raises ValueError when one is taken."""
         for group in self.cluster.groups.values():
-            if self.share_of(group.name, group.spec.share, group.release.kind) != "none":
+            if self.share_of(group.name, group.release) != "none":
                 for address in group.release.binds:
                     await self.listen(orders.Listen(address))
 
@@ -239,7 +240,7 @@ class Master:
                     number += 1
                     self.publish(action.event, number)
                     if isinstance(action.event, events.WorkerReady):
-                        show_serving(self, action.event.pid)
+                        tell_serving(self, action.event.pid)
                     if isinstance(action.event, events.OperationEnd):
                         self._memory.save(self.cluster)
                         self._loop.call_soon(self._schedule.look)  # a reload may have changed it
@@ -373,9 +374,11 @@ class Master:
         self._bye = True
         self._kernel.send(bye)
 
-    def share_of(self, name: str, wanted: str, kind: str) -> str:
-        """How a group shares its ports. Raises ValueError when the mode that was asked for cannot be used here."""
-        share, warning = launch.settle_share(wanted, kind, self.hello.share)
+    def share_of(self, name: str, release: Release) -> str:
+        """How the workers of *release*, of the group *name*, share their ports. Raises ValueError when the mode that
+        was asked for cannot be used here.
+        """
+        share, warning = launch.settle_share(release.share, release.kind, self.hello.share)
         if warning and name not in self._warned:
             self._warned.add(name)
             self.log(f"{name}: {warning}")

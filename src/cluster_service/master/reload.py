@@ -113,7 +113,7 @@ class Reloading:
         spec = replace(new.spec, name=old.name)
         for group in spec.groups:
             try:
-                master.share_of(group.name, group.share, group.release.kind)
+                master.share_of(group.name, group.release)
             except ValueError as error:
                 raise CommandError("bad_request", str(error), "Leave share out: the best available is taken.") from None
         found = core.plan(master.cluster, spec) + _of_the_service(old, new)

@@ -53,7 +53,7 @@ class RunningService:
         master, cluster = self._master, self._master.cluster
         running = cluster.running()
         shares = {
-            name: master.share_of(name, group.spec.share, group.spec.release.kind)
+            name: master.share_of(name, group.release)
             for name, group in cluster.groups.items()
         }
         return {
@@ -135,7 +135,7 @@ class RunningService:
         taken = [name for name, group in cluster.groups.items() if group.slots or cluster.of_group(name)]
         group = group_settings(target, options, directory=str(options.get("cwd") or "/"), taken=taken)
         try:
-            self._master.share_of(group.name, group.share, group.release.kind)
+            self._master.share_of(group.name, group.release)
         except ValueError as error:
             raise CommandError("bad_request", str(error)) from None
         return self._request(requests.StartGroup(group))
@@ -155,7 +155,6 @@ class RunningService:
                 options,
                 directory=str(options.get("cwd") or group.release.cwd),
                 current=group.release,
-                group=group.spec,
             )
         except CommandError as error:  # it was asked for rightly; there is no such release
             raise CommandError("failed", error.message, error.hint) from None

@@ -347,7 +347,6 @@ class World:
 
     def _spawn(self, action: actions.Start) -> orders.Spawn:
         assert self.cluster is not None  # noqa: S101 - it has just asked for this
-        group = self.cluster.groups[action.group]
         release = self._release(action.group, action.generation)
         return orders.Spawn(
             worker=action.worker,
@@ -359,7 +358,7 @@ class World:
                 "group": action.group, "slot": action.slot, "generation": action.generation, "reason": action.reason,
             },
             private=action.private,
-            share="seccomp" if group.spec.share == "auto" else group.spec.share,
+            share="seccomp" if release.share == "auto" else release.share,
             channel=release.kind != "command",
         )
 

@@ -1,8 +1,9 @@
 """What the service's own events say of its workers, and what they must never say.
 
 Of the promises two show here: work is replaced ready-first (2), and nobody is killed without a deadline that was
-announced (5). A master that is killed takes its last events with it; their numbers show that, and until the workers
-have been looked at again nothing is concluded from what may be half of the truth.
+announced (5). And nobody is said to hang who does not. A master that is killed takes its last events with it; their
+numbers show that, and until the workers have been looked at again nothing is concluded from what may be half of the
+truth.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 READY_FIRST = {"restart", "upgrade", "rollback", "recycle"}
 """Reasons for which a worker is asked to end only when its successor serves."""
+LEVERS = "levers.py"
+"""The file in which a worker that was made to hang stands."""
 SLACK = 0.1
 """Seconds by which a deadline may seem to be missed: events have times of milliseconds."""
 
@@ -95,6 +98,12 @@ class Watch:
             had = event["moment"] - worker.asked[0]
             given = worker.asked[1]
             self._breaks("5 deadlines", f"{who} was killed after {had:.1f} s, and {given:.1f} s were announced")
+
+    def _worker_hung(self, event: dict[str, Any]) -> None:
+        """Whoever hangs was made to by a lever. One that was stopped tells no stacks."""
+        if event["stacks"] and not any(LEVERS in line for line in event["stacks"]):
+            who = f"{event['group']}.{event['slot']} (pid {event['pid']})"
+            self._breaks("hangs", f"{who} {event['detail']}, and nobody had made it: {' '.join(event['stacks'])}")
 
     def _worker_exit(self, event: dict[str, Any]) -> None:
         self._workers.pop(event["pid"], None)

@@ -25,6 +25,10 @@ STARTED = [
 ]
 
 
+def hung(*stacks: str) -> dict[str, Any]:
+    return {"event": "worker_hung", "group": "web", "slot": 1, "pid": 10, "detail": "hangs", "stacks": list(stacks)}
+
+
 def stop(reason: str, timeout: float = 5.0) -> dict[str, Any]:
     return {"event": "worker_stop", "group": "web", "slot": 1, "pid": 10, "reason": reason, "timeout_s": timeout}
 
@@ -56,6 +60,9 @@ def judged(events: list[dict[str, Any]], missing: int = 0) -> list[str]:
         ([kill(0)], ["5 deadlines"]),
         ([stop("hang"), kill(3)], ["5 deadlines"]),
         ([stop("hang"), kill(5)], []),
+        ([hung('File "/v1/app.py", line 5 in answer')], ["hangs"]),
+        ([hung('File "/v1/levers.py", line 46 in hang', 'File "/v1/app.py", line 5 in answer')], []),
+        ([hung()], []),
     ],
 )
 def test_what_events_give_away(events: list[dict[str, Any]], broken: list[str]) -> None:

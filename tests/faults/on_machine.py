@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def full_disk(world: World, random: Random) -> None:
     """The run directory, the log and the state are on a disk on which nothing can be written."""
-    with world.hurting(), full(world.subject.disk):
+    with world.short("disk"), full(world.subject.disk):
         provoke(world, random)
         world.last(random.uniform(0.5, 4))
 
@@ -44,7 +44,7 @@ def limit(role: str, what: int, more: Callable[[int, Random], int]) -> Callable[
 
     def inject(world: World, random: Random) -> None:
         pid = world.pid(role)
-        with world.hurting(), limited(pid, what, more(pid, random)):
+        with world.short((pid, what)), limited(pid, what, more(pid, random)):
             provoke(world, random)
             world.last(random.uniform(0.5, 4))
 
@@ -65,7 +65,8 @@ def without_processes(role: str) -> Callable[[World, Random], None]:
     """The process *role* can have no more processes or threads."""
 
     def inject(world: World, random: Random) -> None:
-        with world.hurting(), no_processes(world.pid(role)):
+        pid = world.pid(role)
+        with world.short((pid, "processes")), no_processes(pid):
             provoke(world, random)
             world.last(random.uniform(0.5, 4))
 

@@ -37,6 +37,7 @@ class World:
         self._lock = threading.Lock()
         self._running = 0
         self._hurt_until = 0.0
+        self._short: set[object] = set()
 
     # -- time, and blame
 
@@ -60,6 +61,20 @@ class World:
         """Whether anything of that kind has been under way since *moment*."""
         with self._lock:
             return self._running > 0 or self._hurt_until >= moment
+
+    @contextlib.contextmanager
+    def short(self, of: object) -> Iterator[None]:
+        """A block in which there is too little *of* something, which hurts. Raises Gone when there is already."""
+        with self._lock:
+            if of in self._short:
+                raise Gone(f"there is too little already: {of}")
+            self._short.add(of)
+        try:
+            with self.hurting():
+                yield
+        finally:
+            with self._lock:
+                self._short.discard(of)
 
     # -- whom to hit
 

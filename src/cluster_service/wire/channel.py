@@ -13,7 +13,7 @@ From the worker:
 
 To the worker:
 
-    {"type": "state", "state": "serving"}                        what it is to the service: for its title
+    {"type": "state", "state": "serving"}                        what it is to the service, from now on
     {"type": "stop", "timeout": 60.0, "reason": "restart"}      finish what you hold; SIGTERM follows at once
     the channel's end of file                                    the service is gone: stop gracefully
 

@@ -6,6 +6,8 @@ import errno
 import os
 import resource
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -166,3 +168,24 @@ def test_without_memory_it_goes_on(kernel: RealKernel) -> None:
     kernel.fact(facts.Exited, worker=3)
     kernel.send(orders.Signal(2, signal.SIGTERM, "stop"))
     assert kernel.fact(facts.Exited, worker=2).signal == signal.SIGTERM
+
+
+def test_a_memory_file_needs_one_descriptor_and_is_not_left_open_when_it_cannot_be_written() -> None:
+    program = """
+import os, resource
+from cluster_service.guardian.posix import memory_file
+free = os.dup(0)
+os.close(free)
+resource.setrlimit(resource.RLIMIT_NOFILE, (free + 1, free + 1))
+assert memory_file("last", b"content") == free
+assert os.pread(free, 100, 0) == b"content"
+os.close(free)
+resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))
+try:
+    memory_file("large", b"x" * 100)
+except OSError:
+    assert os.dup(0) == free
+    print("it is free again")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.stdout == "it is free again\n", done.stderr

@@ -101,7 +101,7 @@ def new_socket(address: Address, kind: int) -> socket.socket:
             # Accepted sockets inherit it. A server that is handed its listener does not set it, and without it
             # each request on a keep-alive connection waits for a delayed acknowledgement, 40 ms.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    except OSError:
+    except BaseException:
         sock.close()
         raise
     return sock

@@ -249,11 +249,15 @@ def inotify_read(descriptor: int) -> list[Change]:
 
 
 def memory_file(name: str, content: bytes) -> int:
-    """Return a close-on-exec descriptor of an anonymous file that holds *content*, at its beginning."""
+    """Return a close-on-exec descriptor of an anonymous file that holds *content*, at its beginning. Raises OSError."""
     descriptor = os.memfd_create(name)
-    with os.fdopen(os.dup(descriptor), "wb") as file:
-        file.write(content)
-    os.lseek(descriptor, 0, os.SEEK_SET)
+    try:
+        written = 0
+        while written < len(content):
+            written += os.pwrite(descriptor, content[written:], written)
+    except BaseException:
+        os.close(descriptor)
+        raise
     return descriptor
 
 

@@ -188,7 +188,7 @@ def _borrow(thread: int, number: int) -> socket.socket:
             os.close(pidfd)
     try:
         return socket.socket(fileno=copy)
-    except OSError:
+    except BaseException:
         os.close(copy)
         raise
 

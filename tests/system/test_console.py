@@ -13,7 +13,7 @@ from tests.tools.screen import CTRL_C, CTRL_D, Screen
 from tests.tools.service import PYTHON, cservice
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 PROGRAM = """
 import signal
@@ -25,10 +25,21 @@ while True:
 """
 
 
-def started(tmp_path: Path, *options: str) -> Screen:
+SLOW = """
+import importlib, sys
+sys.path.remove(__path__[0].rpartition("/")[0])
+del sys.modules["prompt_toolkit"]
+print("importing", flush=True)
+sys.stdin.readline()
+importlib.import_module("prompt_toolkit")
+"""
+"""Stands before the module that it is named like, until a line is typed."""
+
+
+def started(tmp_path: Path, *options: str, env: Mapping[str, str] | None = None) -> Screen:
     """A service of one worker, in the foreground of a terminal."""
     (tmp_path / "worker.py").write_text(PROGRAM)
-    return Screen("start", "-w", "1", *options, "worker.py", cwd=tmp_path)
+    return Screen("start", "-w", "1", *options, "worker.py", cwd=tmp_path, env=env)
 
 
 def consoles(screen: Screen) -> Iterator[int]:
@@ -69,6 +80,20 @@ def test_a_console_stands_below_the_log_and_ctrl_c_twice_ends_the_service(tmp_pa
     told = [(entry["key"], entry["command"], entry["outcome"]) for entry in audit_file()]
     assert told.count(("owner", "restart", "accepted")) == 1  # though the terminal did not show it
     assert ("owner", "workers", "done") in told
+
+
+def test_ctrl_c_while_the_console_is_imported_is_as_good_as_one_at_the_prompt(tmp_path: Path) -> None:
+    slow = tmp_path / "slow" / "prompt_toolkit"
+    slow.mkdir(parents=True)
+    (slow / "__init__.py").write_text(SLOW)
+    with started(tmp_path, env={"PYTHONPATH": str(slow.parent)}) as screen:
+        screen.until_shown("importing")
+        screen.type(CTRL_C + "on\n")
+        screen.until_shown("Ctrl-C once more")
+        screen.until_prompt()
+        screen.type(CTRL_C)
+        assert screen.until_ended() == 0
+        assert screen.echoes()
 
 
 def test_who_leaves_the_console_has_the_log_and_ctrl_c_for_the_service(tmp_path: Path) -> None:

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from .prompt import Prompt
     from .screen import Screen
 
+EARLY = frozenset((signal.SIGINT,))
+"""What waits until the console, or the guardian, has begun: in the middle of its imports it would only end it."""
 PAUSE = 0.05
 """Seconds between two looks for the door of a service that is just starting."""
 LEFT = (
@@ -81,6 +83,7 @@ def _why_not() -> str:
 
 def attach(settings: Settings, environ: Mapping[str, str]) -> None:
     """Start the console, and write to it from now on. To be called by the process that becomes the guardian."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, EARLY)
     log, ours = pty.openpty()
     tty.setraw(ours)  # lines are passed on as they are written
     with contextlib.suppress(OSError):
@@ -130,6 +133,8 @@ class Beside:
         self._events = events
         self._terminal = termios.tcgetattr(0)
         self._asked = False
+        self._stops = False
+        """The service is to be told to shut down, as soon as the terminal has been given back."""
         self._relayed = threading.Event()
 
     def run(self) -> None:
@@ -155,20 +160,31 @@ class Beside:
                 super().heard(event)
 
             def interrupted(self) -> None:
-                console.interrupted(screen)
+                console.interrupted(self)
 
         prompt = Own(self._session, screen=screen, events=self._events, after=0)
         threading.Thread(target=self._relay, args=(screen, prompt), daemon=True).start()
+        self._hear_early(prompt)
         try:
             with prompt:
                 outcome = obey(self._session, self._lines(prompt), terminal=True)
                 left = not outcome.ended and not prompt.over
         finally:
             self._give_back()
+        if self._stops:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._guardian, signal.SIGINT)
         if left:
             name = self._session.name
             out(LEFT.format("" if name == "default" else f" --name {name}"))
         self._relayed.wait()
+
+    def _hear_early(self, prompt: Prompt) -> None:
+        """From here Ctrl-C is heard; one that came before this had begun is as good as one at the prompt."""
+        if EARLY & signal.sigpending():
+            signal.sigwait(EARLY)
+            self.interrupted(prompt)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, EARLY)
 
     def _lines(self, prompt: Prompt) -> Iterator[str]:
         for line in prompt.lines():
@@ -185,14 +201,14 @@ class Beside:
             return True
         return False
 
-    def interrupted(self, screen: Screen) -> None:
-        """Ctrl-C on an empty line: the second in a row is for the service."""
+    def interrupted(self, prompt: Prompt) -> None:
+        """Ctrl-C on an empty line: the second in a row is for the service, which is told when it has the terminal."""
         if not self._asked:
             self._asked = True
-            threading.Thread(target=screen.put, args=(ASKED + "\n",), daemon=True).start()
+            threading.Thread(target=prompt.screen.put, args=(ASKED + "\n",), daemon=True).start()
             return
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self._guardian, signal.SIGINT)
+        self._stops = True
+        prompt.end(ENDING)
 
     def _relay(self, screen: Screen, prompt: Prompt) -> None:
         """Show what the service writes, whole lines, until nobody writes any more."""

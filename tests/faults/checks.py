@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import re
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,8 @@ MASTER_GROWTH = 24 << 20
 """Bytes beyond what there was once it was warm. A master remembers a thousand events."""
 SHOWN = 5
 """Failures that are told one by one."""
+PIPES = 15.0
+"""Seconds for a log writer that has just been started to read what workers that are gone have left in their pipes."""
 WARM = 3
 """Rounds after which a process has been through most of what it does."""
 _UPGRADE = re.compile(r"upgrade \S+ (?:\S*/)?(v\d+)(?:/worker.py|:app)$")
@@ -124,16 +127,25 @@ class Checks:
                 was, now = lives[WARM - 1] >> 10, lives[-1] >> 10
                 self.world.story.breaks("memory", f"the master (pid {master}) has grown from {was} to {now} kB")
         for role in ("guardian", "log writer"):
-            pid = subject.role(role)
-            count = 0 if pid is None else len(os.listdir(f"/proc/{pid}/fd"))
-            if count > self.descriptors.setdefault(role, count) and not unsettled(self.world):
-                held = [os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir() if entry.is_symlink()]
-                self.world.story.breaks(
-                    "descriptors", f"the {role} holds {count}, and had {self.descriptors[role]}: {sorted(held)}"
-                )
+            most = self.descriptors.setdefault(role, len(self._held(role)))
+            end = time.monotonic() + PIPES
+            while len(self._held(role)) > most and time.monotonic() < end:
+                with subject.changed:
+                    subject.changed.wait(1.0)
+            if len(held := self._held(role)) > most and not unsettled(self.world):
+                self.world.story.breaks("descriptors", f"the {role} holds {len(held)}, and had {most}: {sorted(held)}")
         self.world.story.tell(
             "sizes", guardian_kb=self.guardian[-1] >> 10, master_kb=0 if master is None else memory(master) >> 10
         )
+
+    def _held(self, role: str) -> list[str]:
+        """What a process has open; nothing when there is no such process."""
+        pid = self.world.subject.role(role)
+        found = []
+        for entry in () if pid is None else Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # it has been closed meanwhile
+                found.append(str(entry.readlink()))
+        return found
 
     def secrets(self) -> None:
         """7: the key is in no log line, no process list and no worker's environment."""

@@ -45,6 +45,7 @@ CASES = {
     "pool of FastAPI": Case(("fast:app",), "/thread", "in block_the_thread", 40),
     "pool of waitress": Case(("pool.py",), "/thread", "in block_the_thread", 4),
     "http.server": Case(("script.py",), "/server", "in block_the_server"),
+    "http.server, many threads": Case(("many.py",), "/server", "in block_the_server"),
 }
 
 

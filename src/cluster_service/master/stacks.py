@@ -13,14 +13,20 @@ import os
 import signal
 from typing import TYPE_CHECKING
 
-from cluster_service.wire.board import STACKS_FILE, dump_signal
+from cluster_service.wire.board import STACKS_FILE, dump_signal, main_signal
 
 if TYPE_CHECKING:
     from cluster_service.wire.board import Row
 
 PATIENCE = 1.0
 """Seconds for the process to begin to write."""
+QUIET = 0.2
+"""Seconds without a further word that mean that this was all: on a busy machine it is slow."""
+ENDS = (b" in <module>\n", b"...\n")
+"""The last words, where it is as usual: the main thread is the last, if there are no more than are told of."""
 STEP = 0.02
+CURRENT = ("Current thread", "Stack")
+"""How faulthandler names the thread that it runs in, the main one, among others and alone."""
 MOST = 64 * 1024
 """Bytes that are read at most."""
 OWN = f"{os.sep}cluster_service{os.sep}"
@@ -38,27 +44,29 @@ async def dump(row: Row | None) -> tuple[str, ...]:
             return ()
         file = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
         opened.callback(os.close, file)
-        before = os.fstat(file).st_size
-        signal.pidfd_send_signal(process, dump_signal())
-        await _written(file, before)
-        return tuple(readable(os.pread(file, MOST, before).decode("utf-8", "replace").splitlines()))
+        lines = await _said(process, dump_signal(), file)
+        if lines and not any(line.startswith(CURRENT) for line in lines):  # of threads, a hundred are told of
+            lines = await _said(process, main_signal(), file) + lines
+        return tuple(readable(lines))
     return ()
 
 
-async def _written(file: int, before: int) -> None:
-    """Return when more has been written than *before*, and no more comes; or after ``PATIENCE``."""
-    size, rounds = before, 0
-    while rounds * STEP < PATIENCE:
+async def _said(process: int, number: int, file: int) -> list[str]:
+    """What *process* writes to *file* when it is sent the signal *number*."""
+    before = os.fstat(file).st_size
+    signal.pidfd_send_signal(process, number)
+    data, quiet = b"", 0.0
+    while not data.endswith(ENDS) and quiet < (QUIET if data else PATIENCE):
         await asyncio.sleep(STEP)
-        rounds += 1
-        now = os.fstat(file).st_size
-        if now == size and now > before:
-            return
-        size = now
+        now = os.pread(file, MOST, before)
+        quiet = quiet + STEP if now == data else 0.0
+        data = now
+    return data.decode("utf-8", "replace").splitlines()
 
 
 def readable(lines: list[str]) -> list[str]:
-    """Leave out the threads that run nothing but the runtime's own code, and tell of those that do the same at once.
+    """Leave out the threads that run nothing but the runtime's own code, tell of those that do the same at once, and
+    of the main thread first: there may be many.
 
     A thread's lines follow one that names it.
     """
@@ -68,6 +76,7 @@ def readable(lines: list[str]) -> list[str]:
             threads.append((line, []))
         elif threads:
             threads[-1][1].append(line)
+    threads.sort(key=lambda thread: not thread[0].startswith(CURRENT))
     like: dict[tuple[str, ...], list[str]] = {}
     for name, frames in threads:
         if not (frames and all(OWN in frame for frame in frames)):

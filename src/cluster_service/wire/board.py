@@ -31,6 +31,11 @@ def dump_signal() -> int:
     return int(signal.SIGRTMAX) - 2
 
 
+def main_signal() -> int:
+    """The signal that has it write the main thread's alone."""
+    return int(signal.SIGRTMAX) - 3
+
+
 class Row(NamedTuple):
     """What a row says."""
 

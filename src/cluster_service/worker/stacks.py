@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from cluster_service.wire.board import STACKS_FILE, dump_signal
+from cluster_service.wire.board import STACKS_FILE, dump_signal, main_signal
 
 if TYPE_CHECKING:
     from .pulse import Pulse
@@ -22,6 +22,7 @@ def prepare(pulse: Pulse) -> None:
 
         descriptor = os.memfd_create(STACKS_FILE.partition(":")[2])
         faulthandler.register(dump_signal(), file=descriptor, all_threads=True, chain=False)
+        faulthandler.register(main_signal(), file=descriptor, all_threads=False, chain=False)
     except (ImportError, AttributeError, OSError, RuntimeError, ValueError):
         return
     pulse.tells_stacks(os.getpid(), descriptor)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from tests.tools.screen import CTRL_C, Screen
+from tests.tools.screen import Screen
 from tests.tools.service import CSERVICE
 
 if TYPE_CHECKING:
@@ -95,5 +95,5 @@ def test_a_choice_is_offered(service: Running, shell: Screen) -> None:
     shell.until_shown("web.2")
     if "bash" not in str(shell.process.args):  # it shows words alone
         shell.until_shown("serving (pid 102)")
-    shell.type(CTRL_C)
+    shell.type(KILL_LINE)  # a key: fish may not hear Ctrl-C yet
     shell.until_line("$")

@@ -25,6 +25,9 @@ while True:
 """
 
 
+PATIENT = PROGRAM.replace("_ready()", "_ready(on_worker_stop=lambda: open('gate').read())")
+"""Its worker ends when somebody has written to the pipe ``gate``."""
+
 SLOW = """
 import importlib, sys
 sys.path.remove(__path__[0].rpartition("/")[0])
@@ -36,9 +39,9 @@ importlib.import_module("prompt_toolkit")
 """Stands before the module that it is named like, until a line is typed."""
 
 
-def started(tmp_path: Path, *options: str, env: Mapping[str, str] | None = None) -> Screen:
+def started(tmp_path: Path, *options: str, program: str = PROGRAM, env: Mapping[str, str] | None = None) -> Screen:
     """A service of one worker, in the foreground of a terminal."""
-    (tmp_path / "worker.py").write_text(PROGRAM)
+    (tmp_path / "worker.py").write_text(program)
     return Screen("start", "-w", "1", *options, "worker.py", cwd=tmp_path, env=env)
 
 
@@ -120,13 +123,15 @@ def test_shutdown_in_the_console_of_its_own_service(tmp_path: Path) -> None:
 
 
 def test_the_service_is_shut_down_from_elsewhere_while_a_line_is_typed(tmp_path: Path) -> None:
-    with started(tmp_path) as screen:
+    os.mkfifo(tmp_path / "gate")
+    with started(tmp_path, program=PATIENT) as screen:
         screen.until_shown("web.1 (pid ")
         screen.until_prompt()
         screen.type("half a line")
         screen.until_prompt("half a line")
         screen.process.send_signal(signal.SIGTERM)
         screen.until_shown("shutting down")
+        (tmp_path / "gate").write_text("now")
         assert screen.until_ended() == 0
         assert screen.echoes()
 

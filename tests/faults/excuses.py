@@ -7,18 +7,18 @@ in a queue, or that another worker held, excuses nothing.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import re
 import signal
+import socket
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cluster_service.guardian import posix
 from tests.tools.processes import stat
-
-_SOCKET = re.compile(r"socket:\[(\d+)\]")
 
 
 @dataclass
@@ -91,18 +91,20 @@ class Accounts:
 
 
 def clients_of(pid: int) -> list[int]:
-    """The ports of the peers of every TCP connection (IPv4) that *pid* has open."""
-    inodes = set()
-    for entry in Path(f"/proc/{pid}/fd").iterdir():
-        try:
-            found = _SOCKET.match(os.readlink(entry))
-        except FileNotFoundError:
-            continue
-        if found:
-            inodes.add(found[1])
+    """The ports of the peers of every TCP connection that *pid* has open.
+
+    Each is asked itself: the kernel's table is not read in one moment, and where it is long some are left out.
+    """
     ports = []
-    for row in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]:
-        fields = row.split()
-        if fields[9] in inodes and fields[2] != "00000000:0000":
-            ports.append(int(fields[2].partition(":")[2], 16))
+    process = os.pidfd_open(pid)
+    try:
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):  # it is closed, or connected with nobody
+                if str(entry.readlink()).startswith("socket:"):
+                    with socket.socket(fileno=posix.pidfd_getfd(process, int(entry.name))) as connection:
+                        peer = connection.getpeername()
+                        if connection.family in (socket.AF_INET, socket.AF_INET6):
+                            ports.append(int(peer[1]))
+    finally:
+        os.close(process)
     return ports

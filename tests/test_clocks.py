@@ -19,7 +19,7 @@ WALL = {
 
 READERS = {
     "guardian/logs.py": "the time that stands before a line of the log",
-    "master/loop.py": "the time in an event",
+    "master/publishing.py": "the time in an event",
     "master/service.py": "the times that are shown of an operation",
     "master/memory.py": "times kept in the state file, for the next service on another monotonic clock",
     "master/schedule.py": "recycling at a time of day, which is what the setting means; a clock set back is looked for",

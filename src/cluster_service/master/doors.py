@@ -185,7 +185,7 @@ class Doors:
 
     async def _open_one(self, place: _Place) -> Door:
         """Raises ValueError with a sentence."""
-        descriptor = await self._master.listen(orders.Listen(place.address, door=True, mode=0o600))
+        descriptor = await self._master.sockets.listen(orders.Listen(place.address, door=True, mode=0o600))
         if descriptor is None:  # it was sent, and there was no room for it
             raise ValueError(f"{place.address}: {shortage.SENTENCES[errno.EMFILE]}")
         return Door(socket.socket(fileno=descriptor), place.tls)

@@ -13,7 +13,6 @@ import signal
 import sys
 import time
 import traceback
-from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from cluster_service import rundir
@@ -21,21 +20,20 @@ from cluster_service.core import actions, events
 from cluster_service.core.cluster import Cluster
 from cluster_service.core.requests import Rejected, Tick
 from cluster_service.core.standing import standing
-from cluster_service.core.views import iso
 from cluster_service.wire import facts, orders
-from cluster_service.wire.records import name_of
 
-from . import launch, narrator, orphans
+from . import launch, orphans
 from .bus import Bus
 from .carrying import CARRY_OUT, tell_serving
 from .checks import Checks
-from .hooks import Published
 from .jobs import Jobs
 from .kernel import Kernel
 from .memory import Memory
+from .publishing import Publisher
 from .pulses import Pulses
 from .reload import Reloading
 from .schedule import Schedule
+from .sockets import Sockets
 
 if TYPE_CHECKING:
     import socket
@@ -45,9 +43,6 @@ if TYPE_CHECKING:
 
     from .doors import Doors
     from .hooks import Hooks
-
-HISTORY = 1000
-"""Events remembered for streams that resume."""
 
 FAILED = 70
 """The exit code of a master that found itself wrong: EX_SOFTWARE of sysexits(3)."""
@@ -64,18 +59,17 @@ class Master:
         self.hooks = hooks
         self.cluster: Cluster
         self.hello: facts.Snapshot
-        self.published: deque[Published] = deque(maxlen=HISTORY)
+        self.publisher = Publisher(settings.spec.name, hooks, self.log)
         self.doors: Doors | None = None
         self._loop = asyncio.get_running_loop()
         self._kernel = Kernel(stream, self._loop, self._on_fact, self._on_lost, self._on_fault)
+        self.sockets = Sockets(self._kernel, self.log)
         self._over: asyncio.Future[int] = self._loop.create_future()
         self._snapshot: asyncio.Future[facts.Snapshot] = self._loop.create_future()
-        self._listens: dict[str, asyncio.Future[int | None]] = {}
         self._early: list[Any] | None = []
         """Facts that came before the core was ready for them; None once it is."""
         self._timer: asyncio.TimerHandle | None = None
         self._turned = asyncio.Event()
-        self._events = 0
         self._ending: asyncio.Task[None] | None = None
         self._bye = False
         """The guardian was told to end."""
@@ -158,7 +152,7 @@ class Master:
         self.cluster = Cluster(self.settings.spec)
         try:
             self.cluster = Cluster.restore(self.settings.spec, notebook["cluster"])
-            self._events = notebook["events"]
+            self.publisher.last = notebook["events"]
             self.reloading.restore(notebook)
         except Exception:
             if not self.hello.safe:
@@ -170,7 +164,7 @@ class Master:
         for group in self.cluster.groups.values():
             if self.share_of(group.name, group.release) != "none":
                 for address in group.release.binds:
-                    await self.listen(orders.Listen(address))
+                    await self.sockets.listen(orders.Listen(address))
 
     def _step_down(self) -> None:
         """SIGTERM: leave everything to a successor."""
@@ -198,16 +192,10 @@ class Master:
         self._ending = self._loop.create_task(self._outlive())
 
     async def _outlive(self) -> None:
-        timeouts = {}
-        if self._early is None:
-            for worker in self.cluster.workers.values():
-                group = self.cluster.groups.get(worker.group)
-                if worker.pid is not None and worker.state != "gone":
-                    timeouts[worker.pid] = group.spec.stop_timeout if group else TAKE_OVER
         self.log("the guardian has died: ending the workers")
         if self.doors is not None:
             await self.doors.close(0.5)
-        await asyncio.to_thread(orphans.end, timeouts)
+        await asyncio.to_thread(orphans.end, {} if self._early is not None else orphans.left_by(self.cluster))
         if self.settings.run_dir:
             rundir.clean_up(self.settings.run_dir, self.settings.name)
         if not self._over.done():
@@ -232,13 +220,11 @@ class Master:
             self._over.set_result(FAILED)
             raise
         if todo:
-            self._events += sum(isinstance(action, actions.Publish) for action in todo)
-            number = self._events - sum(isinstance(action, actions.Publish) for action in todo)
+            numbers = self.publisher.number(sum(isinstance(action, actions.Publish) for action in todo))
             self.note()
             for action in todo:
                 if isinstance(action, actions.Publish):
-                    number += 1
-                    self.publish(action.event, number)
+                    self.publisher.publish(next(numbers), action.event)
                     if isinstance(action.event, events.WorkerReady):
                         tell_serving(self, action.event.pid)
                     if isinstance(action.event, events.OperationEnd):
@@ -273,7 +259,7 @@ class Master:
 
     def note(self) -> None:
         """Write the notebook."""
-        notebook = {"cluster": self.cluster.snapshot(), "events": self._events, **self.reloading.notebook()}
+        notebook = {"cluster": self.cluster.snapshot(), "events": self.publisher.last, **self.reloading.notebook()}
         self._kernel.send(orders.Note(json.dumps(notebook, separators=(",", ":"))))
 
     def _set_timer(self) -> None:
@@ -314,7 +300,7 @@ class Master:
         if self._bus.takes(fact):
             return
         if isinstance(fact, (facts.Listening, facts.ListenFailed)) and fact.worker is None:
-            self._settle_listen(fact, descriptor)
+            self.sockets.settle(fact, descriptor)
         self.pulses.learn(fact)
         self._checks.learn(fact)
         if isinstance(fact, facts.Signalled) and fact.signal == "HUP":
@@ -336,23 +322,6 @@ class Master:
 
     def _longest_stop(self) -> float:
         return max((group.stop_timeout for group in self.settings.spec.groups), default=0.0)
-
-    async def listen(self, order: orders.Listen) -> int | None:
-        """Have a socket opened; return the descriptor of a door. Raises ValueError with the guardian's sentence."""
-        future: asyncio.Future[int | None] = self._loop.create_future()
-        self._listens[order.address] = future
-        self._kernel.send(order)
-        return await future
-
-    def _settle_listen(self, fact: facts.Listening | facts.ListenFailed, descriptor: int | None) -> None:
-        future = self._listens.pop(fact.address, None)
-        if future is None or future.done():
-            if isinstance(fact, facts.ListenFailed):
-                self.log(fact.error)
-        elif isinstance(fact, facts.Listening):
-            future.set_result(descriptor)
-        else:
-            future.set_exception(ValueError(fact.error))
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
@@ -386,23 +355,12 @@ class Master:
 
     # -- telling ------------------------------------------------------------------------------------------------------
 
-    def publish(self, event: events.Event, number: int) -> None:
-        """Tell the log, the hooks and the streams of *event*."""
-        self._publish(number, name_of(type(event)), dict(vars(event)), narrator.line(event))
-
     def tell(self, name: str, fields: dict[str, Any], line: str | None) -> None:
         """Tell of an event that is not the core's; its number is in the notebook before it is told."""
-        self._events += 1
+        (number,) = self.publisher.number(1)
         self.note()
-        self._publish(self._events, name, fields, line)
+        self.publisher.tell(number, name, fields, line)
         self._wake()
-
-    def _publish(self, number: int, name: str, fields: dict[str, Any], line: str | None) -> None:
-        told = Published(number, iso(time.time()), self.settings.spec.name, name, fields)
-        self.published.append(told)
-        if line is not None:
-            self.log(line)
-        self.hooks.fire(told)
 
     def say(self, order: Any) -> None:
         """Give the guardian an order that is not the core's."""

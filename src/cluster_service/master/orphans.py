@@ -16,6 +16,21 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from cluster_service.core.cluster import Cluster
+
+UNKNOWN = 15.0
+"""Seconds for a worker whose group is gone to end."""
+
+
+def left_by(cluster: Cluster) -> dict[int, float]:
+    """The process groups of the workers that live: pid of the leader → seconds until it is to be killed."""
+    timeouts = {}
+    for worker in cluster.workers.values():
+        group = cluster.groups.get(worker.group)
+        if worker.pid is not None and worker.state != "gone":
+            timeouts[worker.pid] = group.spec.stop_timeout if group else UNKNOWN
+    return timeouts
+
 
 def end(groups: Mapping[int, float]) -> None:
     """End every process group. *groups*: the pid of its leader → seconds until it is killed."""

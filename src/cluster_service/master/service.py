@@ -101,7 +101,7 @@ class RunningService:
 
     async def events(self, after: int | None) -> AsyncIterator[Json]:
         """See ``Service.events``."""
-        published = self._master.published
+        published = self._master.publisher.history
         last = after if after is not None else (published[-1].id if published else 0)
         if published and last > published[-1].id:
             last = 0  # it is of another service's life
@@ -213,7 +213,7 @@ class RunningService:
 
     def recent_events(self, limit: int) -> list[Json]:
         """See ``Service.recent_events``."""
-        return [event.to_json() for event in self._master.published][-limit:] if limit > 0 else []
+        return [event.to_json() for event in self._master.publisher.history][-limit:] if limit > 0 else []
 
     def log_lines(self, count: int) -> Json:
         """See ``Service.log_lines``."""

@@ -107,6 +107,7 @@ def test_apps(here: Path, target: str, files: dict[str, str], words: tuple[str, 
     ("text", "words"),
     [
         ("exit 3", ("does not answer as a Python interpreter would", "'nothing'")),
+        ("kill -KILL $$", ("was killed by SIGKILL before it answered",)),
         ("echo broken pipe >&2; exit 1", ("'broken pipe'",)),
         ("""echo '{"version": [3, 8]}'""", ("is Python 3.8", "3.9 or newer")),
         ("echo 'SyntaxError: future feature annotations is not defined' >&2", ("is an old Python",)),

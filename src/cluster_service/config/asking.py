@@ -12,6 +12,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from cluster_service.control.errors import CommandError
+from cluster_service.wire.signals import signal_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -105,4 +106,7 @@ def _output(
     _, cannot, why = said.rstrip().rpartition(" cannot be run: ")
     if process.returncode == CANNOT_RUN and cannot:
         raise CommandError("bad_request", f"the interpreter {argv[0]} does not start: {why}")
+    if process.returncode < 0:
+        killed = f"the interpreter {argv[0]} was killed by {signal_name(-process.returncode)} before it answered"
+        raise CommandError("bad_request", killed)
     return out.decode("utf-8", "replace"), said

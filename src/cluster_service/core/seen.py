@@ -9,10 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cluster_service.wire.facts import WorkerState
+from cluster_service.wire.signals import signal_name
 
 from . import actions, events, judge, rollouts, wanted, watch
 from .requests import Restart
-from .worker import LEAVING, Worker, cause, signal_name
+from .worker import LEAVING, Worker, cause
 
 if TYPE_CHECKING:
     from cluster_service.wire import facts

@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+from cluster_service.wire.signals import signal_name
+
 TRANSITIONS: dict[str, dict[str, str]] = {
     # The order to start it has been given, nothing has been heard yet.
     "ordered": {"spawned": "starting", "spawn_failed": "gone", "exited": "gone", "lost": "gone"},
@@ -161,19 +163,6 @@ def readiness(worker: Worker, *, only_told: bool, ready_after: float | None, now
     if ready_after is not None and now >= worker.since + ready_after:
         return "alive"
     return None
-
-
-SIGNALS = {
-    1: "SIGHUP", 2: "SIGINT", 3: "SIGQUIT", 4: "SIGILL", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE", 9: "SIGKILL",
-    10: "SIGUSR1", 11: "SIGSEGV", 12: "SIGUSR2", 13: "SIGPIPE", 14: "SIGALRM", 15: "SIGTERM", 24: "SIGXCPU",
-    31: "SIGSYS",
-}  # fmt: skip
-"""Linux's names for the signals that end processes (signal(7))."""
-
-
-def signal_name(number: int) -> str:
-    """``SIGSEGV``, or ``signal 40`` for one without a name here."""
-    return SIGNALS.get(number, f"signal {number}")
 
 
 _WELL = re.compile(r"\W*(INFO|DEBUG)\b")

@@ -9,8 +9,9 @@ signalled.
 from __future__ import annotations
 
 import os
-import signal
 from typing import TYPE_CHECKING, NamedTuple
+
+from cluster_service.wire.signals import signal_name
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator
@@ -31,14 +32,6 @@ class End(NamedTuple):
         if self.signal is None:
             return f"exited with code {self.code}"
         return f"was killed by {signal_name(self.signal)}"
-
-
-def signal_name(number: int) -> str:
-    """Return SIGKILL for 9."""
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
 
 
 def ended() -> Iterator[tuple[int, End]]:

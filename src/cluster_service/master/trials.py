@@ -20,6 +20,7 @@ from cluster_service.config.targets import is_python
 from cluster_service.control.errors import CommandError
 from cluster_service.core import masks
 from cluster_service.wire import addresses
+from cluster_service.wire.signals import signal_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -136,16 +137,8 @@ def _why(what: str, code: int, output: _Output) -> str:
         return ""
     if code == asking.CANNOT_RUN and " cannot be run: " in output.last:
         return f"{what.rpartition(' ')[0]} {output.last}"
-    how = f"failed with exit code {code}" if code > 0 else f"was ended by signal {-code} ({_signal_name(-code)})"
+    how = f"failed with exit code {code}" if code > 0 else f"was killed by {signal_name(-code)}"
     return f"{what} {how}" + (f": {output.last}" if output.last else "")
-
-
-def _signal_name(number: int) -> str:
-    import signal  # noqa: PLC0415
-
-    with contextlib.suppress(ValueError):
-        return signal.Signals(number).name
-    return "of no name"
 
 
 class _Job:

@@ -4,6 +4,7 @@
 ``orders``   what the master says to the guardian.
 ``facts``    what the guardian says to the master.
 ``channel``  what a worker and the guardian say to each other, one JSON object a datagram.
+``signals``  the names of the numbers that they tell.
 ``board``    what a worker writes for the master without a word: that its loop turns, how many answers it gave.
 
 This package is imported by workers under the user's interpreter: standard library only, Python 3.9 syntax.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from tests.tools.attack import Attack
 
-from .subject import GROUPS, WORKERS
+from .subject import GROUPS, STOP_TIMEOUT, WORKERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -126,7 +126,7 @@ def reload(world: World, random: Random) -> None:
     """Of settings that nobody restarts for, or of what a worker is, or by SIGHUP."""
     how = random.choice(("settings", "workers", "signal"))
     if how == "settings":
-        world.subject.configure(stop_timeout=random.choice((5, 6, 7)))
+        world.subject.configure(stop_timeout=STOP_TIMEOUT + random.choice((-1, 0, 1)))
     else:
         world.subject.configure(touched=random.getrandbits(16))
     if how == "signal":

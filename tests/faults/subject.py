@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 GROUPS = ("web", "script")
 WORKERS = 2
+STOP_TIMEOUT = 12
+"""Seconds. A worker has ten of them for its clients: more than it may be stopped for (4) and they may be idle (5)."""
 KEY = "the-key-of-the-fault-machine"
 MARKS = {
     "master": re.compile(rb"^cservice: faults master"),
@@ -97,7 +99,7 @@ class Subject(Service):
 
     # -- what it is made of
 
-    def configure(self, *, touched: int = 0, stop_timeout: int = 6, broken: str = "") -> None:
+    def configure(self, *, touched: int = 0, stop_timeout: int = STOP_TIMEOUT, broken: str = "") -> None:
         """Write the configuration."""
         text = CONFIG.format(
             folder=self.folder, disk=self.disk, door=self.door_port, touched=touched, stop_timeout=stop_timeout,

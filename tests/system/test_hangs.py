@@ -49,6 +49,12 @@ CASES = {
 }
 
 
+POOLS = [kind for kind in CASES if kind.startswith("pool")]
+GO_ON = [*POOLS, "event loop, granian"]
+"""Those whose servers would go on to take connections."""
+LEFT = "connections are left to other workers"
+
+
 @contextlib.contextmanager
 def standing(port: int, path: str, count: int) -> Iterator[None]:
     """*count* requests for *path*, to one and the same worker, that nobody will answer."""
@@ -71,11 +77,11 @@ def pid_of(client: socket.socket) -> bytes:
     return answer.rpartition(b"\n")[2]
 
 
-def service(case: Case, port: int, name: str = "test") -> Service:
+def service(case: Case, port: int, name: str = "test", *, workers: int = 2, limit: int = LIMIT) -> Service:
     where = (str(port),) if case.target[-1].endswith(".py") else ()
     bind = () if where else ("--bind", f"127.0.0.1:{port}")
     *before, target = case.target
-    settings = ("-w", "2", "--hang-timeout", f"{LIMIT}s", "--ready-after", "60s", *bind)
+    settings = ("-w", str(workers), "--hang-timeout", f"{limit}s", "--ready-after", "60s", *bind)
     return Service(*settings, *before, target, *where, cwd=PROGRAMS, name=name)
 
 
@@ -85,30 +91,50 @@ def test_one_of_two_that_hangs_is_found_shown_and_replaced(kind: str) -> None:
     with service(case, port) as running:
         running.serving(2)
         with standing(port, case.path, case.threads):
-            (hung,) = running.until_event("worker_hung")
-            assert "has not turned for 3 s" in hung["detail"]
-            assert any(case.line in line for line in hung["stacks"]), hung["stacks"]
-            running.until_logged(case.line)
-            (start,) = running.until_event("worker_start", reason="hang", slot=hung["slot"])
-            running.until_event("worker_ready", pid=start["pid"])
-        (end,) = running.until_event("worker_exit", pid=hung["pid"])
+            if kind in GO_ON:
+                running.until_logged(LEFT)
+            with Load(f"http://127.0.0.1:{port}/") as load:
+                (hung,) = running.until_event("worker_hung")
+                assert "has not turned for 3 s" in hung["detail"]
+                assert any(case.line in line for line in hung["stacks"]), hung["stacks"]
+                running.until_logged(case.line)
+                (start,) = running.until_event("worker_start", reason="hang", slot=hung["slot"])
+                running.until_event("worker_ready", pid=start["pid"])
+                (end,) = running.until_event("worker_exit", pid=hung["pid"])
+                result = load.finish()
         assert end["reason"] == "hang"
-        assert ask.http(("127.0.0.1", port)).isdigit()
+        assert (result.failed, result.ok > 0) == (0, True), f"others are answered meanwhile: {result}"
         told = [(event["type"], event.get("pid")) for event in running.events]
         ready, stop = told.index(("worker_ready", start["pid"])), told.index(("worker_stop", hung["pid"]))
         assert told.index(("worker_hung", hung["pid"])) < stop
         assert ready < stop, "its successor serves before it is asked to end"
 
 
-def test_others_are_answered_meanwhile() -> None:
-    case, port = CASES["event loop"], free_port()
-    with service(case, port) as running:
-        running.serving(2)
-        with standing(port, case.path, 1), Load(f"http://127.0.0.1:{port}/") as load:
-            hung = running.until_event("worker_hung")[0]
-            running.until_event("worker_exit", pid=hung["pid"])
-            result = load.finish()
-        assert result.failed == 0, result
+@pytest.mark.parametrize("kind", POOLS)
+def test_one_whose_pool_is_free_again_takes_connections_again(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case, port, gate = CASES[kind], free_port(), tmp_path / "gate"
+    os.mkfifo(gate)
+    monkeypatch.setenv("GATE", str(gate))
+    with service(case, port, workers=1, limit=600) as running:
+        (worker,) = running.serving(1)
+        with standing(port, "/gate", case.threads):
+            running.until_logged(LEFT)
+            listening = {row["pid"]: row["listening"] for row in running.json("workers")["workers"]}
+            with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE) as late:
+                late.sendall(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n")
+                assert in_queue(port) == 1
+                with gate.open("w"):
+                    assert late.recv(4096)
+            assert listening == {worker: [f"127.0.0.1:{port}"]}
+        assert ask.http(("127.0.0.1", port)).isdigit()
+
+
+def in_queue(port: int) -> int:
+    """How many connections wait to be accepted on *port*."""
+    rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(int(row[4].split(":")[1], 16) for row in rows if row[3] == "0A" and row[1].endswith(f":{port:04X}"))
 
 
 @pytest.mark.parametrize("whom", ["guardian", "master"])

@@ -6,6 +6,7 @@ app.
 ``script``       a file as ``__main__``, as if it were run alone.
 ``app``          ``package.module:app`` on a server: ``loading``, ``interface``, ``listeners``, ``serve_…``.
 ``runtime``      readiness, stopping. ``channel``: the descriptor to the guardian. ``api``: what a program may call.
+``pulse``        proof that it turns. ``pools``, ``accepting``: while its threads are stuck, it takes no connections.
 ``ports``        shared ports in-process, where the kernel cannot do it (``--share python``).
 ``drains``       how each known family of servers stops without losing a request.
 

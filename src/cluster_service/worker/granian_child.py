@@ -221,6 +221,8 @@ class Closing:
     def _serves(self) -> None:
         self.serving = True
         self.runtime.server_started()
+        if self.interface != "wsgi":  # whose beat is given by no loop
+            self.runtime.pulse.watch()
 
     def begin(self) -> None:
         """From now on, every answer is its connection's last, and those that never end are ended."""

@@ -113,5 +113,6 @@ def own_listener(runtime: Runtime) -> List[socket.socket]:
         complain(f"the worker cannot be asked whether it is well: {error.strerror}")
         listener.close()
         return []
+    runtime.pulse.accepting.spared.add(listener.getsockname())
     runtime.notify({CHECK_ADDRESS: f"unix:@{listener.getsockname()[1:].decode('ascii')}"})
     return [listener]

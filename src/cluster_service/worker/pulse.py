@@ -5,8 +5,8 @@
 - One loop gives the beat: the first that turns, but the main thread's rather than another's. While none does, the
   interpreter gives it (``interpreter_turns``): a program that goes on without a loop is not one that hangs, unless it
   holds the GIL.
-- There is no beat while a pool of threads that answers requests is stuck (``pools``), nor after the worker's program
-  has executed another in its own place.
+- There is no beat while a pool of threads that answers requests is stuck (``pools``), and no connections are taken
+  (``accepting``); nor after the worker's program has executed another in its own place.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import functools
 import mmap
 import os
 import time
-from _thread import get_ident
+from _thread import allocate_lock, get_ident
 from array import array
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Tuple
 
@@ -23,7 +23,9 @@ from cluster_service.wire import board
 from cluster_service.wire.board import BEAT, ERRORS, REQUESTS, STACKS
 
 from . import stacks
+from .accepting import Accepting
 from .pools import AnyioPool
+from .threads import run_beside
 
 if TYPE_CHECKING:
     from .streams import Streams
@@ -42,6 +44,7 @@ class Pulse:
         self._loop: Optional[Tuple[object, bool]] = None
         """The loop whose beat it is, and whether that is the main thread's."""
         self._pools: List[Callable[[], bool]] = []
+        self.accepting = Accepting()
         if place:
             try:
                 descriptor, row = map(int, place.split(":"))
@@ -62,6 +65,7 @@ class Pulse:
         self._cells = array("Q", [0] * board.CELLS)
         self._main = get_ident()
         self._loop = None
+        self.accepting.forget()
 
     def _leaving(self, execute: Callable[..., Any]) -> Any:
         """Return *execute*, which puts another program in this one's place: that gives no beat, and has no stacks."""
@@ -94,7 +98,20 @@ class Pulse:
             self._cells[BEAT] = time.monotonic_ns()
 
     def _stuck(self) -> bool:
-        return sum(stuck() for stuck in self._pools) > 0  # each of them is to look
+        stuck = sum(stuck() for stuck in self._pools) > 0  # each of them is to look
+        self.accepting.look(stuck=stuck)
+        return stuck
+
+    def watch(self) -> None:
+        """Have an eye on a loop that is not what takes the connections."""
+        run_beside(self._watch)
+
+    def _watch(self) -> None:
+        never = allocate_lock()
+        never.acquire()
+        while not never.acquire(timeout=PACE):
+            beat = self._cells[BEAT]
+            self.accepting.look(stuck=beat > 0 and time.monotonic_ns() - beat > 2 * PACE * 1e9)
 
     def take_over(self) -> None:
         """In a fork that does the worker's work: it writes the row from now on."""

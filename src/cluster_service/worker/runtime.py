@@ -156,6 +156,7 @@ class Runtime:
                 self._channel.catch_up()  # the announcement is on its way whenever the service has sent the signal
             timeout = DEFAULT_TIMEOUT
         self._stop.begin(timeout)
+        self.pulse.accepting.end()
         self.titles.show_end()
 
     def await_exit(self) -> None:

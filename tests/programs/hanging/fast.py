@@ -13,6 +13,12 @@ def block_the_thread():
     threading.Event().wait()
 
 
+@app.get("/gate")
+def gate():
+    with open(os.environ["GATE"]):
+        pass
+
+
 @app.get("/thread")
 def thread():
     block_the_thread()

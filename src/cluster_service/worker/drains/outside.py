@@ -1,22 +1,19 @@
 """Draining a server from outside, by what the kernel knows of its descriptors: for servers that are not Python.
 
-- Stop accepting: every descriptor of a listening socket is made one of another socket, which nobody knows of. The
-  server goes on to watch and to accept, and gets nothing. What waits on the shared socket is the other workers'.
+- Stop accepting: its listening sockets are put aside (``aside``).
 - Each connection gets its time (``grace``): one from which nothing has come yet, and one that is quiet by now.
   A request that takes longer than that is being answered, and the server's own stop waits for it.
 """
 
 from __future__ import annotations
 
-import os
-import select
 import socket
 import struct
 import time
-from _socket import socket as Socket  # noqa: N812 - the C class, whose methods do the real thing
 from _thread import allocate_lock
 from typing import List
 
+from ..aside import borrowed, put
 from ..sockets import sockets
 from .grace import IDLE_GRACE, NEW_GRACE
 
@@ -52,16 +49,9 @@ class Outside:
         if self._addresses:
             return
         for fd in sockets():
-            try:
-                with borrowed(fd) as each:
-                    if each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-                        self._addresses.append(each.getsockname())
-                        with _nowhere(each.family) as nowhere:
-                            os.set_blocking(nowhere.fileno(), os.get_blocking(fd))
-                            _unwatch(fd)
-                            os.dup2(nowhere.fileno(), fd, inheritable=os.get_inheritable(fd))
-            except OSError:
-                pass  # a connection that has ended meanwhile
+            aside = put(fd, keep=False)
+            if aside is not None:
+                self._addresses.append(aside.address)
 
     def _claims(self, fd: int) -> bool:
         """Whether the connection *fd*, if it is one of the server's, may still bring a request."""
@@ -84,28 +74,6 @@ class Outside:
         return any(isinstance(address, tuple) and address[1] == name[1] for address in self._addresses)
 
 
-def _nowhere(family: int) -> socket.socket:
-    """Return a listening socket of *family* (a server may look at that) whose address nobody is told: it is not shared,
-    and nobody is asked for it, who may just be asked for another (``ports``).
-    """
-    nowhere = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    loopback = {socket.AF_INET: ("127.0.0.1", 0), socket.AF_INET6: ("::1", 0)}
-    Socket.bind(nowhere, loopback.get(socket.AddressFamily(family), ""))
-    Socket.listen(nowhere, 1)
-    return nowhere
-
-
-def _unwatch(fd: int) -> None:
-    """Take *fd* out of every epoll of this process: what it is now would be told of there, even when it is replaced."""
-    for name in os.listdir("/proc/self/fd"):
-        try:
-            if os.readlink(f"/proc/self/fd/{name}") == "anon_inode:[eventpoll]":
-                with select.epoll.fromfd(os.dup(int(name))) as watching:
-                    watching.unregister(fd)
-        except OSError:
-            pass  # it was the listing's own, or watches others
-
-
 def _may_ask(info: bytes, waited: float) -> bool:
     if len(info) < _BYTES_RECEIVED + 8:
         return waited < IDLE_GRACE  # an old kernel
@@ -125,16 +93,3 @@ def _has_asked(info: bytes) -> bool:
     (sent_ms,) = struct.unpack_from("=I", info, _SENT)
     (received_ms,) = struct.unpack_from("=I", info, _RECEIVED)
     return bool(received and (acked <= 1 or received_ms < sent_ms))  # 1: the kernel may count the handshake
-
-
-class borrowed:  # noqa: N801 - reads as a function
-    """Somebody else's descriptor as a socket, for a moment; it is left open."""
-
-    def __init__(self, fd: int) -> None:
-        self._socket = socket.socket(fileno=fd)
-
-    def __enter__(self) -> socket.socket:
-        return self._socket
-
-    def __exit__(self, *_: object) -> None:
-        self._socket.detach()

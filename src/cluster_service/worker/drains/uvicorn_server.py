@@ -23,12 +23,12 @@ import socket
 import threading
 from typing import TYPE_CHECKING, Any, Dict, Optional, Tuple
 
+from ..aside import borrowed
 from ..pulse import counting_asgi
 from ..say import complain
 from ..serving import Serving
 from ..streams import GRACE, Streams
 from .grace import IDLE_GRACE, NEW_GRACE
-from .outside import borrowed
 
 if TYPE_CHECKING:
     from types import ModuleType

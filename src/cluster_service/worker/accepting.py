@@ -1,0 +1,83 @@
+"""Whether this worker takes connections. While its pool of threads, or its loop, is stuck it leaves them to others.
+
+Its server may take them all the same, and they would wait in its memory until it is killed. In the queue of the shared
+socket they wait for another worker, or for this one's successor. At a stop, that is the drain's business.
+"""
+
+from __future__ import annotations
+
+import time
+from _thread import allocate_lock
+from typing import TYPE_CHECKING, List, Optional, Set
+
+from .say import complain
+from .sockets import sockets
+
+if TYPE_CHECKING:
+    from .aside import Aside
+
+PATIENCE = 0.5
+"""Seconds that it must have been stuck for."""
+QUIET = 60.0
+"""Seconds between two words of it in the log."""
+
+
+class Accepting:
+    """The listening sockets of this process."""
+
+    def __init__(self) -> None:
+        self.spared: Set[object] = set()
+        """Addresses at which connections are taken all the same."""
+        self._stuck_since: Optional[float] = None
+        self._said: Optional[float] = None
+        self._wanted = True
+        self._over = False
+        self._done = (True, False)
+        """What was wanted, and whether it was over, when they were last seen to."""
+        self._busy = allocate_lock()
+        self._aside: List[Aside] = []
+
+    def look(self, *, stuck: bool) -> None:
+        """Take note of whether the worker is *stuck*. To be told several times a second, in any thread."""
+        if self._over:
+            return
+        now = time.monotonic()
+        if not stuck:
+            self._stuck_since = None
+        elif self._stuck_since is None:
+            self._stuck_since = now
+        wanted = self._stuck_since is None or now < self._stuck_since + PATIENCE
+        if wanted != self._wanted:
+            self._wanted = wanted
+            self._settle()
+            if not wanted and (self._said is None or now >= self._said + QUIET):
+                self._said = now
+                complain("neither its loop nor its threads are free: connections are left to other workers")
+
+    def end(self) -> None:
+        """Leave the sockets as they are, from now on. To be called in signal handlers, too."""
+        self._over = True
+        if self._aside or self._busy.locked():
+            self._settle()
+
+    def forget(self) -> None:
+        """In a fork: nothing is known of its pool."""
+        self.__init__()  # type: ignore[misc]
+
+    def _settle(self) -> None:
+        """Bring about what is wanted. Who comes while another is at it leaves it to him: he looks once more."""
+        from .aside import back, let_go, put  # noqa: PLC0415 - most workers never need it
+
+        while self._done != (self._wanted, self._over) and self._busy.acquire(blocking=False):
+            try:
+                self._done = wanted, over = self._wanted, self._over
+                if wanted or over:
+                    while self._aside:
+                        (let_go if over else back)(self._aside.pop())
+                    continue
+                for fd in sockets():
+                    each = put(fd, keep=True, spared=self.spared)
+                    if each is not None:
+                        self._aside.append(each)
+            finally:
+                self._busy.release()

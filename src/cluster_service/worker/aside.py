@@ -1,0 +1,144 @@
+"""Putting listening sockets aside: for servers that cannot be told to take no more connections.
+
+Every descriptor of a listening socket is made one of another socket, which nobody knows of. The server goes on to watch
+and to accept, and gets nothing; what waits on the shared socket is the other workers'. With what ``put`` returns, the
+socket can be taken ``back``.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import struct
+from _socket import socket as Socket  # noqa: N812 - the C class, whose methods do the real thing
+from typing import Container, Dict, List, NamedTuple, Optional
+
+
+class Watch(NamedTuple):
+    """An epoll of this process that watches a descriptor."""
+
+    epoll: int
+    events: int
+    data: int
+    """What it tells with them: the descriptor for Python and libuv, a number of its own for others."""
+
+
+class Aside(NamedTuple):
+    """A listening socket that was put aside."""
+
+    fd: int
+    """Where the server has it."""
+    stand_in: int
+    """The inode of the socket that stands there now."""
+    address: object
+    kept: int
+    """A descriptor of the socket itself; -1: it is not to be taken back."""
+    watches: List[Watch]
+
+
+_stand_ins: Dict[int, object] = {}
+"""Inode → the address for which it stands."""
+
+
+def put(fd: int, *, keep: bool, spared: Container[object] = ()) -> Optional[Aside]:
+    """Put the socket of *fd* aside, if it listens, on no address of *spared*, and there are descriptors for it; else
+    return None. *keep*: it is to be taken back. One that is aside already stays so.
+    """
+    try:
+        with borrowed(fd) as each:
+            address, family = each.getsockname(), each.family
+            if not each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) or address in spared:
+                return None
+        stands = _stand_ins.get(os.fstat(fd).st_ino)
+        if stands is not None:
+            return Aside(fd, -1, stands, -1, [])
+        with _nowhere(family) as nowhere:
+            os.set_blocking(nowhere.fileno(), os.get_blocking(fd))
+            kept = os.dup(fd) if keep else -1
+            aside = Aside(fd, os.fstat(nowhere.fileno()).st_ino, address, kept, _unwatch(fd))
+            _stand_ins[aside.stand_in] = address
+            os.dup2(nowhere.fileno(), fd, inheritable=os.get_inheritable(fd))
+    except OSError:
+        return None  # a connection that has ended meanwhile
+    return aside
+
+
+def back(aside: Aside) -> None:
+    """Give the server its socket back, unless it has closed it meanwhile."""
+    try:
+        if os.fstat(aside.fd).st_ino == aside.stand_in:
+            os.dup2(aside.kept, aside.fd, inheritable=os.get_inheritable(aside.fd))
+            for watch in aside.watches:
+                _watch(aside.fd, watch)
+    except OSError:
+        pass  # it has just been closed
+    let_go(aside)
+    del _stand_ins[aside.stand_in]
+
+
+def let_go(aside: Aside) -> None:
+    """Keep the socket itself no longer: it will not be taken back."""
+    os.close(aside.kept)
+
+
+def _nowhere(family: int) -> socket.socket:
+    """Return a listening socket of *family* (a server may look at that) whose address nobody is told: it is not shared,
+    and nobody is asked for it, who may just be asked for another (``ports``).
+    """
+    nowhere = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    loopback = {socket.AF_INET: ("127.0.0.1", 0), socket.AF_INET6: ("::1", 0)}
+    Socket.bind(nowhere, loopback.get(socket.AddressFamily(family), ""))
+    Socket.listen(nowhere, 1)
+    return nowhere
+
+
+def _unwatch(fd: int) -> List[Watch]:
+    """Take *fd* out of every epoll of this process: what it is now would be told of there, even when it is replaced."""
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            if os.readlink(f"/proc/self/fd/{name}") == "anon_inode:[eventpoll]":
+                found += _watches(int(name), fd)
+                with select.epoll.fromfd(os.dup(int(name))) as watching:
+                    watching.unregister(fd)
+        except OSError:
+            pass  # it was the listing's own, or watches others
+    return found
+
+
+def _watches(epoll: int, fd: int) -> List[Watch]:
+    """How *epoll* watches *fd*: ``tfd: 5 events: 19 data: 5 …`` for each that it watches (proc_pid_fdinfo(5))."""
+    with open(f"/proc/self/fdinfo/{epoll}", encoding="ascii") as info:
+        lines = [line.split() for line in info if line.startswith("tfd:")]
+    return [Watch(epoll, int(words[3], 16), int(words[5], 16)) for words in lines if int(words[1]) == fd]
+
+
+def _watch(fd: int, watch: Watch) -> None:
+    if watch.data & 0xFFFFFFFF == fd:
+        with select.epoll.fromfd(os.dup(watch.epoll)) as watching:
+            watching.register(fd, watch.events)
+        return
+    import ctypes  # noqa: PLC0415 - the one way to tell a number of somebody else's
+    import platform  # noqa: PLC0415
+
+    packed = platform.machine() in ("x86_64", "AMD64")
+    event = struct.pack("=IQ" if packed else "@IQ", watch.events, watch.data)
+    ctypes.CDLL(None).epoll_ctl(watch.epoll, _EPOLL_CTL_ADD, fd, event)
+
+
+_EPOLL_CTL_ADD = 1
+"""epoll_ctl(2)."""
+
+
+class borrowed:  # noqa: N801 - reads as a function
+    """Somebody else's descriptor as a socket, for a moment; it is left open."""
+
+    def __init__(self, fd: int) -> None:
+        self._socket = socket.socket(fileno=fd)
+
+    def __enter__(self) -> socket.socket:
+        return self._socket
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.detach()

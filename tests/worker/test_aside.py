@@ -1,0 +1,212 @@
+"""Listening sockets that are put aside, and taken back: whatever watches them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import importlib.util
+import os
+import select
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from cluster_service.worker import accepting
+from cluster_service.worker.accepting import Accepting
+from cluster_service.worker.aside import back, let_go, put
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+LOOPS = ["asyncio", *(["uvloop"] if importlib.util.find_spec("uvloop") else [])]
+ROOT = Path(__file__).parent.parent.parent
+DEADLINE = 20.0
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as made:
+        made.setblocking(False)
+        yield made
+
+
+def asked(address: Any) -> socket.socket:
+    return socket.create_connection(address, timeout=DEADLINE)
+
+
+def takes(listener: socket.socket) -> bool:
+    """Whether there is a connection to take."""
+    try:
+        listener.accept()[0].close()
+    except BlockingIOError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_loop_gets_nothing_and_then_what_has_come_meanwhile(loop: str) -> None:
+    """In a process of its own: libuv never gives back what it needs for signals."""
+    with subprocess.Popen([sys.executable, "-m", __name__, loop], cwd=ROOT, stderr=subprocess.PIPE) as program:
+        assert program.communicate()[1] == b""
+        assert program.returncode == 0
+
+
+async def in_a_loop() -> None:
+    async def greet(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"welcome")
+        writer.close()
+
+    async def answer(client: socket.socket) -> bytes:
+        return await asyncio.wait_for(asyncio.get_running_loop().sock_recv(client, 10), DEADLINE)
+
+    server = await asyncio.start_server(greet, "127.0.0.1", 0)
+    (own,) = server.sockets
+    address = own.getsockname()
+    with asked(address) as first:
+        first.setblocking(False)
+        assert await answer(first) == b"welcome"  # it is watched by now
+    aside = put(own.fileno(), keep=True)
+    assert aside is not None
+    assert aside.address == address
+    with asked(address) as client:
+        client.setblocking(False)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        with contextlib.suppress(BlockingIOError):
+            raise AssertionError(client.recv(10))
+        back(aside)
+        assert await answer(client) == b"welcome"
+    server.close()
+    await server.wait_closed()
+
+
+@pytest.mark.parametrize("edge", [False, True])
+def test_an_epoll_of_somebody_else_tells_its_own_number_again(listener: socket.socket, *, edge: bool) -> None:
+    """As those of Rust's servers are, which tell a number of theirs rather than the descriptor."""
+    with select.epoll() as watching:
+        add(watching.fileno(), listener.fileno(), select.EPOLLIN | (select.EPOLLET if edge else 0), 0x1234567890AB)
+        before = watched(watching)
+        aside = put(listener.fileno(), keep=True)
+        assert aside is not None
+        with asked(aside.address):
+            assert (watched(watching), watching.poll(0)) == ([], [])
+            back(aside)
+            assert watched(watching) == before
+            assert [events for _, events in watching.poll(DEADLINE)] == [select.EPOLLIN]
+            assert takes(listener)
+
+
+def add(epoll: int, fd: int, events: int, data: int) -> None:
+    from cluster_service.worker.aside import Watch, _watch
+
+    _watch(fd, Watch(epoll, events, data))
+
+
+def watched(epoll: select.epoll) -> list[list[str]]:
+    lines = Path(f"/proc/self/fdinfo/{epoll.fileno()}").read_text().splitlines()
+    return [line.split()[3:6] for line in lines if line.startswith("tfd:")]
+
+
+def test_a_descriptor_that_is_another_by_now_is_left_alone(listener: socket.socket) -> None:
+    aside = put(listener.fileno(), keep=True)
+    assert aside is not None
+    number = listener.detach()
+    os.close(number)
+    reading, writing = os.pipe()
+    assert number in (reading, writing)
+    back(aside)
+    os.write(writing, b"still a pipe")
+    assert os.read(reading, 20) == b"still a pipe"
+    os.close(reading)
+    os.close(writing)
+
+
+def test_one_that_is_aside_is_known_by_its_own_address_and_not_put_aside_twice(listener: socket.socket) -> None:
+    first = put(listener.fileno(), keep=True)
+    second = put(listener.fileno(), keep=False)
+    assert first is not None
+    assert second is not None
+    assert second.address == first.address
+    let_go(first)
+
+
+def test_a_connection_and_a_spared_address_are_none(listener: socket.socket) -> None:
+    assert put(listener.fileno(), keep=True, spared={listener.getsockname()}) is None
+    with asked(listener.getsockname()) as client:
+        assert put(client.fileno(), keep=True) is None
+        assert takes(listener)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What ``Accepting`` takes for the time."""
+    now = [100.0]
+    monkeypatch.setattr(accepting, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(accepting, "sockets", lambda: now[1:])
+    return now
+
+
+def test_connections_are_left_while_it_is_stuck(
+    listener: socket.socket, clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = Accepting()
+    clock.append(listener.fileno())
+    address = listener.getsockname()
+    for at, stuck, left in [
+        (100.0, True, False),
+        (100.4, True, False),
+        (100.5, True, True),
+        (101.0, True, True),
+        (101.2, False, False),
+        (101.3, True, False),
+        (101.9, True, True),
+        (102.0, False, False),
+    ]:
+        clock[0] = at
+        own.look(stuck=stuck)
+        with asked(address):
+            assert takes(listener) != left, at
+    assert capsys.readouterr().err.count("left to other workers") == 1
+
+
+def test_at_a_stop_they_stay_as_they_are_and_nothing_is_kept(listener: socket.socket, clock: list[float]) -> None:
+    own = Accepting()
+    clock.append(listener.fileno())
+    address = listener.getsockname()
+    for at in (100.0, 101.0):
+        clock[0] = at
+        own.look(stuck=True)
+    own.end()
+    own.look(stuck=False)
+    with pytest.raises(ConnectionRefusedError):
+        asked(address)
+    assert put(listener.fileno(), keep=False).address == address  # type: ignore[union-attr]
+
+
+def test_a_stop_in_the_middle_of_it_is_heard_at_its_end(
+    listener: socket.socket, clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = Accepting()
+
+    def sockets() -> list[int]:
+        own.end()  # as a signal's handler does
+        return [listener.fileno()]
+
+    monkeypatch.setattr(accepting, "sockets", sockets)
+    address = listener.getsockname()
+    for at in (100.0, 101.0):
+        clock[0] = at
+        own.look(stuck=True)
+    with pytest.raises(ConnectionRefusedError):
+        asked(address)
+
+
+if __name__ == "__main__":
+    own_loop = importlib.import_module(sys.argv[1])
+    own_loop.run(in_a_loop())

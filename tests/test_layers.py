@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "control": {"control", "core", "wire", "config", "rundir", "boot", ""},
     "config": {"config", "machine", "core", "wire", "rundir", "control.errors", ""},
     "rundir": {"rundir", "machine", "control.errors", ""},
-    "boot": {"boot", "core", "wire", "config", "rundir", "control.errors", "control.client", ""},
+    "boot": {"boot", "machine", "core", "wire", "config", "rundir", "control.errors", "control.client", ""},
     "testing": {"testing", "core", "wire", ""},
     "": {"master", "worker", "control"},  # __init__.py, which imports names when they are first used
     "__main__": {"control"},

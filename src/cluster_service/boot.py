@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import rundir
 from .control.errors import CommandError
+from .machine import shortage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -113,7 +114,14 @@ def start(
         return _detach(settings, lock, message, environ)
     if console is not None:
         console(settings, environ)
-    return _become(settings.name, lock, message, environ)
+    try:
+        _become(settings.name, lock, message, environ)
+    except OSError as error:
+        if lock is not None:
+            os.close(lock)
+            rundir.clean_up(settings.run_dir, settings.name)
+        why = f"the service cannot be started by {sys.executable}: {shortage.explain(error)}"
+        raise CommandError("failed", why, "It must be there, and this user must be allowed to execute it.") from None
 
 
 def told_by_manager(environ: Mapping[str, str], pid: int) -> dict[str, Any]:

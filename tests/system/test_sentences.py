@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.tools.ports import free_port
-from tests.tools.service import Service, cservice
+from tests.tools.service import Service, cservice, run_directory
 
 PROGRAMS = Path(__file__).parent.parent / "programs"
 
@@ -38,6 +40,25 @@ def test_a_sentence_that_helps(arguments: tuple[str, ...], code: int, words: tup
     assert "Traceback" not in done.err
     for word in words:
         assert word.lower() in done.err.lower(), done.err
+
+
+def test_an_interpreter_of_ours_that_cannot_be_executed_again(tmp_path: Path) -> None:
+    """As where a user may not enter the directory that root has installed it in, but was given the process."""
+    program = (
+        "import sys; from cluster_service.__main__ import main\n"
+        "sys.executable = sys.argv.pop(1)\n"
+        "sys.argv += ['start', '-w', '1', 'http_server.py', '0']\n"
+        "main()"
+    )
+    own = tmp_path / "python"
+    own.write_text("not to be executed")
+    done = subprocess.run(
+        [sys.executable, "-c", program, own], cwd=PROGRAMS, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"the service cannot be started by {own}: Permission denied" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(run_directory().iterdir())
 
 
 def test_a_second_service_of_the_name_starts_nothing_and_becomes_a_console() -> None:

@@ -30,7 +30,8 @@ class Accepting:
         """Addresses at which connections are taken all the same."""
         self._stuck_since: Optional[float] = None
         self._said: Optional[float] = None
-        self._wanted = True
+        self.wanted = True
+        """Whether connections are to be taken."""
         self._over = False
         self._done = (True, False)
         """What was wanted, and whether it was over, when they were last seen to."""
@@ -42,13 +43,10 @@ class Accepting:
         if self._over:
             return
         now = time.monotonic()
-        if not stuck:
-            self._stuck_since = None
-        elif self._stuck_since is None:
-            self._stuck_since = now
-        wanted = self._stuck_since is None or now < self._stuck_since + PATIENCE
-        if wanted != self._wanted:
-            self._wanted = wanted
+        self._stuck_since = since = (self._stuck_since or now) if stuck else None
+        wanted = since is None or now < since + PATIENCE
+        if wanted != self.wanted:
+            self.wanted = wanted
             self._settle()
             if not wanted and (self._said is None or now >= self._said + QUIET):
                 self._said = now
@@ -68,9 +66,9 @@ class Accepting:
         """Bring about what is wanted. Who comes while another is at it leaves it to him: he looks once more."""
         from .aside import back, let_go, put  # noqa: PLC0415 - most workers never need it
 
-        while self._done != (self._wanted, self._over) and self._busy.acquire(blocking=False):
+        while self._done != (self.wanted, self._over) and self._busy.acquire(blocking=False):
             try:
-                self._done = wanted, over = self._wanted, self._over
+                self._done = wanted, over = self.wanted, self._over
                 if wanted or over:
                     while self._aside:
                         (let_go if over else back)(self._aside.pop())

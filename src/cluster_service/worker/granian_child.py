@@ -21,7 +21,7 @@ from .drains.outside import Outside
 from .interface import interface_of
 from .loading import load_app
 from .pools import Pool
-from .pulse import PACE, Beating, Pulse, counting_asgi, counting_wsgi
+from .pulse import Beating, Pulse, counting_asgi, counting_wsgi
 from .run import hide_our_frames
 from .runtime import Runtime, current, install
 from .sockets import is_listening
@@ -209,7 +209,7 @@ class Closing:
         never.acquire()
         while True:
             self.runtime.pulse.interpreter_turns()
-            never.acquire(timeout=PACE)
+            never.acquire(timeout=self.runtime.pulse.pace)
 
     def await_serving(self, deadline: float) -> None:
         """Wait until granian hears SIGTERM, which comes next: it forgets one that comes before its loop serves."""

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 PACE = 0.25
 """Seconds between two beats of a loop that has nothing else to do."""
+SOON = 0.02
+"""The same while no connections are taken: a thread that is free again is not to wait for its next one."""
 
 
 class Pulse:
@@ -102,6 +104,11 @@ class Pulse:
         self.accepting.look(stuck=stuck)
         return stuck
 
+    @property
+    def pace(self) -> float:
+        """Seconds to the next beat."""
+        return PACE if self.accepting.wanted else SOON
+
     def watch(self) -> None:
         """Have an eye on a loop that is not what takes the connections."""
         run_beside(self._watch)
@@ -109,7 +116,7 @@ class Pulse:
     def _watch(self) -> None:
         never = allocate_lock()
         never.acquire()
-        while not never.acquire(timeout=PACE):
+        while not never.acquire(timeout=self.pace):
             beat = self._cells[BEAT]
             self.accepting.look(stuck=beat > 0 and time.monotonic_ns() - beat > 2 * PACE * 1e9)
 
@@ -150,7 +157,7 @@ class Beating:
 
     def _turn(self) -> None:
         self._pulse.beat(self._loop)
-        self._handle = self._loop.call_later(PACE, self._turn)
+        self._handle = self._loop.call_later(self._pulse.pace, self._turn)
 
     def end(self) -> None:
         """The loop has ended, or is about to."""

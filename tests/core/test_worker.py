@@ -170,7 +170,7 @@ def test_being_alive_may_be_no_sign_at_all() -> None:
         ({"code": 1}, ["Traceback …", "ValueError: no", ""], "exited with code 1 before it was ready: ValueError: no"),
         ({"signal": 11}, [], "was killed by SIGSEGV before it was ready"),
         ({"signal": 40}, [], "was killed by signal 40 before it was ready"),
-        ({"signal": 9, "ready_at": 95.0}, [], "was killed by SIGKILL after serving for 5.0 s"),
+        ({"signal": 9, "ready_at": 95.0}, ["listens on :80"], "was killed by SIGKILL after serving for 5.0 s"),
         ({"code": 3, "ready_at": 40.0}, ["bye"], "exited with code 3 after serving for 60 s: bye"),
         ({"code": 9, "ready_at": 40.0}, ["INFO:     x", "[INFO] y"], "exited with code 9 after serving for 60 s"),
         ({"code": 9}, ["no disk", "INFO:     bye"], "exited with code 9 before it was ready: no disk"),

@@ -165,6 +165,8 @@ def readiness(worker: Worker, *, only_told: bool, ready_after: float | None, now
     return None
 
 
+SIGKILL = 9
+"""Whoever is sent it has no last word."""
 _WELL = re.compile(r"\W*(INFO|DEBUG)\b")
 """Lines that tell of nothing that has gone wrong."""
 
@@ -181,7 +183,8 @@ def cause(worker: Worker, lines: list[str], now: float) -> str:
     else:
         how = f"disappeared {when}"
     said = [line.strip() for line in lines if line.strip() and not _WELL.match(line)]
-    why = worker.bind_error or (said[-1] if said and not worker.stop_reason else "")
+    tells = said and not worker.stop_reason and worker.signal != SIGKILL
+    why = worker.bind_error or (said[-1] if tells else "")
     return f"{how}: {why}" if why else how
 
 

@@ -19,7 +19,7 @@ import pytest
 
 from cluster_service.worker import accepting
 from cluster_service.worker.accepting import Accepting
-from cluster_service.worker.aside import back, let_go, put
+from cluster_service.worker.aside import back, let_go, places, put
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -136,29 +136,51 @@ def test_one_that_is_aside_is_known_by_its_own_address_and_not_put_aside_twice(l
     let_go(first)
 
 
-def test_a_connection_and_a_spared_address_are_none(listener: socket.socket) -> None:
-    assert put(listener.fileno(), keep=True, spared={listener.getsockname()}) is None
-    with asked(listener.getsockname()) as client:
+def test_only_what_listens_is_put_aside_and_only_where_it_is_wanted(listener: socket.socket) -> None:
+    address = listener.getsockname()
+    assert put(listener.fileno(), keep=True, at={"elsewhere"}) is None
+    with asked(address) as client:
+        assert address[1] not in places([client.fileno(), listener.fileno()])
+        taken, _ = listener.accept()
+        with taken:
+            assert places([client.fileno(), listener.fileno(), taken.fileno()]) > {address[1]}
+    with asked(address) as client:
         assert put(client.fileno(), keep=True) is None
         assert takes(listener)
 
 
+class Now:
+    """What ``Accepting`` takes for the time, and for the sockets of this process."""
+
+    def __init__(self) -> None:
+        self.at = 100.0
+        self.sockets: list[int] = []
+
+
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """What ``Accepting`` takes for the time."""
-    now = [100.0]
-    monkeypatch.setattr(accepting, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    monkeypatch.setattr(accepting, "sockets", lambda: now[1:])
-    return now
+def now(listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> Iterator[Now]:
+    """With a connection that is held."""
+    made = Now()
+    monkeypatch.setattr(accepting, "time", SimpleNamespace(monotonic=lambda: made.at))
+    monkeypatch.setattr(accepting, "sockets", lambda: made.sockets)
+    with asked(listener.getsockname()), listener.accept()[0] as held:
+        made.sockets += [listener.fileno(), held.fileno()]
+        yield made
+
+
+def stuck(own: Accepting, now: Now) -> None:
+    """Have it be stuck for long enough."""
+    own.look(stuck=True)
+    now.at += 1.0
+    own.look(stuck=True)
 
 
 def test_connections_are_left_while_it_is_stuck(
-    listener: socket.socket, clock: list[float], capsys: pytest.CaptureFixture[str]
+    listener: socket.socket, now: Now, capsys: pytest.CaptureFixture[str]
 ) -> None:
     own = Accepting()
-    clock.append(listener.fileno())
     address = listener.getsockname()
-    for at, stuck, left in [
+    for now.at, is_stuck, left in [
         (100.0, True, False),
         (100.4, True, False),
         (100.5, True, True),
@@ -168,20 +190,45 @@ def test_connections_are_left_while_it_is_stuck(
         (101.9, True, True),
         (102.0, False, False),
     ]:
-        clock[0] = at
-        own.look(stuck=stuck)
+        own.look(stuck=is_stuck)
         with asked(address):
-            assert takes(listener) != left, at
+            assert takes(listener) != left, now.at
     assert capsys.readouterr().err.count("left to other workers") == 1
 
 
-def test_at_a_stop_they_stay_as_they_are_and_nothing_is_kept(listener: socket.socket, clock: list[float]) -> None:
+def test_what_the_program_listens_on_for_itself_is_left_alone(listener: socket.socket, now: Now) -> None:
     own = Accepting()
-    clock.append(listener.fileno())
     address = listener.getsockname()
-    for at in (100.0, 101.0):
-        clock[0] = at
-        own.look(stuck=True)
+    with socket.create_server(("127.0.0.1", 0)) as another:
+        another.setblocking(False)
+        now.sockets.append(another.fileno())
+        stuck(own, now)
+        with asked(address), asked(another.getsockname()):
+            assert (takes(listener), takes(another)) == (False, True)
+        own.look(stuck=False)
+
+
+def test_where_no_connection_is_held_the_first_one_shows_where_they_come_in(
+    listener: socket.socket, now: Now, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = Accepting()
+    address = listener.getsockname()
+    held = now.sockets.pop()
+    stuck(own, now)
+    with asked(address):
+        assert takes(listener)
+    assert capsys.readouterr().err == ""
+    now.sockets.append(held)
+    own.look(stuck=True)
+    with asked(address):
+        assert not takes(listener)
+    own.look(stuck=False)
+
+
+def test_at_a_stop_they_stay_as_they_are_and_nothing_is_kept(listener: socket.socket, now: Now) -> None:
+    own = Accepting()
+    address = listener.getsockname()
+    stuck(own, now)
     own.end()
     own.look(stuck=False)
     with pytest.raises(ConnectionRefusedError):
@@ -190,19 +237,17 @@ def test_at_a_stop_they_stay_as_they_are_and_nothing_is_kept(listener: socket.so
 
 
 def test_a_stop_in_the_middle_of_it_is_heard_at_its_end(
-    listener: socket.socket, clock: list[float], monkeypatch: pytest.MonkeyPatch
+    listener: socket.socket, now: Now, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = Accepting()
 
     def sockets() -> list[int]:
         own.end()  # as a signal's handler does
-        return [listener.fileno()]
+        return now.sockets
 
     monkeypatch.setattr(accepting, "sockets", sockets)
     address = listener.getsockname()
-    for at in (100.0, 101.0):
-        clock[0] = at
-        own.look(stuck=True)
+    stuck(own, now)
     with pytest.raises(ConnectionRefusedError):
         asked(address)
 

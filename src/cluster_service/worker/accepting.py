@@ -27,7 +27,7 @@ class Accepting:
 
     def __init__(self) -> None:
         self.spared: Set[object] = set()
-        """Addresses at which connections are taken all the same."""
+        """Places at which connections are taken all the same."""
         self._stuck_since: Optional[float] = None
         self._said: Optional[float] = None
         self.wanted = True
@@ -44,11 +44,10 @@ class Accepting:
             return
         now = time.monotonic()
         self._stuck_since = since = (self._stuck_since or now) if stuck else None
-        wanted = since is None or now < since + PATIENCE
-        if wanted != self.wanted:
-            self.wanted = wanted
+        self.wanted = since is None or now < since + PATIENCE
+        if self._done != (self.wanted, self._over):
             self._settle()
-            if not wanted and (self._said is None or now >= self._said + QUIET):
+            if self._aside and (self._said is None or now >= self._said + QUIET):
                 self._said = now
                 complain("neither its loop nor its threads are free: connections are left to other workers")
 
@@ -64,18 +63,27 @@ class Accepting:
 
     def _settle(self) -> None:
         """Bring about what is wanted. Who comes while another is at it leaves it to him: he looks once more."""
-        from .aside import back, let_go, put  # noqa: PLC0415 - most workers never need it
+        from .aside import back, let_go  # noqa: PLC0415 - most workers never need it
 
         while self._done != (self.wanted, self._over) and self._busy.acquire(blocking=False):
             try:
-                self._done = wanted, over = self.wanted, self._over
+                wanted, over = self.wanted, self._over
                 if wanted or over:
                     while self._aside:
                         (let_go if over else back)(self._aside.pop())
-                    continue
-                for fd in sockets():
-                    each = put(fd, keep=True, spared=self.spared)
-                    if each is not None:
-                        self._aside.append(each)
+                elif not self._put_aside():
+                    return  # the next look may find more
+                self._done = wanted, over
             finally:
                 self._busy.release()
+
+    def _put_aside(self) -> bool:
+        """Put aside the sockets on which the connections that are held have come in: a program may have others."""
+        from .aside import places, put  # noqa: PLC0415 - most workers never need it
+
+        at = places(sockets()) - self.spared
+        for fd in sockets():
+            each = put(fd, keep=True, at=at)
+            if each is not None:
+                self._aside.append(each)
+        return bool(self._aside)

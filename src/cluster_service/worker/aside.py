@@ -12,7 +12,7 @@ import select
 import socket
 import struct
 from _socket import socket as Socket  # noqa: N812 - the C class, whose methods do the real thing
-from typing import Container, Dict, List, NamedTuple, Optional
+from typing import Container, Dict, Iterable, List, NamedTuple, Optional, Set
 
 
 class Watch(NamedTuple):
@@ -41,14 +41,18 @@ _stand_ins: Dict[int, object] = {}
 """Inode → the address for which it stands."""
 
 
-def put(fd: int, *, keep: bool, spared: Container[object] = ()) -> Optional[Aside]:
-    """Put the socket of *fd* aside, if it listens, on no address of *spared*, and there are descriptors for it; else
-    return None. *keep*: it is to be taken back. One that is aside already stays so.
+def put(fd: int, *, keep: bool, at: Optional[Container[object]] = None) -> Optional[Aside]:
+    """Put the socket of *fd* aside, if it listens, and there are descriptors for it; else return None.
+
+    *keep*: it is to be taken back. *at*: only if its place (``place_of``) is among these. One that is aside already
+    stays so.
     """
     try:
         with borrowed(fd) as each:
             address, family = each.getsockname(), each.family
-            if not each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) or address in spared:
+            if not each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                return None
+            if at is not None and place_of(address) not in at:
                 return None
         stands = _stand_ins.get(os.fstat(fd).st_ino)
         if stands is not None:
@@ -80,6 +84,24 @@ def back(aside: Aside) -> None:
 def let_go(aside: Aside) -> None:
     """Keep the socket itself no longer: it will not be taken back."""
     os.close(aside.kept)
+
+
+def place_of(address: object) -> object:
+    """Where a socket listens, or its connection has come in: a port, or the name of a Unix socket."""
+    return address[1] if isinstance(address, tuple) else address
+
+
+def places(fds: Iterable[int]) -> Set[object]:
+    """Return where the connections among *fds* have come in; of those that go out, a place that is no listener's."""
+    found = set()
+    for fd in fds:
+        try:
+            with borrowed(fd) as each:
+                each.getpeername()
+                found.add(place_of(each.getsockname()))
+        except OSError:
+            pass  # it is none, or has ended meanwhile
+    return found
 
 
 def _nowhere(family: int) -> socket.socket:

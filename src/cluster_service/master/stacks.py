@@ -23,10 +23,10 @@ PATIENCE = 1.0
 QUIET = 0.2
 """Seconds without a further word that mean that this was all: on a busy machine it is slow."""
 ENDS = (b" in <module>\n", b"...\n")
-"""The last words, where it is as usual: the main thread is the last, if there are no more than are told of."""
+"""The last words, where it is as usual: the main thread is the last of all, if there are no more than are told of."""
 STEP = 0.02
-CURRENT = ("Current thread", "Stack")
-"""How faulthandler names the thread that it runs in, the main one, among others and alone."""
+MAIN, AGAIN = "Stack (", "Current thread "
+"""How faulthandler names the thread that it runs in, the main one: alone, and among a hundred others."""
 MOST = 64 * 1024
 """Bytes that are read at most."""
 OWN = f"{os.sep}cluster_service{os.sep}"
@@ -44,10 +44,8 @@ async def dump(row: Row | None) -> tuple[str, ...]:
             return ()
         file = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
         opened.callback(os.close, file)
-        lines = await _said(process, dump_signal(), file)
-        if lines and not any(line.startswith(CURRENT) for line in lines):  # of threads, a hundred are told of
-            lines = await _said(process, main_signal(), file) + lines
-        return tuple(readable(lines))
+        main = await _said(process, main_signal(), file)  # first: what it waits in may be ended by a signal
+        return tuple(readable(main + (await _said(process, dump_signal(), file) if main else [])))
     return ()
 
 
@@ -65,21 +63,20 @@ async def _said(process: int, number: int, file: int) -> list[str]:
 
 
 def readable(lines: list[str]) -> list[str]:
-    """Leave out the threads that run nothing but the runtime's own code, tell of those that do the same at once, and
-    of the main thread first: there may be many.
+    """Leave out the threads that run nothing but the runtime's own code, and tell of those that do the same at once.
 
-    A thread's lines follow one that names it.
+    A thread's lines follow one that names it. The main thread's come first, and may come again.
     """
     threads: list[tuple[str, list[str]]] = []
     for line in filter(str.strip, lines):
         if not line.startswith(" "):
-            threads.append((line, []))
+            threads.append((line.replace(MAIN, "Main thread ("), []))
         elif threads:
             threads[-1][1].append(line)
-    threads.sort(key=lambda thread: not thread[0].startswith(CURRENT))
     like: dict[tuple[str, ...], list[str]] = {}
     for name, frames in threads:
-        if not (frames and all(OWN in frame for frame in frames)):
+        again = name.startswith(AGAIN) and frames[-1:] == threads[0][1][-1:]
+        if not again and not (frames and all(OWN in frame for frame in frames)):
             like.setdefault(tuple(frames), []).append(name)
     told: list[str] = []
     for same, (first, *others) in like.items():

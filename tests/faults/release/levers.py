@@ -47,9 +47,11 @@ def hang():
 
 
 def freeze():
-    """No thread runs on: the interpreter's lock is kept."""
+    """No thread runs on: the interpreter's lock is kept. No signal ends it."""
     confess("freezes")
-    ctypes.PyDLL(None).sleep(3600)
+    mutex = ctypes.create_string_buffer(64)  # pthread_mutex_t, as PTHREAD_MUTEX_INITIALIZER has it
+    for _ in range(2):
+        ctypes.PyDLL(None).pthread_mutex_lock(mutex)
 
 
 def leave():

@@ -7,10 +7,12 @@ import contextlib
 import importlib
 import importlib.util
 import os
+import resource
 import select
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -111,6 +113,64 @@ def add(epoll: int, fd: int, events: int, data: int) -> None:
 def watched(epoll: select.epoll) -> list[list[str]]:
     lines = Path(f"/proc/self/fdinfo/{epoll.fileno()}").read_text().splitlines()
     return [line.split()[3:6] for line in lines if line.startswith("tfd:")]
+
+
+def test_what_began_to_watch_meanwhile_watches_the_socket_itself(listener: socket.socket) -> None:
+    """As asyncio does, which tries again a second after there was no descriptor for a connection."""
+    with select.epoll() as watching:
+        aside = put(listener.fileno(), keep=True)
+        assert aside is not None
+        watching.register(listener.fileno(), select.EPOLLIN)
+        back(aside)
+        with asked(aside.address):
+            assert watching.poll(DEADLINE) == [(listener.fileno(), select.EPOLLIN)]
+
+
+def test_who_polls_the_stand_in_looks_again(listener: socket.socket) -> None:
+    aside = put(listener.fileno(), keep=True)
+    assert aside is not None
+    poll = select.poll()
+    poll.register(listener.fileno(), select.POLLIN)
+    polls = threading.Thread(target=poll.poll)
+    polls.start()
+    while Path(f"/proc/self/task/{polls.native_id}/stat").read_text().rpartition(")")[2].split()[0] != "S":
+        os.sched_yield()
+    with asked(aside.address):
+        back(aside)
+        polls.join(DEADLINE)
+        assert not polls.is_alive()
+        assert takes(listener)
+
+
+def test_one_in_whose_accept_somebody_may_wait_is_left_alone(listener: socket.socket) -> None:
+    listener.setblocking(True)
+    assert put(listener.fileno(), keep=True) is None
+
+
+def test_a_unix_socket_is_put_aside_only_for_those_who_take_nobody_from_the_stand_in(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as made, select.epoll() as watching:
+        made.bind(str(tmp_path / "door"))
+        made.listen()
+        made.setblocking(False)
+        assert put(made.fileno(), keep=True) is None
+        watching.register(made.fileno(), select.EPOLLIN)
+        aside = put(made.fileno(), keep=True)
+        assert aside is not None
+        back(aside)
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(tmp_path / "door"))
+            assert watching.poll(DEADLINE) == [(made.fileno(), select.EPOLLIN)]
+
+
+def test_a_default_timeout_makes_no_descriptor_non_blocking() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        socket.setdefaulttimeout(10.0)
+        try:
+            places([ours.fileno()])
+        finally:
+            socket.setdefaulttimeout(None)
+        assert os.get_blocking(ours.fileno())
 
 
 def test_a_descriptor_that_is_another_by_now_is_left_alone(listener: socket.socket) -> None:
@@ -219,10 +279,58 @@ def test_where_no_connection_is_held_the_first_one_shows_where_they_come_in(
         assert takes(listener)
     assert capsys.readouterr().err == ""
     now.sockets.append(held)
+    now.at += 1.0
     own.look(stuck=True)
     with asked(address):
         assert not takes(listener)
     own.look(stuck=False)
+
+
+def test_a_second_address_is_left_as_soon_as_a_connection_is_held_there(listener: socket.socket, now: Now) -> None:
+    own = Accepting()
+    with socket.create_server(("127.0.0.1", 0)) as second:
+        second.setblocking(False)
+        address = second.getsockname()
+        now.sockets.append(second.fileno())
+        stuck(own, now)
+        with asked(address), second.accept()[0] as held:
+            now.sockets.append(held.fileno())
+            now.at += 1.0
+            own.look(stuck=True)
+            with asked(address):
+                assert not takes(second)
+                own.look(stuck=False)
+                assert takes(second)
+
+
+def test_where_there_is_no_descriptor_nothing_is_left_and_nothing_breaks(listener: socket.socket, now: Now) -> None:
+    own = Accepting()
+    address = listener.getsockname()
+    own.look(stuck=True)
+    now.at += 1.0
+    with none_left():
+        own.look(stuck=True)
+    with asked(address):
+        assert takes(listener)
+    now.at += 1.0
+    own.look(stuck=True)
+    with none_left():
+        own.look(stuck=False)
+    with asked(address):
+        assert takes(listener)
+
+
+@contextlib.contextmanager
+def none_left() -> Iterator[None]:
+    """Every descriptor is taken."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_at_a_stop_they_stay_as_they_are_and_nothing_is_kept(listener: socket.socket, now: Now) -> None:

@@ -6,6 +6,7 @@ socket they wait for another worker, or for this one's successor. At a stop, tha
 
 from __future__ import annotations
 
+import os
 import time
 from _thread import allocate_lock
 from typing import TYPE_CHECKING, List, Optional, Set
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 PATIENCE = 0.5
 """Seconds that it must have been stuck for."""
+AGAIN = 0.25
+"""Seconds between two looks for more sockets, while connections are left: others may have been asked by now."""
 QUIET = 60.0
 """Seconds between two words of it in the log."""
 
@@ -30,6 +33,7 @@ class Accepting:
         """Places at which connections are taken all the same."""
         self._stuck_since: Optional[float] = None
         self._said: Optional[float] = None
+        self._again = 0.0
         self.wanted = True
         """Whether connections are to be taken."""
         self._over = False
@@ -45,8 +49,12 @@ class Accepting:
         now = time.monotonic()
         self._stuck_since = since = (self._stuck_since or now) if stuck else None
         self.wanted = since is None or now < since + PATIENCE
-        if self._done != (self.wanted, self._over):
-            self._settle()
+        if self._done != (self.wanted, self._over) or (not self.wanted and now >= self._again):
+            self._again = now + AGAIN
+            try:
+                self._settle()
+            except Exception:  # noqa: BLE001 - no descriptor is left, say: the beat goes on, and the next look may do
+                return
             if self._aside and (self._said is None or now >= self._said + QUIET):
                 self._said = now
                 complain("neither its loop nor its threads are free: connections are left to other workers")
@@ -59,31 +67,34 @@ class Accepting:
 
     def forget(self) -> None:
         """In a fork: nothing is known of its pool."""
+        for each in self._aside:
+            os.close(each.kept)
         self.__init__()  # type: ignore[misc]
 
     def _settle(self) -> None:
         """Bring about what is wanted. Who comes while another is at it leaves it to him: he looks once more."""
         from .aside import back, let_go  # noqa: PLC0415 - most workers never need it
 
-        while self._done != (self.wanted, self._over) and self._busy.acquire(blocking=False):
+        while self._busy.acquire(blocking=False):
             try:
                 wanted, over = self.wanted, self._over
-                if wanted or over:
-                    while self._aside:
-                        (let_go if over else back)(self._aside.pop())
-                elif not self._put_aside():
-                    return  # the next look may find more
+                if not wanted and not over:
+                    self._put_aside()
+                while self._aside and (wanted or over):
+                    (let_go if over else back)(self._aside.pop())
                 self._done = wanted, over
             finally:
                 self._busy.release()
+            if self._done == (self.wanted, self._over):
+                return
 
-    def _put_aside(self) -> bool:
+    def _put_aside(self) -> None:
         """Put aside the sockets on which the connections that are held have come in: a program may have others."""
         from .aside import places, put  # noqa: PLC0415 - most workers never need it
 
-        at = places(sockets()) - self.spared
-        for fd in sockets():
+        fds = sockets()
+        at = places(fds) - self.spared
+        for fd in fds:
             each = put(fd, keep=True, at=at)
             if each is not None:
                 self._aside.append(each)
-        return bool(self._aside)

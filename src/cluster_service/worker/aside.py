@@ -44,39 +44,64 @@ _stand_ins: Dict[int, object] = {}
 def put(fd: int, *, keep: bool, at: Optional[Container[object]] = None) -> Optional[Aside]:
     """Put the socket of *fd* aside, if it listens, and there are descriptors for it; else return None.
 
-    *keep*: it is to be taken back. *at*: only if its place (``place_of``) is among these. One that is aside already
-    stays so.
+    One that is aside already stays so. *keep*: it is to be taken back; then one that is aside, or that could not be
+    taken back, is None: somebody may wait in its ``accept`` for ever. *at*: only if its place (``place_of``) is one of
+    these.
     """
+    kept = -1
     try:
         with borrowed(fd) as each:
             address, family = each.getsockname(), each.family
             if not each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
                 return None
-            if at is not None and place_of(address) not in at:
-                return None
-        stands = _stand_ins.get(os.fstat(fd).st_ino)
-        if stands is not None:
-            return Aside(fd, -1, stands, -1, [])
+        stands_for = _stand_ins.get(os.fstat(fd).st_ino)
+        if keep and (stands_for is not None or os.get_blocking(fd) or (at is not None and place_of(address) not in at)):
+            return None
+        if stands_for is not None:
+            return Aside(fd, -1, stands_for, -1, [])
         with _nowhere(family) as nowhere:
             os.set_blocking(nowhere.fileno(), os.get_blocking(fd))
-            kept = os.dup(fd) if keep else -1
-            aside = Aside(fd, os.fstat(nowhere.fileno()).st_ino, address, kept, _unwatch(fd))
+            if keep:
+                kept = os.dup(fd)
+            os.close(os.dup(fd))  # taking it out of an epoll needs one more
+            watches = _unwatch(fd)
+            if keep and family == socket.AF_UNIX and not watches:
+                # Everybody could reach the stand-in, whom the file's mode keeps away. Servers that watch by epoll take
+                # nobody from there; those that poll or select would.
+                os.close(kept)
+                return None
+            aside = Aside(fd, os.fstat(nowhere.fileno()).st_ino, address, kept, watches)
             _stand_ins[aside.stand_in] = address
             os.dup2(nowhere.fileno(), fd, inheritable=os.get_inheritable(fd))
-    except OSError:
-        return None  # a connection that has ended meanwhile
+    except OSError:  # a connection that has ended meanwhile; there is no descriptor left
+        if kept >= 0:
+            os.close(kept)
+        return None
     return aside
 
 
 def back(aside: Aside) -> None:
     """Give the server its socket back, unless it has closed it meanwhile."""
+    stand_in, watches = -1, aside.watches
+    try:
+        if os.fstat(aside.fd).st_ino == aside.stand_in:
+            stand_in = os.dup(aside.fd)
+            meanwhile = _unwatch(aside.fd)  # it was watched again
+            again = {watch.epoll for watch in meanwhile}
+            watches = meanwhile + [watch for watch in aside.watches if watch.epoll not in again]
+    except OSError:
+        pass  # it has just been closed, or there is no descriptor left
     try:
         if os.fstat(aside.fd).st_ino == aside.stand_in:
             os.dup2(aside.kept, aside.fd, inheritable=os.get_inheritable(aside.fd))
-            for watch in aside.watches:
+            for watch in watches:
                 _watch(aside.fd, watch)
     except OSError:
-        pass  # it has just been closed
+        pass
+    if stand_in >= 0:
+        with borrowed(stand_in) as each:
+            each.shutdown(socket.SHUT_RDWR)  # who waits for it in poll or select looks again
+        os.close(stand_in)
     let_go(aside)
     del _stand_ins[aside.stand_in]
 
@@ -109,10 +134,23 @@ def _nowhere(family: int) -> socket.socket:
     and nobody is asked for it, who may just be asked for another (``ports``).
     """
     nowhere = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    loopback = {socket.AF_INET: ("127.0.0.1", 0), socket.AF_INET6: ("::1", 0)}
-    Socket.bind(nowhere, loopback.get(socket.AddressFamily(family), ""))
-    Socket.listen(nowhere, 1)
+    try:
+        _bind(nowhere)
+        Socket.listen(nowhere, 1)
+    except OSError:
+        nowhere.close()
+        raise
     return nowhere
+
+
+def _bind(nowhere: socket.socket) -> None:
+    if nowhere.family != socket.AF_INET6:
+        Socket.bind(nowhere, ("127.0.0.1", 0) if nowhere.family == socket.AF_INET else "")
+        return
+    try:
+        Socket.bind(nowhere, ("::1", 0))
+    except OSError:  # there is none in many containers
+        Socket.bind(nowhere, ("::ffff:127.0.0.1", 0))
 
 
 def _unwatch(fd: int) -> List[Watch]:
@@ -137,11 +175,8 @@ def _watches(epoll: int, fd: int) -> List[Watch]:
 
 
 def _watch(fd: int, watch: Watch) -> None:
-    if watch.data & 0xFFFFFFFF == fd:
-        with select.epoll.fromfd(os.dup(watch.epoll)) as watching:
-            watching.register(fd, watch.events)
-        return
-    import ctypes  # noqa: PLC0415 - the one way to tell a number of somebody else's
+    """Have it watched as it was: by the system call itself, which needs no descriptor and tells anybody's number."""
+    import ctypes  # noqa: PLC0415 - most workers never need it
     import platform  # noqa: PLC0415
 
     packed = platform.machine() in ("x86_64", "AMD64")
@@ -157,7 +192,8 @@ class borrowed:  # noqa: N801 - reads as a function
     """Somebody else's descriptor as a socket, for a moment; it is left open."""
 
     def __init__(self, fd: int) -> None:
-        self._socket = socket.socket(fileno=fd)
+        # Non-blocking as an object only: the default timeout of a program would make the descriptor itself so.
+        self._socket = socket.socket(type=socket.SOCK_STREAM | socket.SOCK_NONBLOCK, fileno=fd)
 
     def __enter__(self) -> socket.socket:
         return self._socket

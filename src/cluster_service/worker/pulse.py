@@ -54,7 +54,7 @@ class Pulse:
                 self._open(descriptor, row)
             except (ValueError, OSError):
                 pass  # the worker does without
-        os.register_at_fork(after_in_child=self.leave)
+        os.register_at_fork(after_in_child=self._be_fork)
         os.execv, os.execve = self._leaving(os.execv), self._leaving(os.execve)
 
     def _open(self, descriptor: int, row: int) -> None:
@@ -67,6 +67,9 @@ class Pulse:
         self._cells = array("Q", [0] * board.CELLS)
         self._main = get_ident()
         self._loop = None
+
+    def _be_fork(self) -> None:
+        self.leave()
         self.accepting.forget()
 
     def _leaving(self, execute: Callable[..., Any]) -> Any:
@@ -76,6 +79,7 @@ class Pulse:
         def leave_and_execute(*args: Any) -> Any:
             cells, loop = self._cells, self._loop
             said = cells[STACKS]
+            self.accepting.look(stuck=False)  # what listens may be the other program's
             self.leave()
             cells[BEAT] = cells[STACKS] = 0
             try:

@@ -28,7 +28,7 @@ def is_listening() -> bool:
 
 def _accepts(module: Any, fd: int) -> bool:
     try:
-        each = module.socket(fileno=fd)
+        each = module.socket(type=module.SOCK_STREAM | module.SOCK_NONBLOCK, fileno=fd)  # see ``aside.borrowed``
     except OSError:
         return False  # it has ended meanwhile
     try:

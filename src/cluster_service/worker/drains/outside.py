@@ -57,7 +57,8 @@ class Outside:
         """Whether the connection *fd*, if it is one of the server's, may still bring a request."""
         try:
             with borrowed(fd) as each:
-                if each.type != socket.SOCK_STREAM or not self._is_ours(each):
+                stream = each.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE) == socket.SOCK_STREAM
+                if not stream or not self._is_ours(each):
                     return False
                 if each.family == socket.AF_UNIX:
                     return time.monotonic() < self._began + IDLE_GRACE

@@ -14,7 +14,7 @@ from cluster_service.core.requests import Restart, Upgrade
 from cluster_service.core.spec import Release
 from cluster_service.core.worker import Worker
 
-from .stories import BROKEN, GOOD, generations, running, started, told
+from .stories import BROKEN, GOOD, generations, operation, policy, running, started, told
 
 if TYPE_CHECKING:
     from cluster_service.testing import Program, World
@@ -99,6 +99,16 @@ def test_a_restart_meanwhile_shares_the_budget_and_does_the_work_once() -> None:
     never_fewer(made, 30.0, 6)
     assert not running(made)
     assert generations(made) == [2] * 6
+
+
+def test_a_restart_that_fails_leaves_them_due_for_the_reason_that_they_were() -> None:
+    made = started(2, GOOD, restart=policy(auto_restart=False))
+    made.kernel.refuse_forks = 3
+    made.report(Due("web", "it is 04:00"))
+    made.request(Restart("all"))
+    never_fewer(made, 30.0, 2)
+    assert operation(made).state == "failed"
+    assert {event.reason for event in told(made, events.WorkerStart)} == {"recycle"}
 
 
 def test_a_release_on_trial_is_not_recycled() -> None:

@@ -94,7 +94,8 @@ def _turn_back(cluster: Cluster, group: Group, number: int) -> None:
     slot = group.slots[number]
     serving = [worker for worker in cluster.of_group(group.name) if worker.slot == number and worker.serving]
     if serving and all(worker.generation != slot.generation for worker in serving):
-        slot.renew(max(worker.generation for worker in serving), "failure", None)
+        old = max(serving, key=lambda worker: worker.generation)
+        slot.renew(old.generation, old.retire or "failure", None)  # it may have been due already
 
 
 def step(cluster: Cluster, operation: Operation, text: str, now: float) -> None:

@@ -63,7 +63,7 @@ def put(fd: int, *, keep: bool, at: Optional[Container[object]] = None) -> Optio
             os.set_blocking(nowhere.fileno(), os.get_blocking(fd))
             if keep:
                 kept = os.dup(fd)
-            os.close(os.dup(fd))  # taking it out of an epoll needs one more
+                os.close(os.dup(fd))  # taking it out of an epoll needs one more; at a stop it is tried without, too
             watches = _unwatch(fd)
             if keep and family == socket.AF_UNIX and not watches:
                 # Everybody could reach the stand-in, whom the file's mode keeps away. Servers that watch by epoll take

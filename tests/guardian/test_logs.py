@@ -123,7 +123,8 @@ def test_a_log_file_with_times_is_reopened(start: Start, run_dir: Path) -> None:
     lines = (run_dir / "old.log").read_text(encoding="utf-8").splitlines()
     assert all(re.match(stamp, line) for line in lines)
     assert sorted(line.split(" ", 1)[1] for line in lines) == ["[cservice] before", "[web.1] hello", "[web.1] there"]
-    assert log.read_text(encoding="utf-8").endswith(" [cservice] after\n")
+    first, *_ = log.read_text(encoding="utf-8").splitlines()  # the end of the master may be reported after it
+    assert first.endswith(" [cservice] after")
     log.unlink()
     (run_dir / "old.log").unlink()
 

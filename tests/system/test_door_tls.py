@@ -56,7 +56,10 @@ def key_file(tmp_path: Path) -> Path:
 
 
 def test_tls_with_verification(papers: Papers, key_file: Path) -> None:
-    with open_door("--access-key-file", str(key_file), "--tls-cert", str(papers.server)) as (service, port):
+    with open_door("--access-key-file", str(key_file), "--tls-cert", str(papers.server), "--trust-loopback") as (
+        service,
+        port,
+    ):
         url = f"https://localhost:{port}"
         assert f"https://127.0.0.1:{port}" in service.json("info")["doors"]
         client = connect(url=url, access_key=KEY, ca_file=str(papers.authority))
@@ -78,7 +81,10 @@ def test_tls_with_verification(papers: Papers, key_file: Path) -> None:
 
 
 def test_the_async_client_verifies_too(papers: Papers, key_file: Path) -> None:
-    with open_door("--access-key-file", str(key_file), "--tls-cert", str(papers.server)) as (service, port):
+    with open_door("--access-key-file", str(key_file), "--tls-cert", str(papers.server), "--trust-loopback") as (
+        service,
+        port,
+    ):
         url, ca_file = f"https://localhost:{port}", str(papers.authority)
 
         async def refusal(**how: str) -> str:

@@ -142,9 +142,9 @@ def resolve(origin: Origin, environ: Mapping[str, str], *, make: bool = True, by
 
 
 _AS_GIVEN = (
-    "allow_query_key", "trusted_hosts", "allow_http_get", "remote_commands", "upgrade_roots", "tls_cert", "tls_key",
-    "tls_client_ca", "require_control", "log_file", "log_max_size", "log_keep", "pid_file", "state", "commands",
-    "detach", "console", "master_hang_timeout", "process_titles", "probes", "probe_metrics",
+    "allow_query_key", "trusted_hosts", "allow_http_get", "remote_commands", "upgrade_roots", "trust_loopback",
+    "tls_cert", "tls_key", "tls_client_ca", "require_control", "log_file", "log_max_size", "log_keep", "pid_file",
+    "state", "commands", "detach", "console", "master_hang_timeout", "process_titles", "probes", "probe_metrics",
 )  # fmt: skip
 
 

@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 from typing import TYPE_CHECKING, Any
 
 from starlette.responses import Response
 
 from .errors import CommandError
+from .json_text import encode_json
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -117,7 +117,8 @@ class EventStream(Response):
 
 
 def _lines(event: dict[str, Any]) -> str:
-    return f"id: {event['id']}\nevent: {event['event']}\ndata: {json.dumps(event, default=str)}\n\n"
+    name = encode_json(str(event["event"]))[1:-1]  # one line, whatever it is
+    return f"id: {event['id']}\nevent: {name}\ndata: {encode_json(event)}\n\n"
 
 
 async def _next(events: AsyncIterator[dict[str, Any]]) -> dict[str, Any] | None:

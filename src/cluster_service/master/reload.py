@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from cluster_service.config import Settings
 from cluster_service.config.looking import look, verdict
 from cluster_service.config.resolve import keys_of, resolve
+from cluster_service.control.caller import CALLER
 from cluster_service.control.errors import CommandError
 from cluster_service.core import reload as core
 from cluster_service.core import requests
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 AT_ONCE = (
-    "allow_query_key", "trusted_hosts", "allow_http_get", "remote_commands", "upgrade_roots", "require_control",
-    "tls_key",
+    "allow_query_key", "trusted_hosts", "allow_http_get", "remote_commands", "upgrade_roots", "trust_loopback",
+    "require_control", "tls_key",
 )  # fmt: skip
 """Settings of the service that the running one takes up."""
 ANEW = (
@@ -104,7 +105,15 @@ class Reloading:
 
     async def _read(self) -> Settings:
         origin = self._origin()
-        return await asyncio.to_thread(resolve, origin, origin.environ(os.environ))
+        new = await asyncio.to_thread(resolve, origin, origin.environ(os.environ))
+        before, now = (settings.shown.get("file") for settings in (self._master.settings, new))
+        if CALLER.get().door == "tcp" and now != before:
+            raise CommandError(
+                "forbidden",
+                f"the service runs with {before or 'no configuration file'}, and now {now or 'none'} would be read",
+                "A key may only take up changes in the same file: cservice reload over the Unix socket reads this one.",
+            )
+        return new
 
     def _compare(self, new: Settings) -> tuple[Settings, list[core.Change]]:
         """Return what would be in effect, and what changes by it."""

@@ -26,10 +26,17 @@ COMMAND = Command(
     """,
     run=run,
     parameters=(
-        Parameter("lines", "integer", "how many, at most", positional=True, metavar="N", default="100"),
-        Parameter("follow", "flag", "go on with what is written, until Ctrl-C (on this machine only)", short="-f"),
+        Parameter("lines", "integer", "how many, at most", positional=True, metavar="N", default="100", remote="plain"),
+        Parameter(
+            "follow",
+            "flag",
+            "go on with what is written, until Ctrl-C (on this machine only)",
+            short="-f",
+            remote="plain",
+        ),
     ),
     access="local",
     changes=False,
+    remote=True,
     render="logs",
 )

@@ -374,6 +374,25 @@ def test_code_from_other_machines_lies_in_the_upgrade_roots(tmp_path: Path, key_
         assert {worker["group"]: worker["target"] for worker in service.workers()}["good"] == worker
 
 
+def test_a_key_reloads_only_the_file_that_the_service_was_started_with(tmp_path: Path, key_file: Path) -> None:
+    port, configured = free_port(), tmp_path / "cluster-service.toml"
+    words = ("-w", "1", "--port", str(port), "--access-key-file", str(key_file), "--remote-command", "reload")
+    with Service(*words, "--ready-after", "50ms", "--", "sleep", "1000", cwd=tmp_path) as service:
+        service.serving(1)
+
+        def reload() -> Answer:
+            return knock(port, "POST", "/cli?cmd=reload", X_Access_Key=KEY)
+
+        assert reload().status == 200
+        configured.write_text('stop_timeout = "3s"\n')
+        refused = reload()
+        assert (refused.status, refused.data["error"]["code"]) == (403, "forbidden")
+        assert str(configured) in refused.data["error"]["message"]
+        assert service.cli("reload").code == 0  # the owner may; and from now on it is the service's file
+        configured.write_text('stop_timeout = "4s"\n')
+        assert reload().status == 200
+
+
 # 8. audit
 
 

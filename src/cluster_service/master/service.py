@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -188,8 +189,7 @@ class RunningService:
         reloading = self._master.reloading
         if plan:
             return await reloading.plan()
-        await reloading.take_up(monitor, timeout)
-        return self._view(self._master.cluster.last_operation)
+        return self._view(await reloading.take_up(monitor, timeout))
 
     async def configuration(self, action: str) -> Json:
         """See ``Service.configuration``."""
@@ -208,7 +208,8 @@ class RunningService:
 
     def exit_now(self) -> Json:
         """See ``Service.exit_now``."""
-        self._master.turn(requests.ExitNow())
+        with contextlib.suppress(requests.Rejected):  # it has ended, or this master has, and so cannot be in its way
+            self._master.request(requests.ExitNow())
         return {"exiting": True}
 
     def recent_events(self, limit: int) -> list[Json]:
@@ -242,10 +243,9 @@ class RunningService:
 
     def _request(self, request: requests.Request) -> Json:
         try:
-            self._master.turn(request)
+            return self._view(self._master.request(request))
         except requests.Rejected as refusal:
             raise CommandError(refusal.code, refusal.message, refusal.hint) from None
-        return self._view(self._master.cluster.last_operation)
 
     def _find(self, operation_id: str) -> Operation:
         for operation in self._master.cluster.operations:

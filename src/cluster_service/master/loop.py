@@ -16,7 +16,6 @@ import time
 import traceback
 from typing import TYPE_CHECKING, Any
 
-from cluster_service import rundir
 from cluster_service.core import shutdown
 from cluster_service.core.cluster import Cluster
 from cluster_service.core.requests import Rejected, Tick
@@ -29,6 +28,7 @@ from .carrying import story_of
 from .checks import Checks
 from .jobs import Jobs
 from .kernel import Kernel
+from .leaving import Leaving
 from .memory import Memory
 from .publishing import Publisher
 from .pulses import Pulses
@@ -84,12 +84,13 @@ class Master:
         self._standing: orders.Status | None = None
         """What the guardian was last told of the whole."""
         self.jobs = Jobs(settings.spec.name, self._on_report)
-        self._memory = Memory(settings.state, self.log)
+        self.memory = Memory(settings.state, self.log)
         self.pulses: Pulses = Pulses(self._loop, self._on_report, lambda: self.cluster)
         self._checks = Checks(self._loop, self._on_report, settings.spec.name)
         self._schedule = Schedule(self._loop, self._on_report, self._times_of_day)
         self._bus = Bus(self)
         self.reloading = Reloading(self)
+        self.leaving = Leaving(self)
         self._after_turn: tuple[Callable[[], None], ...] = (
             self._set_timer, self._wake, self._watch, self._follow, self.tell_standing,
         )  # fmt: skip
@@ -106,7 +107,7 @@ class Master:
             begun.result()
         begun.cancel()  # it may wait for what nobody will tell any more
         code = await self._over
-        await self._memory.settle()
+        await self.memory.settle()
         self._bus.close()
         self.reloading.close()
         await self.jobs.close()
@@ -126,7 +127,7 @@ class Master:
             if self.hello.notebook:
                 raise  # a service that runs is never ended for what its master cannot read: the next one may
             self.log(str(error))
-            self._say(orders.Bye(1))
+            self.say_bye(orders.Bye(1))
 
     async def _take_over(self) -> None:
         """Restore the core from the notebook, or begin."""
@@ -138,11 +139,11 @@ class Master:
             self.cluster = Cluster(spec)
             what = ", ".join(f"{group.count} × {group.release.target}" for group in spec.groups)
             self.log(f"service {spec.name!r} (pid {self.hello.guardian_pid}): {what}")
-            self._memory.recall(self.cluster)
+            self.memory.recall(self.cluster)
             await self._open_ports()
         else:
             self._restore(notebook)
-            self._memory.save(self.cluster)  # the master before us may have died with it in its hands
+            self.memory.save(self.cluster)  # the master before us may have died with it in its hands
         early, self._early = self._early or [], None
         for event in (self.hello, *early):
             self._hear(event)
@@ -200,16 +201,7 @@ class Master:
         self._ending = self._loop.create_task(self._outlive())
 
     async def _outlive(self) -> None:
-        self.log("the guardian has died: ending the workers")
-        if self.doors is not None:
-            await self.doors.close(0.5)
-        left = {} if self._early is not None else orphans.left_by(self.cluster)
-        try:
-            await asyncio.to_thread(orphans.end, left)
-        except RuntimeError:  # there is no thread to be had, and nothing else to do here
-            orphans.end(left)
-        if self.settings.run_dir:
-            rundir.clean_up(self.settings.run_dir, self.settings.name)
+        await self.leaving.outlive({} if self._early is not None else orphans.left_by(self.cluster))
         if not self._over.done():
             self._over.set_result(1)
 
@@ -276,7 +268,7 @@ class Master:
 
     def operation_ended(self) -> None:
         """Keep what is to be remembered of it."""
-        self._memory.save(self.cluster)
+        self.memory.save(self.cluster)
         self._loop.call_soon(self._schedule.look)  # a reload may have changed it
 
     def _watch(self) -> None:
@@ -378,23 +370,10 @@ class Master:
 
     def end(self, action: actions.End) -> None:
         """Every worker is gone."""
-        self._ending = self._loop.create_task(self._say_bye(action))
+        self._ending = self._loop.create_task(self.leaving.say_bye(action))
 
-    async def _say_bye(self, action: actions.End) -> None:
-        """Let the doors give their last answers, then have the guardian end."""
-        if action.code:
-            self.log(f"every slot is broken: the service ends with exit code {action.code}")
-        seconds = 0.5 if action.now else 2.0
-        try:
-            if self.doors is not None:
-                await self.doors.close(seconds)
-            await self.hooks.idle(seconds)
-            await self._memory.settle()  # before anybody can start a service in our place
-        except Exception as error:  # noqa: BLE001 - a service that was asked to end must end
-            self.log(f"the master failed as the service ended: {story_of(error)}")
-        self._say(orders.Bye(action.code))
-
-    def _say(self, bye: orders.Bye) -> None:
+    def say_bye(self, bye: orders.Bye) -> None:
+        """Have the guardian end."""
         self._bye = True
         self._kernel.send(bye)
 

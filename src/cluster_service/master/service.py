@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import cluster_service
 from cluster_service.control import audit
+from cluster_service.control.caller import CALLER
 from cluster_service.control.errors import CommandError
 from cluster_service.control.registry import COMMANDS
 from cluster_service.core import requests, views, wanted
@@ -243,9 +244,12 @@ class RunningService:
 
     def _request(self, request: requests.Request) -> Json:
         try:
-            return self._view(self._master.request(request))
+            operation = self._master.request(request)
         except requests.Rejected as refusal:
             raise CommandError(refusal.code, refusal.message, refusal.hint) from None
+        if isinstance(request, requests.Shutdown) and self._master.cluster.ending and CALLER.get().door in DOORS:
+            self._master.leaving.owe(operation)
+        return self._view(operation)
 
     def _find(self, operation_id: str) -> Operation:
         for operation in self._master.cluster.operations:
@@ -255,8 +259,12 @@ class RunningService:
 
     def _view(self, operation: Operation) -> Json:
         now = time.monotonic()
+        self._master.leaving.answered(operation)
         return views.operation(self._master.cluster, operation, now, time.time() - now)
 
+
+DOORS = ("unix", "tcp")
+"""The endpoints of clients, which fetch what became of their commands."""
 
 MOST_LOG = 1 << 20
 """Bytes that are read from the end of the log file."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cluster_service.core import actions, events, turn
+from cluster_service.core import actions, events, reconcile, turn
 from cluster_service.core.cluster import Cluster
 from cluster_service.core.requests import Tick
 from cluster_service.core.spec import GroupSpec, Release, Spec
@@ -21,10 +21,9 @@ if TYPE_CHECKING:
 @pytest.fixture
 def restless(monkeypatch: pytest.MonkeyPatch) -> None:
     """A reconciliation that orders something in each round."""
-    reconcile = turn.reconcile
 
     def never_done(cluster: Cluster, group: Group, now: float) -> None:
-        reconcile(cluster, group, now)
+        reconcile.reconcile(cluster, group, now)
         cluster.publish(events.PortOpen("127.0.0.1:8000"))
 
     monkeypatch.setattr(turn, "reconcile", never_done)

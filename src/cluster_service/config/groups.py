@@ -132,6 +132,7 @@ def group_of(
         health_check=value("health_check"),
         **watching.fields(given, release, value),
         depends_on=value("depends_on"),
+        allow_port_change=value("allow_port_change"),
         singleton=value("singleton"),
     )
 

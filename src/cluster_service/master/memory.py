@@ -92,7 +92,7 @@ class Memory:
 async def _written(state: State, text: str) -> bool:
     try:
         return await asyncio.to_thread(state.write, text)
-    except RuntimeError:  # there is no thread to be had
+    except (RuntimeError, MemoryError):  # there is no thread to be had
         return False
 
 

@@ -5,6 +5,7 @@ And what one that hangs is doing.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from typing import TYPE_CHECKING, Any
@@ -113,5 +114,7 @@ class Pulses:
         task.add_done_callback(self._dumps.discard)
 
     async def _dump(self, worker: Worker, why: str) -> None:
-        lines = await stacks.dump(self._row(worker.number))
+        lines: tuple[str, ...] = ()
+        with contextlib.suppress(Exception):  # that it hangs is told in any case
+            lines = await stacks.dump(self._row(worker.number))
         self._tell(Dumped(worker.group, worker.slot, worker.pid or 0, why, lines))

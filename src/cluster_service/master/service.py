@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import cluster_service
 from cluster_service.control import audit
+from cluster_service.control.caller import CALLER
 from cluster_service.control.errors import CommandError
 from cluster_service.control.registry import COMMANDS
 from cluster_service.core import requests, views, wanted
@@ -188,8 +190,7 @@ class RunningService:
         reloading = self._master.reloading
         if plan:
             return await reloading.plan()
-        await reloading.take_up(monitor, timeout)
-        return self._view(self._master.cluster.last_operation)
+        return self._view(await reloading.take_up(monitor, timeout))
 
     async def configuration(self, action: str) -> Json:
         """See ``Service.configuration``."""
@@ -208,7 +209,8 @@ class RunningService:
 
     def exit_now(self) -> Json:
         """See ``Service.exit_now``."""
-        self._master.turn(requests.ExitNow())
+        with contextlib.suppress(requests.Rejected):  # it has ended, or this master has, and so cannot be in its way
+            self._master.request(requests.ExitNow())
         return {"exiting": True}
 
     def recent_events(self, limit: int) -> list[Json]:
@@ -242,10 +244,12 @@ class RunningService:
 
     def _request(self, request: requests.Request) -> Json:
         try:
-            self._master.turn(request)
+            operation = self._master.request(request)
         except requests.Rejected as refusal:
             raise CommandError(refusal.code, refusal.message, refusal.hint) from None
-        return self._view(self._master.cluster.last_operation)
+        if isinstance(request, requests.Shutdown) and self._master.cluster.ending and CALLER.get().door in DOORS:
+            self._master.leaving.owe(operation)
+        return self._view(operation)
 
     def _find(self, operation_id: str) -> Operation:
         for operation in self._master.cluster.operations:
@@ -255,8 +259,12 @@ class RunningService:
 
     def _view(self, operation: Operation) -> Json:
         now = time.monotonic()
+        self._master.leaving.answered(operation)
         return views.operation(self._master.cluster, operation, now, time.time() - now)
 
+
+DOORS = ("unix", "tcp")
+"""The endpoints of clients, which fetch what became of their commands."""
 
 MOST_LOG = 1 << 20
 """Bytes that are read from the end of the log file."""

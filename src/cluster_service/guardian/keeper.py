@@ -25,6 +25,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from cluster_service.machine import shortage
+from cluster_service.machine.identity import OWN
 from cluster_service.wire import facts, frames
 
 from . import child, spawn
@@ -206,6 +207,7 @@ class Keeper:
                 stderr=errs[1],
                 descriptors=descriptors,
                 limits=self._limits,
+                identity=OWN,
             )
         )
         resources.keep(ours, outs[0], errs[0])

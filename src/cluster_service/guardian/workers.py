@@ -77,7 +77,7 @@ class Workers:
     def _fork(self, worker: Worker, order: Spawn, resources: Resources) -> None:
         identity = spawn.identity_of(order.user, order.group)
         spawn.check_share(order.share, identity, self._holdings.share)
-        worker.uid = os.getuid() if identity is None else identity.uid
+        worker.uid = identity.user_id
         worker.is_private = order.private
         if order.private and order.share == "none":
             raise CannotSpawn(

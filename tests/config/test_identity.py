@@ -153,7 +153,7 @@ def test_files_that_are_not_read_in_time_are_an_error(place: Path, monkeypatch: 
 
 
 def test_variables_in_a_file_that_the_user_can_replace_are_read_as_the_user(place: Path) -> None:
-    with tempfile.TemporaryDirectory(dir="/tmp") as closed:  # root's; /tmp is everybody's, so root is not alone there
+    with tempfile.TemporaryDirectory(dir="/tmp") as closed:  # root's
         secret = Path(closed) / "secret.env"
         secret.write_text("PASSWORD=of-another-service\n")
         (place / "link.env").symlink_to(secret)
@@ -164,8 +164,9 @@ def test_variables_in_a_file_that_the_user_can_replace_are_read_as_the_user(plac
     assert release(env_files=["own.env"], **USER).env_from_files == (("A", "1"),)
 
 
-def test_a_file_that_only_root_can_change_is_read_as_root() -> None:
-    with tempfile.TemporaryDirectory(dir="/root" if os.path.isdir("/root") else "/") as closed:
+@pytest.mark.parametrize("where", ["/tmp", "/root"])
+def test_a_file_that_only_root_can_change_is_read_as_root(where: str) -> None:
+    with tempfile.TemporaryDirectory(dir=where) as closed:
         secret = Path(closed) / "secret.env"
         secret.write_text("PASSWORD=p\n")
         secret.chmod(0o600)
@@ -173,6 +174,25 @@ def test_a_file_that_only_root_can_change_is_read_as_root() -> None:
         secret.chmod(0o666)
         with pytest.raises(CommandError, match="Permission denied"):
             envfiles.read([str(secret)], nobody())
+        secret.unlink()
+        assert envfiles.read([f"-{secret}"], nobody()) == ()
+
+
+def test_every_link_on_the_way_counts(place: Path) -> None:
+    with tempfile.TemporaryDirectory(dir="/root") as closed:
+        (Path(closed) / "secret.env").write_text("")
+        (Path(closed) / "own.env").symlink_to("secret.env")
+        (place / "hop").symlink_to(f"{closed}/secret.env")
+        (Path(closed) / "other.env").symlink_to(place / "hop")
+        (Path(closed) / "loop.env").symlink_to("loop.env")
+        (Path(closed) / "up.env").symlink_to("../secret.env")
+        found = {name: envfiles.is_ours_alone(f"{closed}/{name}.env") for name in ("own", "other", "loop", "up")}
+    assert found == {"own": True, "other": False, "loop": False, "up": False}
+
+
+def test_a_file_that_anyone_could_create_is_not_read_as_root() -> None:
+    assert not envfiles.is_ours_alone("/tmp/no-such-file.env")
+    assert envfiles.is_ours_alone("/etc/no-such-file.env")
 
 
 def test_a_fifo_is_no_file_of_variables(place: Path) -> None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 OPTIONAL = "-"
 """Before a file that need not exist."""
 LONGEST = 1 << 20
+_MAX_LINKS = 40
 
 _BLANK = re.compile(r"[ \t]*(?:[#;][^\n]*)?(?:\n|\Z)")
 _NAME = re.compile(r"[ \t]*(?:export[ \t]+)?([A-Za-z_][A-Za-z0-9_]*)[ \t]*=[ \t]*")
@@ -62,23 +63,41 @@ def read(paths: Sequence[str], identity: Identity) -> tuple[tuple[str, str], ...
 
 def is_ours_alone(path: str) -> bool:
     """Whether no other user can change what *path* leads to: file, links and every directory above them."""
-    for start in (os.path.abspath(path), os.path.realpath(path)):
-        place = start
-        while True:
-            try:
-                found = os.lstat(place)
-            except FileNotFoundError:
-                found = None  # then its directory counts
-            except OSError:
+    path = os.path.abspath(path)
+    for _ in range(_MAX_LINKS):
+        if not _only_ours(path):
+            return False
+        parts = path.split("/")
+        folders = ["/".join(parts[: count + 1]) for count in range(1, len(parts))]
+        link = next((folder for folder in folders if os.path.islink(folder)), None)
+        if link is None:
+            return True
+        leads_to = os.readlink(link)
+        if ".." in leads_to.split("/"):  # of what that leads to, only the kernel is sure
+            return False
+        path = os.path.abspath(os.path.join(os.path.dirname(link), leads_to) + path[len(link) :])
+    return False
+
+
+def _only_ours(path: str) -> bool:
+    entry_is_there = False
+    while True:
+        try:
+            found = os.lstat(path)
+        except FileNotFoundError:
+            found = None  # then its directory counts
+        except OSError:
+            return False
+        if found is not None and found.st_uid not in (0, os.geteuid()):
+            return False
+        if found is not None and found.st_mode & 0o022 and not stat.S_ISLNK(found.st_mode):
+            keeps_entries = found.st_mode & stat.S_ISVTX and entry_is_there  # of root's, which others cannot rename
+            if not keeps_entries:
                 return False
-            if found is not None and found.st_uid not in (0, os.geteuid()):
-                return False
-            if found is not None and found.st_mode & 0o022 and not stat.S_ISLNK(found.st_mode):
-                return False
-            if place == "/":
-                break
-            place = os.path.dirname(place)
-    return True
+        if path == "/":
+            return True
+        entry_is_there = found is not None
+        path = os.path.dirname(path)
 
 
 def read_here(path: str, optional: bool) -> list[list[str]]:  # noqa: FBT001 - called by position, see asuser

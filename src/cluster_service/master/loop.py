@@ -15,14 +15,13 @@ import time
 import traceback
 from typing import TYPE_CHECKING, Any
 
-from cluster_service import rundir
 from cluster_service.core import actions, events
 from cluster_service.core.cluster import Cluster
 from cluster_service.core.requests import Rejected, Tick
 from cluster_service.core.standing import standing
 from cluster_service.wire import facts, orders
 
-from . import launch, orphans
+from . import launch
 from .bus import Bus
 from .carrying import CARRY_OUT, tell_serving
 from .checks import Checks
@@ -184,22 +183,9 @@ class Master:
             self._over.set_result(FAILED)
 
     def _on_lost(self) -> None:
-        """The guardian has died: end the workers, so that nothing is left behind."""
-        if self._bye:  # it did as it was told
-            if not self._over.done():
-                self._over.set_result(0)
-            return
-        self._ending = self._loop.create_task(self._outlive())
-
-    async def _outlive(self) -> None:
-        self.log("the guardian has died: ending the workers")
-        if self.doors is not None:
-            await self.doors.close(0.5)
-        await asyncio.to_thread(orphans.end, {} if self._early is not None else orphans.left_by(self.cluster))
-        if self.settings.run_dir:
-            rundir.clean_up(self.settings.run_dir, self.settings.name)
+        """The guardian is ending, or is dead and the kernel has killed us already: nothing is left to decide."""
         if not self._over.done():
-            self._over.set_result(1)
+            self._over.set_result(0 if self._bye else 1)
 
     # -- the turn -----------------------------------------------------------------------------------------------------
 

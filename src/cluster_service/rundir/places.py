@@ -118,19 +118,20 @@ def existing(explicit: str | None = None, environ: Mapping[str, str] = os.enviro
 
 
 def trusted(explicit: str | None, environ: Mapping[str, str]) -> list[str]:
-    """Return the places that exist and are ours. Raises CommandError when there are only others."""
+    """Return the places that exist and are ours. Raises CommandError when no place is, nor can be."""
     by_default = not (explicit or environ.get("CSERVICE_RUN_DIR"))
     found: list[str] = []
-    first: CommandError | None = None
-    for path in candidates(explicit, environ):
+    errors: list[CommandError] = []
+    paths = candidates(explicit, environ)
+    for path in paths:
         if os.path.lexists(path):
             try:
                 _check(path, by_default=by_default)
                 found.append(path)
             except CommandError as error:
-                first = first or error
-    if first is not None and not found:
-        raise first
+                errors.append(error)
+    if len(errors) == len(paths):
+        raise errors[0]
     return found
 
 

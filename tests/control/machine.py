@@ -174,14 +174,14 @@ class Machine:
         self.told.append({"shutdown": selector, "timeout": timeout})
         return self._begin(f"shutdown {selector}", [])
 
-    def start(self, target: str, options: Mapping[str, Any]) -> Json:
+    async def start(self, target: str, options: Mapping[str, Any]) -> Json:
         self.told.append({"start": target, **options})
         if target == "/explode":
             raise RuntimeError("a secret of the inside")
         self.groups[str(options.get("group"))] = [self._next_pid()]
         return self._begin(f"start {target}", [])
 
-    def upgrade(self, selector: str, target: str, options: Mapping[str, Any]) -> Json:
+    async def upgrade(self, selector: str, target: str, options: Mapping[str, Any]) -> Json:
         self.told.append({"upgrade": selector, "target": target, **options})
         return self._begin(f"upgrade {selector} {target}", self._chosen(selector), stage="check")
 

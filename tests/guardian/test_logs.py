@@ -18,7 +18,7 @@ import pytest
 from cluster_service.wire import facts, orders
 from tests.contract.interface import DEADLINE
 from tests.tools.ports import free_port
-from tests.tools.processes import children_of
+from tests.tools.processes import log_writer_of
 
 from .puppet import Puppet
 
@@ -40,7 +40,8 @@ def tail(kernel: RealKernel, number: int) -> list[str]:
 
 
 def writer(kernel: RealKernel) -> int:
-    (pid,) = set(children_of(kernel.process.pid)) - {kernel.master_pid} - {w["pid"] for w in workers(kernel)}
+    pid = log_writer_of(kernel.process.pid)
+    assert pid is not None
     return pid
 
 

@@ -120,6 +120,9 @@ def resolve(origin: Origin, environ: Mapping[str, str], *, make: bool = True, by
         warnings.append(
             f"{error.message}: the service runs without a control socket, and its name is not guarded. {error.hint}"
         )
+    refusal = rundir.refused(value("run_dir"), environ) if run_dir and make else None
+    if refusal is not None:
+        warnings.append(f"{refusal.message}: the run directory is {run_dir} instead. {refusal.hint}")
     if found is None:
         found = doors.made_keys(run_dir, value("name")) if make else ((), None)
     return Settings(

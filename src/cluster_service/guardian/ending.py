@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .boot import Boot
+    from .cleaner import Cleaner
     from .holdings import Holdings
     from .keeper import Keeper
     from .logclient import Logs
@@ -40,13 +41,16 @@ _WRITER_TIME = 6.0
 class Ending:
     """Whether, how and when the service ends."""
 
-    def __init__(self, boot: Boot, holdings: Holdings, keeper: Keeper, ports: Ports, logs: Logs, loop: Loop) -> None:
+    def __init__(
+        self, boot: Boot, holdings: Holdings, keeper: Keeper, ports: Ports, logs: Logs, loop: Loop, cleaner: Cleaner
+    ) -> None:
         self._boot = boot
         self._holdings = holdings
         self._keeper = keeper
         self._ports = ports
         self._logs = logs
         self._loop = loop
+        self._cleaner = cleaner
         self.before = reap.children()
         """Children that this process had before it was the guardian: none of ours."""
         self.code: int | None = None
@@ -122,14 +126,23 @@ class Ending:
                 os.kill(worker.pid, signal.SIGTERM)
 
     def _kill_workers(self) -> None:
-        for worker in list(self._holdings.workers.values()):
-            reap.signal_group(worker.pid, signal.SIGKILL, leader_lives=not worker.exited, others=self._holdings.by_pid)
+        workers = list(self._holdings.workers.values())
+        living = reap.living_groups() if any(worker.exited for worker in workers) else ()
+        for worker in workers:
+            reap.signal_group(
+                worker.pid,
+                signal.SIGKILL,
+                leader_lives=not worker.exited,
+                others=self._holdings.by_pid,
+                living=living,
+            )
 
     # ------------------------------------------------------------ the end
 
     def close_down(self, turn: Callable[[float], None]) -> None:
         """Leave nothing behind. *turn* runs the loop once, until a time of the monotonic clock at most, and reaps."""
         self._keeper.retired = True
+        self._cleaner.end()
         self._kill_workers()
         self._ports.close_all()
         self._keeper.hang_up()

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from cluster_service.wire.facts import Snapshot, WorkerState
 from cluster_service.wire.orders import Status
 
+from .known import Known, Numbers
+
 if TYPE_CHECKING:
     import socket
     from collections.abc import Iterator
@@ -113,6 +115,8 @@ class Holdings:
     """Workers, sockets and the notebook."""
 
     def __init__(self, guardian_pid: int, started_at: float) -> None:
+        self.known = Known(Numbers(), Numbers())
+        """What the cleaner is to know of them."""
         self.guardian_pid = guardian_pid
         self.started_at = started_at
         self.workers: dict[int, Worker] = {}
@@ -138,6 +142,14 @@ class Holdings:
         """A process was forked."""
         self.workers[worker.number] = worker
         self.by_pid[worker.pid] = worker
+        self.known.groups.add(worker.pid)
+
+    def forget_worker(self, worker: Worker) -> None:
+        """Nothing of it needs to be known any more."""
+        self.by_pid.pop(worker.pid, None)
+        self.workers.pop(worker.number, None)
+        if worker.pid not in self.by_pid:
+            self.known.groups.discard(worker.pid)
 
     def alive(self) -> Iterator[Worker]:
         """The workers whose process has not been reaped."""
@@ -147,11 +159,14 @@ class Holdings:
         """A socket was opened."""
         self.held[held.key] = held
         self.by_inode[held.inode] = held
+        if held.given is None:  # one that was passed to us is also held by who passed it
+            self.known.sockets.add(held.inode)
 
     def drop_held(self, held: Held) -> None:
         """A socket is about to be closed."""
         self.held.pop(held.key, None)
         self.by_inode.pop(held.inode, None)
+        self.known.sockets.discard(held.inode)
         for worker in self.workers.values():
             for addresses in () if worker.exited else (worker.listening, worker.bound):
                 if str(held.address) in addresses:

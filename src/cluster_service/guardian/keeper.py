@@ -25,9 +25,10 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from cluster_service.machine import shortage
+from cluster_service.machine.identity import OWN
 from cluster_service.wire import facts, frames
 
-from . import child, spawn
+from . import child, cleaner, spawn
 from .link import Link, Overflow
 
 if TYPE_CHECKING:
@@ -83,9 +84,12 @@ class Master:
 class Keeper:
     """Starts, watches and replaces the master."""
 
-    def __init__(self, boot: Boot, holdings: Holdings, loop: Loop, logs: Logs, limits: Limits, board: int) -> None:
+    def __init__(
+        self, boot: Boot, holdings: Holdings, loop: Loop, logs: Logs, limits: Limits, board: int, instance: str
+    ) -> None:
         self._boot = boot
         self._board = board
+        self._instance = instance
         self._holdings = holdings
         self._loop = loop
         self._logs = logs
@@ -194,6 +198,7 @@ class Keeper:
         memory = resources.memory_file(json.dumps(self._boot.message).encode())
         descriptors = [theirs.fileno(), memory]
         env = {**start.env, "CSERVICE_GUARDIAN_FD": "3", "CSERVICE_BOOT_FD": "4", "CSERVICE_ROLE": "master"}
+        env[cleaner.VARIABLE] = self._instance
         if self._board >= 0:
             env["CSERVICE_BOARD_FD"] = str(3 + len(descriptors))
             descriptors.append(self._board)
@@ -206,8 +211,11 @@ class Keeper:
                 stderr=errs[1],
                 descriptors=descriptors,
                 limits=self._limits,
+                identity=OWN,
+                death_signal=signal.SIGKILL,  # it knows nothing that outlives the guardian, and must not either
             )
         )
+        self._holdings.known.groups.add(launched.pid)
         resources.keep(ours, outs[0], errs[0])
         self._logs.add(-self._holdings.master_starts - 1, "cservice", outs[0], errs[0])
         return Master(launched, Link(ours), safe=safe, now=now)
@@ -319,6 +327,7 @@ class Keeper:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(master.pid, signal.SIGTERM)  # what it was running for its hooks ends with it
         self.master = None
+        self._holdings.known.groups.discard(master.pid)
         self._logs.exited(-self._holdings.master_starts, failed=not master.expected)
         if now - master.started >= WINDOW and not master.safe:
             self._safe_tries = 0

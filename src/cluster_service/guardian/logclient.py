@@ -18,6 +18,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from cluster_service.machine import shortage
+from cluster_service.machine.identity import OWN
 
 from . import child, spawn
 
@@ -188,7 +189,7 @@ class Logs:
         env = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
         script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "__main__.py")
         argv = [sys.executable, "-I", "-S", script, "--log-writer", "3", self._title]
-        return child.Plan(argv, env, "/", 1, 2, [control], self._limits)
+        return child.Plan(argv, env, "/", 1, 2, [control], self._limits, OWN)
 
     def reaped(self, now: float) -> None:
         """The writer's process has ended."""

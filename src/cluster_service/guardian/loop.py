@@ -22,6 +22,7 @@ from cluster_service.wire import facts
 from . import limits, posix, reap, seccomp
 from .board import Board
 from .channels import Channels
+from .cleaner import Cleaner
 from .ending import Ending
 from .holdings import Holdings
 from .keeper import Keeper
@@ -102,17 +103,22 @@ class Guardian:
         self.logs = Logs(self._loop, found, boot)
         self.ports = Ports(self.holdings, Told(self._bound, self._listening, self._bind_refused, self.logs.line))
         self.board = Board()
-        self.keeper = Keeper(boot, self.holdings, self._loop, self.logs, found, self.board.descriptor)
-        self.workers = Workers(self.holdings, self._loop, self.logs, self.ports, found, self.board)
+        self.cleaner = Cleaner(boot, self._loop, self.logs, found, self.holdings.known)
+        self.keeper = Keeper(
+            boot, self.holdings, self._loop, self.logs, found, self.board.descriptor, self.cleaner.instance
+        )
+        self.workers = Workers(
+            self.holdings, self._loop, self.logs, self.ports, found, self.board, self.cleaner.instance
+        )
         self.channels = Channels(self.keeper.tell, self._greeted, lambda worker: self.logs.release(worker.number))
-        self.ending = Ending(boot, self.holdings, self.keeper, self.ports, self.logs, self._loop)
+        self.ending = Ending(boot, self.holdings, self.keeper, self.ports, self.logs, self._loop, self.cleaner)
         self.verbs = Verbs(self.holdings, self.keeper, self.workers, self.ports, self.logs)
         self.notifier = Notifier(boot.manager, self.holdings, self.keeper, self.ending, self.logs.line, now)
         self._given = boot.manager.sockets
         self._join()
         self._patience = min(_LATE, boot.master_hang_timeout / 4)
         self._woke, self._sleep = now, _clock_gap()
-        self._parts = (self.logs, self.keeper, self.ending, self.notifier)
+        self._parts = (self.logs, self.keeper, self.cleaner, self.ending, self.notifier)
         self._signals: list[int] = []
         self._reload_asked = False
         """There was a SIGHUP, and no master to be told."""
@@ -202,6 +208,8 @@ class Guardian:
                     self.keeper.reaped(str(end), now)
                 elif pid == self.logs.pid:
                     self.logs.reaped(now)
+                elif pid == self.cleaner.pid:
+                    self.cleaner.reaped(now)
                 else:
                     self.ending.before.discard(pid)
             except Exception as error:  # noqa: BLE001 - as in Loop.turn

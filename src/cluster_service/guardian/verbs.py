@@ -135,7 +135,7 @@ class Verbs:
             return
         if not worker.exited:
             raise No(f"worker {worker.number} has not exited", worker.number)
-        del self._holdings.workers[worker.number]
+        self._holdings.forget_worker(worker)
 
     def _listen(self, order: orders.Listen) -> None:
         try:

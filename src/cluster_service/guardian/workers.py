@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from cluster_service.machine import shortage
 from cluster_service.wire import addresses, facts
 
-from . import child, limits, posix, pyports, seccomp, spawn
+from . import child, cleaner, limits, posix, pyports, seccomp, spawn
 from .holdings import Worker
 from .ports import Want
 from .spawn import CannotSpawn, Progress, Resources
@@ -42,7 +42,9 @@ _FIRST_DESCRIPTOR = 3  # SD_LISTEN_FDS_START of sd_listen_fds(3)
 class Workers:
     """Every worker's process."""
 
-    def __init__(self, holdings: Holdings, loop: Loop, logs: Logs, ports: Ports, found: Limits, board: Board) -> None:
+    def __init__(
+        self, holdings: Holdings, loop: Loop, logs: Logs, ports: Ports, found: Limits, board: Board, instance: str
+    ) -> None:
         self._holdings = holdings
         self._loop = loop
         self._logs = logs
@@ -50,6 +52,7 @@ class Workers:
         self._found = found
         """The limits of the guardian's own start."""
         self._board = board
+        self._instance = instance
         self._python = pyports.Service(holdings, ports)
         self._launches: dict[int, tuple[Worker, Progress, tuple[int, int]]] = {}
         self.channels: Channels
@@ -77,7 +80,7 @@ class Workers:
     def _fork(self, worker: Worker, order: Spawn, resources: Resources) -> None:
         identity = spawn.identity_of(order.user, order.group)
         spawn.check_share(order.share, identity, self._holdings.share)
-        worker.uid = os.getuid() if identity is None else identity.uid
+        worker.uid = identity.user_id
         worker.is_private = order.private
         if order.private and order.share == "none":
             raise CannotSpawn(
@@ -86,7 +89,7 @@ class Workers:
             )
         inherited = [self._inherited(worker, text) for text in order.inherit] if order.share == "inherit" else []
         descriptors = [held.socket.fileno() for held in inherited]
-        env = dict(order.env)
+        env = {**order.env, cleaner.VARIABLE: self._instance}
         if inherited:
             env["LISTEN_FDS"] = str(len(inherited))
             names = [held.asked or held.given or str(held.address) for held in inherited]
@@ -176,8 +179,7 @@ class Workers:
 
     def _never_was(self, worker: Worker, progress: Progress, pipes: tuple[int, int]) -> None:
         """Take the worker back: its process ends by itself, and is reaped as a stranger."""
-        self._holdings.by_pid.pop(worker.pid, None)
-        self._holdings.workers.pop(worker.number, None)
+        self._holdings.forget_worker(worker)
         for descriptor in pipes if progress.listener is None else (*pipes, progress.listener):
             os.close(descriptor)
         self._close(worker)

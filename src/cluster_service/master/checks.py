@@ -10,6 +10,8 @@ import asyncio
 import os
 from typing import TYPE_CHECKING, Any
 
+from cluster_service.config.releases import identity_of
+from cluster_service.control.errors import CommandError
 from cluster_service.core.reports import Examined
 from cluster_service.wire import facts
 from cluster_service.wire.channel import CHECK_ADDRESS
@@ -103,9 +105,10 @@ class Checks:
                     env={**launch.of_release(release, os.environ), **variables},
                     within=check.timeout,
                     on_line=lambda _line: None,
-                    user=release.within.user,
-                    group=release.within.user_group,
+                    identity=identity_of(release.within),
                 )
+            except CommandError as refusal:
+                error = refusal.message
             except OSError as failure:
                 error = f"{check.command[0]} could not be run: {failure.strerror or failure}"
         return error

@@ -9,6 +9,7 @@ import os
 from typing import TYPE_CHECKING
 
 from cluster_service.core import limits
+from cluster_service.machine import identity
 from cluster_service.wire import orders
 
 if TYPE_CHECKING:
@@ -62,21 +63,8 @@ def environment(service: str, start: Start, release: Release, share: str, base: 
 
 def of_release(release: Release, base: Mapping[str, str]) -> dict[str, str]:
     """Return the environment in which a release's code runs, without what is a worker's own. *base*: the service's."""
-    outer = {**base, **_account(release.within.user), **dict(release.env_from_files)}
+    outer = {**base, **identity.variables(release.within.user), **dict(release.env_from_files)}
     return {**{key: value for key, value in outer.items() if key not in PRIVATE}, **dict(release.env)}
-
-
-def _account(user: str | None) -> dict[str, str]:
-    """The variables that tell a program who it is, where it is not whom the service runs as."""
-    if user is None or os.geteuid() != 0:
-        return {}
-    import pwd  # noqa: PLC0415 - rarely needed
-
-    try:
-        entry = pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
-    except KeyError:
-        return {}
-    return {"HOME": entry.pw_dir, "USER": entry.pw_name, "LOGNAME": entry.pw_name}
 
 
 def spawn(

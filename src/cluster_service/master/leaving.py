@@ -1,4 +1,4 @@
-"""The last things that a master does: when its service has ended, and when its guardian has died."""
+"""The last things that a master does when its service has ended."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING
 
-from cluster_service import rundir
 from cluster_service.wire import orders
 
-from . import orphans
 from .carrying import story_of
 
 if TYPE_CHECKING:
@@ -61,19 +59,3 @@ class Leaving:
         except Exception as error:  # noqa: BLE001 - a service that was asked to end must end
             master.log(f"the master failed as the service ended: {story_of(error)}")
         master.say_bye(orders.Bye(action.code))
-
-    async def outlive(self, left: dict[int, float]) -> None:
-        """The guardian has died: end the workers that are *left* (pid → seconds to stop), and what it would remove."""
-        master = self._master
-        master.log("the guardian has died: ending the workers")
-        try:
-            if master.doors is not None:
-                await master.doors.close(DOOR_SECONDS_NOW)
-        except Exception as error:  # noqa: BLE001 - the workers must end
-            master.log(f"the endpoints could not be closed: {story_of(error)}")
-        try:
-            await asyncio.to_thread(orphans.end, left)
-        except RuntimeError:  # there is no thread to be had, and nothing else to do here
-            orphans.end(left)
-        if master.settings.run_dir:
-            rundir.clean_up(master.settings.run_dir, master.settings.name)

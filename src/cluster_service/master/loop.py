@@ -22,7 +22,7 @@ from cluster_service.core.requests import Rejected, Tick
 from cluster_service.core.standing import standing
 from cluster_service.wire import facts, orders
 
-from . import carrying, launch, orphans
+from . import carrying, launch
 from .bus import Bus
 from .carrying import story_of
 from .checks import Checks
@@ -193,17 +193,9 @@ class Master:
             self._over.set_result(FAILED)
 
     def _on_lost(self) -> None:
-        """The guardian has died: end the workers, so that nothing is left behind."""
-        if self._bye:  # it did as it was told
-            if not self._over.done():
-                self._over.set_result(0)
-            return
-        self._ending = self._loop.create_task(self._outlive())
-
-    async def _outlive(self) -> None:
-        await self.leaving.outlive({} if self._early is not None else orphans.left_by(self.cluster))
+        """The guardian is ending, or is dead and the kernel has killed us already: nothing is left to decide."""
         if not self._over.done():
-            self._over.set_result(1)
+            self._over.set_result(0 if self._bye else 1)
 
     # -- the turn -----------------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import sys
@@ -129,20 +130,21 @@ class RunningService:
         """See ``Service.shutdown``."""
         return self._request(requests.Shutdown(selector, timeout))
 
-    def start(self, target: str, options: Mapping[str, Any]) -> Json:
+    async def start(self, target: str, options: Mapping[str, Any]) -> Json:
         """See ``Service.start``."""
         from cluster_service.config import group_settings  # noqa: PLC0415 - rarely needed
 
         cluster = self._master.cluster
         taken = [name for name, group in cluster.groups.items() if group.slots or cluster.of_group(name)]
-        group = group_settings(target, options, directory=str(options.get("cwd") or "/"), taken=taken)
+        directory = str(options.get("cwd") or "/")
+        group = await asyncio.to_thread(group_settings, target, options, directory=directory, taken=taken)
         try:
             self._master.share_of(group.name, group.release)
         except ValueError as error:
             raise CommandError("bad_request", str(error)) from None
         return self._request(requests.StartGroup(group))
 
-    def upgrade(self, selector: str, target: str, options: Mapping[str, Any]) -> Json:
+    async def upgrade(self, selector: str, target: str, options: Mapping[str, Any]) -> Json:
         """See ``Service.upgrade``."""
         from cluster_service.config.releases import release_of  # noqa: PLC0415 - rarely needed
 
@@ -152,7 +154,8 @@ class RunningService:
         except requests.Rejected as refusal:
             raise CommandError(refusal.code, refusal.message, refusal.hint) from None
         try:
-            release = release_of(
+            release = await asyncio.to_thread(
+                release_of,
                 target,
                 options,
                 directory=str(options.get("cwd") or group.release.cwd),

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from cluster_service.control.service import Service
 
 
-def run(service: Service, target: str, **options: Any) -> dict[str, Any]:
+async def run(service: Service, target: str, **options: Any) -> dict[str, Any]:
     """Start the operation."""
-    return service.start(target, options)
+    return await service.start(target, options)
 
 
 def _parameter(setting: Setting) -> Parameter:

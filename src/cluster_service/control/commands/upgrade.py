@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from cluster_service.control.service import Service
 
 
-def run(service: Service, selector: str, target: str, **options: Any) -> dict[str, Any]:
+async def run(service: Service, selector: str, target: str, **options: Any) -> dict[str, Any]:
     """Start the operation."""
-    return service.upgrade(selector, target, options)
+    return await service.upgrade(selector, target, options)
 
 
 COMMAND = Command(

@@ -137,8 +137,7 @@ class Ending:
             self._wait(turn, _MASTER_TIME, lambda: self._keeper.master is not None)
         self._keeper.kill_now()
         self._wait(turn, _KILL_TIME, self._kill_children)
-        self._logs.end()
-        self._wait(turn, _WRITER_TIME, lambda: self._logs.pid is not None)
+        self._wait(turn, _WRITER_TIME, self._logs.finish)
         self._logs.kill()
         self._remove_files()
 

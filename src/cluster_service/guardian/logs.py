@@ -424,7 +424,10 @@ class Writer:
         first, *more = str(message["text"]).encode("utf-8", "backslashreplace").split(b"\n")
         # What such a message quotes of others cannot look like a message of its own.
         for line in (first, *(b"  " + line for line in more)):
-            self.err.put(prefix + logtext.clean(line) + b"\n")
+            if self.err.size < DRAIN_LIMIT:
+                self.err.put(prefix + logtext.clean(line) + b"\n")
+            else:
+                self.err.skip()
 
     def _on_drop(self, message: dict[str, Any]) -> None:
         source = self.sources.pop(int(message["source"]), None)

@@ -58,6 +58,11 @@ class Sink:
         self._waiting.append(line)
         self.size += len(line)
 
+    def skip(self) -> None:
+        """Count a line that is left out since too many wait."""
+        self._lost += 1
+        self._why = "the output was too slow"
+
     def flush(self) -> None:
         """Write what the output takes."""
         self.stuck = False

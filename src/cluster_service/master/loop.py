@@ -372,5 +372,16 @@ class Master:
         return self._kernel.behind
 
     def log(self, line: str) -> None:
-        """Write *line* to the service's log."""
-        print(line, file=sys.stderr, flush=True)  # noqa: T201
+        """Write *line* to the service's log, from any thread.
+
+        It goes through the guardian, which never waits: a full pipe to a log writer that does not read would stop us.
+        """
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            self._loop.call_soon_threadsafe(self.log, line)
+            return
+        if self._kernel.lost:
+            print(line, file=sys.stderr, flush=True)  # noqa: T201
+        else:
+            self._kernel.send(orders.Log(line))

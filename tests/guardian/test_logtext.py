@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster_service.guardian import logtext
-from cluster_service.guardian.logs import LONGEST_LINE, Source, Stream
+from cluster_service.guardian.logstreams import LONGEST_LINE, Source, Stream
 from cluster_service.wire import orders
 
 from .test_logs import shell, tail

@@ -41,17 +41,16 @@ from collections import deque
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from cluster_service.machine import passing, shortage
+from cluster_service.machine import files, passing, shortage
 
-from . import logtext, rotate
+from . import logtext
 from .limits import raise_descriptors
+from .logstreams import TAIL_CHARACTERS, TAIL_LINES, Source, Stream
 from .sink import CHUNK, Sink
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-LONGEST_LINE = 64 * 1024
-TAIL_LINES, TAIL_CHARACTERS = 20, 500
 HOLD_SECONDS, HOLD_BYTES = 1.0, 64 * 1024
 PAUSE_AT = 256 * 1024
 """Bytes that wait for an output beyond which the pipes that go there are not read."""
@@ -60,7 +59,6 @@ DRAIN_LIMIT = 4 * 1024 * 1024
 FLUSH_SECONDS = 5.0
 _REQUEST = re.compile(rb'"[A-Z]+ [^"]* HTTP/[0-9.]+"')
 """A request in an access log, of any server's: no last word of a worker's, and there would be nothing but these."""
-_DIGITS = re.compile(rb"0x[0-9a-f]+|\d+")
 _COLOURS = (36, 32, 33, 35, 34, 96)
 OPEN_AGAIN = 5.0
 """Seconds until a log file is tried again that could not be opened."""
@@ -68,56 +66,6 @@ ANSWERS_LIMIT = 1000
 GATHER_SECONDS = 0.01
 GATHER_BELOW = 16 * 1024
 """Bytes in a round: where more come at a time, there is nothing to be gained by waiting."""
-
-
-class Stream:
-    """The read end of one pipe of a worker."""
-
-    def __init__(self, source: Source, name: str, descriptor: int) -> None:
-        self.source = source
-        self.name = name
-        self.descriptor = descriptor
-        self.partial = b""
-
-    def lines(self, data: bytes) -> list[bytes]:
-        """Return the lines that *data* completes."""
-        text = self.partial + data
-        *lines, rest = text.split(b"\n")
-        while len(rest) > LONGEST_LINE:
-            cut = logtext.boundary(rest, LONGEST_LINE)
-            lines.append(rest[:cut])
-            rest = rest[cut:]
-        self.partial = rest
-        return lines if logtext.is_plain(text) else [logtext.clean(line) for line in lines]
-
-    def rest(self) -> list[bytes]:
-        """Return what there is of a line that will not be completed."""
-        rest, self.partial = self.partial, b""
-        return [logtext.clean(rest)] if rest else []
-
-
-class Source:
-    """One worker (or the master)."""
-
-    def __init__(self, label: str, hold_until: float) -> None:
-        self.label = label
-        self.streams: dict[str, Stream] = {}
-        self.tail: deque[bytes] = deque(maxlen=TAIL_LINES)
-        self.exited = False
-        self.hold_until = hold_until
-        self.held: list[tuple[str, bytes, bytes]] | None = []
-        """(stream, line, line as it will be written), while lines are held back."""
-        self.held_size = 0
-
-    @property
-    def group(self) -> str:
-        """What workers of one group have in common: ``web.1`` -> ``web.``."""
-        head, dot, _ = self.label.rpartition(".")
-        return head + dot
-
-    def signature(self) -> list[tuple[str, bytes]]:
-        """Return the held lines, digits masked."""
-        return sorted((stream, _DIGITS.sub(b"#", line)) for stream, line, _ in self.held or ())
 
 
 class Writer:
@@ -348,10 +296,10 @@ class Writer:
         if self.log_file is None:
             return
         try:
-            descriptor = os.open(self.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+            descriptor = files.open_for_append(self.log_file)
         except OSError as error:
             if self.open_at is None:
-                why = f"{self.log_file} cannot be opened: {shortage.explain(error)}; it is tried again"
+                why = f"cannot open {self.log_file}: {shortage.explain(error)}; retrying, writing where it did before"
                 self._on_line({"label": "cservice", "text": why})
             self.open_at = time.monotonic() + OPEN_AGAIN
             return
@@ -365,15 +313,13 @@ class Writer:
 
     def _turn_over(self) -> None:
         """Begin a new log file where this one has grown too large. Between two lines: nothing is cut in two."""
-        if self.log_file is None or self.out.size or not self.out.file:
-            return
-        if not rotate.has_grown(self.out.descriptor, self.max_size):
+        if self.log_file is None or self.open_at is not None or self.out.size or not self.out.has_grown(self.max_size):
             return
         try:
-            rotate.turn_over(self.log_file, self.keep)
+            files.rotate(self.log_file, self.keep, self.out.descriptor)
         except OSError as error:
             self.max_size = 0  # until it is configured again: to say it once is enough
-            why = f"{self.log_file} has grown and cannot be put aside: {shortage.explain(error)}; it grows on"
+            why = f"cannot rotate {self.log_file}: {shortage.explain(error)}; still appending to it"
             self._on_line({"label": "cservice", "text": why})
             return
         self._open_log_file()

@@ -10,6 +10,8 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
+from cluster_service.machine import files
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -45,25 +47,26 @@ class AuditFile:
         return True
 
     def _append(self, path: str, data: bytes) -> None:
-        if self._is_full(path, len(data)):
-            os.replace(path, path + ".1")
+        fd = _open(path)
         try:
-            fd = _open(path)
-        except FileNotFoundError:
-            os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-            fd = _open(path)
-        try:
+            if self._is_full(fd, len(data)):
+                files.rotate(path, 1, fd)
+                os.close(fd)
+                fd = -1
+                fd = _open(path)
             os.write(fd, data)
         finally:
-            os.close(fd)
+            if fd >= 0:
+                os.close(fd)
 
-    def _is_full(self, path: str, more: int) -> bool:
-        try:
-            found = os.stat(path)
-        except FileNotFoundError:
-            return False
-        return stat.S_ISREG(found.st_mode) and found.st_size + more > self._full
+    def _is_full(self, fd: int, more: int) -> bool:
+        found = os.fstat(fd)
+        return stat.S_ISREG(found.st_mode) and found.st_size > 0 and found.st_size + more > self._full
 
 
 def _open(path: str) -> int:
-    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
+    try:
+        return files.open_for_append(path, 0o600)
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        return files.open_for_append(path, 0o600)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -78,3 +79,39 @@ def test_descriptors_are_sent_by_one_module(path: Path) -> None:
         assert "send_fds(" not in source
         assert "recv_fds(" not in source
         assert ".sendmsg(" not in source
+
+
+WAITS = {"print", "input", "sendall", "sendfile", "makefile", "run", "Popen", "system", "write", "sendmsg"}
+"""Functions that may wait for another process, whatever they are called on."""
+NOT_THE_GUARDIAN = {
+    "guardian/logs.py": "the log writer",
+    "guardian/sink.py": "the log writer",
+    "guardian/child.py": "a child, after the fork",
+    "guardian/__main__.py": "before the guardian runs",
+    "guardian/limits.py": "a child, after the fork: its own /proc/self/oom_score_adj",
+}
+GUARDIAN = [path for path in FILES if path.parent.name == "guardian"]
+
+
+@pytest.mark.parametrize("path", GUARDIAN, ids=[path.name for path in GUARDIAN])
+def test_the_guardian_calls_nothing_that_waits_for_a_reader(path: Path) -> None:
+    name = str(path.relative_to(SOURCE))
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Attribute) and ast.unparse(node) in {"sys.stdout", "sys.stderr"}:
+            found.append(ast.unparse(node))
+        elif isinstance(node, ast.Call):
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if called in WAITS and not (called == "run" and not ast.unparse(node.func).startswith("subprocess.")):
+                found.append(ast.unparse(node))
+    assert not found or name in NOT_THE_GUARDIAN, found
+
+
+OF_A_PROCESS = re.compile(r"/proc/\{[^}]*\}/(\w+)")
+IN_ITS_MEMORY = {"cmdline", "environ", "auxv", "maps", "smaps", "numa_maps", "pagemap"}
+"""Files of /proc/PID that are read out of the process's memory, or under its lock: it can make their reader wait."""
+
+
+@pytest.mark.parametrize("path", FILES, ids=[str(path.relative_to(SOURCE)) for path in FILES])
+def test_no_file_of_a_process_is_read_that_it_can_make_wait(path: Path) -> None:
+    assert not IN_ITS_MEMORY & set(OF_A_PROCESS.findall(path.read_text(encoding="utf-8")))

@@ -336,9 +336,10 @@ def test_a_directory_that_workers_can_write_to_holds_no_file_of_the_service(opti
     theirs = tmp_path / "theirs"
     theirs.mkdir()
     os.chown(theirs, pwd.getpwnam("nobody").pw_uid, -1)
-    told = sentence(lambda: make(**{option: str(theirs / "file"), "user": "nobody"}))
+    files: dict[str, Any] = {option: str(theirs / "file")}
+    told = sentence(lambda: make(user="nobody", **files))
     assert f"workers run as nobody, who can write to {theirs}" in told
-    make(**{option: str(theirs / "file")})
+    make(**files)
     theirs.chmod(0o777)
-    assert "every user can write to" in sentence(lambda: make(**{option: str(theirs / "file")}))
+    assert "every user can write to" in sentence(lambda: make(**files))
     assert list(theirs.iterdir()) == []

@@ -23,6 +23,7 @@ from cluster_service.core.standing import standing
 from cluster_service.wire import facts, orders
 
 from . import launch, orphans
+from .audited import AuditFile, Auditor
 from .bus import Bus
 from .carrying import CARRY_OUT, tell_serving
 from .checks import Checks
@@ -80,6 +81,7 @@ class Master:
         """What the guardian was last told of the whole."""
         self.jobs = Jobs(settings.spec.name, self._on_report)
         self._memory = Memory(settings.state, self.log)
+        self.auditor = Auditor(AuditFile(settings.audit_file, self.log), self.log)
         self.pulses: Pulses = Pulses(self._loop, self._on_report, lambda: self.cluster)
         self._checks = Checks(self._loop, self._on_report, settings.spec.name)
         self._schedule = Schedule(self._loop, self._on_report, self._times_of_day)
@@ -105,6 +107,7 @@ class Master:
         await self._checks.close()
         if self.doors is not None:
             await self.doors.close(0.5)
+        await asyncio.to_thread(self.auditor.close)
         self._kernel.close()
         return code
 
@@ -337,6 +340,7 @@ class Master:
             await self.doors.close(0.5 if action.now else 2.0)
         await self.hooks.idle(0.5 if action.now else 2.0)
         await self._memory.settle()  # before anybody can start a service in our place
+        await asyncio.to_thread(self.auditor.close)
         self._say(orders.Bye(action.code))
 
     def _say(self, bye: orders.Bye) -> None:

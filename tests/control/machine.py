@@ -143,7 +143,7 @@ class Machine:
     def recent_events(self, limit: int) -> list[Json]:
         return self.published[-limit:] if limit > 0 else []
 
-    def log_lines(self, count: int) -> Json:
+    async def log_lines(self, count: int) -> Json:
         raise CommandError("failed", f"there is no log file to show {count} lines of", "start it with --log-file FILE")
 
     def audit(self, entry: Json, *, aloud: bool) -> None:

@@ -251,6 +251,17 @@ def test_the_last_words_are_given_up_when_the_writer_does_not_answer(kernel: Rea
     os.kill(pid, signal.SIGCONT)
 
 
+def test_a_stopped_writer_delays_no_exit_and_no_start(kernel: RealKernel) -> None:
+    pid = writer(kernel)
+    os.kill(pid, signal.SIGSTOP)
+    for number in range(1, 151):
+        shell(kernel, number, "exit 3")
+        assert kernel.fact(facts.Exited, worker=number).code == 3
+    kernel.send(orders.Log("nor anything else"))
+    kernel.nothing_of(facts.SpawnFailed)
+    kernel.close()  # and the service ends
+
+
 def test_the_same_failure_again_is_one_line(kernel: RealKernel) -> None:
     script = "echo pid $$ at 0x7f$$; for i in 1 2 3; do echo trace $i >&2; done; exit 1"
     for number in (1, 2, 3):

@@ -99,7 +99,7 @@ class Service(Protocol):
     def recent_events(self, limit: int) -> list[Json]:
         """The latest events that are remembered, oldest first."""
 
-    def log_lines(self, count: int) -> Json:
+    async def log_lines(self, count: int) -> Json:
         """``{"file", "lines"}``: the last of the log file. Raises CommandError failed when there is none."""
 
     def audit(self, entry: Json, *, aloud: bool) -> None:

@@ -13,7 +13,7 @@ import signal
 import socket
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
-from cluster_service.machine import capabilities, shortage
+from cluster_service.machine import capabilities, passing, shortage
 from cluster_service.machine.identity import Identity, become
 
 from . import limits, posix
@@ -124,7 +124,7 @@ def _prepare(plan: Plan, guardian: int, launch: int) -> None:
 def _send_listener(machine: Machine, launch: int) -> None:
     listener = posix.install_filter(posix.bind_filter(machine), machine)
     with socket.socket(fileno=os.dup(launch)) as pair:
-        socket.send_fds(pair, [b"\0"], [listener])
+        passing.send(pair, b"\0", [listener])
     os.close(listener)
 
 

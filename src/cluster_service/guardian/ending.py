@@ -15,6 +15,7 @@ import os
 import signal
 from typing import TYPE_CHECKING
 
+from cluster_service.machine import files
 from cluster_service.wire import facts
 
 from . import reap
@@ -150,8 +151,7 @@ class Ending:
             self._wait(turn, _MASTER_TIME, lambda: self._keeper.master is not None)
         self._keeper.kill_now()
         self._wait(turn, _KILL_TIME, self._kill_children)
-        self._logs.end()
-        self._wait(turn, _WRITER_TIME, lambda: self._logs.pid is not None)
+        self._wait(turn, _WRITER_TIME, self._logs.finish)
         self._logs.kill()
         self._remove_files()
 
@@ -169,17 +169,17 @@ class Ending:
         return bool(left)
 
     def _remove_files(self) -> None:
-        files = [self._boot.pid_file] if self._boot.pid_file and _names_us(self._boot.pid_file) else []
+        paths = [self._boot.pid_file] if self._boot.pid_file and _names_us(self._boot.pid_file) else []
         if self._boot.lock_fd is not None:  # removed while it is held: nobody can have taken it over
-            files.append(os.path.join(self._boot.run_dir, f"{self._boot.name}.lock"))
-        for file in files:
+            paths.append(os.path.join(self._boot.run_dir, f"{self._boot.name}.lock"))
+        for path in paths:
             with contextlib.suppress(OSError):
-                os.unlink(file)
+                files.remove(path)
 
 
 def _names_us(pid_file: str) -> bool:
     try:
-        with open(pid_file, encoding="ascii", errors="replace") as file:
-            return file.read().strip() == str(os.getpid())
+        with open(files.open_for_reading(pid_file), "rb") as file:
+            return file.read(64).strip() == b"%d" % os.getpid()
     except OSError:
         return False

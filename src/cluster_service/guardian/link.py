@@ -5,14 +5,18 @@ Whatever is lost when a link is given up is no loss: the next master's snapshot 
 
 from __future__ import annotations
 
+import dataclasses
 import os
-import socket
 from collections import deque
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from cluster_service.machine import passing
 from cluster_service.wire import frames
 from cluster_service.wire.facts import Message
 from cluster_service.wire.records import to_json
+
+if TYPE_CHECKING:
+    import socket
 
 _LIMIT = 4 * 1024 * 1024 + frames.LIMIT
 """Bytes that may wait for the master beyond which it is taken for hung: a snapshot may be as large as a frame."""
@@ -35,7 +39,8 @@ class Link:
         self.dropped = 0
         """Workers' messages that were dropped since the last that was not."""
         self._decoder = frames.Decoder()
-        self._waiting: deque[tuple[memoryview, int | None]] = deque()
+        self._waiting: deque[tuple[memoryview, int | None, Any]] = deque()
+        """(bytes of a fact, its descriptor, the fact if it has one)."""
         self._size = 0
 
     def __repr__(self) -> str:
@@ -54,30 +59,41 @@ class Link:
         data = frames.encode(to_json(fact))
         if self._size + len(data) > _LIMIT:
             raise Overflow(f"{self._size} bytes wait to be read")
-        self._waiting.append((memoryview(data), None if descriptor is None else os.dup(descriptor)))
+        if descriptor is None:
+            self._waiting.append((memoryview(data), None, None))
+        else:
+            self._waiting.append((memoryview(data), os.dup(descriptor), fact))
         self._size += len(data)
         self.flush()
 
     def flush(self) -> None:
         """Write what the socket takes."""
         while self._waiting:
-            data, descriptor = self._waiting[0]
+            data, descriptor, fact = self._waiting[0]
             try:
-                if descriptor is None:
-                    sent = self.sock.send(data[:_CHUNK])
-                else:
-                    sent = socket.send_fds(self.sock, [data[:_CHUNK]], [descriptor])
-                    os.close(descriptor)
+                sent = passing.send(self.sock, data[:_CHUNK], () if descriptor is None else (descriptor,))
             except (BlockingIOError, InterruptedError):
                 return
-            except OSError:  # it has died: its successor will be told everything
-                self._discard()
+            except OSError as error:
+                if descriptor is not None and error.errno in passing.SHORTAGES:
+                    self._give_up_descriptor(descriptor, fact)
+                    continue
+                self._discard()  # it has died: its successor will be told everything
                 return
+            if descriptor is not None:
+                os.close(descriptor)
             self._size -= sent
             if sent == len(data):
                 self._waiting.popleft()
             else:
-                self._waiting[0] = (data[sent:], None)
+                self._waiting[0] = (data[sent:], None, None)
+
+    def _give_up_descriptor(self, descriptor: int, fact: Any) -> None:
+        """Send the first fact without its descriptor: the master asks for it again later."""
+        os.close(descriptor)
+        data = frames.encode(to_json(dataclasses.replace(fact, descriptor=False)))
+        self._size += len(data) - len(self._waiting[0][0])
+        self._waiting[0] = (memoryview(data), None, None)
 
     def receive(self) -> list[dict[str, Any]]:
         """Return the messages that the next read completes. Raises frames.FrameError on garbage.
@@ -100,7 +116,7 @@ class Link:
         self.sock.close()
 
     def _discard(self) -> None:
-        for _, descriptor in self._waiting:
+        for _, descriptor, _ in self._waiting:
             if descriptor is not None:
                 os.close(descriptor)
         self._waiting.clear()

@@ -191,6 +191,7 @@ class Guardian:
         late = 0.0 if deadline is None else now - max(deadline, self._woke)
         if late > self._patience or gap - self._sleep > self._patience:
             self.keeper.suspended(now)
+            self.logs.suspended(now)
         self._woke, self._sleep = now, gap
         self._reap()
         while self._signals:

@@ -13,7 +13,7 @@ import signal
 import socket
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from cluster_service.machine import capabilities, identity, shortage
+from cluster_service.machine import capabilities, identity, passing, shortage
 
 from . import child, posix
 
@@ -101,14 +101,13 @@ class Progress:
         """Read what there is. True when that was all: the program has been executed, or ``error`` says why not."""
         while True:
             try:
-                data, descriptors, _, _ = socket.recv_fds(self.sock, 4096, 1, socket.MSG_DONTWAIT)
+                data, descriptors, _ = passing.receive(self.sock, 4096, 1)
             except (BlockingIOError, InterruptedError):
                 return False
             except OSError:
                 return True
             if descriptors:
                 self.listener = descriptors[0]
-                os.set_inheritable(self.listener, False)  # noqa: FBT003 - positional only
             elif not data:
                 return True
             elif data == b"\0":  # a descriptor came with it, and there was no room for one more: recvmsg(2), MSG_CTRUNC

@@ -7,6 +7,7 @@ import errno
 SENTENCES = {
     errno.EMFILE: "the process has no descriptor left (raise RLIMIT_NOFILE: ulimit -n, or LimitNOFILE= of systemd)",
     errno.ENFILE: "the machine has no descriptor left (raise fs.file-max, or end what holds so many)",
+    errno.ETOOMANYREFS: "this user has too many descriptors on their way between processes (raise RLIMIT_NOFILE)",
     errno.ENOMEM: "there is no memory left (raise the limit of the service, or end what uses so much)",
     errno.ENOSPC: "the disk is full (make room on it)",
     errno.EDQUOT: "the quota of the disk is used up (make room on it)",

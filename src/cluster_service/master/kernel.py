@@ -6,15 +6,15 @@ before it believes a clock, since a master that was stopped for a while finds ti
 
 from __future__ import annotations
 
-import os
-import socket
 from typing import TYPE_CHECKING, Any
 
+from cluster_service.machine import passing
 from cluster_service.wire import facts, frames, orders
 from cluster_service.wire.records import UnknownRecord, to_json
 
 if TYPE_CHECKING:
     import asyncio
+    import socket
     from collections.abc import Callable
 
 CHUNK = 256 * 1024
@@ -43,7 +43,8 @@ class Kernel:
         self._on_lost = on_lost
         self._on_fault = on_fault
         self._decoder = frames.Decoder()
-        self._descriptors: list[int] = []
+        self._descriptors: list[int | None] = []
+        """None: one that this process had no room for."""
         self._out = bytearray()
         self.lost = False
         stream.setblocking(False)  # noqa: FBT003
@@ -72,14 +73,12 @@ class Kernel:
     def _pump(self) -> None:
         while not self.lost:
             try:
-                data, descriptors, _flags, _address = socket.recv_fds(self._stream, CHUNK, DESCRIPTORS)
+                data, descriptors, truncated = passing.receive(self._stream, CHUNK, DESCRIPTORS)
             except (BlockingIOError, InterruptedError):
                 return
             except OSError:
                 data, descriptors = b"", []
-            for descriptor in descriptors:
-                os.set_inheritable(descriptor, False)  # noqa: FBT003
-            self._descriptors += descriptors
+            self._descriptors += descriptors or ([None] if truncated else [])
             if not data:
                 self._lose()
                 return

@@ -56,6 +56,7 @@ class Leaving:
                 await master.doors.close(seconds)
             await master.hooks.idle(seconds)
             await master.memory.settle()  # before anybody can start a service in our place
+            await asyncio.to_thread(master.auditor.close)
         except Exception as error:  # noqa: BLE001 - a service that was asked to end must end
             master.log(f"the master failed as the service ended: {story_of(error)}")
         master.say_bye(orders.Bye(action.code))

@@ -23,6 +23,7 @@ from cluster_service.core.standing import standing
 from cluster_service.wire import facts, orders
 
 from . import carrying, launch
+from .audited import AuditFile, Auditor
 from .bus import Bus
 from .carrying import story_of
 from .checks import Checks
@@ -85,6 +86,7 @@ class Master:
         """What the guardian was last told of the whole."""
         self.jobs = Jobs(settings.spec.name, self._on_report)
         self.memory = Memory(settings.state, self.log)
+        self.auditor = Auditor(AuditFile(settings.audit_file, self.log), self.log)
         self.pulses: Pulses = Pulses(self._loop, self._on_report, lambda: self.cluster)
         self._checks = Checks(self._loop, self._on_report, settings.spec.name)
         self._schedule = Schedule(self._loop, self._on_report, self._times_of_day)
@@ -114,6 +116,7 @@ class Master:
         await self._checks.close()
         if self.doors is not None:
             await self.doors.close(0.5)
+        await asyncio.to_thread(self.auditor.close)
         self._kernel.close()
         return code
 
@@ -398,6 +401,17 @@ class Master:
         return self._kernel.behind
 
     def log(self, line: str) -> None:
-        """Write *line* to the service's log."""
+        """Write *line* to the service's log, from any thread.
+
+        It goes through the guardian, which never waits: a full pipe to a log writer that does not read would stop us.
+        """
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            self._loop.call_soon_threadsafe(self.log, line)
+            return
+        if not self._kernel.lost:
+            self._kernel.send(orders.Log(line))
+            return
         with contextlib.suppress(OSError, ValueError):  # nothing can be said of a log that cannot be written
             print(line, file=sys.stderr, flush=True)  # noqa: T201

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
+import stat
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -15,8 +17,8 @@ from cluster_service.control.caller import CALLER
 from cluster_service.control.errors import CommandError
 from cluster_service.control.registry import COMMANDS
 from cluster_service.core import requests, views, wanted
+from cluster_service.machine import files
 
-from .audited import AuditFile
 from .gauges import Gauges
 
 if TYPE_CHECKING:
@@ -37,7 +39,6 @@ class RunningService:
         self.name = master.settings.spec.name
         self._master = master
         self._gauges = Gauges()
-        self._audited = AuditFile(master.settings.audit_file, master.log)
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -220,23 +221,20 @@ class RunningService:
         """See ``Service.recent_events``."""
         return [event.to_json() for event in self._master.publisher.history][-limit:] if limit > 0 else []
 
-    def log_lines(self, count: int) -> Json:
+    async def log_lines(self, count: int) -> Json:
         """See ``Service.log_lines``."""
         file = self._master.settings.log_file
         if file is None:
             hint = "It goes to the standard output of whoever started it; --log-file FILE keeps it."
             raise CommandError("failed", "this service writes no log file", hint)
         try:
-            return {"file": file, "lines": tail(file, max(0, count))}
+            return {"file": file, "lines": await asyncio.to_thread(tail, file, max(0, count))}
         except OSError as error:
             raise CommandError("failed", f"the log file {file} cannot be read: {error.strerror}") from None
 
     def audit(self, entry: Json, *, aloud: bool) -> None:
         """See ``Service.audit``. A command that changes something, or would have, is an event too."""
-        told = audit.line(entry)
-        kept = self._audited.write(told)
-        if aloud or not kept:
-            self._master.log(f"audit {told}")
+        self._master.auditor.add(audit.line(entry), aloud=aloud)
         try:
             changes = COMMANDS.get(entry["command"]).changes
         except CommandError:
@@ -274,8 +272,13 @@ MOST_LOG = 1 << 20
 
 
 def tail(path: str, count: int) -> list[str]:
-    """Return the last *count* whole lines of the file, as far as they stand in its last ``MOST_LOG`` bytes."""
-    with open(path, "rb") as file:
+    """Return the last *count* whole lines of the file, as far as they stand in its last ``MOST_LOG`` bytes.
+
+    Raises OSError; for what is not a regular file too.
+    """
+    with open(files.open_for_reading(path), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file")
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - MOST_LOG))
         lines = file.read().decode("utf-8", "replace").splitlines()

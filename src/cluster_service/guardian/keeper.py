@@ -83,9 +83,8 @@ class Master:
 class Keeper:
     """Starts, watches and replaces the master."""
 
-    def __init__(self, boot: Boot, holdings: Holdings, loop: Loop, logs: Logs, limits: Limits, board: int) -> None:
+    def __init__(self, boot: Boot, holdings: Holdings, loop: Loop, logs: Logs, limits: Limits) -> None:
         self._boot = boot
-        self._board = board
         self._holdings = holdings
         self._loop = loop
         self._logs = logs
@@ -194,9 +193,6 @@ class Keeper:
         memory = resources.memory_file(json.dumps(self._boot.message).encode())
         descriptors = [theirs.fileno(), memory]
         env = {**start.env, "CSERVICE_GUARDIAN_FD": "3", "CSERVICE_BOOT_FD": "4", "CSERVICE_ROLE": "master"}
-        if self._board >= 0:
-            env["CSERVICE_BOARD_FD"] = str(3 + len(descriptors))
-            descriptors.append(self._board)
         launched = spawn.launch(
             child.Plan(
                 argv=start.argv,

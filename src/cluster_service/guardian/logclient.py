@@ -8,12 +8,15 @@ dropped when too many are.
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import select
 import signal
 import socket
 import sys
+import termios
+from array import array
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +41,15 @@ _LOST_PAUSE = 1.0
 _LINES_LIMIT = 1000
 _LINE_LIMIT = 32 * 1024
 _ENVIRONMENT = ("NO_COLOR", "TERM", "TZ", "LANG", "LC_ALL", "PATH")
+
+
+def _is_half_full(pipe: int) -> bool:
+    waiting = array("i", [0])
+    try:
+        fcntl.ioctl(pipe, termios.FIONREAD, waiting)
+        return 2 * waiting[0] >= fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ)
+    except OSError:
+        return False
 
 
 class _Source:
@@ -130,6 +142,14 @@ class Logs:
         source.failed = failed
         source.tail_due = self._loop.now() + TAIL_PATIENCE
         self._send({"do": "exited", "source": number, "failed": failed})
+
+    def is_blocked(self, number: int) -> bool:
+        """Return whether a process that writes to a pipe of worker *number* may have to wait for the log writer.
+
+        That is the case from a half full pipe on: its pages need not be full, pipe(7).
+        """
+        source = self._sources.get(number)
+        return source is not None and any(map(_is_half_full, source.pipes.values()))
 
     def reopen(self) -> None:
         """The log file was moved away."""

@@ -20,7 +20,6 @@ from cluster_service.machine import shortage
 from cluster_service.wire import facts
 
 from . import limits, posix, reap, seccomp
-from .board import Board
 from .channels import Channels
 from .ending import Ending
 from .holdings import Holdings
@@ -101,9 +100,8 @@ class Guardian:
         self.holdings = Holdings(os.getpid(), now)
         self.logs = Logs(self._loop, found, boot)
         self.ports = Ports(self.holdings, Told(self._bound, self._listening, self._bind_refused, self.logs.line))
-        self.board = Board()
-        self.keeper = Keeper(boot, self.holdings, self._loop, self.logs, found, self.board.descriptor)
-        self.workers = Workers(self.holdings, self._loop, self.logs, self.ports, found, self.board)
+        self.keeper = Keeper(boot, self.holdings, self._loop, self.logs, found)
+        self.workers = Workers(self.holdings, self._loop, self.logs, self.ports, found)
         self.channels = Channels(self.keeper.tell, self._greeted, lambda worker: self.logs.release(worker.number))
         self.ending = Ending(boot, self.holdings, self.keeper, self.ports, self.logs, self._loop)
         self.verbs = Verbs(self.holdings, self.keeper, self.workers, self.ports, self.logs)
@@ -235,7 +233,9 @@ class Guardian:
         self.keeper.tell(facts.Signalled("HUP"))
 
     def _deliver_kept(self) -> None:
-        """Tell a new master what happened while there was none, and is not in its snapshot."""
+        """Send a new master what is not in its snapshot: descriptors, and what happened while there was none."""
+        for worker in self.holdings.alive():
+            self.workers.tell_monitoring(worker)
         self.channels.deliver_kept()
         if self._reload_asked:
             self._hang_up()

@@ -22,11 +22,21 @@ DESCRIPTORS = 16
 """The most descriptors taken with one read."""
 
 
+def _inode_of(fact: Any) -> int | None:
+    """Return the inode number of the descriptor that came with *fact*; 0: not known; None: none came."""
+    if isinstance(fact, facts.Listening) and fact.descriptor:
+        return fact.inode
+    if isinstance(fact, facts.Monitoring) and fact.board >= 0:
+        return fact.board
+    return None
+
+
 class Kernel:
     """The stream to the guardian, on an asyncio loop.
 
-    *on_fact(fact, descriptor)*: descriptor is that of a door, or None. *on_lost()*: the guardian is gone. *on_fault()*:
-    a fact was not taken in whole, so that what is known is not to be trusted any more.
+    *on_fact(fact, descriptor)*: descriptor is what came with the fact (a door, a worker's board), or None. *on_lost()*:
+    the guardian is gone. *on_fault()*: a fact was not taken in whole, so that what is known is not to be trusted any
+    more.
     """
 
     def __init__(
@@ -91,10 +101,22 @@ class Kernel:
             fact = facts.FACTS.from_json(message)
         except UnknownRecord:
             return  # a newer guardian tells more than we know
-        descriptor = None
-        if isinstance(fact, facts.Listening) and fact.descriptor and self._descriptors:
-            descriptor = self._descriptors.pop(0)
-        self._on_fact(fact, descriptor)
+        self._on_fact(fact, self._descriptor_of(fact))
+
+    def _descriptor_of(self, fact: Any) -> int | None:
+        """Return the descriptor that came with *fact*; None: none, or it was lost.
+
+        Descriptors come in the order of their facts, but any may be missing: one that cannot be received, because this
+        process has too many, is lost. So each is recognised by its inode, and those before it are closed.
+        """
+        inode = _inode_of(fact)
+        for place, descriptor in enumerate(self._descriptors if inode is not None else ()):
+            if not inode or os.fstat(descriptor).st_ino == inode:
+                for unclaimed in self._descriptors[:place]:
+                    os.close(unclaimed)
+                del self._descriptors[: place + 1]
+                return descriptor
+        return None
 
     def _flush(self) -> None:
         while self._out and not self.lost:

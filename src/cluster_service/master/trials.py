@@ -22,6 +22,8 @@ from cluster_service.core import masks
 from cluster_service.wire import addresses
 from cluster_service.wire.signals import signal_name
 
+from .untrusted import printable
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
@@ -240,11 +242,9 @@ class _Output:
         self._line += data[: max(0, 4 * LINE + 1 - len(self._line))]  # a character has at most 4 bytes
 
     def _tell(self) -> None:
-        line = self._line.decode("utf-8", "replace").rstrip("\r")
+        line = printable(self._line.decode("utf-8", "replace").rstrip("\r"), LINE)
         size = len(self._line) + 1
         self._line.clear()
-        if len(line) > LINE:
-            line = line[:LINE] + " …"
         self.last = line.strip() or self.last
         if self._told <= MOST:
             self._told += size
@@ -263,7 +263,7 @@ async def http_check(
     what = f"the health check GET {masks.text(path)} at {address}"
     try:
         async with asyncio.timeout(within or None):
-            status, text = await _get(addresses.parse(address), path)
+            status, text = await _get(addresses.parse(address), path)  # redirects are not followed
     except TimeoutError:
         return f"{what} was not answered in {within:g} s"
     except (OSError, EOFError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""The board, as a worker finds it: memory of its own, empty, of a size that it cannot change, and known to the master."""
+"""The board: memory of one worker's own, empty, of a size that it cannot change; and how the master receives it."""
 
 from __future__ import annotations
 

@@ -97,8 +97,8 @@ class Pulses:
         if descriptor:
             os.close(int(descriptor))
             self._log(
-                "the guardian is of an older version: hangs are not found and answers not counted "
-                "until the service is started anew"
+                "the guardian is of an older version: hangs are not found, answers not counted and "
+                "check_path not asked until the service is restarted"
             )
 
     def _row(self, worker: int) -> Row | None:

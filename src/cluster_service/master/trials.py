@@ -38,6 +38,9 @@ LINE = 1000
 MOST = 1 << 20
 """Bytes of output that are told."""
 
+MAX_HEADS = 4
+"""Heads of an answer that are read, 100 Continue and the like among them; each of 64 KiB at most."""
+
 BODY = 500
 """Bytes of a bad answer that are looked at."""
 
@@ -302,7 +305,7 @@ async def _get(address: addresses.Address, path: str) -> tuple[int, str]:
 
 
 async def _status(reader: asyncio.StreamReader) -> int:
-    while True:
+    for _ in range(MAX_HEADS):
         try:
             head = await reader.readuntil(b"\r\n\r\n")
         except asyncio.IncompleteReadError as error:
@@ -315,6 +318,7 @@ async def _status(reader: asyncio.StreamReader) -> int:
             raise ValueError("the answer is not HTTP")
         if not rest.startswith(b"1"):  # 100 Continue and the like come before the answer
             return int(rest[:3])
+    raise ValueError("the answer does not begin")
 
 
 async def _first_line(reader: asyncio.StreamReader) -> str:

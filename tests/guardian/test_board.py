@@ -31,7 +31,7 @@ memory[:] = b"\\xff" * {board.SIZE}
 
 def received(kernel: RealKernel, fact: facts.Monitoring) -> int:
     """The descriptor that came with *fact*."""
-    (found,) = [each for each in kernel.descriptors if os.fstat(each).st_ino == fact.board]
+    (found,) = [each for each in kernel.descriptors if os.fstat(each).st_ino == fact.inode]
     return found
 
 
@@ -82,7 +82,7 @@ def test_a_new_master_receives_the_boards_of_those_that_live(kernel: RealKernel)
     kernel.send(orders.Hello())
     kernel.fact(facts.Snapshot)
     fact = monitoring(kernel, 2)
-    assert (fact.board, fact.uid) == (inodes[1], os.getuid())
+    assert (fact.inode, fact.uid) == (inodes[1], os.getuid())
     assert os.fstat(received(kernel, fact)).st_ino == inodes[1]
     kernel.nothing_of(facts.Monitoring)
 

@@ -57,7 +57,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_a_worker_is_asked_on_its_own_address_once_it_serves_it(asked: list[str]) -> None:
     case = Case()
-    case.checks.learn(facts.Monitoring(1, 0, -1, OWN))
+    case.checks.learn(facts.Monitoring(1, 0, check=OWN))
     case.ask()
     assert asked == []
     case.says(OWN)
@@ -69,7 +69,7 @@ def test_a_worker_is_asked_on_its_own_address_once_it_serves_it(asked: list[str]
 @pytest.mark.parametrize("address", FOREIGN)
 def test_another_address_is_not_connected_to_and_logged_once(address: str, given: str, asked: list[str]) -> None:
     case = Case()
-    case.checks.learn(facts.Monitoring(1, 0, -1, given))
+    case.checks.learn(facts.Monitoring(1, 0, check=given))
     case.says(address)
     for _ in range(3):
         assert case.ask() == ""
@@ -85,7 +85,7 @@ def test_after_a_new_master_it_is_the_same(asked: list[str]) -> None:
     state = {"worker": 1, "exited": False, "notified": {CHECK_ADDRESS: "unix:/run/root-only.sock"}}
     case.checks.learn(facts.Snapshot(1, 1, 0.0, [state], [], "", 1, 2))
     case.ask()
-    case.checks.learn(facts.Monitoring(1, 0, -1, OWN))
+    case.checks.learn(facts.Monitoring(1, 0, check=OWN))
     case.ask()
     assert asked == []
     case.says(OWN)

@@ -18,7 +18,7 @@ def files(count: int) -> list[int]:
 
 
 def board(number: int, file: int) -> facts.Monitoring:
-    return facts.Monitoring(number, 0, os.fstat(file).st_ino)
+    return facts.Monitoring(number, 0, descriptor=True, inode=os.fstat(file).st_ino)
 
 
 class Ends:

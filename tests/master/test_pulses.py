@@ -66,7 +66,8 @@ class Service:
         for number, memory in self.memory.items():
             os.ftruncate(memory, board.SIZE)
             self.pulses.learn(facts.Spawned(number, 1))
-            self.pulses.learn(facts.Monitoring(number, 0, os.fstat(memory).st_ino), os.dup(memory))
+            inode = os.fstat(memory).st_ino
+            self.pulses.learn(facts.Monitoring(number, 0, descriptor=True, inode=inode), os.dup(memory))
 
     def write(self, worker: int, *cells: int) -> None:
         os.pwrite(self.memory[worker], b"".join(cell.to_bytes(8, sys.byteorder) for cell in cells), 0)
@@ -112,14 +113,14 @@ def test_boards_of_workers_that_are_gone_are_closed(service: Service) -> None:
     before = len(os.listdir("/proc/self/fd"))
     for number in range(3, 50):
         service.pulses.learn(facts.Spawned(number, 1))
-        service.pulses.learn(facts.Monitoring(number, 0, 7), os.dup(service.memory[1]))
-        service.pulses.learn(facts.Monitoring(number, 0, 7), os.dup(service.memory[1]))  # said twice
+        for _ in range(2):  # a new master may receive it twice
+            service.pulses.learn(facts.Monitoring(number, 0, descriptor=True, inode=7), os.dup(service.memory[1]))
         service.pulses.learn(facts.Exited(number, 0) if number % 2 else facts.SpawnFailed(number, ""))
     assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_a_board_that_is_lost_is_logged(service: Service) -> None:
-    service.pulses.learn(facts.Monitoring(2, 0, 7), None)
+    service.pulses.learn(facts.Monitoring(2, 0, inode=7), None)
     assert "board of worker 2 was lost" in service.logged[0]
     assert service.look()[2].age is None
 

@@ -5,7 +5,6 @@ Whatever is lost when a link is given up is no loss: the next master's snapshot 
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
 from collections import deque
@@ -71,12 +70,7 @@ class Link:
                     os.close(descriptor)
             except (BlockingIOError, InterruptedError):
                 return
-            except OSError as error:
-                if descriptor is not None and error.errno == errno.ETOOMANYREFS:  # unix(7): too many are on their way
-                    os.close(descriptor)
-                    self._waiting[0] = (data, None)
-                    continue
-                # it has died: its successor will be told everything
+            except OSError:  # it has died: its successor will be told everything
                 self._discard()
                 return
             self._size -= sent

@@ -181,12 +181,13 @@ class Workers:
         """Send the master what it needs to observe *worker*: nothing, for a program without our runtime."""
         if worker.board < 0 and worker.check is None:
             return
-        board = -1 if worker.board < 0 else os.fstat(worker.board).st_ino
-        fact = facts.Monitoring(worker.number, worker.uid, board, worker.check_address)
+        has_board = worker.board >= 0
+        inode = os.fstat(worker.board).st_ino if has_board else 0
+        fact = facts.Monitoring(worker.number, worker.uid, has_board, inode, worker.check_address)
         try:
-            self.tell(fact, worker.board if worker.board >= 0 else None)
+            self.tell(fact, worker.board if has_board else None)
         except OSError:  # no descriptor to spare for the copy that waits: the worker is not observed
-            self.tell(replace(fact, board=-1))
+            self.tell(replace(fact, descriptor=False))
 
     def _never_was(self, worker: Worker, progress: Progress, pipes: tuple[int, int]) -> None:
         """Take the worker back: its process ends by itself, and is reaped as a stranger."""

@@ -22,15 +22,6 @@ DESCRIPTORS = 16
 """The most descriptors taken with one read."""
 
 
-def _inode_of(fact: Any) -> int | None:
-    """Return the inode number of the descriptor that came with *fact*; 0: not known; None: none came."""
-    if isinstance(fact, facts.Listening) and fact.descriptor:
-        return fact.inode
-    if isinstance(fact, facts.Monitoring) and fact.board >= 0:
-        return fact.board
-    return None
-
-
 class Kernel:
     """The stream to the guardian, on an asyncio loop.
 
@@ -109,9 +100,10 @@ class Kernel:
         Descriptors come in the order of their facts, but any may be missing: one that cannot be received, because this
         process has too many, is lost. So each is recognised by its inode, and those before it are closed.
         """
-        inode = _inode_of(fact)
-        for place, descriptor in enumerate(self._descriptors if inode is not None else ()):
-            if not inode or os.fstat(descriptor).st_ino == inode:
+        if not isinstance(fact, (facts.Listening, facts.Monitoring)) or not fact.descriptor:
+            return None
+        for place, descriptor in enumerate(self._descriptors):
+            if fact.inode in (0, os.fstat(descriptor).st_ino):
                 for unclaimed in self._descriptors[:place]:
                     os.close(unclaimed)
                 del self._descriptors[: place + 1]

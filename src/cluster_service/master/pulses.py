@@ -72,7 +72,7 @@ class Pulses:
             self._forget(fact.worker)
             if descriptor is not None:
                 self._watched[fact.worker] = Watched(Board(descriptor), fact.uid)
-            elif fact.board >= 0:
+            elif fact.inode:
                 self._log(f"the board of worker {fact.worker} was lost on its way: its hangs are not found")
         elif isinstance(fact, facts.OutputInspected):
             if fact.worker in self._workers:
@@ -163,6 +163,7 @@ class Pulses:
         lines: tuple[str, ...] = ()
         refusal = ""
         watched = self._watched.get(worker.number)
+        refusal = ""
         if watched is not None and worker.pid is not None:
             with contextlib.suppress(Exception):  # that it hangs is reported in any case
                 lines, refusal = await stacks.dump(watched.board, worker.pid, watched.uid)

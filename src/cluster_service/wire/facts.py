@@ -79,14 +79,16 @@ class Spawned:
 class Monitoring:
     """How the master observes a worker. Follows ``Spawned`` and, for each living worker, ``Snapshot``.
 
-    A descriptor of the worker's board comes with it, unless *board* is -1.
+    Where *inode* is not 0 there is a board (``wire.board``), and a descriptor of it comes along if it could be sent.
     """
 
     worker: int
     uid: int
     """As whom the worker was started."""
-    board: int = -1
-    """The inode number of its board (``wire.board``), by which the descriptor is recognised; -1: there is none."""
+    descriptor: bool = False
+    """A descriptor of the board comes with this fact."""
+    inode: int = 0
+    """The board's inode number, by which that descriptor is recognised; 0: there is none."""
     check: str = ""
     """The address that the guardian opened for its health checks; empty: none."""
 

@@ -133,7 +133,7 @@ def test_a_look_that_fails_is_not_the_last() -> None:
         cluster = SimpleNamespace(workers={}, groups={}, pace=lambda: 0.001)
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda *_: None)
-        pulses = Pulses(loop, tell, cast("Any", lambda: cluster))
+        pulses = Pulses(loop, tell, lambda _order: None, cast("Any", lambda: cluster), print)
         pulses.watch(0.0)
         await asyncio.wait_for(enough.wait(), 20)
         pulses.watch(None)

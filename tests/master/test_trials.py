@@ -298,6 +298,14 @@ def test_it_runs_as_the_workers_user() -> None:
 # health checks
 
 
+def test_what_a_program_writes_is_shown_without_control_characters(tmp_path: Path) -> None:
+    shown = "import sys\nsys.stdout.buffer.write(b'a\\x1b[2J\\tb\\x00\\xed\\xa0\\x80\\nlast\\x07\\n')\nsys.exit(1)\n"
+    why, lines = run(a_script(tmp_path, shown), ours(tmp_path))
+    assert lines[0].startswith("a\\x1b[2J\tb\\x00")
+    assert all(line.replace("\t", "").isprintable() for line in [*lines, why])
+    assert why.endswith("failed with exit code 1: last\\x07")
+
+
 async def answered(answer: bytes | None, path: str, address: str, within: float = DEADLINE) -> tuple[str, bytes]:
     """Ask a server that gives *answer* (None: none at all) to whoever asks; return the sentence and the question."""
     asked = asyncio.get_running_loop().create_future()
@@ -358,6 +366,15 @@ def checked(
         (b"SSH-2.0\r\n\r\n", "the health check GET /health at ADDRESS failed: the answer is not HTTP"),
         (b"\x15\x03\x01", "the health check GET /health at ADDRESS failed: the answer is not HTTP"),
         (b"x" * 100_000, "the health check GET /health at ADDRESS failed: the answer is not HTTP"),
+        (
+            b"HTTP/1.1 100 Go on\r\n\r\n" * 9,
+            "the health check GET /health at ADDRESS failed: the answer does not begin",
+        ),
+        (b"HTTP/1.1 307 See\r\nLocation: http://127.0.0.1:9/\r\n\r\n", ""),
+        (
+            b"HTTP/1.1 503 No\r\n\r\n\x1b[2Jevil",
+            "the health check GET /health at ADDRESS was answered 503 Service Unavailable",
+        ),
         (b"", "the health check GET /health at ADDRESS failed: the connection was closed without an answer"),
     ],
 )

@@ -30,7 +30,7 @@ KEPT_LINES, KEPT_LENGTH = 10, 200
 
 def snapshot(cluster: Cluster, fact: facts.Snapshot, now: float) -> None:
     """Reconcile the notebook with what the guardian holds: after a cold start, a crash or an upgrade of the master."""
-    states = {state["worker"]: WorkerState(**state) for state in fact.workers}
+    states = {state["worker"]: WorkerState.from_json(state) for state in fact.workers}
     cluster.last_worker = max(cluster.last_worker, fact.last_worker)
     for worker in list(cluster.workers.values()):
         state = states.pop(worker.number, None)

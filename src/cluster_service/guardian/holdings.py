@@ -50,8 +50,11 @@ class Worker:
     output: list[str] | None = None
     """None until the log writer has told, or did not tell in time."""
     bind_error: str = ""
-    row: int = -1
-    """Its row of the board."""
+    board: int = -1
+    """A descriptor of its board (``wire.board``); -1: it has none."""
+    check: socket.socket | None = None
+    """Where the master checks it: our copy keeps the address from being bound by another process."""
+    check_address: str = ""
     is_private: bool = False
     """It gets sockets of its own, which nobody else knows."""
     private: dict[str, str] = field(default_factory=dict)
@@ -79,7 +82,6 @@ class Worker:
             output=self.output or [],
             bind_error=self.bind_error,
             private=self.private,
-            row=self.row,
         )
         return dict(vars(state))
 

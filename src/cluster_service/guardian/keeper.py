@@ -85,10 +85,9 @@ class Keeper:
     """Starts, watches and replaces the master."""
 
     def __init__(
-        self, boot: Boot, holdings: Holdings, loop: Loop, logs: Logs, limits: Limits, board: int, instance: str
+        self, boot: Boot, holdings: Holdings, loop: Loop, logs: Logs, limits: Limits, instance: str
     ) -> None:
         self._boot = boot
-        self._board = board
         self._instance = instance
         self._holdings = holdings
         self._loop = loop
@@ -199,9 +198,6 @@ class Keeper:
         descriptors = [theirs.fileno(), memory]
         env = {**start.env, "CSERVICE_GUARDIAN_FD": "3", "CSERVICE_BOOT_FD": "4", "CSERVICE_ROLE": "master"}
         env[cleaner.VARIABLE] = self._instance
-        if self._board >= 0:
-            env["CSERVICE_BOARD_FD"] = str(3 + len(descriptors))
-            descriptors.append(self._board)
         launched = spawn.launch(
             child.Plan(
                 argv=start.argv,

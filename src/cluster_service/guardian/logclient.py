@@ -12,12 +12,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import select
 import signal
 import socket
 import sys
+import termios
+from array import array
 from typing import TYPE_CHECKING, Any
 
 from cluster_service.machine import passing, shortage
@@ -50,6 +53,15 @@ _LOST_PAUSE = 1.0
 _ANSWERS = 100
 """Messages of the writer that are read at a time."""
 _ENVIRONMENT = ("NO_COLOR", "TERM", "TZ", "LANG", "LC_ALL", "PATH")
+
+
+def _is_half_full(pipe: int) -> bool:
+    waiting = array("i", [0])
+    try:
+        fcntl.ioctl(pipe, termios.FIONREAD, waiting)
+        return 2 * waiting[0] >= fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ)
+    except OSError:
+        return False
 
 
 class Logs:
@@ -124,6 +136,14 @@ class Logs:
         kept = [each for each in self._sources.values() if each.tail_told]
         for oldest in kept[: max(0, len(kept) - EXITED_LIMIT)]:
             self._drop_pipes(oldest)
+
+    def is_blocked(self, number: int) -> bool:
+        """Return whether a process that writes to a pipe of worker *number* may have to wait for the log writer.
+
+        That is the case from a half full pipe on: its pages need not be full, pipe(7).
+        """
+        source = self._sources.get(number)
+        return source is not None and any(map(_is_half_full, source.pipes.values()))
 
     def reopen(self) -> None:
         """The log file was moved away."""

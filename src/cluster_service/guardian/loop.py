@@ -20,7 +20,6 @@ from cluster_service.machine import shortage
 from cluster_service.wire import facts
 
 from . import limits, posix, reap, seccomp
-from .board import Board
 from .channels import Channels
 from .cleaner import Cleaner
 from .ending import Ending
@@ -102,14 +101,9 @@ class Guardian:
         self.holdings = Holdings(os.getpid(), now)
         self.logs = Logs(self._loop, found, boot)
         self.ports = Ports(self.holdings, Told(self._bound, self._listening, self._bind_refused, self.logs.line))
-        self.board = Board()
         self.cleaner = Cleaner(boot, self._loop, self.logs, found, self.holdings.known)
-        self.keeper = Keeper(
-            boot, self.holdings, self._loop, self.logs, found, self.board.descriptor, self.cleaner.instance
-        )
-        self.workers = Workers(
-            self.holdings, self._loop, self.logs, self.ports, found, self.board, self.cleaner.instance
-        )
+        self.keeper = Keeper(boot, self.holdings, self._loop, self.logs, found, self.cleaner.instance)
+        self.workers = Workers(self.holdings, self._loop, self.logs, self.ports, found, self.cleaner.instance)
         self.channels = Channels(self.keeper.tell, self._greeted, lambda worker: self.logs.release(worker.number))
         self.ending = Ending(boot, self.holdings, self.keeper, self.ports, self.logs, self._loop, self.cleaner)
         self.verbs = Verbs(self.holdings, self.keeper, self.workers, self.ports, self.logs)
@@ -244,7 +238,9 @@ class Guardian:
         self.keeper.tell(facts.Signalled("HUP"))
 
     def _deliver_kept(self) -> None:
-        """Tell a new master what happened while there was none, and is not in its snapshot."""
+        """Send a new master what is not in its snapshot: descriptors, and what happened while there was none."""
+        for worker in self.holdings.alive():
+            self.workers.tell_monitoring(worker)
         self.channels.deliver_kept()
         if self._reload_asked:
             self._hang_up()

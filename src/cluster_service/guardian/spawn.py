@@ -15,12 +15,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from cluster_service.machine import capabilities, identity, passing, shortage
 
-from . import child, posix
+from . import board, child, posix
 
 if TYPE_CHECKING:
     from cluster_service.machine.identity import Identity
 
     from .child import Plan
+
+
+_CHECK_BACKLOG = 16
 
 
 class CannotSpawn(Exception):
@@ -63,6 +66,22 @@ class Resources:
         descriptor = posix.memory_file("cservice", content)
         self._descriptors.append(descriptor)
         return descriptor
+
+    def board(self) -> int:
+        """Return a descriptor of a new board; -1 where the machine allows none."""
+        descriptor = board.create()
+        if descriptor >= 0:
+            self._descriptors.append(descriptor)
+        return descriptor
+
+    def check_socket(self) -> tuple[socket.socket, str]:
+        """Return a new listening socket on which one worker is checked, and its address."""
+        name = f"cservice-{os.urandom(12).hex()}"
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        self._sockets.append(sock)
+        sock.bind(f"\0{name}")
+        sock.listen(_CHECK_BACKLOG)
+        return sock, f"unix:@{name}"
 
     def notify_socket(self) -> tuple[socket.socket, str]:
         """Return a new socket for sd_notify, and its name as NOTIFY_SOCKET has it."""

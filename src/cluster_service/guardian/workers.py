@@ -12,7 +12,8 @@ import os
 import select
 import signal
 import socket
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from cluster_service.machine import shortage
 from cluster_service.wire import addresses, facts
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
     from cluster_service.wire.orders import Spawn
 
-    from .board import Board
     from .channels import Channels
     from .holdings import Held, Holdings
     from .limits import Limits
@@ -43,7 +43,7 @@ class Workers:
     """Every worker's process."""
 
     def __init__(
-        self, holdings: Holdings, loop: Loop, logs: Logs, ports: Ports, found: Limits, board: Board, instance: str
+        self, holdings: Holdings, loop: Loop, logs: Logs, ports: Ports, found: Limits, instance: str
     ) -> None:
         self._holdings = holdings
         self._loop = loop
@@ -51,12 +51,11 @@ class Workers:
         self._ports = ports
         self._found = found
         """The limits of the guardian's own start."""
-        self._board = board
         self._instance = instance
         self._python = pyports.Service(holdings, ports)
         self._launches: dict[int, tuple[Worker, Progress, tuple[int, int]]] = {}
         self.channels: Channels
-        self.tell: Callable[[Any], None]
+        self.tell: Callable[..., None]
 
     # ------------------------------------------------------------ start
 
@@ -73,7 +72,6 @@ class Workers:
             self._not_forked(worker, f"the worker cannot be started: {shortage.explain(error)}")
 
     def _not_forked(self, worker: Worker, why: str) -> None:
-        self._board.give_back(worker.row)
         self._ports.gone(worker)
         self.tell(facts.SpawnFailed(worker.number, why))
 
@@ -98,10 +96,14 @@ class Workers:
             worker.channel, theirs = resources.pair(socket.SOCK_SEQPACKET)
             env["CSERVICE_CHANNEL"] = str(_FIRST_DESCRIPTOR + len(descriptors))
             descriptors.append(theirs.fileno())
-            worker.row = self._board.take()
-            if worker.row >= 0:
-                env["CSERVICE_BOARD"] = f"{_FIRST_DESCRIPTOR + len(descriptors)}:{worker.row}"
-                descriptors.append(self._board.descriptor)
+            worker.board = resources.board()
+            if worker.board >= 0:
+                env["CSERVICE_BOARD"] = str(_FIRST_DESCRIPTOR + len(descriptors))
+                descriptors.append(worker.board)
+        if order.channel and order.check:
+            worker.check, worker.check_address = resources.check_socket()
+            env["CSERVICE_CHECK"] = str(_FIRST_DESCRIPTOR + len(descriptors))
+            descriptors.append(worker.check.fileno())
         if order.share == "python":
             worker.ports, theirs = resources.pair(socket.SOCK_SEQPACKET)
             env["CSERVICE_PORTS"] = str(_FIRST_DESCRIPTOR + len(descriptors))
@@ -122,7 +124,7 @@ class Workers:
             listen_fds=bool(inherited),
         )
         launch = spawn.launch(plan)
-        resources.keep(worker.channel, worker.ports, worker.notify, outs[0], errs[0])
+        resources.keep(worker.channel, worker.ports, worker.notify, worker.check, worker.board, outs[0], errs[0])
         worker.pid = launch.pid
         worker.started_at = self._loop.now()
         self._holdings.add_worker(worker)
@@ -173,9 +175,22 @@ class Workers:
             self._loop.watch(worker.notify.fileno(), lambda _events: self.channels.read_notify(worker))
         if progress.listener is not None:
             self._listen_to(seccomp.Listener(worker, progress.listener, self._holdings, self._ports))
-        self.tell(facts.Spawned(worker.number, worker.pid, worker.started_at, worker.row))
+        self.tell(facts.Spawned(worker.number, worker.pid, worker.started_at))
+        self.tell_monitoring(worker)
         for asked, address in worker.private.items():  # those that it has inherited
             self.tell(facts.Listening(address, worker.number, asked=asked))
+
+    def tell_monitoring(self, worker: Worker) -> None:
+        """Send the master what it needs to observe *worker*: nothing, for a program without our runtime."""
+        if worker.board < 0 and worker.check is None:
+            return
+        has_board = worker.board >= 0
+        inode = os.fstat(worker.board).st_ino if has_board else 0
+        fact = facts.Monitoring(worker.number, worker.uid, has_board, inode, worker.check_address)
+        try:
+            self.tell(fact, worker.board if has_board else None)
+        except OSError:  # no descriptor to spare for the copy that waits: the worker is not observed
+            self.tell(replace(fact, descriptor=False))
 
     def _never_was(self, worker: Worker, progress: Progress, pipes: tuple[int, int]) -> None:
         """Take the worker back: its process ends by itself, and is reaped as a stranger."""
@@ -214,11 +229,12 @@ class Workers:
             sock.close()
 
     def _close(self, worker: Worker) -> None:
-        for sock in (worker.channel, worker.ports, worker.notify):
+        for sock in (worker.channel, worker.ports, worker.notify, worker.check):
             self._end(sock)
-        worker.channel = worker.ports = worker.notify = None
-        self._board.give_back(worker.row)
-        worker.row = -1
+        worker.channel = worker.ports = worker.notify = worker.check = None
+        if worker.board >= 0:
+            os.close(worker.board)
+            worker.board = -1
 
     # ------------------------------------------------------------ end
 

@@ -25,8 +25,9 @@ DESCRIPTORS = 16
 class Kernel:
     """The stream to the guardian, on an asyncio loop.
 
-    *on_fact(fact, descriptor)*: descriptor is that of a door, or None. *on_lost()*: the guardian is gone. *on_fault()*:
-    a fact was not taken in whole, so that what is known is not to be trusted any more.
+    *on_fact(fact, descriptor)*: descriptor is what came with the fact (a door, a worker's board), or None. *on_lost()*:
+    the guardian is gone. *on_fault()*: a fact was not taken in whole, so that what is known is not to be trusted any
+    more.
     """
 
     def __init__(
@@ -90,10 +91,23 @@ class Kernel:
             fact = facts.FACTS.from_json(message)
         except UnknownRecord:
             return  # a newer guardian tells more than we know
-        descriptor = None
-        if isinstance(fact, facts.Listening) and fact.descriptor and self._descriptors:
-            descriptor = self._descriptors.pop(0)
-        self._on_fact(fact, descriptor)
+        self._on_fact(fact, self._descriptor_of(fact))
+
+    def _descriptor_of(self, fact: Any) -> int | None:
+        """Return the descriptor that came with *fact*; None: none, or it was lost.
+
+        Descriptors come in the order of their facts, but any may be missing: one that cannot be received, because this
+        process has too many, is lost. So each is recognised by its inode, and those before it are closed.
+        """
+        if not isinstance(fact, (facts.Listening, facts.Monitoring)) or not fact.descriptor:
+            return None
+        for place, descriptor in enumerate(self._descriptors):
+            if fact.inode in (0, os.fstat(descriptor).st_ino):
+                for unclaimed in self._descriptors[:place]:
+                    os.close(unclaimed)
+                del self._descriptors[: place + 1]
+                return descriptor
+        return None
 
     def _flush(self) -> None:
         while self._out and not self.lost:

@@ -81,7 +81,7 @@ def spawn(
     to say in the process list what it is.
     """
     within = release.within
-    env = {**environment(service, start, release, share, base), **_checked(group)}
+    env = environment(service, start, release, share, base)
     if titles and release.kind != "command":
         env["CSERVICE_TITLE"] = f"cservice: {service} {start.group}.{start.slot}"
     soft_and_hard = [limits.numbers(limit) for limit in within.limits]
@@ -95,6 +95,7 @@ def spawn(
         share=share,
         inherit=list(release.binds) if share == "inherit" else [],
         channel=release.kind != "command",
+        check=group.check is not None and group.check.path is not None,
         private=start.private,
         user=within.user,
         group=within.user_group,
@@ -104,10 +105,6 @@ def spawn(
         cpus=_cpus(within.cpu_affinity, start.slot),
         oom_score_adj=within.oom_score_adj,
     )
-
-
-def _checked(group: GroupSpec) -> dict[str, str]:
-    return {"CSERVICE_CHECK": "1"} if group.check is not None and group.check.path is not None else {}
 
 
 def _cpus(affinity: str | None, slot: int) -> list[int]:

@@ -87,8 +87,8 @@ class Master:
         self.jobs = Jobs(settings.spec.name, self._on_report)
         self.memory = Memory(settings.state, self.log)
         self.auditor = Auditor(AuditFile(settings.audit_file, self.log), self.log)
-        self.pulses: Pulses = Pulses(self._loop, self._on_report, lambda: self.cluster)
-        self._checks = Checks(self._loop, self._on_report, settings.spec.name)
+        self.pulses: Pulses = Pulses(self._loop, self._on_report, self._kernel.send, lambda: self.cluster, self.log)
+        self._checks = Checks(self._loop, self._on_report, settings.spec.name, self.log)
         self._schedule = Schedule(self._loop, self._on_report, self._times_of_day)
         self._bus = Bus(self)
         self.reloading = Reloading(self)
@@ -336,8 +336,10 @@ class Master:
             return
         if isinstance(fact, (facts.Listening, facts.ListenFailed)) and fact.worker is None:
             self.sockets.settle(fact, descriptor)
-        self.pulses.learn(fact)
+        self.pulses.learn(fact, descriptor)
         self._checks.learn(fact)
+        if isinstance(fact, (facts.Monitoring, facts.OutputInspected)):
+            return  # the core hears what comes of it
         if isinstance(fact, facts.Signalled) and fact.signal == "HUP":
             self._hangups += 1
         elif isinstance(fact, facts.Signalled):

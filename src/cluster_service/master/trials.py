@@ -20,6 +20,8 @@ from cluster_service.core import masks
 from cluster_service.wire import addresses
 from cluster_service.wire.signals import signal_name
 
+from .untrusted import printable
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
@@ -34,6 +36,9 @@ LINE = 1000
 
 MOST = 1 << 20
 """Bytes of output that are told."""
+
+MAX_HEADS = 4
+"""Heads of an answer that are read, 100 Continue and the like among them; each of 64 KiB at most."""
 
 BODY = 500
 """Bytes of a bad answer that are looked at."""
@@ -215,11 +220,9 @@ class _Output:
         self._line += data[: max(0, 4 * LINE + 1 - len(self._line))]  # a character has at most 4 bytes
 
     def _tell(self) -> None:
-        line = self._line.decode("utf-8", "replace").rstrip("\r")
+        line = printable(self._line.decode("utf-8", "replace").rstrip("\r"), LINE)
         size = len(self._line) + 1
         self._line.clear()
-        if len(line) > LINE:
-            line = line[:LINE] + " …"
         self.last = line.strip() or self.last
         if self._told <= MOST:
             self._told += size
@@ -238,7 +241,7 @@ async def http_check(
     what = f"the health check GET {masks.text(path)} at {address}"
     try:
         async with asyncio.timeout(within or None):
-            status, text = await _get(addresses.parse(address), path)
+            status, text = await _get(addresses.parse(address), path)  # redirects are not followed
     except TimeoutError:
         return f"{what} was not answered in {within:g} s"
     except (OSError, EOFError, ValueError) as error:
@@ -277,7 +280,7 @@ async def _get(address: addresses.Address, path: str) -> tuple[int, str]:
 
 
 async def _status(reader: asyncio.StreamReader) -> int:
-    while True:
+    for _ in range(MAX_HEADS):
         try:
             head = await reader.readuntil(b"\r\n\r\n")
         except asyncio.IncompleteReadError as error:
@@ -290,6 +293,7 @@ async def _status(reader: asyncio.StreamReader) -> int:
             raise ValueError("the answer is not HTTP")
         if not rest.startswith(b"1"):  # 100 Continue and the like come before the answer
             return int(rest[:3])
+    raise ValueError("the answer does not begin")
 
 
 async def _first_line(reader: asyncio.StreamReader) -> str:

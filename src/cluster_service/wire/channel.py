@@ -45,7 +45,7 @@ import json
 from typing import Any, Dict
 
 CHECK_ADDRESS = "X_CSERVICE_CHECK"
-"""The field of a ``notify`` that says where the worker may be asked whether it is well."""
+"""The field of a ``notify`` by which the worker says that it answers health checks: the address of CSERVICE_CHECK."""
 LIMIT = 64 * 1024
 """The longest datagram, in bytes."""
 BUS_LIMIT = 60 * 1024

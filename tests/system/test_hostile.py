@@ -1,0 +1,57 @@
+"""Workers that do their worst with what they were given: the others, and the master, are not affected."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+from tests.tools import ask
+from tests.tools.ports import free_port
+from tests.tools.service import Service
+
+PROGRAMS = Path(__file__).parent.parent / "programs" / "hanging"
+
+
+def test_a_worker_that_fills_its_memory_disturbs_no_other(tmp_path: Path) -> None:
+    port = free_port()
+    config = tmp_path / "cluster-service.toml"
+    config.write_text(
+        f'[groups.web]\ntarget = "asgi:app"\ncwd = "{PROGRAMS}"\nworkers = 2\nbind = ["127.0.0.1:{port}"]\n'
+        f'hang_timeout = "2s"\n'
+        f'[groups.evil]\ntarget = "{PROGRAMS}/hostile.py"\nworkers = 1\nready_after = "1s"\nhang_timeout = "2s"\n'
+    )
+    with Service("--config", str(config)) as service:
+        service.serving(3)
+        web = {row["pid"] for row in service.workers() if row["group"] == "web"}
+        (hung, again) = service.until_event("worker_hung", 2)
+        assert {hung["group"], again["group"]} == {"evil"}
+        assert hung["stacks"] == []
+        service.until_logged(f"no stacks: process {service.pid} is older than the worker")
+        assert {row["pid"] for row in service.workers() if row["group"] == "web"} == web
+        assert int(ask.http(("127.0.0.1", port))) in web
+        assert service.json("info")["master_starts"] == 1
+
+
+def test_an_address_that_a_worker_only_names_is_not_connected_to(tmp_path: Path) -> None:
+    port, target = free_port(), tmp_path / "root-only.sock"
+    check = ("--check-path", "/health", "--check-interval", "200ms")
+    with socket.socket(socket.AF_UNIX) as another:
+        another.bind(str(target))
+        another.listen()
+        another.setblocking(False)
+        with Service(
+            "-w", "1", "--bind", f"127.0.0.1:{port}", *check, "deputy:app", cwd=PROGRAMS, env={"TARGET": str(target)}
+        ) as service:
+            service.until_logged(f"reported unix:{target} for health checks; ignored: not its own")
+            (pid,) = service.serving(1)
+            assert int(ask.http(("127.0.0.1", port))) == pid
+        try:
+            another.accept()[0].close()
+        except BlockingIOError:
+            connected = False
+        else:
+            connected = True
+        assert not connected
+        assert service.log.count("ignored: not its own") == 1
+        assert os.path.exists(target)

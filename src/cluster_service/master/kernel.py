@@ -6,6 +6,7 @@ before it believes a clock, since a master that was stopped for a while finds ti
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from cluster_service.machine import passing

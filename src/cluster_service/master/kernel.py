@@ -45,8 +45,7 @@ class Kernel:
         self._on_lost = on_lost
         self._on_fault = on_fault
         self._decoder = frames.Decoder()
-        self._descriptors: list[int | None] = []
-        """None: one that this process had no room for."""
+        self._descriptors: list[int] = []
         self._out = bytearray()
         self.lost = False
         stream.setblocking(False)  # noqa: FBT003
@@ -75,12 +74,12 @@ class Kernel:
     def _pump(self) -> None:
         while not self.lost:
             try:
-                data, descriptors, truncated = passing.receive(self._stream, CHUNK, DESCRIPTORS)
+                data, descriptors, _ = passing.receive(self._stream, CHUNK, DESCRIPTORS)
             except (BlockingIOError, InterruptedError):
                 return
             except OSError:
                 data, descriptors = b"", []
-            self._descriptors += descriptors or ([None] if truncated else [])
+            self._descriptors += descriptors
             if not data:
                 self._lose()
                 return

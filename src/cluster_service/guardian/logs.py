@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 LONGEST_LINE = 64 * 1024
-TAIL_LINES, TAIL_CHARACTERS = 20, 500
+TAIL_LINES, TAIL_CHARACTERS = 40, 500
 HOLD_SECONDS, HOLD_BYTES = 1.0, 64 * 1024
 PAUSE_AT = 256 * 1024
 """Bytes that wait for an output beyond which the pipes that go there are not read."""

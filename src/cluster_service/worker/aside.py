@@ -14,6 +14,8 @@ import struct
 from _socket import socket as Socket  # noqa: N812 - the C class, whose methods do the real thing
 from typing import Container, Dict, Iterable, List, NamedTuple, Optional, Set
 
+from .shadowed import library
+
 
 class Watch(NamedTuple):
     """An epoll of this process that watches a descriptor."""
@@ -176,12 +178,9 @@ def _watches(epoll: int, fd: int) -> List[Watch]:
 
 def _watch(fd: int, watch: Watch) -> None:
     """Have it watched as it was: by the system call itself, which needs no descriptor and tells anybody's number."""
-    import ctypes  # noqa: PLC0415 - most workers never need it
-    import platform  # noqa: PLC0415
-
-    packed = platform.machine() in ("x86_64", "AMD64")
+    packed = os.uname().machine in ("x86_64", "AMD64")
     event = struct.pack("=IQ" if packed else "@IQ", watch.events, watch.data)
-    ctypes.CDLL(None).epoll_ctl(watch.epoll, _EPOLL_CTL_ADD, fd, event)
+    library("ctypes").CDLL(None).epoll_ctl(watch.epoll, _EPOLL_CTL_ADD, fd, event)
 
 
 _EPOLL_CTL_ADD = 1

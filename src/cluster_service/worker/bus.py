@@ -25,6 +25,7 @@ from typing import Any, Callable, Deque, Dict, List, Optional, Tuple
 from cluster_service.wire import channel as wire
 
 from .midst import running_loop
+from .shadowed import library
 from .threads import run_beside
 
 QUESTIONS = 1000
@@ -276,8 +277,7 @@ def _error_in(message: Dict[str, Any]) -> Optional[CommandError]:
 
 
 def _tell(handler: MessageHandler, error: BaseException) -> None:
-    import traceback  # noqa: PLC0415 - only on the way to an error
-
+    traceback = library("traceback")
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
         trace = trace.tb_next

@@ -117,6 +117,8 @@ def _prepare(plan: Plan, guardian: int, launch: int) -> None:
         _send_listener(plan.machine, launch)
     limits.put_on(plan.limits, _complain)  # while we may
     if plan.identity is not None:
+        for output in (1, 2):  # pipes of ours: a program may open /dev/stdout or /dev/stderr by name
+            os.fchown(output, plan.identity.uid, plan.identity.gid)
         _become(plan.identity)
     _change_directory(plan.cwd)
     if plan.death_signal:

@@ -350,6 +350,52 @@ def test_a_program_that_swallows_everything_is_ended_in_time(python: str, tmp_pa
         ]
 
 
+def test_an_ordinary_thread_does_not_take_the_whole_time(python: str, tmp_path: Path) -> None:
+    script = write(
+        tmp_path / "worker.py",
+        """
+        import atexit, threading, cluster_service
+        threading.Thread(target=threading.Event().wait, name="refresh").start()
+        cluster_service.worker_ready(on_worker_stop=lambda: print("cleaned up"))
+        wait = threading.Event().wait
+        while True:
+            wait(0.1)
+        """,
+    )
+    with Worker("script", script, python=python) as worker:
+        worker.ready()
+        worker.stop(600.0)  # far more than this test may take
+        assert worker.wait() == 0, worker.output
+        assert worker.lines == [
+            "cleaned up",
+            ("cservice: waited 3 s for threads that do not end; make them daemon threads, or join them in "
+            "on_worker_stop; ended with threads still at work: refresh"),
+        ]
+
+
+def test_the_jobs_of_a_pool_are_finished(python: str, tmp_path: Path) -> None:
+    script = write(
+        tmp_path / "worker.py",
+        """
+        import concurrent.futures, os, threading, time, cluster_service
+        def job():
+            stopped.wait()
+            time.sleep(4)  # longer than ordinary threads have
+            print("job done", flush=True)
+        stopped = threading.Event()
+        concurrent.futures.ThreadPoolExecutor(1).submit(job)
+        cluster_service.worker_ready(on_worker_stop=stopped.set)
+        while True:
+            time.sleep(0.1)
+        """,
+    )
+    with Worker("script", script, python=python) as worker:
+        worker.ready()
+        worker.stop(600.0)
+        assert worker.wait() == 0, worker.output
+        assert worker.lines == ["job done"]
+
+
 def test_a_wrong_cleanup_is_told_where_it_is_set(tmp_path: Path) -> None:
     script = write(tmp_path / "worker.py", "import cluster_service\ncluster_service.worker_ready(on_worker_stop='x')\n")
     with Worker("script", script) as worker:

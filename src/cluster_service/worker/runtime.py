@@ -30,7 +30,7 @@ from .bus import Bus
 from .callback import StopCallback
 from .channel import Channel
 from .family import has_died, on_fork
-from .leaving import end_in_time, end_now
+from .leaving import CALLBACK, end_in_time, end_now
 from .midst import importing, running_loop
 from .say import complain
 from .serving import guarded
@@ -226,7 +226,7 @@ class Runtime:
         # Not a daemon: the interpreter waits for it, so that the program's end does not cut the cleanup short.
         try:
             threading.Thread(
-                target=self.callback.run, args=(self.remaining,), name="on_worker_stop", daemon=False
+                target=self.callback.run, args=(self.remaining,), name=CALLBACK, daemon=False
             ).start()
         except RuntimeError:
             pass  # the interpreter is ending: _at_exit does it

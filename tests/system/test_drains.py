@@ -35,6 +35,8 @@ KINDS: dict[str, Callable[[int], list[str]]] = {
     "http.server": lambda port: ["slow_http_server.py", str(port)],
     "flask": lambda port: ["slow_flask.py", str(port)],
     "asyncio": lambda port: ["slow_asyncio.py", str(port)],
+    "gevent": lambda port: ["slow_gevent.py", str(port)],
+    "eventlet": lambda port: ["slow_eventlet.py", str(port)],
 }
 
 ASGI = ("uvicorn", "granian", "uvicorn.run")

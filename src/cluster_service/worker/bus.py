@@ -15,9 +15,7 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
 import sys
-from _thread import allocate_lock
 from collections import deque
 from itertools import count
 from typing import Any, Callable, Deque, Dict, List, Optional, Tuple
@@ -27,6 +25,7 @@ from cluster_service.wire import channel as wire
 from .midst import running_loop
 from .shadowed import library
 from .threads import run_beside
+from .unpatched import allocate_lock, os
 
 QUESTIONS = 1000
 """Questions that may be open at a time."""

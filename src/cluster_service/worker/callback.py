@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import inspect
 import sys
-from _thread import allocate_lock
 from typing import Any, Callable, List
 
 from .midst import running_loop
 from .shadowed import library
+from .unpatched import allocate_lock
 
 Remaining = Callable[[], float]
 

@@ -9,15 +9,13 @@
 
 from __future__ import annotations
 
-import os
-import select
-from _thread import allocate_lock, get_ident, get_native_id
 from collections import deque
 from typing import Any, Callable, Deque, Dict
 
 from cluster_service.wire import channel as wire
 
 from .threads import run_beside
+from .unpatched import allocate_lock, get_ident, get_native_id, os, select
 
 _OUTBOX = 1000
 """Messages kept while the guardian does not read; older ones are dropped first."""

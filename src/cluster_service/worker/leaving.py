@@ -11,12 +11,11 @@ things are not waited for that long, once the program has come to its end and on
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
-import time
-from _thread import allocate_lock
 from typing import Callable, List, NoReturn, Optional
+
+from .unpatched import allocate_lock, os, time
 
 HURRY = 3.0
 """Seconds in which threads of a pool may still end."""
@@ -80,7 +79,7 @@ def end_now() -> NoReturn:
                 stream.flush()
         except (OSError, ValueError, RuntimeError):
             pass  # nobody reads it, it is closed, or this comes in the middle of a write to it
-    os._exit(0)
+    os._exit(0)  # noqa: SLF001 - documented
 
 
 def _threads() -> List[str]:

@@ -17,11 +17,9 @@ from __future__ import annotations
 
 import atexit
 import functools
-import os
 import signal
 import sys
 import threading  # here, in the main thread: a thread that imported it first would be taken for the main one
-from _thread import allocate_lock, get_ident
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional
 
 from cluster_service.wire.channel import BUS
@@ -37,6 +35,7 @@ from .serving import guarded
 from .sockets import is_listening
 from .stop import DEFAULT_TIMEOUT, Stop
 from .threads import run_beside
+from .unpatched import allocate_lock, get_ident, os
 
 if TYPE_CHECKING:
     from types import FrameType

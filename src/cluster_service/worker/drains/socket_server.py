@@ -13,18 +13,16 @@ stays None, and on Linux an accepted socket does not inherit it.) Being late is 
 from __future__ import annotations
 
 import functools
-import os
-import select
 import selectors
 import socket
 import sys
 import threading
-import time
 from typing import TYPE_CHECKING, Any, Callable, List, Optional
 
 from ..pulse import PACE
 from ..serving import Serving
 from ..threads import run_beside
+from ..unpatched import os, select, time
 from .connections import Connections
 
 if TYPE_CHECKING:
@@ -43,7 +41,7 @@ class Loop(Serving):
         self.server = server
         self.forever = forever
         self.stopping = False
-        self.ended = threading.Event()
+        self.ended = threading.Event()  # never waited for: one of green threads could not be
         self.wake, self._waker = os.pipe()
         self._open = True
         self._lock = threading.RLock()  # taken in a signal handler, too
@@ -59,7 +57,7 @@ class Loop(Serving):
 
     def drain(self, deadline: float) -> None:
         """Wait for what is being answered, until *deadline* (monotonic seconds)."""
-        connections.drain(self.ended, deadline)
+        connections.drain(self.ended.is_set, deadline)
         for pid in list(getattr(self.server, "active_children", None) or ()):
             _await_child(pid, deadline)
 
@@ -242,7 +240,7 @@ def _stop_with_parent(loop: Loop, runtime: Runtime) -> None:
     poll.poll()
     runtime.begin()
     loop.ended.set()
-    connections.drain(loop.ended, runtime.deadline)
+    connections.drain(loop.ended.is_set, runtime.deadline)
 
 
 def _wrap_datagrams(server_class: Any) -> None:

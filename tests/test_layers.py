@@ -82,7 +82,7 @@ BEFORE_THE_PROGRAM = {
     # These run before the program, or take nothing from there that is replaced, or must be seen by the program.
     "boot.py", "run.py", "script.py", "app.py", "loading.py", "titles.py", "api.py", "shadowed.py", "job.py",
     "unpatched.py", "ports.py", "listeners.py", "serve_granian.py", "serve_uvicorn.py", "stacks.py", "children.py",
-    "loops.py", "pools.py",
+    "loops.py", "pools.py", "green.py",
 }  # fmt: skip
 SEEN_BY_THE_PROGRAM = {
     # file: what it shares with the program's own threads and sockets

@@ -46,6 +46,14 @@ def service(kind: str, port: int, *options: str, workers: int = 2) -> Service:
     return Service("-w", str(workers), "--ready-after", "60s", *options, *KINDS[kind](port), cwd=PROGRAMS)
 
 
+@pytest.mark.parametrize("kind", ["gevent", "eventlet"])
+def test_green_sockets_are_shared_without_the_kernel_s_help(kind: str) -> None:
+    port = free_port()
+    with service(kind, port, "--share", "python") as running:
+        running.serving(2)
+        assert [each["listening"] for each in running.workers()] == [[f"127.0.0.1:{port}"]] * 2
+
+
 def send(port: int, head: str) -> socket.socket:
     """Send the head of a request on a connection of its own."""
     client = socket.create_connection(("127.0.0.1", port), DEADLINE)

@@ -87,8 +87,13 @@ _guardian: List[Guardian] = []
 
 def share_ports(fd: int) -> None:
     """Have every socket of this process share its address through the guardian at the other end of *fd*."""
-    guardian = Guardian(fd)
-    _guardian[:] = [guardian]
+    _guardian[:] = [Guardian(fd)]
+    share_class(socket.socket)
+
+
+def share_class(socket_class: Any) -> None:
+    """Have the sockets of *socket_class*, a subclass of the C class, share their addresses."""
+    guardian = _guardian[0]
 
     def bind(self: socket.socket, address: Any, /) -> None:
         request = _bind_request(self, address)
@@ -118,8 +123,7 @@ def share_ports(fd: int) -> None:
         Socket.listen(self, backlog)
 
     bind.__doc__, listen.__doc__ = Socket.bind.__doc__, Socket.listen.__doc__
-    socket.socket.bind = bind  # type: ignore[method-assign,assignment]
-    socket.socket.listen = listen  # type: ignore[method-assign,assignment]
+    socket_class.bind, socket_class.listen = bind, listen
 
 
 def install(uvloop: ModuleType, runtime: Runtime) -> None:

@@ -74,7 +74,9 @@ class Runtime:
         self._handled.acquire()
         self._channel: Optional[Channel] = None
         if channel is not None:
-            self._channel = Channel(channel, self._on_message, self._on_channel_end, pulse.interpreter_turns)
+            self._channel = Channel(
+                channel, self._on_message, self._on_channel_end, pulse.interpreter_turns, self._on_channel_lost
+            )
         self.bus = Bus(self._channel.offer) if self._channel is not None else None
 
     def start(self) -> None:
@@ -207,12 +209,23 @@ class Runtime:
             self.bus.end()
         run_beside(self._service_is_gone)
 
+    def _on_channel_lost(self) -> None:
+        """The program has closed the channel's descriptor. The service sends SIGTERM where the worker is to end."""
+        if self.bus is not None:
+            self.bus.end()
+        complain(
+            "the program has closed the descriptor of its channel to the service; it serves on, but cannot report its "
+            "readiness, and is stopped by SIGTERM alone. Close no descriptor that the program has not opened"
+        )
+
     def _service_is_gone(self) -> None:
+        if not has_died(self._parent):
+            return  # the channel alone has ended; a stop comes by SIGTERM
         self.begin()
         self._stop_beside()
         # The kernel sends SIGTERM when the guardian dies. A second one means "at once" to some programs, so it is sent
         # from here only where the first cannot have come. (Our own handler takes any number.)
-        if self.handles_sigterm() or not has_died(self._parent):
+        if self.handles_sigterm():
             os.kill(os.getpid(), signal.SIGTERM)
         self._insist(self._handled)
 

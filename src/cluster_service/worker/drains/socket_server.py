@@ -17,8 +17,10 @@ import selectors
 import socket
 import sys
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Callable, List, Optional
 
+from ..descriptors import pipe
 from ..pulse import PACE
 from ..serving import Serving
 from ..threads import run_beside
@@ -42,7 +44,7 @@ class Loop(Serving):
         self.forever = forever
         self.stopping = False
         self.ended = threading.Event()  # never waited for: one of green threads could not be
-        self.wake, self._waker = os.pipe()
+        self.wake, self._waker = pipe()
         self._open = True
         self._lock = threading.RLock()  # taken in a signal handler, too
 
@@ -52,7 +54,8 @@ class Loop(Serving):
         with self._lock:
             if not self._open:
                 return  # it has ended by itself
-            os.write(self._waker, b"s")
+            with suppress(OSError):  # the program has closed it: the loop looks by itself
+                self._waker.write(b"s")
         self.server._BaseServer__shutdown_request = True  # noqa: SLF001 - what shutdown() sets before it waits
 
     def drain(self, deadline: float) -> None:
@@ -74,8 +77,8 @@ class Loop(Serving):
         connections.tell()
         with self._lock:
             self._open = False
-            os.close(self._waker)
-            os.close(self.wake)
+            self._waker.close()
+            self.wake.close()
 
 
 def _await_child(pid: int, deadline: float) -> None:
@@ -143,7 +146,7 @@ def _waking(selector_class: Any, runtime: Runtime) -> Any:
             super().__init__()
             self._loop: Optional[Loop] = getattr(_local, "loop", None)
             if self._loop is not None:
-                self.register(self._loop.wake, selectors.EVENT_READ)
+                self.register(self._loop.wake.fd, selectors.EVENT_READ)
 
         def select(self, timeout: Optional[float] = None) -> List[Any]:
             if self._loop is None:
@@ -155,7 +158,7 @@ def _waking(selector_class: Any, runtime: Runtime) -> Any:
             if self._loop.stopping:
                 self._loop.woken(runtime)
                 return []
-            return [item for item in ready if item[0].fileobj != self._loop.wake]
+            return [item for item in ready if item[0].fileobj != self._loop.wake.fd]
 
     return Selector
 
@@ -236,7 +239,7 @@ def _wrap_forking(module: ModuleType, runtime: Runtime) -> None:
 def _stop_with_parent(loop: Loop, runtime: Runtime) -> None:
     """In the child that answers one connection: learn of the stop from what wakes the parent's loop."""
     poll = select.poll()
-    poll.register(loop.wake, select.POLLIN)
+    poll.register(loop.wake.fd, select.POLLIN)
     poll.poll()
     runtime.begin()
     loop.ended.set()

@@ -74,3 +74,30 @@ OPTIONAL: dict[str, set[str]] = {
     "worker/serve_uvicorn.py": {"uvicorn", "a2wsgi"},
 }
 """Files of the worker that run a server of the user's, and so import it from the user's environment."""
+
+
+PATCHABLE = {"os", "select", "time", "socket", "_thread", "threading", "selectors"}
+"""Modules of which gevent and eventlet replace functions."""
+BEFORE_THE_PROGRAM = {
+    # These run before the program, or take nothing from there that is replaced, or must be seen by the program.
+    "boot.py", "run.py", "script.py", "app.py", "loading.py", "titles.py", "api.py", "shadowed.py", "job.py",
+    "unpatched.py", "ports.py", "listeners.py", "serve_granian.py", "serve_uvicorn.py", "stacks.py", "children.py",
+    "loops.py", "pools.py", "green.py",
+}  # fmt: skip
+SEEN_BY_THE_PROGRAM = {
+    # file: what it shares with the program's own threads and sockets
+    "runtime.py": {"threading"},
+    "leaving.py": {"threading"},
+    "drains/socket_server.py": {"socket", "threading", "selectors"},
+    "drains/uvicorn_server.py": {"socket", "threading"},
+    "drains/events.py": {"threading"},
+}
+
+WORKER = SOURCE / "worker"
+RUNTIME = [path for path in sorted(WORKER.rglob("*.py")) if path.name not in BEFORE_THE_PROGRAM]
+
+
+@pytest.mark.parametrize("path", RUNTIME, ids=[str(path.relative_to(WORKER)) for path in RUNTIME])
+def test_the_runtime_takes_no_function_that_the_program_may_have_replaced(path: Path) -> None:
+    allowed = SEEN_BY_THE_PROGRAM.get(str(path.relative_to(WORKER)), set())
+    assert imported(path) & PATCHABLE <= allowed, "take it from worker.unpatched"

@@ -174,6 +174,14 @@ def test_users_and_groups(kernel: RealKernel) -> None:
         assert said in kernel.fact(facts.SpawnFailed).error
 
 
+@ROOT
+def test_a_worker_of_another_user_may_open_its_outputs_by_name(kernel: RealKernel) -> None:
+    sh = "for each in /dev/stdout /dev/stderr; do echo written to $each >$each || exit 1; done"
+    spawn(kernel, ["/bin/sh", "-c", sh], user="65534", group="65534")
+    assert kernel.fact(facts.Exited).code == 0
+    assert kernel.fact(facts.Output).lines == ["written to /dev/stdout", "written to /dev/stderr"]
+
+
 def test_a_stopped_child_does_not_hold_the_guardian_up(kernel: RealKernel, run_dir: Path) -> None:
     """The directory of the first worker is a place where opening blocks: it never gets to its exec."""
     fifo = run_dir / "program"

@@ -35,6 +35,8 @@ KINDS: dict[str, Callable[[int], list[str]]] = {
     "http.server": lambda port: ["slow_http_server.py", str(port)],
     "flask": lambda port: ["slow_flask.py", str(port)],
     "asyncio": lambda port: ["slow_asyncio.py", str(port)],
+    "gevent": lambda port: ["slow_gevent.py", str(port)],
+    "eventlet": lambda port: ["slow_eventlet.py", str(port)],
 }
 
 ASGI = ("uvicorn", "granian", "uvicorn.run")
@@ -42,6 +44,14 @@ ASGI = ("uvicorn", "granian", "uvicorn.run")
 
 def service(kind: str, port: int, *options: str, workers: int = 2) -> Service:
     return Service("-w", str(workers), "--ready-after", "60s", *options, *KINDS[kind](port), cwd=PROGRAMS)
+
+
+@pytest.mark.parametrize("kind", ["gevent", "eventlet"])
+def test_green_sockets_are_shared_without_the_kernel_s_help(kind: str) -> None:
+    port = free_port()
+    with service(kind, port, "--share", "python") as running:
+        running.serving(2)
+        assert [each["listening"] for each in running.workers()] == [[f"127.0.0.1:{port}"]] * 2
 
 
 def send(port: int, head: str) -> socket.socket:

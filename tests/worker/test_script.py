@@ -66,6 +66,71 @@ def test_it_finds_what_it_finds_alone(python: str, tmp_path: Path) -> None:
         assert json.loads(worker.output) == json.loads(text)
 
 
+WHAT_IS_THERE = "import sys\nnames = sorted(sys.modules)\nimport json\nprint(json.dumps(names))\n"
+UNUSUAL = ("traceback", "ctypes", "socket", "select", "queue", "random", "secrets", "email", "code", "platform", "test")
+
+
+def loaded_by_the_runtime(python: str, script: str) -> list[str]:
+    """The modules that a script finds imported in a worker, and not alone."""
+    with Worker("script", script, python=python) as worker:
+        assert worker.wait() == 0, worker.output
+        there = set(json.loads(worker.output))
+    return sorted({name.partition(".")[0] for name in there - set(json.loads(alone(python, script)[1]))})
+
+
+def test_modules_beside_a_script_may_have_the_names_of_the_library_s(python: str, tmp_path: Path) -> None:
+    names = loaded_by_the_runtime(python, write(tmp_path / "first.py", WHAT_IS_THERE))
+    names = sorted({*names, *UNUSUAL} - {"cluster_service", "threading"})  # the interpreter itself needs the last
+    for name in names:
+        write(tmp_path / f"{name}.py", "OWN = 'the script has its own'\n")
+    text = "import sys\n" + "".join(
+        f"import {name}\nsys.stdout.write('{name} ' + getattr({name}, 'OWN', 'not its own') + chr(10))\n"
+        for name in names
+    )
+    script = write(tmp_path / "worker.py", text)
+    code, said = alone(python, script)
+    assert code == 0, said
+    assert said.count("the script has its own") > len(UNUSUAL)
+    with Worker("script", script, python=python) as worker:
+        assert worker.wait() == 0, worker.output
+        assert worker.output == said
+
+
+def test_a_package_replaces_a_module_and_a_directory_alone_does_not(python: str, tmp_path: Path) -> None:
+    write(tmp_path / "json" / "__init__.py", "from .own import OWN\n")
+    write(tmp_path / "json" / "own.py", "OWN = 1\n")
+    (tmp_path / "signal").mkdir()
+    script = write(tmp_path / "worker.py", "import json, signal\nprint(json.OWN, hasattr(signal, 'SIGTERM'))\n")
+    with Worker("script", script, python=python) as worker:
+        assert worker.wait() == 0, worker.output
+        assert (0, worker.output) == alone(python, script) == (0, "1 True")
+
+
+def test_the_runtime_keeps_the_library_s_modules(python: str, tmp_path: Path) -> None:
+    for name in ("json", "signal", "socket", "select", "traceback", "ctypes", "struct", "selectors", "types", "queue"):
+        write(tmp_path / f"{name}.py", "")
+    script = write(
+        tmp_path / "worker.py",
+        """
+        import cluster_service as cservice, time
+
+        def stopped():
+            print("stopped", flush=True)
+            raise ValueError("in the callback")
+
+        cservice.worker_ready(on_worker_stop=stopped)
+        while True:
+            time.sleep(0.1)
+        """,
+    )
+    with Worker("script", script, python=python) as worker:
+        worker.ready()
+        worker.stop()
+        assert worker.wait() == 0, worker.output
+        assert "stopped" in worker.output
+        assert "ValueError: in the callback" in worker.output
+
+
 def test_a_link_imports_from_beside_its_target(python: str, tmp_path: Path) -> None:
     script = write(tmp_path / "release" / "worker.py", FACTS)
     (tmp_path / "current.py").symlink_to(script)

@@ -156,7 +156,7 @@ def test_a_loops_handler_has_the_cleanup_on_its_loop(python: str, tmp_path: Path
         assert worker.lines == ["same loop True", "end"]
 
 
-def test_the_services_end_is_a_stop(python: str, tmp_path: Path) -> None:
+def test_the_end_of_the_channel_alone_is_no_stop(python: str, tmp_path: Path) -> None:
     script = write(
         tmp_path / "worker.py",
         """
@@ -168,8 +168,38 @@ def test_the_services_end_is_a_stop(python: str, tmp_path: Path) -> None:
     with Worker("script", script, python=python) as worker:
         worker.ready()
         worker.channel.close()
+        worker.process.terminate()  # the service stops it in this way, whatever has become of the channel
         assert worker.wait() == 0, worker.output
         assert worker.lines == ["cleanup"]
+
+
+CLOSES = """
+import cluster_service, http.server, os, signal, sys, threading
+os.closerange(3, 4096)
+files = [open(f"{sys.argv[1]}/data-{number}", "w+b", buffering=0) for number in range(24)]
+for file in files:
+    file.write(b"precious;")
+cluster_service.worker_ready()  # would be written to the channel
+for _ in range(5):
+    pid = os.fork()  # the runtime's reader is stopped and started around it
+    if not pid:
+        os._exit(0)
+    os.waitpid(pid, 0)
+server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)
+print("serving", flush=True)
+server.serve_forever()
+"""
+
+
+def test_the_runtime_writes_to_no_file_that_has_the_number_of_its_descriptor(python: str, tmp_path: Path) -> None:
+    script = write(tmp_path / "worker.py", CLOSES)
+    with Worker("script", script, str(tmp_path), python=python) as worker:
+        worker.line("serving")
+        lost = worker.line("the program has closed")
+        assert "Close no descriptor" in lost
+        worker.process.terminate()
+        assert worker.wait() == 0, worker.output
+    assert [(tmp_path / f"data-{number}").read_bytes() for number in range(24)] == [b"precious;"] * 24
 
 
 GUARDIAN = """
@@ -348,6 +378,52 @@ def test_a_program_that_swallows_everything_is_ended_in_time(python: str, tmp_pa
             "swallowed SystemExit",
             "cservice: the time to stop is over; ended with threads still at work: forever",
         ]
+
+
+def test_an_ordinary_thread_does_not_take_the_whole_time(python: str, tmp_path: Path) -> None:
+    script = write(
+        tmp_path / "worker.py",
+        """
+        import atexit, threading, cluster_service
+        threading.Thread(target=threading.Event().wait, name="refresh").start()
+        cluster_service.worker_ready(on_worker_stop=lambda: print("cleaned up"))
+        wait = threading.Event().wait
+        while True:
+            wait(0.1)
+        """,
+    )
+    with Worker("script", script, python=python) as worker:
+        worker.ready()
+        worker.stop(600.0)  # far more than this test may take
+        assert worker.wait() == 0, worker.output
+        assert worker.lines == [
+            "cleaned up",
+            ("cservice: waited 3 s for threads that do not end; make them daemon threads, or join them in "
+            "on_worker_stop; ended with threads still at work: refresh"),
+        ]
+
+
+def test_the_jobs_of_a_pool_are_finished(python: str, tmp_path: Path) -> None:
+    script = write(
+        tmp_path / "worker.py",
+        """
+        import concurrent.futures, os, threading, time, cluster_service
+        def job():
+            stopped.wait()
+            time.sleep(4)  # longer than ordinary threads have
+            print("job done", flush=True)
+        stopped = threading.Event()
+        concurrent.futures.ThreadPoolExecutor(1).submit(job)
+        cluster_service.worker_ready(on_worker_stop=stopped.set)
+        while True:
+            time.sleep(0.1)
+        """,
+    )
+    with Worker("script", script, python=python) as worker:
+        worker.ready()
+        worker.stop(600.0)
+        assert worker.wait() == 0, worker.output
+        assert worker.lines == ["job done"]
 
 
 def test_a_wrong_cleanup_is_told_where_it_is_set(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from cluster_service.control.errors import CommandError
 from cluster_service.rundir import check_name
 
-from . import files, values
+from . import files
 from .kinds import convert
 from .table import ALIASES, BY_NAME, GROUP, INTERNAL, SETTINGS, WORKER_IDENTITY, Setting, canonical
 
@@ -271,13 +271,16 @@ def _unknown(
             f"{shown!r}{where} cannot be given in a file",
             f"Give it where the service is started: {_flag_of(whole)}.",
         )
+    from . import foreign  # noqa: PLC0415 - only on the way to an error
+
     known = [*allowed, GROUPS] if file is not None and not inside else list(allowed)
+    hint = "cservice start --help lists the settings."
+    if is_table and not inside:
+        hint = f"Here settings stand outside of tables, but for [env] and a group's: [{GROUPS}.web]."
     return CommandError(
         "bad_request",
-        f"there is no setting {spelling!r}{where}{values.suggestion(alias, known)}",
-        f"Here settings stand outside of tables, but for [env] and a group's: [{GROUPS}.web]."
-        if is_table and not inside
-        else "cservice start --help lists the settings.",
+        f"there is no setting {spelling!r}{where}{foreign.suggestion(alias, known)}",
+        foreign.sentence(alias) or hint,
     )
 
 
@@ -303,9 +306,13 @@ def from_environment(environ: Mapping[str, str], directory: str, problems: Probl
         setting = known.get(variable)
         with mistakes.catching():
             if setting is None:
+                from . import foreign  # noqa: PLC0415 - only on the way to an error
+
+                names = {each.name: name for name, each in known.items()}
+                near = names.get(foreign.meant(variable.removeprefix("CSERVICE_").lower(), names) or "")
                 raise CommandError(
                     "bad_request",
-                    f"the environment variable {variable} is no setting{values.suggestion(variable, known)}",
+                    f"the environment variable {variable} is no setting{f': did you mean {near!r}?' if near else ''}",
                     f"Unset it: names that start with CSERVICE_ are the service's own. (env -u {variable} …)",
                 )
             value = convert(setting, environ[variable], directory, variable)

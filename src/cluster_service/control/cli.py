@@ -16,8 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cluster_service.config import values
-
 from . import arguments
 from .errors import CommandError
 from .registry import COMMANDS, NAME, Command, Parameter
@@ -232,6 +230,8 @@ def usage_error(error: click.UsageError) -> CommandError:
     hint = f"{path} --help tells more."
     where = f"{context.info_name}: " if context is not None and context.parent is not None else ""
     if isinstance(error, click.NoSuchOption):
+        from cluster_service.config import foreign  # noqa: PLC0415 - only on the way to an error
+
         known = [
             name
             for parameter in (context.command.get_params(context) if context else ())
@@ -240,8 +240,8 @@ def usage_error(error: click.UsageError) -> CommandError:
         ]
         return CommandError(
             "bad_request",
-            f"{where}there is no option {error.option_name}{values.suggestion(error.option_name, known)}",
-            hint,
+            f"{where}there is no option {error.option_name}{foreign.suggestion(error.option_name, known)}",
+            foreign.sentence(error.option_name) or hint,
         )
     message = error.format_message().rstrip(".")
     return CommandError("bad_request", where + message[:1].lower() + message[1:], hint)

@@ -13,6 +13,7 @@ from cluster_service.wire.facts import WorkerState
 from cluster_service.wire.signals import signal_name
 
 from . import actions, events, judge, ports, rollouts, wanted, watch
+from .error_lines import excerpt
 from .requests import Rejected, Restart
 from .worker import LEAVING, Worker, cause
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 LAST_LINES = 1.0
 """Seconds that the log writer has to hand over the last lines of a worker that exited."""
 
-KEPT_LINES, KEPT_LENGTH = 10, 200
+KEPT_LENGTH = 200
 """How much of them is kept for each slot: the notebook is written often."""
 
 
@@ -282,7 +283,7 @@ def bury(cluster: Cluster, worker: Worker, lines: list[str], now: float) -> None
             "signal": signal,
             "was_ready": worker.ready_at is not None,
             "detail": detail,
-            "output": [line[:KEPT_LENGTH] for line in lines[-KEPT_LINES:]],
+            "output": [line[:KEPT_LENGTH] for line in excerpt(lines)],
         }
     if worker.ready_at is None:
         judge.failed_boot(cluster, worker, group, detail, [] if worker.elsewhere else lines, now)

@@ -7,10 +7,11 @@ asks ``can`` before it moves a worker.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 
 from cluster_service.wire.signals import signal_name
+
+from .error_lines import error_line
 
 TRANSITIONS: dict[str, dict[str, str]] = {
     # The order to start it has been given, nothing has been heard yet.
@@ -171,8 +172,6 @@ def readiness(worker: Worker, *, only_told: bool, ready_after: float | None, now
 
 SIGKILL = 9
 """Whoever is sent it has no last word."""
-_WELL = re.compile(r"\W*(INFO|DEBUG)\b")
-"""Lines that tell of nothing that has gone wrong."""
 
 
 def cause(worker: Worker, lines: list[str], now: float) -> str:
@@ -186,9 +185,8 @@ def cause(worker: Worker, lines: list[str], now: float) -> str:
         how = f"exited with code {worker.code} {when}"
     else:
         how = f"disappeared {when}"
-    said = [line.strip() for line in lines if line.strip() and not _WELL.match(line)]
-    tells = said and not worker.stop_reason and worker.signal != SIGKILL
-    why = worker.bind_error or (said[-1] if tells else "")
+    tells = not worker.stop_reason and worker.signal != SIGKILL
+    why = worker.bind_error or (error_line(lines) if tells else "")
     return f"{how}: {why}" if why else how
 
 

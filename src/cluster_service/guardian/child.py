@@ -110,6 +110,8 @@ def _prepare(plan: Plan, guardian: int, launch: int) -> None:
     if plan.machine is not None and privileged:
         _send_listener(plan.machine, launch)
     limits.put_on(plan.limits, _complain)  # while we may
+    for output in (1, 2):  # a program may open /dev/stdout or /dev/stderr by name; for OWN it changes nothing
+        os.fchown(output, plan.identity.uid, plan.identity.gid)
     _become(plan.identity)
     _change_directory(plan.cwd)
     if plan.death_signal:

@@ -41,7 +41,7 @@ WRITER_TIMEOUT = 10.0
 """Seconds without an answer after which a writer is replaced, and the workers' output is discarded."""
 TAIL_PATIENCE = 2.0
 """Seconds after a worker's exit until its last words are given up."""
-TAIL_LINES, TAIL_CHARACTERS = 20, 500
+TAIL_LINES, TAIL_CHARACTERS = 40, 500
 LINGER = 5.0
 """Seconds beyond the longest stop that the writer waits for what is still written, once the guardian has ended."""
 EXITED_LIMIT = 500

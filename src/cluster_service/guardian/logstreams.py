@@ -8,7 +8,7 @@ from collections import deque
 from . import logtext
 
 LONGEST_LINE = 64 * 1024
-TAIL_LINES, TAIL_CHARACTERS = 20, 500
+TAIL_LINES, TAIL_CHARACTERS = 40, 500
 _DIGITS = re.compile(rb"0x[0-9a-f]+|\d+")
 
 

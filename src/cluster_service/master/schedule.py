@@ -7,7 +7,7 @@ workers that were there at that time are due.
 from __future__ import annotations
 
 import time
-from datetime import datetime
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import TYPE_CHECKING
 
 from cluster_service.core.reports import Due
@@ -58,8 +58,38 @@ class Schedule:
         self._timer = self._loop.call_later(max(0.0, nearest - now) + 0.01, self.look)
 
 
+class LocalTime(tzinfo):
+    """The machine's own time zone, through both sides of a clock change.
+
+    ``datetime.astimezone()`` gives the offset of one moment, which is wrong an hour later in the night of a clock
+    change. This asks the C library at each use, so TZ may be a name, a file or a POSIX rule, and need not be set.
+    """
+
+    def utcoffset(self, dt: datetime | None) -> timedelta | None:
+        """Return the offset at *dt*, a local time; ``fold`` selects one of two equal local times (PEP 495)."""
+        return None if dt is None else dt.replace(tzinfo=None).astimezone().utcoffset()
+
+    def dst(self, _dt: datetime | None) -> None:
+        """Return None: the C library does not report it in a portable way, and no caller needs it."""
+
+    def tzname(self, dt: datetime | None) -> str | None:
+        """Return the zone's abbreviation at *dt*."""
+        return None if dt is None else dt.replace(tzinfo=None).astimezone().tzname()
+
+    def fromutc(self, dt: datetime) -> datetime:
+        """Return the local time of *dt*, which is in UTC."""
+        local = dt.replace(tzinfo=UTC).astimezone()
+        first, second = (local.replace(tzinfo=self, fold=fold) for fold in (0, 1))
+        return first if first.utcoffset() == local.utcoffset() else second
+
+
 def following(schedule: str, since: float) -> float | None:
-    """When *schedule* comes next after *since*, both in seconds since the epoch; None: never."""
+    """Return when *schedule* comes next after *since*, both in seconds since the epoch; None: never.
+
+    As with cron(8), a time that a clock change skips comes at the first minute after the change, and a time that
+    occurs twice comes the first time only.
+    """
     from cronsim import CronSim  # noqa: PLC0415 - only where there is such a setting
 
-    return next((at.timestamp() for at in CronSim(schedule, datetime.fromtimestamp(since).astimezone())), None)
+    times = CronSim(schedule, datetime.fromtimestamp(since, LocalTime()))
+    return next((at for at in (each.timestamp() for each in times) if at > since), None)

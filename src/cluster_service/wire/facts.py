@@ -121,7 +121,7 @@ class Exited:
 
 @dataclass(frozen=True)
 class Output:
-    """The last lines that an exited worker wrote (at most 20, of at most 500 characters). Follows ``Exited``."""
+    """The last lines that an exited worker wrote (at most 40, of at most 500 characters). Follows ``Exited``."""
 
     worker: int
     lines: List[str]

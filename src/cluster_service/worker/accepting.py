@@ -6,13 +6,11 @@ socket they wait for another worker, or for this one's successor. At a stop, tha
 
 from __future__ import annotations
 
-import os
-import time
-from _thread import allocate_lock
 from typing import TYPE_CHECKING, List, Optional, Set
 
 from .say import complain
 from .sockets import sockets
+from .unpatched import allocate_lock, os, time
 
 if TYPE_CHECKING:
     from .aside import Aside

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional
 
 from .midst import running_loop
 from .runtime import current
+from .shadowed import library
 
 if TYPE_CHECKING:
     from .bus import Bus, MessageHandler, Question
@@ -184,8 +185,7 @@ def _notify(fields: Dict[str, str]) -> None:
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address or not is_worker() or os.getpgrp() != os.getpid():
         return
-    import socket  # noqa: PLC0415 - only where it is needed
-
+    socket = library("socket")
     if address.startswith("@"):
         address = "\0" + address[1:]
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:

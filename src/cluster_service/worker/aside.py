@@ -7,12 +7,12 @@ socket can be taken ``back``.
 
 from __future__ import annotations
 
-import os
-import select
-import socket
+import _socket as socket  # the C module: it is what it is, whatever replaces the other
 import struct
-from _socket import socket as Socket  # noqa: N812 - the C class, whose methods do the real thing
 from typing import Container, Dict, Iterable, List, NamedTuple, Optional, Set
+
+from .shadowed import library
+from .unpatched import os, select
 
 
 class Watch(NamedTuple):
@@ -59,7 +59,8 @@ def put(fd: int, *, keep: bool, at: Optional[Container[object]] = None) -> Optio
             return None
         if stands_for is not None:
             return Aside(fd, -1, stands_for, -1, [])
-        with _nowhere(family) as nowhere:
+        nowhere = _nowhere(family)
+        try:
             os.set_blocking(nowhere.fileno(), os.get_blocking(fd))
             if keep:
                 kept = os.dup(fd)
@@ -73,6 +74,8 @@ def put(fd: int, *, keep: bool, at: Optional[Container[object]] = None) -> Optio
             aside = Aside(fd, os.fstat(nowhere.fileno()).st_ino, address, kept, watches)
             _stand_ins[aside.stand_in] = address
             os.dup2(nowhere.fileno(), fd, inheritable=os.get_inheritable(fd))
+        finally:
+            nowhere.close()
     except OSError:  # a connection that has ended meanwhile; there is no descriptor left
         if kept >= 0:
             os.close(kept)
@@ -136,7 +139,7 @@ def _nowhere(family: int) -> socket.socket:
     nowhere = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         _bind(nowhere)
-        Socket.listen(nowhere, 1)
+        nowhere.listen(1)
     except OSError:
         nowhere.close()
         raise
@@ -145,12 +148,12 @@ def _nowhere(family: int) -> socket.socket:
 
 def _bind(nowhere: socket.socket) -> None:
     if nowhere.family != socket.AF_INET6:
-        Socket.bind(nowhere, ("127.0.0.1", 0) if nowhere.family == socket.AF_INET else "")
+        nowhere.bind(("127.0.0.1", 0) if nowhere.family == socket.AF_INET else "")
         return
     try:
-        Socket.bind(nowhere, ("::1", 0))
+        nowhere.bind(("::1", 0))
     except OSError:  # there is none in many containers
-        Socket.bind(nowhere, ("::ffff:127.0.0.1", 0))
+        nowhere.bind(("::ffff:127.0.0.1", 0))
 
 
 def _unwatch(fd: int) -> List[Watch]:
@@ -176,12 +179,9 @@ def _watches(epoll: int, fd: int) -> List[Watch]:
 
 def _watch(fd: int, watch: Watch) -> None:
     """Have it watched as it was: by the system call itself, which needs no descriptor and tells anybody's number."""
-    import ctypes  # noqa: PLC0415 - most workers never need it
-    import platform  # noqa: PLC0415
-
-    packed = platform.machine() in ("x86_64", "AMD64")
+    packed = os.uname().machine in ("x86_64", "AMD64")
     event = struct.pack("=IQ" if packed else "@IQ", watch.events, watch.data)
-    ctypes.CDLL(None).epoll_ctl(watch.epoll, _EPOLL_CTL_ADD, fd, event)
+    library("ctypes").CDLL(None).epoll_ctl(watch.epoll, _EPOLL_CTL_ADD, fd, event)
 
 
 _EPOLL_CTL_ADD = 1

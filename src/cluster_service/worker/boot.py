@@ -11,6 +11,8 @@ used all the same, because both ends of the channel must be of one version.
 import os
 import sys
 
+at_start = frozenset(sys.modules)  # what a script finds imported when it runs alone
+
 if sys.version_info < (3, 9):  # noqa: UP036 - the user's interpreter is any
     sys.exit(
         "cservice: a worker needs Python 3.9 or newer, and %s is %d.%d; choose another with --python"  # noqa: UP031
@@ -35,4 +37,4 @@ if "cluster_service" not in sys.modules:
 if __name__ == "__main__":
     from cluster_service.worker.run import main
 
-    main(sys.argv[1:])
+    main(sys.argv[1:], at_start)

@@ -15,9 +15,7 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
 import sys
-from _thread import allocate_lock
 from collections import deque
 from itertools import count
 from typing import Any, Callable, Deque, Dict, List, Optional, Tuple
@@ -25,7 +23,9 @@ from typing import Any, Callable, Deque, Dict, List, Optional, Tuple
 from cluster_service.wire import channel as wire
 
 from .midst import running_loop
+from .shadowed import library
 from .threads import run_beside
+from .unpatched import allocate_lock, os
 
 QUESTIONS = 1000
 """Questions that may be open at a time."""
@@ -276,8 +276,7 @@ def _error_in(message: Dict[str, Any]) -> Optional[CommandError]:
 
 
 def _tell(handler: MessageHandler, error: BaseException) -> None:
-    import traceback  # noqa: PLC0415 - only on the way to an error
-
+    traceback = library("traceback")
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
         trace = trace.tb_next

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import inspect
 import sys
-from _thread import allocate_lock
 from typing import Any, Callable, List
 
 from .midst import running_loop
+from .shadowed import library
+from .unpatched import allocate_lock
 
 Remaining = Callable[[], float]
 
@@ -103,8 +104,7 @@ def _show() -> None:
     if error is SystemExit or error is None or value is None or sys.stderr is None:
         return
     sys.stderr.write("cservice: on_worker_stop failed:\n")
-    import traceback  # noqa: PLC0415
-
+    traceback = library("traceback")
     here = __file__
     while trace is not None and trace.tb_frame.f_code.co_filename == here:
         trace = trace.tb_next

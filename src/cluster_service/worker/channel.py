@@ -1,6 +1,8 @@
 """The worker's end of its channel to the guardian.
 
 - Nothing here blocks the program: what the socket does not take at once waits in an outbox.
+- A program may close the channel's descriptor, and the number may become one of its files (``descriptors``): then
+  nothing is sent or read any more, and ``on_lost`` is called. The worker goes on.
 - The reader is a bare thread (``threads``), which the program does not see among its own.
 - The reader is not there while the process forks (it ends before and comes back after), so a fork is as safe as it
   would be alone. (Early 3.13 counts the threads afterwards, and warns of it.) A forked child may send, and never reads:
@@ -9,15 +11,14 @@
 
 from __future__ import annotations
 
-import os
-import select
-from _thread import allocate_lock, get_ident, get_native_id
 from collections import deque
-from typing import Any, Callable, Deque, Dict
+from typing import Any, Callable, Deque, Dict, Optional
 
 from cluster_service.wire import channel as wire
 
+from .descriptors import Owned, pipe
 from .threads import run_beside
+from .unpatched import allocate_lock, get_ident, get_native_id, os, select
 
 _OUTBOX = 1000
 """Messages kept while the guardian does not read; older ones are dropped first."""
@@ -40,19 +41,22 @@ class Channel:
         on_message: Callable[[Dict[str, Any]], None],
         on_end: Callable[[], None],
         on_idle: Callable[[], None],
+        on_lost: Callable[[], None],
     ) -> None:
         os.set_inheritable(fd, False)  # noqa: FBT003
         os.set_blocking(fd, False)
-        self.fd = fd
+        self._socket = Owned(fd)
         self._on_message = on_message
         self._on_end = on_end
         self._on_idle = on_idle
+        self._on_lost = on_lost
         self._outbox: Deque[bytes] = deque(maxlen=_OUTBOX)
         self._ended = False
         self._reads = False
         self._reader = self._reader_id = 0
         self._forking = 0
-        self._wake_r = self._wake_w = -1
+        self._wake_r: Owned
+        self._wake_w: Owned
         self._gone = allocate_lock()
         self._guard = allocate_lock()
         self._receiving = allocate_lock()
@@ -68,7 +72,7 @@ class Channel:
             return
         self._outbox.append(data)
         if self._reads:
-            os.write(self._wake_w, b"o")
+            self._wake(b"o")
 
     def offer(self, message: Dict[str, Any]) -> bool:
         """Send *message* of the bus. False when too many wait already, or nobody reads any more: it is dropped."""
@@ -79,18 +83,26 @@ class Channel:
 
     def _offer(self, data: bytes) -> bool:
         try:
-            os.write(self.fd, data)
+            self._socket.write(data)
         except BlockingIOError:
             return False
         except OSError:
             self._ended = True  # the reader, if there is one, finds out by itself
         return True
 
+    def _wake(self, why: bytes) -> bool:
+        """Wake the reader. False where the program has closed the pipe: the reader finds out by itself."""
+        try:
+            self._wake_w.write(why)
+        except BlockingIOError:
+            return True  # it has been woken more often than it has looked
+        except OSError:
+            return False
+        return True
+
     def start(self) -> None:
         """Begin to read, from this process only."""
-        self._wake_r, self._wake_w = os.pipe()
-        os.set_blocking(self._wake_r, False)
-        os.set_blocking(self._wake_w, False)
+        self._wake_r, self._wake_w = pipe()
         self._reads = True
         self._run_reader()
         os.register_at_fork(
@@ -123,17 +135,20 @@ class Channel:
             self._gone.release()
 
     def _read_until_woken(self) -> None:
-        poll = select.poll()
-        poll.register(self._wake_r, select.POLLIN)
         while True:
-            poll.register(self.fd, select.POLLIN | (select.POLLOUT if self._outbox else 0))
+            if not (self._socket.is_ours() and self._wake_r.is_ours()):
+                self._lose()
+                return
+            poll = select.poll()
+            poll.register(self._wake_r.fd, select.POLLIN)
+            poll.register(self._socket.fd, select.POLLIN | (select.POLLOUT if self._outbox else 0))
             self._on_idle()
             events = dict(poll.poll(_IDLE * 1000))
-            if self._wake_r in events:
+            if self._wake_r.fd in events:
                 _empty(self._wake_r)
                 if self._forking:
                     return
-            got = events.get(self.fd, 0)
+            got = events.get(self._socket.fd, 0)
             if got & select.POLLOUT:
                 while self._outbox and self._offer(self._outbox[0]):
                     self._outbox.popleft()
@@ -146,10 +161,13 @@ class Channel:
     def _take(self) -> bool:
         """Act upon one message, or the end. False when there is no message."""
         try:
-            data = os.read(self.fd, wire.LIMIT)
+            data = self._socket.read(wire.LIMIT)
         except BlockingIOError:
             return False
         except OSError:
+            if not self._socket.is_ours():
+                self._lose()
+                return False
             data = b""
         if not data:
             self._ended = True
@@ -163,12 +181,19 @@ class Channel:
         self._on_message(message)
         return True
 
+    def _lose(self) -> None:
+        """Go on without the channel: the program has closed it."""
+        self._ended = True
+        self._reads = False
+        self._outbox.clear()
+        self._on_lost()
+
     def _before_fork(self) -> None:
         with self._guard:
             self._forking += 1
             if self._forking > 1 or not self._reads or get_ident() == self._reader:
                 return
-            os.write(self._wake_w, b"f")
+            self._wake(b"f")  # without it, the reader looks by itself within a moment
             self._gone.acquire()
             self._gone.release()
             _await_thread(self._reader_id)
@@ -185,15 +210,20 @@ class Channel:
         self._outbox.clear()
         if self._reads:
             self._reads = False
-            os.close(self._wake_r)
-            os.close(self._wake_w)
+            self._wake_r.close()
+            self._wake_w.close()
+
+    @property
+    def fd(self) -> Optional[int]:
+        """The channel's descriptor; None where the program has closed it."""
+        return self._socket.fd if self._socket.is_ours() else None
 
 
-def _empty(fd: int) -> None:
+def _empty(end: Owned) -> None:
     try:
-        os.read(fd, 4096)
-    except BlockingIOError:
-        pass
+        end.read(4096)
+    except OSError:
+        pass  # there is nothing, or the program has closed it
 
 
 def _await_thread(native_id: int) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import select
 import signal
-from _thread import get_ident
 from typing import Callable, Dict, Set
+
+from .unpatched import get_ident, os, select
 
 
 def has_died(parent: int) -> bool:

@@ -13,8 +13,6 @@ import asyncio
 import inspect
 import signal
 import sys
-import time
-from _thread import allocate_lock, get_ident
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Tuple
 
 from .drains.outside import Outside
@@ -28,6 +26,7 @@ from .sockets import is_listening
 from .streams import Streams, ending_wsgi
 from .threads import run_beside
 from .titles import Titles
+from .unpatched import allocate_lock, get_ident, time
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection

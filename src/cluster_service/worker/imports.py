@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 HOOKS = {
     # module: where the function install(module, runtime) is that looks after it
     "asyncio.base_events": "cluster_service.worker.loops",
+    "eventlet.greenio.base": "cluster_service.worker.green",
+    "gevent._socket3": "cluster_service.worker.green",
     "grpc._server": "cluster_service.worker.drains.grpc_server",
     "grpc.aio._server": "cluster_service.worker.drains.grpc_server",
     "http.server": "cluster_service.worker.drains.http_handler",

@@ -1,21 +1,29 @@
 """The last resort: a worker's process ends in time, whatever its program does on its way out.
 
-It has the time that was announced, for its ``finally`` blocks, its ``atexit`` functions, its threads. Only where it
-waits for nothing but the threads of a pool, and one of those serves a client that has been sent away (``hurry``), is it
-not waited for any longer: such a thread may wait for its next event for ever, and cannot be cancelled.
+It has the time that was announced for its ``finally`` blocks, its ``atexit`` functions and the jobs of its pools. Two
+things are not waited for that long, once the program has come to its end and only waits for threads:
+
+- ordinary threads, which do not end by themselves (``while True: refresh(); sleep(5)``): ``THREAD_SECONDS``. Alone,
+  the same program would have ended at once by SIGTERM. ``on_worker_stop`` has the whole time, and may join them.
+- the threads of a pool, one of which serves a client that has been sent away (``hurry``): ``HURRY``. Such a thread may
+  wait for its next event for ever, and cannot be cancelled.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
-import time
-from _thread import allocate_lock
 from typing import Callable, List, NoReturn, Optional
+
+from .unpatched import allocate_lock, os, time
 
 HURRY = 3.0
 """Seconds in which threads of a pool may still end."""
+THREAD_SECONDS = 3.0
+"""Seconds in which ordinary threads may still end."""
+CALLBACK = "on_worker_stop"
+"""The name of the thread that runs the program's own cleanup."""
+_LOOK_SECONDS = 0.1
 _MARGIN = 1.0
 """Seconds beyond the time to stop."""
 
@@ -35,16 +43,30 @@ def end_in_time(remaining: Callable[[], float], *, hurry: bool, say: Callable[[s
 
     *remaining* gives the seconds left. To be run in a thread of its own; it is gone when the process has ended before.
     """
-    end = time.monotonic() + remaining() + _MARGIN
+    start = time.monotonic()
+    end = start + remaining() + _MARGIN
     never = allocate_lock()
     never.acquire()
-    if hurry:
-        never.acquire(timeout=max(0.0, min(HURRY, end - time.monotonic())))
-        while time.monotonic() < end and not _waits_for_a_pool():
-            never.acquire(timeout=0.1)
-    never.acquire(timeout=max(0.0, end - time.monotonic()) if not hurry else 0.0)
+    since: Optional[float] = None
+    why = "the time to stop is over"
+    while time.monotonic() < end:
+        never.acquire(timeout=min(_LOOK_SECONDS, max(0.0, end - time.monotonic())))
+        now = time.monotonic()
+        names = _threads()
+        if not names or not _is_at_end():
+            since = None
+            continue
+        since = now if since is None else since
+        if hurry and now >= start + HURRY and all(name.startswith(_POOLS) for name in names):
+            why = "only threads without a client are left"
+            break
+        if now >= since + THREAD_SECONDS and not any(name.startswith((*_POOLS, CALLBACK)) for name in names):
+            why = (
+                f"waited {THREAD_SECONDS:g} s for threads that do not end; make them daemon threads, "
+                "or join them in on_worker_stop"
+            )
+            break
     names = _threads()
-    why = "the time to stop is over" if time.monotonic() >= end else "only threads without a client are left"
     say(f"{why}; ended with {'threads still at work: ' + ', '.join(names) if names else 'force'}")
     end_now()
 
@@ -57,7 +79,7 @@ def end_now() -> NoReturn:
                 stream.flush()
         except (OSError, ValueError, RuntimeError):
             pass  # nobody reads it, it is closed, or this comes in the middle of a write to it
-    os._exit(0)
+    os._exit(0)  # noqa: SLF001 - documented
 
 
 def _threads() -> List[str]:
@@ -67,9 +89,9 @@ def _threads() -> List[str]:
     ]
 
 
-def _waits_for_a_pool() -> bool:
-    frame = sys._current_frames().get(threading.main_thread().ident or 0)  # noqa: SLF001 - documented
-    return all(name.startswith(_POOLS) for name in _threads()) and _is_waiting(frame)
+def _is_at_end() -> bool:
+    """Return whether the main thread has come to the program's end and waits for other threads."""
+    return _is_waiting(sys._current_frames().get(threading.main_thread().ident or 0))  # noqa: SLF001 - documented
 
 
 def _is_waiting(frame: Optional[object]) -> bool:

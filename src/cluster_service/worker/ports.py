@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 from cluster_service.wire import addresses
 from cluster_service.wire import channel as wire
 
+from .descriptors import Owned
+
 if TYPE_CHECKING:
     from types import ModuleType
 
@@ -36,10 +38,10 @@ class Guardian:
     """The ports pair: one request, then its reply. One thread, of one process, at a time."""
 
     def __init__(self, fd: int) -> None:
-        self._fd = fd
+        self._pair = Owned(fd)
         self._lock = RLock()
         self._asking = False
-        self._turn = os.memfd_create("cservice-ports") if hasattr(os, "memfd_create") else None
+        self._turn = Owned(os.memfd_create("cservice-ports")) if hasattr(os, "memfd_create") else None
         os.register_at_fork(after_in_child=self._after_fork_in_child)
 
     def ask(self, request: Dict[str, Any]) -> Tuple[Optional[Dict[str, Any]], Optional[int]]:
@@ -47,7 +49,7 @@ class Guardian:
         signal's handler that asks in the middle of another question: its thread would wait for itself.
         """
         with self._lock:
-            if self._asking:
+            if self._asking or not self._pair.is_ours():
                 return None, None
             self._asking = True
             try:
@@ -64,17 +66,18 @@ class Guardian:
         return reply, received[0] if received else None
 
     def _exchange(self, request: Dict[str, Any]) -> Tuple[bytes, List[Tuple[int, int, bytes]]]:
-        if self._turn is not None:
-            fcntl.lockf(self._turn, fcntl.LOCK_EX)  # children of a fork ask on the same pair
-        pair = Socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=self._fd)
+        turn = self._turn.fd if self._turn is not None and self._turn.is_ours() else None
+        if turn is not None:
+            fcntl.lockf(turn, fcntl.LOCK_EX)  # children of a fork ask on the same pair
+        pair = Socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=self._pair.fd)
         try:
             pair.sendall(wire.encode(request))
             data, ancillary, _, _ = pair.recvmsg(wire.LIMIT, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC)
             return data, ancillary
         finally:
             pair.detach()  # held by its number, as the channel is
-            if self._turn is not None:
-                fcntl.lockf(self._turn, fcntl.LOCK_UN)
+            if turn is not None:
+                fcntl.lockf(turn, fcntl.LOCK_UN)
 
     def _after_fork_in_child(self) -> None:
         self._lock = RLock()
@@ -87,8 +90,13 @@ _guardian: List[Guardian] = []
 
 def share_ports(fd: int) -> None:
     """Have every socket of this process share its address through the guardian at the other end of *fd*."""
-    guardian = Guardian(fd)
-    _guardian[:] = [guardian]
+    _guardian[:] = [Guardian(fd)]
+    share_class(socket.socket)
+
+
+def share_class(socket_class: Any) -> None:
+    """Have the sockets of *socket_class*, a subclass of the C class, share their addresses."""
+    guardian = _guardian[0]
 
     def bind(self: socket.socket, address: Any, /) -> None:
         request = _bind_request(self, address)
@@ -118,8 +126,7 @@ def share_ports(fd: int) -> None:
         Socket.listen(self, backlog)
 
     bind.__doc__, listen.__doc__ = Socket.bind.__doc__, Socket.listen.__doc__
-    socket.socket.bind = bind  # type: ignore[method-assign,assignment]
-    socket.socket.listen = listen  # type: ignore[method-assign,assignment]
+    socket_class.bind, socket_class.listen = bind, listen
 
 
 def install(uvloop: ModuleType, runtime: Runtime) -> None:

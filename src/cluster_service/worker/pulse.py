@@ -13,9 +13,6 @@ from __future__ import annotations
 
 import functools
 import mmap
-import os
-import time
-from _thread import allocate_lock, get_ident
 from array import array
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Tuple
 
@@ -26,6 +23,7 @@ from . import stacks
 from .accepting import Accepting
 from .pools import AnyioPool
 from .threads import run_beside
+from .unpatched import allocate_lock, get_ident, os, time
 
 if TYPE_CHECKING:
     from .streams import Streams

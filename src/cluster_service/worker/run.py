@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Dict, NoReturn, Optional, Sequence
+from typing import Collection, Dict, NoReturn, Optional, Sequence
 
 from .imports import install_hooks
 from .pulse import Pulse
@@ -24,8 +24,8 @@ CANNOT_SERVE = 3
 """The exit code of an app that cannot be served: not found, no server for it, its address taken, its start failed."""
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Be the worker that *arguments* describe."""
+def main(arguments: Sequence[str], at_start: Collection[str]) -> None:
+    """Be the worker that *arguments* describe. *at_start*: the modules that the interpreter itself has imported."""
     settings = _take_settings()
     runtime = Runtime(
         _descriptor(settings.get("CSERVICE_CHANNEL")),
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str]) -> None:
     if kind == "script":
         from .script import run_script  # noqa: PLC0415
 
-        run_script(target, rest)
+        run_script(target, rest, at_start)
     else:
         from .app import serve_app  # noqa: PLC0415
 

@@ -17,11 +17,9 @@ from __future__ import annotations
 
 import atexit
 import functools
-import os
 import signal
 import sys
 import threading  # here, in the main thread: a thread that imported it first would be taken for the main one
-from _thread import allocate_lock, get_ident
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional
 
 from cluster_service.wire.channel import BUS
@@ -30,13 +28,14 @@ from .bus import Bus
 from .callback import StopCallback
 from .channel import Channel
 from .family import has_died, on_fork
-from .leaving import end_in_time, end_now
+from .leaving import CALLBACK, end_in_time, end_now
 from .midst import importing, running_loop
 from .say import complain
 from .serving import guarded
 from .sockets import is_listening
 from .stop import DEFAULT_TIMEOUT, Stop
 from .threads import run_beside
+from .unpatched import allocate_lock, get_ident, os
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -75,7 +74,9 @@ class Runtime:
         self._handled.acquire()
         self._channel: Optional[Channel] = None
         if channel is not None:
-            self._channel = Channel(channel, self._on_message, self._on_channel_end, pulse.interpreter_turns)
+            self._channel = Channel(
+                channel, self._on_message, self._on_channel_end, pulse.interpreter_turns, self._on_channel_lost
+            )
         self.bus = Bus(self._channel.offer) if self._channel is not None else None
 
     def start(self) -> None:
@@ -208,12 +209,23 @@ class Runtime:
             self.bus.end()
         run_beside(self._service_is_gone)
 
+    def _on_channel_lost(self) -> None:
+        """The program has closed the channel's descriptor. The service sends SIGTERM where the worker is to end."""
+        if self.bus is not None:
+            self.bus.end()
+        complain(
+            "the program has closed the descriptor of its channel to the service; it serves on, but cannot report its "
+            "readiness, and is stopped by SIGTERM alone. Close no descriptor that the program has not opened"
+        )
+
     def _service_is_gone(self) -> None:
+        if not has_died(self._parent):
+            return  # the channel alone has ended; a stop comes by SIGTERM
         self.begin()
         self._stop_beside()
         # The kernel sends SIGTERM when the guardian dies. A second one means "at once" to some programs, so it is sent
         # from here only where the first cannot have come. (Our own handler takes any number.)
-        if self.handles_sigterm() or not has_died(self._parent):
+        if self.handles_sigterm():
             os.kill(os.getpid(), signal.SIGTERM)
         self._insist(self._handled)
 
@@ -226,7 +238,7 @@ class Runtime:
         # Not a daemon: the interpreter waits for it, so that the program's end does not cut the cleanup short.
         try:
             threading.Thread(
-                target=self.callback.run, args=(self.remaining,), name="on_worker_stop", daemon=False
+                target=self.callback.run, args=(self.remaining,), name=CALLBACK, daemon=False
             ).start()
         except RuntimeError:
             pass  # the interpreter is ending: _at_exit does it

@@ -12,23 +12,26 @@ import io
 import os
 import sys
 from importlib.machinery import SourceFileLoader
-from typing import Sequence
+from typing import Collection, Sequence
 
 from .run import hide_our_frames, refuse
 from .say import complain
+from .shadowed import uncover
 
 NOT_RUNNABLE = 2
 """The exit code of a file that cannot be run, as the interpreter's own."""
 
 
-def run_script(path: str, arguments: Sequence[str]) -> None:
-    """Run the file at *path* with ``sys.argv`` of it and *arguments*."""
+def run_script(path: str, arguments: Sequence[str], at_start: Collection[str]) -> None:
+    """Run the file at *path* with ``sys.argv`` of it and *arguments*. *at_start*: see ``shadowed.uncover``."""
     source = _read(path)
     sys.argv = [path, *arguments]
     if hasattr(sys, "orig_argv"):
         sys.orig_argv = [sys.orig_argv[0], path, *arguments]
     if not (sys.flags.isolated or getattr(sys.flags, "safe_path", False)):
-        sys.path.insert(0, os.path.dirname(os.path.realpath(path)))
+        directory = os.path.dirname(os.path.realpath(path))
+        uncover(directory, at_start)
+        sys.path.insert(0, directory)
     namespace = vars(sys.modules["__main__"])
     annotations = "__annotations__" in namespace
     builtins = namespace["__builtins__"]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import stat
 import sys
 from typing import Any, List
+
+from .unpatched import os
 
 
 def sockets() -> List[int]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from typing import Dict
+
+from .unpatched import time
 
 DEFAULT_TIMEOUT = 60.0
 """Seconds to stop in when nobody has announced how long it may take."""

@@ -13,11 +13,10 @@ there a stream ends with the first event that comes when the worker stops.
 from __future__ import annotations
 
 import asyncio
-import time
-from _thread import allocate_lock
 from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
 from .endless import endless
+from .unpatched import allocate_lock, time
 
 GRACE = 1.0
 """Seconds that an app has to notice that its client is gone, and again to end when it is cancelled."""

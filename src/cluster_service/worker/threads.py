@@ -5,8 +5,9 @@ They are nobody's to wait for: the interpreter ends without them.
 
 from __future__ import annotations
 
-from _thread import allocate_lock, start_new_thread
 from typing import Any, Callable
+
+from .unpatched import allocate_lock, start_new_thread
 
 
 def run_beside(function: Callable[..., None], *args: Any) -> bool:

@@ -12,12 +12,11 @@ Where bytes have come in the meantime it is left alone: somebody is about to rea
 
 from __future__ import annotations
 
-import threading
-import time
 from _socket import MSG_DONTWAIT, MSG_PEEK, SHUT_RD
 from _socket import socket as Socket  # noqa: N812 - the C class: also underneath a TLS socket
-from typing import TYPE_CHECKING, Any, Dict, List, Optional
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional
 
+from ..unpatched import Bell, time
 from .grace import IDLE_GRACE, LEFT_GRACE, NEW_GRACE
 
 if TYPE_CHECKING:
@@ -83,7 +82,7 @@ class Connections:
 
     def __init__(self) -> None:
         self._held: Dict[int, Connection] = {}
-        self._changed = threading.Condition()
+        self._changed = Bell()
         self.draining = False
 
     def open(self, request: Any) -> None:
@@ -107,18 +106,16 @@ class Connections:
     def tell(self) -> None:
         """Something has changed: have ``drain`` look again."""
         if self.draining:
-            with self._changed:
-                self._changed.notify_all()
+            self._changed.ring()
 
-    def drain(self, ended: threading.Event, deadline: float) -> None:
-        """Wait until the accepting loop has *ended* and no connection is left; to *deadline* at most."""
+    def drain(self, has_ended: Callable[[], bool], deadline: float) -> None:
+        """Wait until the accepting loop has ended and no connection is left; to *deadline* at most."""
         self.draining = True
-        with self._changed:
-            while self._are_held() or not ended.is_set():
-                now = time.monotonic()
-                if now >= deadline:
-                    return
-                self._changed.wait(min(self._next(now), deadline) - now)
+        while self._are_held() or not has_ended():
+            now = time.monotonic()
+            if now >= deadline:
+                return
+            self._changed.wait(min(self._next(now), deadline) - now)
 
     def _are_held(self) -> bool:
         return any(connection.state != "gone" for connection in list(self._held.values()))

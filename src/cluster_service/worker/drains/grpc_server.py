@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import time
 from typing import TYPE_CHECKING, Any
 
 from ..serving import Serving
+from ..unpatched import time
 
 if TYPE_CHECKING:
     from types import ModuleType

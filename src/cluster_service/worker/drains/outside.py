@@ -7,14 +7,13 @@
 
 from __future__ import annotations
 
-import socket
+import _socket as socket  # see ``aside``
 import struct
-import time
-from _thread import allocate_lock
 from typing import List
 
 from ..aside import borrowed, put
 from ..sockets import sockets
+from ..unpatched import allocate_lock, time
 from .grace import IDLE_GRACE, NEW_GRACE
 
 _TICK = 0.05

@@ -13,18 +13,18 @@ stays None, and on Linux an accepted socket does not inherit it.) Being late is 
 from __future__ import annotations
 
 import functools
-import os
-import select
 import selectors
 import socket
 import sys
 import threading
-import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Callable, List, Optional
 
+from ..descriptors import pipe
 from ..pulse import PACE
 from ..serving import Serving
 from ..threads import run_beside
+from ..unpatched import os, select, time
 from .connections import Connections
 
 if TYPE_CHECKING:
@@ -43,8 +43,8 @@ class Loop(Serving):
         self.server = server
         self.forever = forever
         self.stopping = False
-        self.ended = threading.Event()
-        self.wake, self._waker = os.pipe()
+        self.ended = threading.Event()  # never waited for: one of green threads could not be
+        self.wake, self._waker = pipe()
         self._open = True
         self._lock = threading.RLock()  # taken in a signal handler, too
 
@@ -54,12 +54,13 @@ class Loop(Serving):
         with self._lock:
             if not self._open:
                 return  # it has ended by itself
-            os.write(self._waker, b"s")
+            with suppress(OSError):  # the program has closed it: the loop looks by itself
+                self._waker.write(b"s")
         self.server._BaseServer__shutdown_request = True  # noqa: SLF001 - what shutdown() sets before it waits
 
     def drain(self, deadline: float) -> None:
         """Wait for what is being answered, until *deadline* (monotonic seconds)."""
-        connections.drain(self.ended, deadline)
+        connections.drain(self.ended.is_set, deadline)
         for pid in list(getattr(self.server, "active_children", None) or ()):
             _await_child(pid, deadline)
 
@@ -76,8 +77,8 @@ class Loop(Serving):
         connections.tell()
         with self._lock:
             self._open = False
-            os.close(self._waker)
-            os.close(self.wake)
+            self._waker.close()
+            self.wake.close()
 
 
 def _await_child(pid: int, deadline: float) -> None:
@@ -145,7 +146,7 @@ def _waking(selector_class: Any, runtime: Runtime) -> Any:
             super().__init__()
             self._loop: Optional[Loop] = getattr(_local, "loop", None)
             if self._loop is not None:
-                self.register(self._loop.wake, selectors.EVENT_READ)
+                self.register(self._loop.wake.fd, selectors.EVENT_READ)
 
         def select(self, timeout: Optional[float] = None) -> List[Any]:
             if self._loop is None:
@@ -157,7 +158,7 @@ def _waking(selector_class: Any, runtime: Runtime) -> Any:
             if self._loop.stopping:
                 self._loop.woken(runtime)
                 return []
-            return [item for item in ready if item[0].fileobj != self._loop.wake]
+            return [item for item in ready if item[0].fileobj != self._loop.wake.fd]
 
     return Selector
 
@@ -238,11 +239,11 @@ def _wrap_forking(module: ModuleType, runtime: Runtime) -> None:
 def _stop_with_parent(loop: Loop, runtime: Runtime) -> None:
     """In the child that answers one connection: learn of the stop from what wakes the parent's loop."""
     poll = select.poll()
-    poll.register(loop.wake, select.POLLIN)
+    poll.register(loop.wake.fd, select.POLLIN)
     poll.poll()
     runtime.begin()
     loop.ended.set()
-    connections.drain(loop.ended, runtime.deadline)
+    connections.drain(loop.ended.is_set, runtime.deadline)
 
 
 def _wrap_datagrams(server_class: Any) -> None:

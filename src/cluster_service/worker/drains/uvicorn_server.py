@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import select
 import signal
 import socket
 import threading
@@ -28,6 +27,7 @@ from ..pulse import counting_asgi
 from ..say import complain
 from ..serving import Serving
 from ..streams import GRACE, Streams
+from ..unpatched import select
 from .grace import IDLE_GRACE, NEW_GRACE
 
 if TYPE_CHECKING:

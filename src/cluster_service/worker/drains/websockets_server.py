@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import time
-from _thread import allocate_lock
 from typing import TYPE_CHECKING, Any, Set
 
 from ..serving import Serving
 from ..streams import GOING_AWAY
+from ..unpatched import allocate_lock, time
 
 if TYPE_CHECKING:
     from types import ModuleType

@@ -1,0 +1,113 @@
+"""The words of other process managers, and the setting that does the same here.
+
+A user who comes from gunicorn writes ``graceful_timeout``. By its letters the nearest setting is ``ready_timeout``,
+which is the wrong one. So a word that is not a setting is looked up here before its letters are compared.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from . import values
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+WORDS: dict[str, str] = {
+    # gunicorn, uWSGI, uvicorn, hypercorn, granian, Puma: the stop
+    "gracefultimeout": "stop_timeout", "timeoutgracefulshutdown": "stop_timeout", "shutdowntimeout": "stop_timeout",
+    "workerskilltimeout": "stop_timeout", "workerreloadmercy": "stop_timeout", "workershutdowntimeout": "stop_timeout",
+    "gracetimeout": "stop_timeout", "stoptime": "stop_timeout",
+    # supervisor, pm2, systemd, docker: the stop
+    "stopwaitsecs": "stop_timeout", "killtimeout": "stop_timeout", "timeoutstopsec": "stop_timeout",
+    "timeoutsec": "stop_timeout", "stopgraceperiod": "stop_timeout", "terminationgraceperiodseconds": "stop_timeout",
+    # the start
+    "listentimeout": "ready_timeout", "timeoutstartsec": "ready_timeout", "workerboottimeout": "ready_timeout",
+    "startuptimeout": "ready_timeout", "startperiod": "ready_timeout",
+    "startsecs": "ready_after", "minuptime": "ready_after", "warmupdelay": "ready_after",
+    # hangs and checks
+    "harakiri": "hang_timeout", "watchdogsec": "hang_timeout", "workertimeout": "hang_timeout",
+    "timeoutworkerhealthcheck": "hang_timeout", "healthcheckpath": "check_path", "healthcheckurl": "check_path",
+    "healthchecktimeout": "check_timeout", "healthcheckinterval": "check_interval",
+    # restarts
+    "maxrestarts": "restarts_per_minute", "startretries": "restarts_per_minute", "maxretry": "restarts_per_minute",
+    "startlimitburst": "restarts_per_minute", "restartsec": "restart_delay", "respawninterval": "restart_delay",
+    "expbackoffrestartdelay": "restart_delay", "respawn": "auto_restart",
+    "respawnfailedworkers": "auto_restart", "restart": "auto_restart",
+    # how many
+    "numprocs": "workers", "numprocesses": "workers", "processes": "workers", "instances": "workers",
+    "replicas": "workers", "scale": "workers", "concurrency": "workers", "workerprocesses": "workers",
+    # recycling
+    "maxmemoryrestart": "max_memory", "reloadonrss": "max_memory", "workersmaxrss": "max_memory",
+    "memlimit": "max_memory", "memorymax": "max_memory", "memorylimit": "max_memory",
+    "limitmaxrequests": "max_requests", "maxworkerlifetime": "max_uptime", "workerslifetime": "max_uptime",
+    "maxage": "max_uptime", "runtimemaxsec": "max_uptime", "cronrestart": "recycle_at",
+    # what is run, and where
+    "command": "target", "cmd": "target", "script": "target", "execstart": "target", "app": "target",
+    "module": "target", "wsgifile": "target", "wsgiapp": "target", "entrypoint": "target",
+    "interpreter": "python", "virtualenv": "python", "venv": "python", "home": "python",
+    "chdir": "cwd", "directory": "cwd", "workingdir": "cwd", "workingdirectory": "cwd", "appdir": "cwd",
+    "environment": "env", "rawenv": "env", "environmentfile": "env_files",
+    "dotenv": "env_files",
+    # addresses
+    "listen": "bind", "uds": "bind", "httpsocket": "bind", "ports": "bind", "listenstream": "bind",
+    "workerclass": "server", "servertype": "server",
+    # identity and limits
+    "uid": "user", "gid": "user_group", "ulimits": "limits", "limitnofile": "limits", "limitcore": "limits",
+    "oomscoreadjust": "oom_score_adj", "niceness": "nice",
+    # logs and files
+    "errorlog": "log_file", "accesslog": "log_file", "errorlogfile": "log_file",
+    "stdoutlogfile": "log_file", "stderrlogfile": "log_file", "outfile": "log_file", "errorfile": "log_file",
+    "logto": "log_file", "logmaxbytes": "log_max_size", "stdoutlogfilemaxbytes": "log_max_size",
+    "stdoutlogfilebackups": "log_keep", "pid": "pid_file",
+    # the service as a whole
+    "daemon": "detach", "daemonize": "detach", "background": "detach", "namespace": "group",
+    "processname": "name", "procname": "name", "containername": "name", "servicename": "name",
+    "after": "depends_on", "requires": "depends_on", "priority": "depends_on",
+    "exitonfailure": "give_up", "prestop": "shutdown_delay", "lameduck": "shutdown_delay",
+}  # fmt: skip
+"""A word in small letters, without ``-`` and ``_`` -> the setting."""
+
+SENTENCES: dict[str, str] = {
+    "stopasgroup": "It is always so: SIGTERM goes to the worker, and its whole process group is ended with it.",
+    "killasgroup": "It is always so: the whole process group of a worker is ended with it.",
+    "redirectstderr": "Standard output and standard error both go to the log, each line with the worker's name.",
+    "autostart": "Every group that is configured is started.",
+    "maxrequestsjitter": "max_requests has its jitter built in: up to a tenth less, different for each worker.",
+    "limitmaxrequestsjitter": "max_requests has its jitter built in: up to a tenth less, different for each worker.",
+    "execmode": "There is one mode: each worker is a process, and they share the ports.",
+    "master": "There is always a master process.",
+    "vacuum": "Sockets and files of the service are always removed at its end.",
+    "waitready": "Call cservice.worker_ready() in the program, or send READY=1 to NOTIFY_SOCKET.",
+    "type": "Readiness is detected: worker_ready(), READY=1 to NOTIFY_SOCKET, or the first listen on a port.",
+    "reuseport": "Ports are always shared, whatever the program sets.",
+}
+"""Words that need no setting here: what is done without one."""
+
+
+def meant(word: str, known: Iterable[str]) -> str | None:
+    """Return the one of *known* that *word* stands for: by the table, else by its letters; None: no name is near.
+
+    *known* are settings, or flags where *word* is one.
+    """
+    names = list(known)
+    spelled = {_plain(name): name for name in reversed(names)}
+    setting = _plain(WORDS.get(_plain(word), word))
+    # --limit and --env-file, of limits and env_files, are given once for each
+    return spelled.get(setting) or spelled.get(setting.removesuffix("s")) or values.nearest(word, names)
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """Return ``: did you mean 'workers'?`` where one of *known* is meant by *word*, else nothing."""
+    found = meant(word, known)
+    return f": did you mean {found!r}?" if found and _plain(word) not in SENTENCES else ""
+
+
+def sentence(word: str) -> str:
+    """Return what is done without a setting for *word*; empty: nothing is known of it."""
+    return SENTENCES.get(_plain(word), "")
+
+
+def _plain(word: str) -> str:
+    return re.sub(r"[-_]", "", word).lower()

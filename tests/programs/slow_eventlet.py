@@ -1,0 +1,24 @@
+"""eventlet's WSGI server in a program that is patched as its documentation says: slow answers to /slow."""
+
+import eventlet
+
+eventlet.monkey_patch()
+
+import os
+import sys
+import time
+
+from eventlet import wsgi
+
+SECONDS = float(os.environ.get("SECONDS", "1.5"))
+
+
+def app(environ, start_response):
+    size = len(environ["wsgi.input"].read())
+    if environ["PATH_INFO"] == "/slow":
+        time.sleep(SECONDS)
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Connection", "close")])
+    return [str(size).encode()]
+
+
+wsgi.server(eventlet.listen(("127.0.0.1", int(sys.argv[1]))), app, log_output=False)

@@ -332,8 +332,13 @@ def test_a_group_that_cannot_be(here: Path, target: str, options: dict[str, Any]
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can run workers as another user")
 @pytest.mark.parametrize("option", ["log_file", "audit_file", "pid_file", "state"])
-def test_a_directory_that_workers_can_write_to_holds_no_file_of_the_service(option: str, tmp_path: Path) -> None:
-    theirs = tmp_path / "theirs"
+def test_a_directory_that_workers_can_write_to_holds_no_file_of_the_service(
+    option: str, run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir.chmod(0o755)  # workers run in a directory that they can enter
+    (run_dir / "worker.py").touch()
+    monkeypatch.chdir(run_dir)
+    theirs = run_dir / "theirs"
     theirs.mkdir()
     os.chown(theirs, pwd.getpwnam("nobody").pw_uid, -1)
     files: dict[str, Any] = {option: str(theirs / "file")}
@@ -343,3 +348,5 @@ def test_a_directory_that_workers_can_write_to_holds_no_file_of_the_service(opti
     theirs.chmod(0o777)
     assert "every user can write to" in sentence(lambda: make(**files))
     assert list(theirs.iterdir()) == []
+    theirs.rmdir()
+    (run_dir / "worker.py").unlink()

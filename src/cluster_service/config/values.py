@@ -57,7 +57,9 @@ def size(value: Any) -> int:
     text = str(value).strip() if not isinstance(value, bool) else ""
     match = _SIZE.match(text) if len(text) <= MAX_CHARACTERS else None
     number = int(float(match[1]) * _BYTES[match[2].lower()]) if match is not None else -1
-    if not 0 <= number <= MAX_INTEGER:
+    if number > MAX_INTEGER:
+        raise _bad(f"{quoted(value)} is more than the kernel can count")
+    if number < 0:
         raise _bad(f"{quoted(value)} is not a size: write 1048576 (bytes), 64k, 512m or 2g")
     return number
 

@@ -284,3 +284,14 @@ def test_the_files_of_another_service_are_left(run_dir: Path) -> None:
     os.mkfifo(run_dir / "web.lock")
     clean_up(str(run_dir), "web")  # returns
     clean_up("", "web")
+
+
+# the guardian's own looks at other processes
+
+
+def test_an_empty_group_costs_no_look_at_other_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """300 workers that end are 300 groups that are empty."""
+    with subprocess.Popen([sys.executable, "-c", ""], process_group=0) as process:
+        process.wait()
+    monkeypatch.setattr(reap, "processes", lambda: pytest.fail("it has walked /proc"))
+    assert not reap.signal_group(process.pid, signal.SIGTERM, leader_lives=False)

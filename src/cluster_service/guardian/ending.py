@@ -127,16 +127,8 @@ class Ending:
                 os.kill(worker.pid, signal.SIGTERM)
 
     def _kill_workers(self) -> None:
-        workers = list(self._holdings.workers.values())
-        living = reap.living_groups() if any(worker.exited for worker in workers) else ()
-        for worker in workers:
-            reap.signal_group(
-                worker.pid,
-                signal.SIGKILL,
-                leader_lives=not worker.exited,
-                others=self._holdings.by_pid,
-                living=living,
-            )
+        for worker in list(self._holdings.workers.values()):
+            reap.signal_group(worker.pid, signal.SIGKILL, leader_lives=not worker.exited, others=self._holdings.by_pid)
 
     # ------------------------------------------------------------ the end
 

@@ -19,7 +19,7 @@ import signal
 import time
 from typing import TYPE_CHECKING, NoReturn
 
-from . import reap
+from . import reap, strangers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -112,7 +112,7 @@ class Leftovers:
             self._take(pid, processes[pid].start)
 
     def _is_ours(self, pid: int, process: reap.Process) -> bool:
-        return process.group in self._groups or (bool(self._sockets) and _holds(pid, self._sockets))
+        return process.group in self._groups or (bool(self._sockets) and strangers.holds(pid, self._sockets))
 
     def _take(self, pid: int, start: int) -> None:
         if (pid, start) in self._ours:
@@ -167,13 +167,3 @@ def _gone(key: tuple[int, int], processes: Mapping[int, reap.Process]) -> bool:
 def _send(pidfd: int, number: int) -> None:
     with contextlib.suppress(OSError):  # it has ended, or has become another user's
         signal.pidfd_send_signal(pidfd, number)
-
-
-def _holds(pid: int, wanted: set[str]) -> bool:
-    directory = f"/proc/{pid}/fd"
-    with contextlib.suppress(OSError):
-        for entry in os.listdir(directory):
-            with contextlib.suppress(OSError):
-                if os.readlink(f"{directory}/{entry}") in wanted:
-                    return True
-    return False

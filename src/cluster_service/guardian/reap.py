@@ -100,20 +100,32 @@ def signal_group(
     *,
     leader_lives: bool,
     others: Container[int] = (),
-    living: Container[int] | None = None,
 ) -> bool:
     """Send *number* to every member of *group*. False when there is no group of ours of this number.
 
     *leader_lives*: its first process has not been reaped, so the number cannot be another's. *others*: pids of living
-    workers, one of which may have been given the number since. *living*: ``living_groups``, where the caller has just
-    looked.
+    workers, one of which may have been given the number since.
     """
-    if not leader_lives and (group in others or group not in (living_groups() if living is None else living)):
-        return False
+    if not leader_lives:
+        if group in others or not _exists(group):  # most groups are empty by then, and /proc need not be walked
+            return False
+        if group not in living_groups():
+            return False
     try:
         os.killpg(group, number)
     except (ProcessLookupError, PermissionError):
         return False
+    return True
+
+
+def _exists(group: int) -> bool:
+    """Whether any process is in *group*, of ours or not."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
     return True
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from cluster_service.core import events
-from cluster_service.core.requests import Reload, Restart, Rollback, Scale, Upgrade
+from cluster_service.core.requests import Reload, Restart, Rollback, Scale, StartGroup, Upgrade
 from cluster_service.core.spec import GroupSpec, Release, RestartPolicy, Spec
 from cluster_service.testing import World
 
@@ -116,3 +116,20 @@ def test_the_record_of_what_has_ended_is_whole() -> None:
         assert record.ended_at is not None
         (event,) = [each for each in told(made, events.OperationEnd) if each.operation == record.id]
         assert (event.state, event.replaced, event.of) == (state, replaced, 2)
+
+
+def test_an_upgrade_of_a_group_that_waits_in_vain_has_an_end() -> None:
+    made = broken()
+    assert made.cluster is not None
+    made.programs["other2"] = GOOD
+    waiting = GroupSpec("other", 2, Release("script", "other"), depends_on=(("web", "ready"),))
+    made.request(StartGroup(waiting))
+    made.run(10.0)
+    made.request(Upgrade("other", Release("script", "other2"), monitor=5.0))
+    made.run(10.0)
+    why = "other waits for web, which is broken; it is started as soon as that serves"
+    assert (operation(made).state, operation(made).reason) == ("undone", why)
+    made.programs["app"] = GOOD
+    made.request(Restart("web"))
+    made.run(30.0)
+    assert [process.spawn.argv[0] for process in made.serving("other")] == ["other", "other"]

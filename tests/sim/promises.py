@@ -236,6 +236,7 @@ class CheckedWorld(World):
         elif action.reason == "hang":
             if not process.hung:
                 self.broken(f"{process} is asked to end for a hang, and it does not hang")
+            self.excused.add(place)  # where nothing is to be restarted, nothing takes its place
         elif self.group_of(place[0]).singleton:
             self.excused.add(place)
         elif process.serving and not self._successors(process):

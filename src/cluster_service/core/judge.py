@@ -42,11 +42,19 @@ def _slot_ended(cluster: Cluster, operation: Operation, name: str, number: int) 
         exit_ = slot.last_exit or {}
         why = exit_.get("detail", "it failed too often")
         return with_lines(f"{name}.{number} {why}", exit_.get("output", []))
+    in_vain = waits_in_vain(cluster, group)
+    if in_vain:
+        return in_vain
+    return "" if [(w.serving, w.generation) for w in workers] == [(True, slot.generation)] else None
+
+
+def waits_in_vain(cluster: Cluster, group: Group) -> str:
+    """Say that *group* waits for one that is broken; empty when it does not."""
     missing = group.waits_for(cluster.groups, cluster.workers.values())
     broken = [each for each in missing if _is_broken(cluster.groups[each])]
-    if broken:
-        return f"{name} waits for {broken[0]}, which is broken; it is started as soon as that serves"
-    return "" if [(w.serving, w.generation) for w in workers] == [(True, slot.generation)] else None
+    if not broken:
+        return ""
+    return f"{group.name} waits for {broken[0]}, which is broken; it is started as soon as that serves"
 
 
 def is_replaced_by_another(group: Group, slot: Slot) -> bool:

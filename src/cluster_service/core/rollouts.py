@@ -44,6 +44,9 @@ def steer(cluster: Cluster, group: Group, now: float) -> None:
     operation.replaced = sum(_is_replaced(cluster, group, rollout, slot) for slot in slots)
     if not slots and not rollout.undoing:
         blame(cluster, group, "nothing is left to be replaced: its slots are gone", now)
+    in_vain = "" if rollout.undoing else judge.waits_in_vain(cluster, group)
+    if in_vain:
+        blame(cluster, group, in_vain, now)
     _STEER[rollout.stage](cluster, group, rollout, operation, now)
 
 
@@ -274,7 +277,8 @@ def _undo(cluster: Cluster, group: Group, rollout: Rollout, operation: Operation
         _end(cluster, group, operation, "failed", why, now)
         return
     serving = {(worker.slot, worker.generation) for worker in there if worker.serving}
-    if {(slot.number, slot.generation) for slot in slots} <= serving:
+    waits = group.waits_for(cluster.groups, cluster.workers.values())  # then there were no workers before either
+    if waits or {(slot.number, slot.generation) for slot in slots} <= serving:
         rollout.move("all back")
         _end(cluster, group, operation, state, rollout.why, now)
 

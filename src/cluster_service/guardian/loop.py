@@ -23,6 +23,7 @@ from . import limits, posix, reap, seccomp
 from .board import Board
 from .channels import Channels
 from .ending import Ending
+from .helper import Helper
 from .holdings import Holdings
 from .keeper import Keeper
 from .logclient import Logs
@@ -100,19 +101,20 @@ class Guardian:
         found = limits.take_own()
         self.holdings = Holdings(os.getpid(), now)
         self.logs = Logs(self._loop, found, boot)
+        self.helper = Helper(self._loop, {}, self.logs.line, found, boot.title("helper"))
         self.ports = Ports(self.holdings, Told(self._bound, self._listening, self._bind_refused, self.logs.line))
         self.board = Board()
         self.keeper = Keeper(boot, self.holdings, self._loop, self.logs, found, self.board.descriptor)
         self.workers = Workers(self.holdings, self._loop, self.logs, self.ports, found, self.board)
         self.channels = Channels(self.keeper.tell, self._greeted, lambda worker: self.logs.release(worker.number))
-        self.ending = Ending(boot, self.holdings, self.keeper, self.ports, self.logs, self._loop)
+        self.ending = Ending(boot, self.holdings, self.keeper, self.ports, self.logs, self.helper, self._loop)
         self.verbs = Verbs(self.holdings, self.keeper, self.workers, self.ports, self.logs)
         self.notifier = Notifier(boot.manager, self.holdings, self.keeper, self.ending, self.logs.line, now)
         self._given = boot.manager.sockets
         self._join()
         self._patience = min(_LATE, boot.master_hang_timeout / 4)
         self._woke, self._sleep = now, _clock_gap()
-        self._parts = (self.logs, self.keeper, self.ending, self.notifier)
+        self._parts = (self.helper, self.logs, self.keeper, self.ending, self.notifier)
         self._signals: list[int] = []
         self._reload_asked = False
         """There was a SIGHUP, and no master to be told."""
@@ -202,7 +204,7 @@ class Guardian:
                     self.keeper.reaped(str(end), now)
                 elif pid == self.logs.pid:
                     self.logs.reaped(now)
-                else:
+                elif not self.helper.reaped(pid):
                     self.ending.before.discard(pid)
             except Exception as error:  # noqa: BLE001 - as in Loop.turn
                 self._fault(error)

@@ -75,6 +75,8 @@ class Answer(NamedTuple):
     """An errno, 0 for none. ETIMEDOUT: it took too long; ECONNABORTED: helpers died of it."""
     sentence: str = ""
     """What belongs to *error*."""
+    seconds: float = 0.0
+    """How long it took."""
 
 
 _CANCELLED = Answer({}, [], errno.ECANCELED, "the service is ending")
@@ -84,7 +86,7 @@ class _Request:
     """*on_answer* is None for those that nobody waits for."""
 
     def __init__(
-        self, duty: str, values: dict[str, Any], descriptors: Sequence[int], on_answer: Callable[[Answer], None] | None
+        self, duty: str, values: dict[str, Any], descriptors: list[int], on_answer: Callable[[Answer], None] | None
     ) -> None:
         self.duty = duty
         self.values = values
@@ -118,8 +120,7 @@ class Helper:
         self._title = title
         self.pid: int | None = None
         self._sock: socket.socket | None = None
-        self._requests: deque[_Request] = deque()
-        self._closing: deque[int] = deque()
+        self._queue: deque[_Request] = deque()
         self._current: _Request | None = None
         self._idle_at: float | None = None
         self._retry_at: float | None = None
@@ -129,7 +130,7 @@ class Helper:
         self._ended = False
 
     def __repr__(self) -> str:
-        return f"<Helper pid {self.pid}: {len(self._requests)} requests, {len(self._closing)} descriptors to close>"
+        return f"<Helper pid {self.pid}: {len(self._queue)} requests wait>"
 
     # ------------------------------------------------------------ interface
 
@@ -138,20 +139,24 @@ class Helper:
     ) -> None:
         """Let the helper run *duty*; *on_answer* is called once, later or before this returns.
 
-        *descriptors* are lent: they must stay open until then. Requests are run in order.
+        *descriptors* are lent: they must stay open until then, or be given to ``close``. Requests are run in order.
         """
-        self._requests.append(_Request(duty, values, descriptors, on_answer))
+        self._queue.append(_Request(duty, values, list(descriptors), on_answer))
         self._go_on()
 
     def close(self, descriptor: int) -> None:
         """Let the helper close *descriptor*, which the caller gives away: its last close may take long."""
-        self._closing.append(descriptor)
+        last = self._queue[-1] if self._queue else None
+        if last is not None and last.on_answer is None and len(last.descriptors) < _BATCH:
+            last.descriptors.append(descriptor)
+        else:
+            self._queue.append(_Request(_CLOSE, {}, [descriptor], None))
         self._go_on()
 
     @property
     def busy(self) -> bool:
         """Whether something is left to do."""
-        return bool(self._requests or self._closing or self._current)
+        return bool(self._queue or self._current)
 
     def end(self) -> None:
         """Start no further helper, and let this one end. Requests that are left are answered with ECANCELED."""
@@ -195,31 +200,24 @@ class Helper:
 
     def _go_on(self) -> None:
         """Send the next request, unless one is being worked on."""
-        while self._ended and self._requests:
-            self._current = self._requests.popleft()
+        while self._ended and self._queue:
+            # What is to be closed after the end is closed by the exit of this process, which lingers for no socket.
+            self._current = self._queue.popleft()
             self._finish(_CANCELLED, resume=False)
-        # What is to be closed after the end is closed by the exit of this process, which lingers for no socket.
-        while not self._ended and self._current is None and self._retry_at is None and self.busy:
-            request = self._next()
+        while self._queue and self._current is None and self._retry_at is None:
+            request = self._queue.popleft()
             error = self._send(request)
             if error is not None and request.on_answer is None:
+                self._queue.appendleft(request)
                 self._retry_at = self._loop.now() + _RETRY_SECONDS
                 self._report("close", f"cannot pass descriptors to the helper: {shortage.explain(error)}; trying again")
                 return
             self._current = request
             if error is not None:
-                answer = Answer({}, [], error.errno or errno.EIO, shortage.explain(error))
-                self._finish(answer, resume=False)
+                self._finish(Answer({}, [], error.errno or errno.EIO, shortage.explain(error)), resume=False)
             elif request.on_answer is None:
                 for descriptor in request.descriptors:  # the message holds them too, so nothing ends here
-                    self._closing.popleft()
                     os.close(descriptor)
-
-    def _next(self) -> _Request:
-        if self._closing:
-            some = [self._closing[at] for at in range(min(_BATCH, len(self._closing)))]
-            return _Request(_CLOSE, {}, some, None)
-        return self._requests.popleft()
 
     def _send(self, request: _Request) -> OSError | None:
         """Send *request* to a helper, which is started if there is none. Return what went wrong."""
@@ -267,6 +265,8 @@ class Helper:
 
     def _finish(self, answer: Answer, *, resume: bool = True) -> None:
         request, self._current = self._current, None
+        if request is not None:
+            answer = answer._replace(seconds=self._loop.now() - request.started if request.started else 0.0)
         self._idle_at = self._loop.now() + IDLE_SECONDS if self._sock is not None else None
         try:
             if request is not None and request.on_answer is not None:
@@ -290,7 +290,7 @@ class Helper:
             self._finish(Answer({}, []))  # what it was to close is closed
         elif request.tries < _TRIES:
             self._current = None
-            self._requests.appendleft(request)
+            self._queue.appendleft(request)
             self._go_on()
         else:
             self._finish(Answer({}, [], errno.ECONNABORTED, "the helper ended"))
@@ -306,23 +306,24 @@ class Helper:
     def _start(self) -> socket.socket:
         """Fork a helper and return our end of its socket pair. Raises OSError."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        guardian = os.getpid()
-        # As in spawn.launch: a signal must not run the guardian's handlers in the child.
-        blocked = signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
         try:
-            pid = os.fork()
-            if pid == 0:
-                _run(theirs.fileno(), guardian, self._duties, self._found, self._title)
+            self.pid = fork(theirs.fileno(), lambda kept: _serve_all(kept, self._duties), self._found, self._title)
         except OSError:
             ours.close()
             raise
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
             theirs.close()
-        self.pid = pid
         self._sock = ours
         self._loop.watch(ours.fileno(), lambda _events: self._receive())
         return ours
+
+    def attend(self, descriptor: int, attend: Callable[[int], None]) -> None:
+        """Give *descriptor* away to a process of its own, which runs *attend* with it and ends. Raises OSError.
+
+        For what a worker can block for as long as it lives: nothing else waits for such a process.
+        """
+        self._leaving.add(fork(descriptor, attend, self._found, self._title))
+        os.close(descriptor)
 
     def _drop(self, number: int = 0) -> int | None:
         """Close our end, by which the helper ends, and send it signal *number*. Return its pid."""
@@ -351,31 +352,54 @@ def _runs(pid: int | None) -> bool:
 # ------------------------------------------------------------------ in the helper
 
 
-def _run(sock: int, guardian: int, duties: Mapping[str, Duty], found: Limits | None, title: str) -> NoReturn:
-    """Be the helper. All signals are blocked when this is called; it never returns to the guardian's code."""
+def fork(kept: int, run: Callable[[int], None], found: Limits | None, title: str) -> int:
+    """Fork a process that runs *run* with descriptor *kept*, which is all that it has of ours. Return its pid.
+
+    It is killed when the guardian ends. Raises OSError.
+    """
+    guardian = os.getpid()
+    # As in spawn.launch: a signal must not run the guardian's handlers in the child.
+    blocked = signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
+    try:
+        pid = os.fork()
+        if pid == 0:
+            _be(kept, run, guardian, found, title)
+    except BlockingIOError:
+        raise OSError(errno.EAGAIN, shortage.NO_PROCESS) from None
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+    return pid
+
+
+def _be(kept: int, run: Callable[[int], None], guardian: int, found: Limits | None, title: str) -> NoReturn:
+    """Be the process that ``fork`` has made. It never returns to the guardian's code."""
     try:
         gc.disable()  # a collection would write to every page, and so copy what is shared with the guardian
         posix.prctl(posix.PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != guardian:
             os._exit(1)
-        os.setpgid(0, 0)  # what a terminal sends to the guardian's group is not for the helper
+        os.setpgid(0, 0)  # what a terminal sends to the guardian's group is not for it
         child.reset_signals()
         null = os.open(os.devnull, os.O_RDWR)
         for number in (0, 1, 2):
             os.dup2(null, number)
-        os.dup2(sock, 3)
+        os.dup2(kept, 3)
         os.closerange(4, 1 << 20)
         if found is not None:
             limits.put_on(found._replace(rlimits={}), lambda _sentence: None)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         if title:
             Title().set(title)
-        with socket.socket(fileno=3) as pair:
-            while _serve(pair, duties):
-                posix.prctl(posix.PR_SET_PDEATHSIG, signal.SIGKILL)  # which a change of identity has cleared
+        run(3)
         os._exit(0)
     finally:
         os._exit(1)
+
+
+def _serve_all(kept: int, duties: Mapping[str, Duty]) -> None:
+    with socket.socket(fileno=kept) as pair:
+        while _serve(pair, duties):
+            posix.prctl(posix.PR_SET_PDEATHSIG, signal.SIGKILL)  # which a change of identity has cleared
 
 
 def _serve(pair: socket.socket, duties: Mapping[str, Duty]) -> bool:

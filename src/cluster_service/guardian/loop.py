@@ -22,6 +22,7 @@ from cluster_service.wire import facts
 from . import limits, posix, reap, seccomp
 from .board import Board
 from .channels import Channels
+from .duties import DUTIES
 from .ending import Ending
 from .helper import Helper
 from .holdings import Holdings
@@ -29,6 +30,7 @@ from .keeper import Keeper
 from .logclient import Logs
 from .notify import Notifier
 from .ports import Ports, Told
+from .steps import Tasks
 from .verbs import Verbs
 from .workers import Workers
 
@@ -101,11 +103,15 @@ class Guardian:
         found = limits.take_own()
         self.holdings = Holdings(os.getpid(), now)
         self.logs = Logs(self._loop, found, boot)
-        self.helper = Helper(self._loop, {}, self.logs.line, found, boot.title("helper"))
-        self.ports = Ports(self.holdings, Told(self._bound, self._listening, self._bind_refused, self.logs.line))
+        self.helper = Helper(self._loop, DUTIES, self.logs.line, found, boot.title("helper"))
+        self.tasks = Tasks(self.helper, self._fault)
+        told = Told(self._bound, self._listening, self._bind_refused, self._released, self.logs.line)
+        self.ports = Ports(self.holdings, told, self.helper, self.tasks)
         self.board = Board()
         self.keeper = Keeper(boot, self.holdings, self._loop, self.logs, found, self.board.descriptor)
-        self.workers = Workers(self.holdings, self._loop, self.logs, self.ports, found, self.board)
+        self.workers = Workers(
+            self.holdings, self._loop, self.logs, self.ports, found, self.board, self.helper, self.tasks
+        )
         self.channels = Channels(self.keeper.tell, self._greeted, lambda worker: self.logs.release(worker.number))
         self.ending = Ending(boot, self.holdings, self.keeper, self.ports, self.logs, self.helper, self._loop)
         self.verbs = Verbs(self.holdings, self.keeper, self.workers, self.ports, self.logs)
@@ -264,6 +270,9 @@ class Guardian:
             return
         worker.bind_error = sentence
         self.keeper.tell(facts.ListenFailed(str(address), sentence, worker.number))
+
+    def _released(self, held: Held) -> None:
+        self.keeper.tell(facts.Released(str(held.address)))
 
     def _fault(self, error: Exception) -> None:
         """Tell of *error*. Raises nothing, though there may be neither memory nor a descriptor to do so."""

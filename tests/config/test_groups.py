@@ -126,6 +126,12 @@ def test_a_group_that_is_added_waits_for_one_that_is_there(here: Path) -> None:
         ('[groups.a]\ntarget = "worker.py"\ndepends_on = ["b"]\n', ("groups.a.depends_on in", ":3", "no group 'b'")),
         ('target = "worker.py"\n[groups.a]\ndepends_on = ["a"]\n', (":3", "a → a", "remove one")),
         (CIRCLE, (":3", "a → c → b → a")),
+        ('target = "worker.py"\n[groups.a]\nshare_with = ["c"]\n[groups.b]\n', (":3", "no other group")),
+        ('target = "worker.py"\n[groups.a]\nshare_with = ["a"]\n', (":3", "no other group 'a'")),
+        (
+            'target = "worker.py"\n[groups.a]\nshare_with = ["b"]\n[groups.b]\nuser = "nobody"\n',
+            (":3", "a and b run as different users"),
+        ),
         ('target = "worker.py"\n[groups.a]\n[groups.b]\ndepends_on = ["a:up"]\n', (":4", "'a:up'", "db:ready")),
         ('target = "worker.py"\n[groups.a]\nsingleton = true\nworkers = 2\n', (":4", "2 workers", "Write 1")),
         ('target = "worker.py"\nworkers = 2\nsingleton = true\n', (":2", "singleton")),

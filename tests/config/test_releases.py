@@ -90,6 +90,13 @@ def test_how_ports_are_shared_stays_and_so_do_sockets_that_are_passed_on(here: P
     assert (new.share, new.binds) == ("inherit", ("0.0.0.0:8001",))
 
 
+def test_a_program_may_be_given_addresses_unless_it_shares_nothing(here: Path) -> None:
+    assert upgraded(here, "worker.py", bind=[":80"]).binds == ("0.0.0.0:80",)
+    told = sentence(lambda: upgraded(here, "worker.py", first("worker.py", share="none"), bind=[":80"]))
+    assert "--bind" in told
+    assert "--share none" in told
+
+
 def test_its_own_virtual_environment_comes_first(here: Path) -> None:
     new = a_release(here, 42)
     own = fake_venv(new)
@@ -160,7 +167,6 @@ def test_a_release_without_one_of_its_own_gets_ours_rather_than_its_predecessor_
         ("worker.py", {"cwd": "worker.py"}, ("is not a directory",)),
         ("worker.py", {"python": "nosuch-python"}, ("nosuch-python", "--python")),
         ("worker.py", {"env": ["A"]}, ("'A'", "NAME=VALUE")),
-        ("worker.py", {"bind": [":8000"]}, ("--bind", "package.module:app")),
         ("shop:app", {"server": "gunicorn"}, ("gunicorn",)),
     ],
 )

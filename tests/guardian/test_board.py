@@ -131,12 +131,15 @@ def test_a_start_that_fails_leaves_no_socket_of_its_own(kernel: RealKernel) -> N
     address = f"127.0.0.1:{free_port()}"
     kernel.send(orders.Listen(address))
     kernel.fact(facts.Listening, worker=None)
+    puppet = Puppet(kernel, 1)
+    puppet.settle()  # with the helper's socket
     before = sorted(os.listdir(f"/proc/{kernel.process.pid}/fd"))
     argv = [sys.executable, "-c", ""]
-    for number, passed in ((1, [address, "127.0.0.1:9"]), (2, [address])):
+    for number, passed in ((2, [address, "127.0.0.1:9"]), (3, [address])):
         fields = {"cwd": "/", "label": "web.0", "share": "inherit", "inherit": passed, "private": True, "check": True}
-        kernel.send(orders.Spawn(number, argv if number == 1 else ["/nonexistent"], {}, channel=True, **fields))  # type: ignore[arg-type]
+        kernel.send(orders.Spawn(number, argv if number == 2 else ["/nonexistent"], {}, channel=True, **fields))  # type: ignore[arg-type]
         kernel.fact(facts.SpawnFailed, worker=number)
+    puppet.settle()
     assert sorted(os.listdir(f"/proc/{kernel.process.pid}/fd")) == before
 
 

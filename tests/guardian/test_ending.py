@@ -148,7 +148,7 @@ def test_bye_leaves_nothing(start: Start, run_dir: Path) -> None:
     os.kill(puppets[2].pid, signal.SIGKILL)
     kernel.fact(facts.Exited, worker=3)
     everything = descendants(kernel.process.pid)
-    assert len(everything) == 6  # two workers, a daemon, the master, the log writer and the cleaner
+    assert len(everything) == 7  # two workers, a daemon, the master, the log writer, the cleaner and the helper
     kernel.send(orders.Bye())
     kernel.hang_up()
     assert kernel.wait() == 0
@@ -173,7 +173,7 @@ def test_a_killed_guardian_takes_its_workers_along(kernel: RealKernel) -> None:
     puppet.do(f"s = tcp('127.0.0.1', {port})")
     everything = descendants(kernel.process.pid)
     pidfds = [os.pidfd_open(pid) for pid in everything]
-    assert len(everything) == 4  # the worker, the master, the log writer and the cleaner
+    assert len(everything) == 5  # the worker, the master, the log writer, the cleaner and the helper
     kernel.process.kill()
     kernel.process.wait()
     for pidfd in pidfds:

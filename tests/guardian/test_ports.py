@@ -97,9 +97,12 @@ def test_the_port_outlives_its_workers_and_is_closed_when_told(kernel: RealKerne
         second.do(f"s = tcp('127.0.0.1', {port})\nserve(s)")
         assert int(client.recv(100)) == second.pid
     second.end()
-    kernel.send(orders.Close(f"127.0.0.1:{port}"))
-    kernel.send(orders.Hello())
-    assert kernel.fact(facts.Snapshot).listeners == []
+    with socket.create_connection(("127.0.0.1", port)) as queued:
+        kernel.send(orders.Close(f"127.0.0.1:{port}"))
+        kernel.send(orders.Hello())
+        assert kernel.fact(facts.Snapshot).listeners == []
+        with pytest.raises(ConnectionResetError):
+            queued.recv(1)
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port))
 
@@ -258,6 +261,7 @@ def test_a_release_that_binds_another_form_of_the_address_is_not_kept_out_by_the
     kernel.send(orders.Hello())
     kernel.send(orders.Close(kernel.fact(facts.Snapshot).listeners[0]["address"]))
     kernel.nothing_of(facts.ListenFailed)
+    second.settle()
     assert answered_by(second, (host, port))
 
 
@@ -398,7 +402,11 @@ def test_a_privileged_port_with_workers_that_run_as_another_user(kernel: RealKer
     with open("/proc/sys/net/ipv4/ip_unprivileged_port_start", encoding="ascii") as file:
         if int(file.read()) <= 700:
             pytest.skip("no port is privileged on this machine")
-    puppets = [Puppet(kernel, number, python="/usr/bin/python3", user="nobody") for number in (1, 2)]
+    how = {"python": "/usr/bin/python3", "user": "nobody", "tenant": "web"}
+    stranger = Puppet(kernel, 1, **how)
+    assert stranger.fails("tcp('127.0.0.1', 707)") == errno.EACCES
+    assert 'set bind = ["127.0.0.1:707"] for group web' in kernel.fact(facts.ListenFailed, worker=1).error
+    puppets = [Puppet(kernel, number, **how, binds=["127.0.0.1:707"]) for number in (2, 3)]
     for puppet in puppets:
         assert puppet.do("result = os.getresuid()") == [65534] * 3
         puppet.do("s = tcp('127.0.0.1', 707)")

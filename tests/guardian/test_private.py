@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -88,7 +89,10 @@ def test_it_is_reached_where_it_is_told_to_be_and_nowhere_else(
     assert [each["address"] for each in snapshot.listeners] == [address]
     state = next(each for each in snapshot.workers if each["worker"] == 2)
     assert state["private"] == {address: told.address}
-    own.end()
+    with connect(told.address) as queued:
+        own.end()
+        with contextlib.suppress(ConnectionResetError):
+            assert queued.recv(1) == b""  # at the latest when the socket is closed
     with pytest.raises(OSError):
         connect(told.address).close()
 

@@ -36,12 +36,6 @@ def path(run_dir: Path) -> str:
     return str(run_dir / "app.sock")
 
 
-def settle(kernel: RealKernel) -> None:
-    """Return when the guardian has seen every change of a directory before now."""
-    for _ in range(2):  # the first is answered in the turn in which the change may still be waiting
-        kernel.nothing_of(facts.Snapshot)
-
-
 def test_the_second_worker_unlinks_the_path_before_it_binds(kernel: RealKernel, path: str) -> None:
     puppets = [Puppet(kernel, number) for number in (1, 2)]
     for puppet in puppets:
@@ -57,10 +51,10 @@ def test_the_old_worker_unlinks_the_path_when_it_stops(kernel: RealKernel, path:
     for puppet in (old, new):
         puppet.do(BIND.format(path=path))
     old.do(f"s.close(); os.unlink({path!r})")
-    settle(kernel)
+    new.settle()
     assert answered_by(new, path)
     new.do(f"os.rename({path!r}, {path + '.old'!r}); os.unlink({path + '.old'!r})")
-    settle(kernel)
+    new.settle()
     assert answered_by(new, path)
 
 
@@ -83,7 +77,7 @@ def test_a_socket_that_its_program_removes_is_let_go(kernel: RealKernel, run_dir
     puppet.do(
         f"os.mkdir({str(directory)!r}); path = {str(directory / 'x')!r}; s = unix(path); s.close(); os.unlink(path)"
     )
-    settle(kernel)
+    puppet.settle()
     puppet.do(f"os.rmdir({str(directory)!r})")
     kernel.send(orders.Hello())
     assert kernel.fact(facts.Snapshot).listeners == []
@@ -95,7 +89,7 @@ def test_close_removes_the_file(kernel: RealKernel, path: str, run_dir: Path) ->
     assert len(list(run_dir.iterdir())) == 2
     puppet.end()
     kernel.send(orders.Close(f"unix:{path}"))
-    settle(kernel)
+    Puppet(kernel, 2).settle()
     assert list(run_dir.iterdir()) == []
 
 
@@ -104,7 +98,7 @@ def test_a_file_that_is_anothers_is_left_alone(kernel: RealKernel, path: str) ->
     puppet.do(BIND.format(path=path))
     with socket.socket(socket.AF_UNIX) as stranger:
         os.rename(path, path + ".moved")
-        settle(kernel)
+        puppet.settle()
         os.unlink(path + ".moved")
         stranger.bind(path + ".new")
         stranger.listen()
@@ -113,7 +107,7 @@ def test_a_file_that_is_anothers_is_left_alone(kernel: RealKernel, path: str) ->
         assert second.fails(f"unix({path!r})") == errno.EADDRINUSE
         assert path in kernel.fact(facts.ListenFailed, worker=2).error
         kernel.send(orders.Close(f"unix:{path}"))
-        settle(kernel)
+        puppet.settle()
         assert os.path.exists(path)
         os.unlink(path)
 
@@ -147,8 +141,8 @@ def test_one_directory_under_two_names_is_one_directory(kernel: RealKernel, run_
     first.do(BIND.format(path=str(run_dir / "real" / "x")))
     second.do(BIND.format(path=str(run_dir / "link" / "x")))
     assert answered_by(second, str(run_dir / "real" / "x"))
-    kernel.send(orders.Close(f"unix:{run_dir}/link/x"))
-    settle(kernel)
+    kernel.send(orders.Close(f"unix:{run_dir}/real/x"))
+    first.settle()
     (run_dir / "link").unlink()
     (run_dir / "real").rmdir()
 
@@ -187,7 +181,7 @@ def test_the_file_is_made_in_the_name_of_the_worker(kernel: RealKernel, run_dir:
     status = os.stat(path)
     assert (status.st_uid, stat.S_IMODE(status.st_mode)) == (65534, 0o750)
     puppets[0].do(f"os.unlink({path!r})")
-    settle(kernel)
+    puppets[0].settle()
     for puppet in puppets:
         assert answered_by(puppet, path)
     with socket.socket(socket.AF_UNIX) as client:

@@ -107,7 +107,7 @@ def test_a_privileged_port_with_workers_that_run_as_nobody() -> None:
     program = (*interpreter_for(nobody.pw_uid), "-m", "http.server", str(port), "--bind", "127.0.0.1")
     with Service(
         *("-w", "2", "--user", "nobody", "--user-group", str(nobody.pw_gid), "--cwd", "/"),
-        *("--", *program, "--directory", "/proc/self"),
+        *("--bind", f"127.0.0.1:{port}", "--", *program, "--directory", "/proc/self"),
     ) as service:
         if os.getuid() == 0:
             all_answer(service, lambda: ask.http_pid(("127.0.0.1", port), "/stat"))

@@ -51,6 +51,7 @@ def group_settings(
             f"Give the new one another name (--group NAME), or: cservice scale +1 {group.name}",
         )
     check_order([group], {group.name: given}, [*taken, group.name])
+    check_partners([group], {group.name: given}, [*taken, group.name])
     return group
 
 
@@ -142,6 +143,7 @@ def group_of(
         **watching.fields(given, release, value),
         depends_on=value("depends_on"),
         allow_port_change=value("allow_port_change"),
+        share_with=value("share_with"),
         singleton=value("singleton"),
     )
 
@@ -198,6 +200,29 @@ def check_order(groups: Sequence[GroupSpec], given: Mapping[str, Mapping[str, Gi
             origin = given[name]["depends_on"].origin
             shown = " → ".join(path)
             raise CommandError("bad_request", f"{origin}: the group waits for itself: {shown}", CYCLE)
+
+
+def check_partners(
+    groups: Sequence[GroupSpec], given: Mapping[str, Mapping[str, Given]], known: Collection[str]
+) -> None:
+    """Raise CommandError bad_request when a group shares ports with one that is not *known*, or has another user."""
+    users = {group.name: group.release.within.user for group in groups}
+    for group in groups:
+        for other in group.share_with:
+            origin = given[group.name]["share_with"].origin
+            if other not in known or other == group.name:
+                near = values.suggestion(other, set(known) - {group.name})
+                raise CommandError(
+                    "bad_request",
+                    f"{origin}: there is no other group {other!r}{near}",
+                    f"The groups are: {', '.join(sorted(known))}.",
+                )
+            if other in users and users[other] != users[group.name]:
+                raise CommandError(
+                    "bad_request",
+                    f"{origin}: {group.name} and {other} run as different users and cannot share ports",
+                    "Give both the same user, or remove share_with.",
+                )
 
 
 def _cycle(needs: Mapping[str, Sequence[str]], path: list[str]) -> list[str]:

@@ -153,6 +153,10 @@ def _depends(setting: Setting, raw: Any, base: str, unit: str) -> tuple[tuple[st
     return tuple(found.items())
 
 
+def _groups(setting: Setting, raw: Any, base: str, unit: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(_group(setting, word, base, unit) for word in _words(setting, raw, base, unit)))
+
+
 def _url_path(_setting: Setting, raw: Any, _base: str, _unit: str) -> str:
     path = values.text(raw)
     if not path.startswith("/") or not path.isascii() or not path.isprintable() or " " in path:
@@ -213,6 +217,7 @@ KINDS: dict[str, Callable[[Setting, Any, str, str], Any]] = {
     "name": _name,
     "group": _group,
     "depends": _depends,
+    "groups": _groups,
     "url_path": _url_path,
     "statuses": _statuses,
     "size": lambda _setting, raw, _base, _unit: 0 if raw == 0 else values.size(raw),

@@ -285,11 +285,11 @@ def _binds(addresses: tuple[str, ...], kind: str, share: str) -> tuple[str, ...]
                 "bad_request", f"--bind: an app cannot be served on {udp[0]}", "Apps speak HTTP: write 127.0.0.1:8000."
             )
         return addresses or ("127.0.0.1:8000",)
-    if addresses and share != "inherit":
+    if addresses and share == "none":
         raise CommandError(
             "bad_request",
-            "--bind is for apps (package.module:app): a script or program opens its ports itself",
-            "A program that takes its sockets from LISTEN_FDS is started with --share inherit.",
+            "--bind names what the service opens for the workers; with --share none they open their ports themselves",
+            "Remove one of the two.",
         )
     if share == "inherit" and not addresses:
         raise CommandError(

@@ -11,7 +11,7 @@ from cluster_service.control.errors import CommandError
 from cluster_service.core.spec import Spec
 
 from . import doors, grants, keys, shown, values
-from .groups import check_order, group_of, group_settings
+from .groups import check_order, check_partners, group_of, group_settings
 from .merge import GROUPS, Collected, Given, Problems, Source, collect
 from .record import Origin, Settings, plain
 from .table import BY_NAME, INTERNAL
@@ -211,8 +211,11 @@ def _groups(
                 warnings.append(f"{group.name} is started without what it depends on: {', '.join(missing)}")
                 kept = tuple(each for each in group.depends_on if each[0] not in missing)
                 found[at] = replace(group, depends_on=kept)
+    givens = {group.name: given for group, given in zip(found, wanted.values(), strict=True)}
     with problems.catching():
-        check_order(found, {group.name: given for group, given in zip(found, wanted.values(), strict=True)}, known)
+        check_order(found, givens, known)
+    with problems.catching():
+        check_partners(found, givens, {*known, *collected.groups})
     return found
 
 

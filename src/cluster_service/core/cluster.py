@@ -230,6 +230,7 @@ HANDLERS: dict[type, Callable[[Cluster, Any, float], None]] = {
     facts.Output: seen.output,
     facts.Listening: seen.listening,
     facts.ListenFailed: seen.listen_failed,
+    facts.Released: seen.released,
     facts.Ready: seen.ready,
     facts.Notified: seen.notified,
     facts.Signalled: seen.signalled,

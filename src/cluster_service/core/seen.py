@@ -191,6 +191,17 @@ def listening(cluster: Cluster, fact: facts.Listening, _now: float) -> None:
             cluster.groups[worker.group].relistens = True
 
 
+def released(cluster: Cluster, fact: facts.Released, _now: float) -> None:
+    """A worker had closed a socket, and the guardian has released it."""
+    for worker in cluster.workers.values():
+        for addresses in (worker.listening, worker.bound):
+            if fact.address in addresses:
+                addresses.remove(fact.address)
+    if fact.address in cluster.unused:
+        del cluster.unused[fact.address]
+        cluster.publish(events.PortClosed(fact.address))
+
+
 def listen_failed(cluster: Cluster, fact: facts.ListenFailed, _now: float) -> None:
     """A worker could not bind: most likely the cause of its death."""
     worker = cluster.workers.get(fact.worker or 0)

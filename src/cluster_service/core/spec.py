@@ -42,7 +42,7 @@ class Release:
     server: str = "uvicorn"
     binds: tuple[str, ...] = ()
     """``127.0.0.1:8000``, ``[::1]:8000``, ``unix:/path``. For an app: where it is served. For others: passed as
-    LISTEN_FDS when the share is ``inherit``."""
+    LISTEN_FDS when the share is ``inherit``, else opened for it, whatever its user could bind by itself."""
     within: Limits = field(default_factory=Limits)
     share: Share = "auto"
 
@@ -134,6 +134,8 @@ class GroupSpec:
     """``(group, condition)``: it is first started when every worker of that group is ``ready``, or ``started``."""
     allow_port_change: bool = False
     """A worker may listen elsewhere than the one that it replaces."""
+    share_with: tuple[str, ...] = ()
+    """Groups of the same user with which it shares ports."""
     singleton: bool = False
     """It has one worker, and never two at a time: the old one ends before the new one starts."""
 
@@ -150,6 +152,7 @@ class GroupSpec:
         if known.get("check") is not None:
             known["check"] = Check.from_json(known["check"])
         known["depends_on"] = tuple((str(group), str(what)) for group, what in known.get("depends_on", ()))
+        known["share_with"] = tuple(known.get("share_with", ()))
         return cls(**known)
 
 

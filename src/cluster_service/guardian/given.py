@@ -15,7 +15,7 @@ from cluster_service.wire.addresses import Address
 
 from . import opening
 from .holdings import Held
-from .paths import Kept, key_of
+from .paths import Kept, Place, begin, key_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -85,7 +85,7 @@ class Given:
                     new.socket.detach()
                 continue
             self._holdings.add_held(new)
-            kept = file_of(new)
+            kept = file_of(new, self._paths.open())
             if kept is not None:
                 self._paths.keep(new, kept)  # where that cannot be, we may not write there, nor may a worker
 
@@ -124,7 +124,7 @@ class Given:
                 self._log(f"{name} is used by no worker; it is held, and whoever connects there waits")
 
 
-def file_of(socket_held: Held) -> Kept | None:
+def file_of(socket_held: Held, inotify: int | None) -> Kept | None:
     """Return the file of a Unix socket, to be kept where it is; None when there is none, or not any more."""
     path = socket_held.address.path
     if path is None:
@@ -133,8 +133,11 @@ def file_of(socket_held: Held) -> Kept | None:
         directory = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
         return None
+    place = Place(directory, os.fsencode(os.path.basename(path)), (0, 0), None)
     try:
-        return Kept(directory, os.fsencode(os.path.basename(path)), given=True)
+        found = begin(place, -1 if inotify is None else inotify)
     except OSError:
         os.close(directory)
         return None
+    device, inode = found["identity"]
+    return Kept(place._replace(identity=(device, inode)), found["watch"], given=True)

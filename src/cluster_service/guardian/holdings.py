@@ -23,6 +23,12 @@ if TYPE_CHECKING:
     from .paths import Kept
 
 
+SWEEP_AT = 16
+"""Sockets that one worker has alone, from which on those are looked for that it has closed."""
+SOCKETS_LIMIT = 64
+"""Sockets in use that one worker may have shared; what it binds beyond is left to the kernel."""
+
+
 @dataclass(eq=False)
 class Worker:
     """One worker's process, its descriptors, and what is known of it."""
@@ -57,6 +63,18 @@ class Worker:
     check_address: str = ""
     is_private: bool = False
     """It gets sockets of its own, which nobody else knows."""
+    tenant: str = ""
+    """The group of workers that it is of: sockets are shared within a group."""
+    binds: frozenset[str] = frozenset()
+    """Addresses that the configuration gives to its group."""
+    unshared: bool = False
+    """Its binds are left to the kernel: it has made the helper wait."""
+    waited: float = 0.0
+    """Seconds for which the helper was slow for it."""
+    sweep_at: int = SWEEP_AT
+    """How many sockets it has alone when those are looked for that it has closed."""
+    full: bool = False
+    """It was reported that it uses too many sockets."""
     private: dict[str, str] = field(default_factory=dict)
     """What it asked for -> the address of its own socket, for those that listen."""
 
@@ -106,6 +124,10 @@ class Held:
     """The file of a Unix socket."""
     asked: str = ""
     """Of a socket that is one worker's own: the address that it wanted; *address* is where the socket really is."""
+    tenant: str | None = None
+    """The group whose worker has bound it first, or for which the configuration names it; None: of no group yet."""
+    uid: int | None = None
+    """As whom it was bound; None: as the owner of the service, for whichever user *tenant* has."""
     given: str | None = None
     """The name under which a service manager passed it to us; it holds the socket too, and the file is its own."""
 
@@ -136,6 +158,8 @@ class Holdings:
         """How many SIGHUPs this master was told of."""
         self.stopping = False
         self.share: dict[str, str] = {}
+        self.partners: dict[str, frozenset[str]] = {}
+        """Group of workers -> those with which it shares sockets, as its latest worker was started with."""
 
     def __repr__(self) -> str:
         return f"<Holdings: {len(self.by_pid)} of {len(self.workers)} workers alive, {len(self.held)} sockets>"
@@ -173,6 +197,10 @@ class Holdings:
             for addresses in () if worker.exited else (worker.listening, worker.bound):
                 if str(held.address) in addresses:
                     addresses.remove(str(held.address))
+
+    def at(self, address: str) -> Held | None:
+        """Return the shared socket whose address is the text *address*."""
+        return next((held for held in self.held.values() if not held.asked and str(held.address) == address), None)
 
     def snapshot(self, version: int) -> Snapshot:
         """Return the whole truth."""

@@ -22,12 +22,15 @@ from cluster_service.wire import facts
 from . import limits, posix, reap, seccomp
 from .channels import Channels
 from .cleaner import Cleaner
+from .duties import DUTIES
 from .ending import Ending
+from .helper import Helper
 from .holdings import Holdings
 from .keeper import Keeper
 from .logclient import Logs
 from .notify import Notifier
 from .ports import Ports, Told
+from .steps import Tasks
 from .verbs import Verbs
 from .workers import Workers
 
@@ -100,19 +103,26 @@ class Guardian:
         found = limits.take_own()
         self.holdings = Holdings(os.getpid(), now)
         self.logs = Logs(self._loop, found, boot)
-        self.ports = Ports(self.holdings, Told(self._bound, self._listening, self._bind_refused, self.logs.line))
+        self.helper = Helper(self._loop, DUTIES, self.logs.line, found, boot.title("helper"))
+        self.tasks = Tasks(self.helper, self._fault)
+        told = Told(self._bound, self._listening, self._bind_refused, self._released, self.logs.line)
+        self.ports = Ports(self.holdings, told, self.helper, self.tasks)
         self.cleaner = Cleaner(boot, self._loop, self.logs, found, self.holdings.known)
         self.keeper = Keeper(boot, self.holdings, self._loop, self.logs, found, self.cleaner.instance)
-        self.workers = Workers(self.holdings, self._loop, self.logs, self.ports, found, self.cleaner.instance)
+        self.workers = Workers(
+            self.holdings, self._loop, self.logs, self.ports, found, self.helper, self.tasks, self.cleaner.instance
+        )
         self.channels = Channels(self.keeper.tell, self._greeted, lambda worker: self.logs.release(worker.number))
-        self.ending = Ending(boot, self.holdings, self.keeper, self.ports, self.logs, self._loop, self.cleaner)
+        self.ending = Ending(
+            boot, self.holdings, self.keeper, self.ports, self.logs, self.helper, self._loop, self.cleaner
+        )
         self.verbs = Verbs(self.holdings, self.keeper, self.workers, self.ports, self.logs)
         self.notifier = Notifier(boot.manager, self.holdings, self.keeper, self.ending, self.logs.line, now)
         self._given = boot.manager.sockets
         self._join()
         self._patience = min(_LATE, boot.master_hang_timeout / 4)
         self._woke, self._sleep = now, _clock_gap()
-        self._parts = (self.logs, self.keeper, self.cleaner, self.ending, self.notifier)
+        self._parts = (self.helper, self.logs, self.keeper, self.cleaner, self.ending, self.notifier)
         self._signals: list[int] = []
         self._reload_asked = False
         """There was a SIGHUP, and no master to be told."""
@@ -205,7 +215,7 @@ class Guardian:
                     self.logs.reaped(now)
                 elif pid == self.cleaner.pid:
                     self.cleaner.reaped(now)
-                else:
+                elif not self.helper.reaped(pid):
                     self.ending.before.discard(pid)
             except Exception as error:  # noqa: BLE001 - as in Loop.turn
                 self._fault(error)
@@ -267,6 +277,9 @@ class Guardian:
             return
         worker.bind_error = sentence
         self.keeper.tell(facts.ListenFailed(str(address), sentence, worker.number))
+
+    def _released(self, held: Held) -> None:
+        self.keeper.tell(facts.Released(str(held.address)))
 
     def _fault(self, error: Exception) -> None:
         """Tell of *error*. Raises nothing, though there may be neither memory nor a descriptor to do so."""

@@ -5,6 +5,7 @@ A socket made here stands in for one that a program made for itself, so it gets 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -17,6 +18,8 @@ from cluster_service.machine import shortage
 from . import strangers
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from cluster_service.wire.addresses import Address
 
 IPPROTO_MPTCP = 262
@@ -107,17 +110,26 @@ def new_socket(address: Address, kind: int) -> socket.socket:
     return sock
 
 
-def copy_options(source: socket.socket, target: socket.socket) -> None:
-    """Set on *target* what the worker has set on *source*, that is, what differs there from a fresh socket's."""
+def options_of(source: socket.socket) -> list[tuple[int, int, int]]:
+    """Return what the worker has set on *source*: (level, option, value) that differ from a fresh socket's."""
+    found = []
     with socket.socket(source.family, source.type, source.proto) as fresh:
         for level, option in (*_COPIED, *_BUFFERS):
             try:
                 value = source.getsockopt(level, option)
                 if value != fresh.getsockopt(level, option):
                     halved = (level, option) in _BUFFERS  # the kernel doubles what it is given: socket(7)
-                    target.setsockopt(level, option, value // 2 if halved else value)
-            except OSError:  # not an option of this protocol, or not ours to set
+                    found.append((level, option, value // 2 if halved else value))
+            except OSError:  # not an option of this protocol
                 continue
+    return found
+
+
+def set_options(target: socket.socket, options: Iterable[Sequence[int]]) -> None:
+    """Set on *target* what ``options_of`` has found, as far as we may."""
+    for level, option, value in options:
+        with contextlib.suppress(OSError):
+            target.setsockopt(level, option, value)
 
 
 class Binder(NamedTuple):
@@ -128,23 +140,31 @@ class Binder(NamedTuple):
     groups: tuple[int, ...]
     umask: int
     cwd: str
+    capabilities: int = 0
+    """Those in effect, as a bit mask."""
 
 
-def binder_of(pid: int) -> Binder:
-    """Return who process or thread *pid* is to the file system. Raises OSError when it is gone."""
+def status_of(pid: int) -> dict[str, list[str]]:
+    """Return the fields of /proc/PID/status. Raises OSError when the process or thread is gone."""
     fields: dict[str, list[str]] = {}
     with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
         for line in file:
             name, _, rest = line.partition(":")
             fields[name] = rest.split()
+    return fields
+
+
+def binder_of(pid: int) -> Binder:
+    """Return who process or thread *pid* is to the file system. Raises OSError when it is gone."""
+    fields = status_of(pid)
     groups = tuple(int(group) for group in fields.get("Groups", ()))
-    umask = int(fields["Umask"][0], 8)
-    return Binder(int(fields["Uid"][3]), int(fields["Gid"][3]), groups, umask, f"/proc/{pid}/cwd")
+    umask, held = int(fields["Umask"][0], 8), int(fields["CapEff"][0], 16)
+    return Binder(int(fields["Uid"][3]), int(fields["Gid"][3]), groups, umask, f"/proc/{pid}/cwd", held)
 
 
 class InTheNameOf:
     """A block in which files are made as *binder* would make them; only root can, and otherwise we are the same
-    user.
+    user. Only the effective ids change: workers may send signals to a process whose real or saved id is theirs.
     """
 
     def __init__(self, binder: Binder | None) -> None:

@@ -7,6 +7,9 @@ directory keeps the inode; inotify tells of the removal; linking brings the firs
 In use means that a living process has the socket open, or that its last user died without having closed it (the next
 one unlinks before it binds, and what is queued must not be lost). Otherwise somebody has closed the socket and then
 removed its file, as ``multiprocessing`` does with its private ones: it is let go, and the directory can be removed.
+
+A ``Place`` is looked at and changed by the helper, as the user who has bound the socket: so nothing is linked or
+removed that this user could not link or remove, wherever the directory's names lead by then.
 """
 
 from __future__ import annotations
@@ -14,9 +17,10 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import posix
+from . import opening, posix
+from .steps import ask
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,31 +28,68 @@ if TYPE_CHECKING:
     from cluster_service.wire.addresses import Address
 
     from .holdings import Held
+    from .opening import Binder
+    from .steps import Steps
 
 _SUFFIX = b".cservice"
 
 
-class Kept:
-    """The file of one held socket: its directory (as a descriptor: names may change above it), names and inode."""
+class Place(NamedTuple):
+    """A Unix socket's file: its directory (a descriptor: names may change above it), its name, device and inode."""
 
-    def __init__(self, directory: int, name: bytes, *, given: bool = False) -> None:
-        self.directory = directory
-        self.given = given
-        """It was there before us, and stays."""
-        self.name = name
-        self.hidden = b"." + name + _SUFFIX
-        status = os.stat(name, dir_fd=directory, follow_symlinks=False)
-        self.identity = (status.st_dev, status.st_ino)
-        self.watch: int | None = None
-        self.orphaned = False
-        """Whether its last user has died with the socket open."""
+    directory: int
+    name: bytes
+    identity: tuple[int, int]
+    binder: Binder | None
+    """As whom everything is done; None: as the service's own user."""
 
-    def __repr__(self) -> str:
-        return f"<Kept {self.name!r}: {self.state()}>"
+    @property
+    def hidden(self) -> bytes:
+        """The second name."""
+        return b"." + self.name + _SUFFIX
 
     def state(self) -> str:
         """Return where the path leads: ours, absent or other."""
-        return self._look(self.name)
+        with self._as_binder():
+            return self._look(self.name)
+
+    def restore(self) -> str:
+        """Bring the path back, if it is absent and can be; return its state then."""
+        with self._as_binder():
+            if self._look(self.name) == "absent" and self._look(self.hidden) == "ours":
+                try:
+                    self._link(self.hidden, self.name)
+                except OSError:
+                    return "absent"
+            return self._look(self.name)
+
+    def remove(self, *, given: bool) -> None:
+        """Remove what is ours of both names. *given*: the first was there before us, and stays."""
+        if given:
+            self.restore()
+        with self._as_binder():
+            for name in (self.hidden,) if given else (self.name, self.hidden):
+                if self._look(name) == "ours":
+                    try:
+                        os.unlink(name, dir_fd=self.directory)
+                    except OSError:  # the directory was made read-only, say: it is not ours to insist
+                        continue
+
+    def hide(self) -> None:
+        """Make the hidden name. One that a guardian left behind when it was killed is replaced. Raises OSError."""
+        with self._as_binder():
+            state = self._look(self.hidden)
+            if state == "ours":
+                return
+            if state == "other":
+                status = os.stat(self.hidden, dir_fd=self.directory, follow_symlinks=False)
+                if not stat.S_ISSOCK(status.st_mode):
+                    raise OSError(errno.EEXIST, f"{os.fsdecode(self.hidden)} is in the way")
+                os.unlink(self.hidden, dir_fd=self.directory)
+            self._link(self.name, self.hidden)
+
+    def _as_binder(self) -> opening.InTheNameOf:
+        return opening.InTheNameOf(None if self.binder is None else self.binder._replace(cwd="/"))
 
     def _look(self, name: bytes) -> str:
         try:
@@ -57,50 +98,77 @@ class Kept:
             return "absent"
         return "ours" if (status.st_dev, status.st_ino) == self.identity else "other"
 
-    def hide(self) -> None:
-        """Make the hidden name. One that a guardian left behind when it was killed is replaced. Raises OSError."""
-        state = self._look(self.hidden)
-        if state == "ours":
-            return
-        if state == "other":
-            status = os.stat(self.hidden, dir_fd=self.directory, follow_symlinks=False)
-            if not stat.S_ISSOCK(status.st_mode):
-                raise OSError(errno.EEXIST, f"{os.fsdecode(self.hidden)} is in the way")
-            os.unlink(self.hidden, dir_fd=self.directory)
-        self._link(self.name, self.hidden)
-
-    def restore(self) -> bool:
-        """Bring the path back. False when it cannot be, or is another's by now."""
-        if self.state() == "absent" and self._look(self.hidden) == "ours":
-            try:
-                self._link(self.hidden, self.name)
-            except OSError:
-                return False
-        return self.state() == "ours"
-
     def _link(self, source: bytes, target: bytes) -> None:
         os.link(source, target, src_dir_fd=self.directory, dst_dir_fd=self.directory, follow_symlinks=False)
 
-    def remove(self) -> None:
-        """Remove what is ours of both names, and let the directory go."""
-        if self.given:
-            self.restore()
-        for name in (self.hidden,) if self.given else (self.name, self.hidden):
-            if self._look(name) == "ours":
-                try:
-                    os.unlink(name, dir_fd=self.directory)
-                except OSError:  # the directory was made read-only, say: it is not ours to insist
-                    continue
-        os.close(self.directory)
+
+def begin(place: Place, inotify: int) -> dict[str, Any]:
+    """Hide and watch the file that was just made at *place*, whose identity is not known yet; return what was found.
+
+    *inotify*: -1: there is none. Raises OSError when there is no socket.
+    """
+    status = os.stat(place.name, dir_fd=place.directory, follow_symlinks=False)
+    if not stat.S_ISSOCK(status.st_mode):
+        raise OSError(errno.ENOENT, "its directory has been exchanged meanwhile")
+    place = place._replace(identity=(status.st_dev, status.st_ino))
+    found: dict[str, Any] = {"identity": list(place.identity), "watch": None, "problem": ""}
+    try:
+        place.hide()
+        if inotify < 0:
+            found["problem"] = "this user has no inotify instance left"
+        else:
+            found["watch"] = posix.inotify_watch(inotify, os.fsencode(f"/proc/self/fd/{place.directory}"))
+    except OSError as error:
+        found["problem"] = f"its file cannot be kept when a worker removes it ({error.strerror})"
+    return found
+
+
+class Kept:
+    """The file of one held socket, as the guardian knows it."""
+
+    def __init__(self, place: Place, watch: int | None, *, given: bool = False) -> None:
+        self.place = place
+        self.given = given
+        """It was there before us, and stays."""
+        self.watch = watch
+        self.orphaned = False
+        """Whether its last user has died with the socket open."""
+
+    def __repr__(self) -> str:
+        return f"<Kept {self.place.name!r}>"
+
+    def ask(self, duty: str, **more: Any) -> Steps[str]:
+        """Let the helper do *duty* with the place; return its state, as far as *duty* says that. Raises OSError."""
+        place = self.place
+        values = {
+            "name": os.fsdecode(place.name),
+            "device": place.identity[0],
+            "inode": place.identity[1],
+            "binder": None if place.binder is None else list(place.binder),
+            **more,
+        }
+        answer = yield from ask(duty, values, [place.directory])
+        return str(answer.values.get("state", ""))
 
 
 class Paths:
-    """The files of all held sockets, and the watch over their directories."""
+    """The files of all held sockets, and the watch over their directories.
 
-    def __init__(self, in_use: Callable[[Held], bool], let_go: Callable[[Held], None]) -> None:
+    *start* runs steps that concern a socket; *in_use* says whether a living process has it open.
+    """
+
+    def __init__(
+        self,
+        start: Callable[[Held, Callable[[], Steps[None]]], None],
+        in_use: Callable[[Held], Steps[bool]],
+        let_go: Callable[[Held], None],
+    ) -> None:
+        self._start = start
         self._in_use = in_use
         self._let_go = let_go
         self._held: list[Held] = []
+        self._looking: set[str] = set()
+        """Keys of those that will be looked at already."""
         self.inotify: int | None = None
 
     def open(self) -> int | None:
@@ -112,19 +180,14 @@ class Paths:
                 return None
         return self.inotify
 
-    def keep(self, held: Held, kept: Kept) -> str:
-        """Watch over the file of *held*. Returns why that cannot be done, or an empty string."""
+    def keep(self, held: Held, kept: Kept) -> None:
+        """Watch over the file of *held* from now on."""
         held.kept = kept
         self._held.append(held)
-        try:
-            kept.hide()
-            if self.open() is None:
-                return f"{held.address}: this user has no inotify instance left"
-            if self.inotify is not None:
-                kept.watch = posix.inotify_watch(self.inotify, os.fsencode(f"/proc/self/fd/{kept.directory}"))
-        except OSError as error:
-            return f"{held.address}: its file cannot be kept when a worker removes it ({error.strerror})"
-        return ""
+
+    def keeps(self, directory: int) -> bool:
+        """Whether *directory* is that of a file that is kept."""
+        return any(held.kept is not None and held.kept.place.directory == directory for held in self._held)
 
     def release(self, held: Held) -> None:
         """Remove the file of *held*, and the watch when it was the last one there."""
@@ -136,41 +199,63 @@ class Paths:
             others = (other.kept for other in self._held if other.kept is not None)
             if not any(other.watch == kept.watch for other in others):
                 posix.inotify_unwatch(self.inotify, kept.watch)
-        kept.remove()
+        self._start(held, lambda: _remove(kept))
 
     def changed(self) -> None:
         """Look at every file that inotify spoke of."""
         if self.inotify is None:
             return
         for change in posix.inotify_read(self.inotify):
-            for held in list(self._held):
+            for held in self._held:
                 kept = held.kept
-                if kept is None:
+                if kept is None or held.key in self._looking:
                     continue
-                if change.mask & posix.IN_Q_OVERFLOW or (change.watch == kept.watch and change.name == kept.name):
-                    self._removed(held, kept)
+                if change.mask & posix.IN_Q_OVERFLOW or (change.watch, change.name) == (kept.watch, kept.place.name):
+                    self._looking.add(held.key)
+                    self._start(held, lambda held=held: self._removed(held))  # type: ignore[misc]
 
-    def _removed(self, held: Held, kept: Kept) -> None:
-        if kept.state() != "absent":
+    def _removed(self, held: Held) -> Steps[None]:
+        self._looking.discard(held.key)  # whatever happens from now on is seen by another look
+        kept = held.kept
+        if kept is None or (yield from kept.ask("look")) != "absent":
             return
-        if kept.given or kept.orphaned or self._in_use(held):
-            kept.restore()
-        else:
+        if kept.given or kept.orphaned or (yield from self._in_use(held)):
+            yield from kept.ask("restore")
+        elif held.kept is kept:
             self._let_go(held)
 
     def users_gone(self, held: Held) -> None:
         """The last living worker that was given *held* has exited."""
+        if held.kept is not None:
+            self._start(held, lambda: self._orphaned(held))
+
+    def _orphaned(self, held: Held) -> Steps[None]:
         kept = held.kept
-        if kept is None:
+        if kept is None or held.users:
             return
-        if kept.state() == "absent" and not kept.given and not self._in_use(held):
-            self._let_go(held)  # it was removed, and the news of it stands in the queue behind this exit
-        else:
+        # The news of a removal may stand in the queue behind this exit.
+        absent = (yield from kept.ask("look")) == "absent"
+        used = kept.given or not absent or (yield from self._in_use(held))
+        if held.kept is not kept or held.users:
+            return
+        if used:
             kept.orphaned = True
+        else:
+            self._let_go(held)
+
+
+def _remove(kept: Kept) -> Steps[None]:
+    try:
+        yield from kept.ask("remove", given=kept.given)
+    finally:
+        os.close(kept.place.directory)  # it was opened with O_PATH: nothing is written or waited for
 
 
 def key_of(address: Address) -> str:
-    """Return what makes two addresses the same: the text, for a file with the symlinks of its directory resolved."""
+    """Return what makes two addresses the same: the text, for a file with the symlinks of its directory resolved.
+
+    Of a worker's path this is found out by the helper.
+    """
     if address.path is None:
         return str(address)
     directory, name = os.path.split(address.path)

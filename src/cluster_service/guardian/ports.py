@@ -1,14 +1,21 @@
 """Which socket a ``bind`` gets, whatever way it came: by seccomp, by the runtime in the worker, or from the master.
 
-Laws. The service has one socket for each address. Whoever binds it gets that socket; it is made by the first. A
-``bind`` that is refused is refused with a sentence. The service's own doors are never given away.
+Laws. The service has one socket for each address. Whoever binds it gets that socket, if it may (``sharing``); it is
+made by the first. A ``bind`` that is refused is refused with a sentence. The service's own doors are never given away.
 
 Not shared, and left to the kernel: port 0 (each caller gets a port of its own), groups (multicast), Unix
 datagram sockets (they are mailboxes), sockets bound to one device, and those of another network or root directory.
 
+A program that binds many sockets and closes them again (a resolver with random ports, FTP's data connections) does not
+make the service hold them all: from ``holdings.SWEEP_AT`` sockets that a worker has alone, those are released that none
+of its processes has open, and what it binds beyond ``holdings.SOCKETS_LIMIT`` in use is left to the kernel.
+
 O_NONBLOCK stands in the open file description, which all users of a socket share. So it is copied from a worker that
 is the only user, and otherwise only ever set: an event loop that found its listener blocking would stand still, while
 a program that finds it non-blocking sees at most an error that it must know from interrupted connections.
+
+Everything that could wait is done by the helper, in steps (``steps``): opening, listening, files. What is done here
+to sockets that workers have is ``fcntl`` of O_NONBLOCK, which takes no lock of the socket.
 """
 
 from __future__ import annotations
@@ -17,23 +24,34 @@ import errno
 import fcntl
 import os
 import socket
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import opening, private, strangers
+from cluster_service.machine import shortage
+from cluster_service.wire.addresses import Address
+
+from . import asked, opening, private, sharing, strangers
+from . import holdings as known
+from .duties import DUTIES
 from .given import Given
 from .holdings import Held
-from .paths import Kept, Paths, key_of
+from .opening import Binder
+from .paths import Kept, Paths, Place, key_of
+from .sharing import Refused
+from .steps import ask, run_here
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
-    from cluster_service.wire.addresses import Address
-
+    from .helper import Answer, Helper
     from .holdings import Holdings, Worker
-    from .opening import Binder
+    from .steps import Steps, Tasks
 
 BACKLOG = 2048
 """The shortest queue of a shared socket; the kernel caps it at net.core.somaxconn."""
+
+
+class LeaveAlone(Exception):
+    """The call is none of ours: the kernel may go on with it."""
 
 
 class Want(NamedTuple):
@@ -43,21 +61,49 @@ class Want(NamedTuple):
     kind: int
     """SOCK_STREAM, SOCK_DGRAM or SOCK_SEQPACKET."""
     nonblocking: bool
-    binder: Binder | None = None
-    """For the path of a Unix socket."""
-    path: bytes | None = None
+    binder: Binder
+    """As whom."""
+    options: Sequence[Any] = ()
+    """What the worker has set on its own socket (``opening.options_of``)."""
+    capable: bool = False
+    """Whether it has CAP_NET_BIND_SERVICE."""
+    key: str = ""
+    """What makes two paths the same."""
+    written: str = ""
     """The path as the worker wrote it: what ``getsockname`` will give."""
-    source: socket.socket | None = None
-    """The worker's own socket, whose options count."""
+    directory: int = -1
+    """Of the path, opened as the binder."""
+    creates: bool = True
+    """Whether the binder may create files in it."""
+    connects: bool = True
+    """Whether it may write to the file, if there is one."""
+    path_error: int = 0
+    """The errno with which the binder does not even come to the directory."""
+
+    @property
+    def uid(self) -> int:
+        """The user."""
+        return self.binder.uid
 
 
-class Refused(Exception):
-    """A bind or listen that fails with *number*, and why."""
-
-    def __init__(self, number: int, sentence: str) -> None:
-        super().__init__(sentence)
-        self.number = number
-        self.sentence = sentence
+def want_from(found: dict[str, Any], directory: int) -> Want:
+    """Return the wish that the helper has *found* (``asked.read_bind``)."""
+    kind, host, port, dual = found["address"]
+    address = Address(kind, found.get("absolute", host), port, dual)
+    return Want(
+        address,
+        found["type"],
+        found["nonblocking"],
+        asked.binder_from(found["binder"]),
+        options=found["options"],
+        capable=found["capable"],
+        key=found.get("key", ""),
+        written=found.get("written", ""),
+        directory=directory,
+        creates=found.get("creates", True),
+        connects=found.get("connects", True),
+        path_error=found.get("path_error", 0),
+    )
 
 
 class Told(NamedTuple):
@@ -67,33 +113,47 @@ class Told(NamedTuple):
     """It has bound a socket that listens already: it may never ask for more (gunicorn looks at SO_ACCEPTCONN first)."""
     listening: Callable[[Worker, Held], None]
     refused: Callable[[Worker, Address, str], None]
+    released: Callable[[Held], None]
+    """A socket was closed that no process had open any more."""
     log: Callable[[str], None]
 
 
 class Ports:
     """The sockets that are held, as those who bind see them."""
 
-    def __init__(self, holdings: Holdings, told: Told) -> None:
+    def __init__(self, holdings: Holdings, told: Told, helper: Helper, tasks: Tasks) -> None:
         self._holdings = holdings
         self._told = told
-        self.paths = Paths(self._in_use, self.close)
+        self._helper = helper
+        self._tasks = tasks
+        self.paths = Paths(self._start, self._in_use, self.close)
         self.given = Given(holdings, self.paths, told.log)
 
-    def find(self, address: Address) -> Held | None:
+    def find(self, address: Address, key: str = "") -> Held | None:
         """Return the socket that is held for *address*, or one that was given to us and covers it."""
-        return self._holdings.held.get(key_of(address)) or self.given.covering(address)
+        return self._holdings.held.get(key or str(address)) or self.given.covering(address)
 
     def _refuse_clash(self, address: Address) -> None:
         clash = self.given.clash(address)
         if clash:
             raise Refused(errno.EADDRINUSE, clash)
 
+    def _start(self, held: Held, begin: Callable[[], Steps[None]]) -> None:
+        """Run steps that concern the file of *held*: a door's, which is in a directory of our own, at once."""
+        if held.door:
+            run_here(begin(), DUTIES)
+        else:
+            self._tasks.add(begin)
+
     # ------------------------------------------------------------ workers
 
-    def bind(self, worker: Worker, want: Want) -> Held:
-        """Return the socket that *worker* is to have for its bind. Raises Refused, having told of it."""
+    def bind(self, worker: Worker, want: Want) -> Steps[Held]:
+        """Return the socket that *worker* is to have for its bind. Raises Refused, having told of it; LeaveAlone."""
         try:
-            held = self.own(worker, want) if worker.is_private else self._find(want) or self._open(want)
+            if worker.is_private:
+                held = yield from self.own(worker, want)
+            else:
+                held = (yield from self._find(worker, want)) or (yield from self._open(worker, want))
             self._give(worker, held, want)
         except Refused as refusal:
             self._told.refused(worker, want.address, refusal.sentence)
@@ -105,14 +165,14 @@ class Ports:
             self._told.bound(worker, held)
         return held
 
-    def listen(self, worker: Worker, held: Held, backlog: int, binder: Binder | None = None) -> None:
+    def listen(self, worker: Worker, held: Held, backlog: int, binder: Binder | None = None) -> Steps[None]:
         """Let *held* listen, because *worker* asked for it. Raises Refused, having told of it."""
         try:
-            # Clients of a Unix socket see the credentials of whoever has called listen on it (unix(7), SO_PEERCRED).
-            with opening.InTheNameOf(binder):
-                self._listen(held, backlog)
+            yield from self._listen(held, backlog, binder if held.address.kind == "unix" else None)
+        except TimeoutError:
+            raise
         except OSError as error:
-            refusal = Refused(error.errno or errno.EINVAL, opening.explain(held.address, error))
+            refusal = Refused(error.errno or errno.EINVAL, str(error.strerror))
             self._told.refused(worker, held.address, refusal.sentence)
             raise refusal from None
         self._told.listening(worker, held)
@@ -136,77 +196,106 @@ class Ports:
             else:
                 self.paths.users_gone(held)
 
-    def own(self, worker: Worker, want: Want) -> Held:
+    def own(self, worker: Worker, want: Want) -> Steps[Held]:
         """Return the socket that *worker* has for itself in place of *want*. Raises Refused."""
-        shared = self._holdings.held.get(key_of(want.address))
+        shared = self._holdings.held.get(want.key or str(want.address))
         if shared is not None and shared.kept is not None:
-            shared.kept.restore()  # it may have been removed just now, to make room for what it does not get
+            yield from shared.kept.ask("restore")  # it may have been removed to make room for what it does not get
         held = self._holdings.held.get(private.key_of(worker, str(want.address)))
         if held is None:
             try:
-                held = private.open_for(worker, want.address, want.kind, want.source)
+                held = yield from private.open_for(worker, want.address, want.kind, want.options)
+            except TimeoutError:
+                raise
             except OSError as error:
-                raise Refused(error.errno or errno.EINVAL, opening.explain(want.address, error)) from None
+                raise Refused(error.errno or errno.EINVAL, str(error.strerror)) from None
             self._holdings.add_held(held)
         return held
 
-    def _find(self, want: Want) -> Held | None:
-        held = self.find(want.address)
+    def own_here(self, worker: Worker, address: Address, kind: int) -> Held:
+        """Return the socket that *worker*, which is being started, has for itself. Raises Refused."""
+        want = Want(address, kind, nonblocking=False, binder=_ourselves(0o077))
+        return run_here(self.own(worker, want), DUTIES)
+
+    def check(self, worker: Worker, held: Held) -> None:
+        """Raise Refused unless *worker*, which is being started, may inherit *held*."""
+        binder = _ourselves(0o077)._replace(uid=worker.uid)
+        want = Want(held.address, held.socket.type, nonblocking=False, binder=binder)
+        sharing.check(self._holdings, worker, want, held)
+        self._adopt(worker, held)
+
+    def _find(self, worker: Worker, want: Want) -> Steps[Held | None]:
+        if not want.path_error:
+            held = self.find(want.address, want.key)
+        elif str(want.address) in worker.binds:
+            held = self._holdings.at(str(want.address))  # it was opened for this group, wherever it is
+        else:
+            problem = shortage.explain(OSError(want.path_error, os.strerror(want.path_error)))
+            raise Refused(want.path_error, f"{want.address}: {problem}")
         if held is None:
             self._refuse_clash(want.address)
             return None
-        if held.door:
-            raise Refused(errno.EADDRINUSE, f"{want.address} is the service's own door; bind another address")
+        sharing.check(self._holdings, worker, want, held)
         if held.socket.type != want.kind:
             raise Refused(errno.EADDRINUSE, f"{want.address} is held by this service as a socket of another kind")
-        if held.kept is not None and not held.kept.restore():
-            if held.kept.state() == "other":
-                raise Refused(errno.EADDRINUSE, f"{strangers.describe(want.address)} (it has replaced our socket)")
-            if held.given is not None:
-                return held
-            self.close(held)  # its directory is gone, or its file beyond recall
-            return None
+        if held.kept is None or (state := (yield from held.kept.ask("restore"))) == "ours":
+            return held
+        if state == "other":
+            raise Refused(errno.EADDRINUSE, f"{strangers.taken(want.address)} (it has replaced our socket)")
+        if held.given is not None:
+            return held
+        self.close(held)  # its directory is gone, or its file beyond recall
+        return None
+
+    def _open(self, worker: Worker, want: Want) -> Steps[Held]:
+        sharing.check_new(self._holdings, worker, want)
+        yield from self._make_room(worker)
+        try:
+            held = yield from self._make(want)
+        except TimeoutError:
+            raise
+        except OSError as error:
+            raise Refused(error.errno or errno.EINVAL, str(error.strerror)) from None
+        held.tenant, held.uid = worker.tenant, want.uid
         return held
 
-    def _open(self, want: Want) -> Held:
-        address = want.address
-        try:
-            sock = opening.new_socket(address, want.kind)
-        except OSError as error:
-            raise Refused(error.errno or errno.EINVAL, opening.explain(address, error)) from None
-        try:
-            if want.source is not None:
-                opening.copy_options(want.source, sock)
-            kept = self._bind(sock, want)
-        except OSError as error:
-            sock.close()
-            raise Refused(error.errno or errno.EINVAL, opening.explain(address, error)) from None
-        return self._hold(sock, address, kept)
-
-    def _bind(self, sock: socket.socket, want: Want) -> Kept | None:
-        address = want.address
-        if address.path is None:
-            with SideBySide(sock, list(self._overlapping(address))):
-                sock.bind(address.sockaddr())
-            return None
-        path = want.path or os.fsencode(address.path)
-        with opening.InTheNameOf(want.binder):
-            directory = os.open(os.path.dirname(path) or b".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                sock.bind(path)
-                return Kept(directory, os.path.basename(path))
-            except OSError:
-                os.close(directory)
-                raise
-
-    def _hold(self, sock: socket.socket, address: Address, kept: Kept | None) -> Held:
-        held = Held(address=address, key=key_of(address), socket=sock, inode=os.fstat(sock.fileno()).st_ino)
+    def _make(self, want: Want) -> Steps[Held]:
+        """Open a socket and hold it. Raises OSError."""
+        address, overlapping = want.address, [held.socket.fileno() for held in self._overlapping(want.address)]
+        values = {
+            "address": _words(address),
+            "type": want.kind,
+            "options": list(want.options),
+            "binder": list(want.binder),
+            "written": want.written,
+        }
+        inotify = self.paths.open() if address.path is not None else None
+        lent = overlapping if address.path is None else [want.directory, *([] if inotify is None else [inotify])]
+        answer = yield from self._beside(ask("open", values, lent), overlapping)
+        (descriptor,) = answer.descriptors
+        sock = socket.socket(address.family, want.kind, 0, fileno=descriptor)
+        held = Held(address=address, key=want.key or str(address), socket=sock, inode=answer.values["inode"])
         self._holdings.add_held(held)
-        if kept is not None:
-            problem = self.paths.keep(held, kept)
-            if problem:
-                self._told.log(problem)
+        if address.path is not None:
+            self._keep(held, want, answer.values)
         return held
+
+    def _beside(self, asking: Steps[Answer], overlapping: list[int]) -> Steps[Answer]:
+        """Let the helper do something beside other sockets, and clear up if it does not come to an end."""
+        try:
+            return (yield from asking)
+        except OSError as error:
+            if overlapping and error.errno in (errno.ETIMEDOUT, errno.ECONNABORTED):
+                yield from ask("part", {}, overlapping)
+            raise
+
+    def _keep(self, held: Held, want: Want, found: dict[str, Any]) -> None:
+        device, inode = found["identity"]
+        name = os.path.basename(os.fsencode(want.written))
+        place = Place(want.directory, name, (device, inode), want.binder)
+        self.paths.keep(held, Kept(place, found["watch"]))
+        if found["problem"]:
+            self._told.log(f"{held.address}: {found['problem']}")
 
     def _give(self, worker: Worker, held: Held, want: Want) -> None:
         alone = not held.users - {worker.number}
@@ -215,53 +304,97 @@ class Ports:
             fcntl.fcntl(held.socket, fcntl.F_SETFL, flags | os.O_NONBLOCK)
         elif alone:
             fcntl.fcntl(held.socket, fcntl.F_SETFL, flags & ~os.O_NONBLOCK)
+        if worker.exited:  # while its child's call was worked on
+            if not (held.users or held.listening or held.declared):
+                self.close(held)
+            raise LeaveAlone
         held.users.add(worker.number)
+        self._adopt(worker, held)
         if held.kept is not None:
             held.kept.orphaned = False
 
-    def _in_use(self, held: Held) -> bool:
-        """Whether a living process other than ours has the socket open."""
-        wanted = {f"socket:[{held.inode}]"}
-        if any(strangers.holds(worker.pid, wanted) for worker in self._holdings.alive()):
-            return True
-        return next(strangers.holders_of({held.inode}), None) is not None
+    def _adopt(self, worker: Worker, held: Held) -> None:
+        """A socket belongs to the group that used it first, until that has no worker any more."""
+        if held.tenant is None or sharing.is_free(self._holdings, held):
+            held.tenant = worker.tenant
+
+    def _in_use(self, held: Held) -> Steps[bool]:
+        """Return whether a living process other than ours has the socket open."""
+        pids = [worker.pid for worker in self._holdings.alive()]
+        asked = {"inode": held.inode, "workers": pids, "guardian": os.getpid()}
+        return bool((yield from ask("in_use", asked)).values["used"])
+
+    # ------------------------------------------------------------ sockets that are closed again
+
+    def _make_room(self, worker: Worker) -> Steps[None]:
+        """Release what *worker* has closed, once it has many sockets. Raises LeaveAlone where it uses too many."""
+        alone = [held for held in self._holdings.held.values() if _is_of(worker, held)]
+        if len(alone) < worker.sweep_at:
+            return
+        yield from self._sweep(worker, alone)
+        left = sum(_is_of(worker, held) for held in self._holdings.held.values())
+        worker.sweep_at = min(max(known.SWEEP_AT, 2 * left), known.SOCKETS_LIMIT)
+        if left < known.SOCKETS_LIMIT:
+            return
+        if not worker.full:
+            worker.full = True
+            self._told.log(
+                f"{worker.label} (pid {worker.pid}) uses {left} sockets; what it binds beyond that is not shared"
+            )
+        raise LeaveAlone
+
+    def _sweep(self, worker: Worker, alone: list[Held]) -> Steps[None]:
+        others = [other.pid for other in self._holdings.alive() if other is not worker]
+        inodes = [held.inode for held in alone]
+        asked = {"root": worker.pid, "guardian": os.getpid(), "without": others, "inodes": inodes}
+        still = set((yield from ask("open_sockets", asked)).values["open"])
+        for held in alone:
+            if held.inode not in still and held.users <= {worker.number} and held.inode in self._holdings.by_inode:
+                self.close(held)
+                self._told.released(held)
 
     # ------------------------------------------------------------ the master
 
-    def declare(self, address: Address, *, door: bool, backlog: int, mode: int) -> Held:
+    def declare(self, address: Address, *, door: bool, backlog: int, mode: int, tenant: str | None = None) -> Held:
         """Open and hold *address* because the master said so; the same again is the same socket. Raises Refused."""
-        held = self.find(address)
+        key = key_of(address)
+        held = self.find(address, key)
         if held is None:
             self._refuse_clash(address)
         if held is not None and held.door != door:
             what = "a door" if held.door else "a shared port"
             raise Refused(errno.EADDRINUSE, f"{address} is held already, as {what}")
         if held is None:
-            held = self._declare(address, door=door, mode=mode)
+            held = self._declare(address, key, door=door, mode=mode)
         held.declared = True
+        if not door and held.tenant is None:
+            held.tenant = tenant or None
         if held.given is not None and held.listening:
             return held  # as long a queue as its unit says
         try:
             if address.kind != "udp":
-                self._listen(held, backlog)
+                run_here(self._listen(held, backlog, None), DUTIES)
             held.listening = True
         except OSError as error:
-            sentence = opening.explain(address, error)
             self.close(held)
-            raise Refused(error.errno or errno.EINVAL, sentence) from None
+            raise Refused(error.errno or errno.EINVAL, str(error.strerror)) from None
         return held
 
-    def _declare(self, address: Address, *, door: bool, mode: int) -> Held:
+    def _declare(self, address: Address, key: str, *, door: bool, mode: int) -> Held:
         kind = socket.SOCK_DGRAM if address.kind == "udp" else socket.SOCK_STREAM
         # The umask makes the mode exact from the first moment on: there is no window as there would be before a chmod.
-        binder = opening.Binder(os.geteuid(), os.getegid(), (), 0o777 & ~mode, "/")
-        want = Want(address, kind, nonblocking=False, binder=binder if address.path is not None else None)
-        if address.path is not None:
-            try:
+        want = Want(address, kind, nonblocking=False, binder=_ourselves(0o777 & ~mode), key=key)
+        directory = -1
+        try:
+            if address.path is not None:
                 opening.remove_stale(address.path)
-            except OSError as error:
-                raise Refused(error.errno or errno.EINVAL, str(error.strerror)) from None
-        held = self._open(want)
+                directory = os.open(os.path.dirname(address.path), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+                want = want._replace(written=address.path, directory=directory)
+            held = run_here(self._make(want), DUTIES)
+        except OSError as error:
+            if directory >= 0:
+                os.close(directory)
+            raise Refused(error.errno or errno.EINVAL, str(error.strerror)) from None
         held.door = door
         return held
 
@@ -271,7 +404,10 @@ class Ports:
         """Close a socket and remove its file."""
         self._holdings.drop_held(held)
         self.paths.release(held)
-        held.socket.close()
+        if held.door:
+            held.socket.close()
+        else:
+            self._helper.close(held.socket.detach())  # a worker may have connected it, and let it linger
 
     def close_all(self, *, doors: bool = True) -> None:
         """Close every socket, or every one that is not a door."""
@@ -279,37 +415,30 @@ class Ports:
             if doors or not held.door:
                 self.close(held)
 
-    def _listen(self, held: Held, backlog: int) -> None:
-        with SideBySide(held.socket, [other for other in self._overlapping(held.address) if other is not held]):
-            held.socket.listen(max(backlog, BACKLOG))
+    def _listen(self, held: Held, backlog: int, binder: Binder | None) -> Steps[None]:
+        values = {
+            "address": _words(held.address),
+            "backlog": max(backlog, BACKLOG),
+            "binder": None if binder is None else list(binder),
+        }
+        others = [other.socket.fileno() for other in self._overlapping(held.address) if other is not held]
+        yield from self._beside(ask("listen", values, [held.socket.fileno(), *others]), others)
         held.listening = True
 
     def _overlapping(self, address: Address) -> Iterator[Held]:
         for held in self._holdings.held.values():
-            other = held.address
-            if held.door or held.asked:
-                continue
-            if other.kind == address.kind != "unix" and other.port == address.port:
+            if not held.door and not held.asked and sharing.overlap(held.address, address):
                 yield held
 
 
-class SideBySide:
-    """A block in which *sock* may be bound, or listen, beside sockets of ours that it overlaps with.
+def _ourselves(umask: int) -> Binder:
+    return Binder(os.geteuid(), os.getegid(), tuple(os.getgroups()), umask, "/")
 
-    So a release that binds ``127.0.0.1:8000`` can replace one that binds ``0.0.0.0:8000`` while that one serves.
-    SO_REUSEPORT allows it, to sockets of the same user; it is set for as long as it takes only, or any process of
-    this user could join later.
-    """
 
-    def __init__(self, sock: socket.socket, others: list[Held]) -> None:
-        self._sockets = [sock, *(held.socket for held in others)] if others else []
+def _words(address: Address) -> list[Any]:
+    return [address.kind, address.host, address.port, address.dual]
 
-    def __enter__(self) -> None:
-        self._set(1)
 
-    def __exit__(self, *exception: object) -> None:
-        self._set(0)
-
-    def _set(self, value: int) -> None:
-        for sock in self._sockets:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, value)
+def _is_of(worker: Worker, held: Held) -> bool:
+    """Whether nobody but *worker* keeps the socket, and nothing but its binding it."""
+    return held.users == {worker.number} and not (held.declared or held.asked or held.given)

@@ -6,39 +6,36 @@ with an abstract name that the kernel chooses (unix(7), autobind). The same addr
 
 from __future__ import annotations
 
-import os
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cluster_service.wire.addresses import Address
 
-from . import opening
 from .holdings import Held
+from .steps import ask
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from .holdings import Worker
+    from .steps import Steps
 
 _LOOPBACK = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
 
 
 def key_of(worker: Worker, asked: str) -> str:
-    """What makes two sockets of a private worker the same."""
+    """Return what makes two sockets of a private worker the same."""
     return f"{worker.number} {asked}"
 
 
-def open_for(worker: Worker, address: Address, kind: int, source: socket.socket | None) -> Held:
+def open_for(worker: Worker, address: Address, kind: int, options: Sequence[Any]) -> Steps[Held]:
     """Open the socket that *worker* gets in place of *address*. Raises OSError."""
     host = _LOOPBACK.get(socket.AddressFamily(address.family), "")
-    sock = opening.new_socket(Address(address.kind, host or address.host), kind)
-    try:
-        if source is not None:
-            opening.copy_options(source, sock)
-        sock.bind((host, 0) if host else b"")
-    except OSError:
-        sock.close()
-        raise
-    name = sock.getsockname()
-    own = Address(address.kind, host, name[1]) if host else Address("unix", "@" + os.fsdecode(name[1:]))
+    where = [address.kind, host or "@", address.port if host else 0, False]
+    answer = yield from ask("open", {"address": where, "type": kind, "options": options, "private": True})
+    (descriptor,) = answer.descriptors
+    found = answer.values
+    own = Address(address.kind, found.get("host", host), found["port"])
     asked = str(address)
-    inode = os.fstat(sock.fileno()).st_ino
-    return Held(own, key_of(worker, asked), sock, inode, users={worker.number}, asked=asked)
+    sock = socket.socket(fileno=descriptor)
+    return Held(own, key_of(worker, asked), sock, found["inode"], users={worker.number}, asked=asked)

@@ -1,7 +1,8 @@
 """Port sharing by the Python runtime: the worker's ``socket.bind`` asks on the ports pair (``wire.channel``).
 
 For hosts without seccomp. The rules are those of ``ports``; only the way that a bind comes, and its socket goes,
-differs. What seccomp sees of the worker's own socket the request must say: its options are not copied.
+differs. What seccomp sees of the worker's own socket the request must say: its options are not copied. Who the worker
+is, and what its path leads to, the helper finds out.
 """
 
 from __future__ import annotations
@@ -15,12 +16,19 @@ from typing import TYPE_CHECKING, Any
 from cluster_service.machine import passing, shortage
 from cluster_service.wire import addresses, channel
 
-from . import opening
-from .ports import Refused, Want
+from . import asked, opening, seccomp
+from .ports import LeaveAlone, want_from
+from .sharing import Refused
+from .steps import ask
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .holdings import Holdings, Worker
     from .ports import Ports
+    from .steps import Steps
+
+    Reply = tuple[dict[str, Any], list[int]]
 
 _KINDS = {
     "tcp": (socket.SOCK_STREAM,),
@@ -31,77 +39,106 @@ _NOT_OURS: dict[str, Any] = {"ok": True, "shared": False}
 
 
 class Service:
-    """Answers the requests of workers whose share is ``python``."""
+    """Answers the requests of workers whose share is ``python``; *closed* is called when one has closed its end."""
 
-    def __init__(self, holdings: Holdings, ports: Ports) -> None:
+    def __init__(
+        self,
+        holdings: Holdings,
+        ports: Ports,
+        log: Callable[[str], None],
+        closed: Callable[[Worker], None],
+    ) -> None:
         self._holdings = holdings
         self._ports = ports
+        self._log = log
+        self._closed = closed
 
-    def answer_one(self, worker: Worker) -> bool:
-        """Receive and answer one request. False when the worker has closed its end."""
+    def receive(self, worker: Worker) -> Steps[None] | None:
+        """Receive one request and return the steps that answer it. The pair is readable."""
         pair = worker.ports
         if pair is None:
-            return False
+            return None
         try:
             data = pair.recv(channel.LIMIT, socket.MSG_DONTWAIT)
         except (BlockingIOError, InterruptedError):
-            return True
+            return None
         except OSError:
-            return False
-        if not data:
-            return False
-        reply, descriptors = self._answer(worker, data)
-        try:
-            _send(pair, reply, descriptors)
-        except OSError:  # it has died, or does not read its replies: its pair is closed, and it shares no further ports
-            return False
-        return True
+            data = b""
+        if data:
+            return seccomp.timed(worker, self._serve(worker, data))
+        self._closed(worker)
+        return None
 
-    def _answer(self, worker: Worker, data: bytes) -> tuple[dict[str, Any], list[int]]:
+    def _serve(self, worker: Worker, data: bytes) -> Steps[None]:
+        reply, descriptors = yield from self._answer(worker, data)
+        if worker.ports is None:  # it has ended meanwhile
+            return
+        try:
+            _send(worker.ports, reply, descriptors)
+        except OSError:  # it has died, or does not read its replies: its pair is closed, and it shares no further ports
+            self._closed(worker)
+
+    def _answer(self, worker: Worker, data: bytes) -> Steps[Reply]:
         try:
             request = channel.decode(data)
+            if worker.unshared or worker.waited > seccomp.WAITING_LIMIT:
+                return _NOT_OURS, []
             if request["type"] == "bind":
-                return self._bind(worker, request)
+                return (yield from self._bind(worker, request))
             if request["type"] == "listen":
-                return self._listen(worker, request)
+                return (yield from self._listen(worker, request))
             return _failed(errno.EINVAL, f"no request of type {request['type']!r}"), []
+        except LeaveAlone:
+            return _NOT_OURS, []
         except Refused as refusal:
             return _failed(refusal.number, refusal.sentence), []
         except (channel.ChannelError, KeyError, TypeError, ValueError) as error:
             return _failed(errno.EINVAL, f"a request that is none: {error}"), []
+        except (TimeoutError, ConnectionAbortedError):
+            seccomp.stop_sharing(worker, "a bind", self._log)
+            return _NOT_OURS, []
         except OSError as error:
             return _failed(error.errno or errno.EINVAL, str(error)), []
 
-    def _bind(self, worker: Worker, request: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
+    def _bind(self, worker: Worker, request: dict[str, Any]) -> Steps[Reply]:
         text = str(request["address"])
         if text == "unix:" or text.partition("+")[0].endswith(":0"):
             return _NOT_OURS, []  # the kernel is to choose the name or the port
-        address, path = _address(worker, text)
+        path = text.removeprefix("unix:") if text.startswith("unix:") and not text.startswith("unix:@") else None
+        address = addresses.Address("unix", path) if path is not None else addresses.parse(text)
         if address.host == "::" and not request.get("v6only", True):
             address = dataclasses.replace(address, dual=True)
         kind = int(request["kind"]) & ~(socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         if kind not in _KINDS[address.kind] or opening.multicast(address):
             return _NOT_OURS, []
-        binder = opening.binder_of(worker.pid) if path is not None else None
-        held = self._ports.bind(worker, Want(address, kind, bool(request.get("nonblocking")), binder, path))
+        answer = yield from ask("describe", {"thread": worker.pid, "path": path})
+        directory = answer.descriptors[0] if answer.descriptors else -1
+        try:
+            if "leave" in answer.values:
+                return _NOT_OURS, []
+            found = {
+                **answer.values,
+                "address": [address.kind, address.host, address.port, address.dual],
+                "type": kind,
+                "nonblocking": bool(request.get("nonblocking")),
+                "options": [],
+            }
+            held = yield from self._ports.bind(worker, want_from(found, directory))
+        finally:
+            if directory >= 0 and not self._ports.paths.keeps(directory):
+                os.close(directory)
         return {"ok": True, "shared": True}, [held.socket.fileno()]
 
-    def _listen(self, worker: Worker, request: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
+    def _listen(self, worker: Worker, request: dict[str, Any]) -> Steps[Reply]:
         held = self._holdings.by_inode.get(int(request["inode"]))
-        if held is None:
+        if held is None or worker.number not in held.users:
             return _NOT_OURS, []
-        binder = opening.binder_of(worker.pid) if held.address.kind == "unix" else None
-        self._ports.listen(worker, held, int(request.get("backlog", 0)), binder)
+        binder = None
+        if held.address.kind == "unix":
+            answer = yield from ask("describe", {"thread": worker.pid})
+            binder = asked.binder_from(answer.values["binder"]) if "binder" in answer.values else None
+        yield from self._ports.listen(worker, held, int(request.get("backlog", 0)), binder)
         return {"ok": True, "shared": True}, []
-
-
-def _address(worker: Worker, text: str) -> tuple[addresses.Address, bytes | None]:
-    """Return the address, and for a Unix socket the path as the worker wrote it, which may be a relative one."""
-    if not text.startswith("unix:") or text.startswith("unix:@"):
-        return addresses.parse(text), None
-    path = text[len("unix:") :]
-    directory = os.readlink(f"/proc/{worker.pid}/cwd")
-    return addresses.parse(f"unix:{os.path.normpath(os.path.join(directory, path))}"), os.fsencode(path)
 
 
 def _send(pair: socket.socket, reply: dict[str, Any], descriptors: list[int]) -> None:

@@ -2,11 +2,26 @@
 
 Before exec the child installs a seccomp filter whose only effect is a notification of these two calls
 (SECCOMP_RET_USER_NOTIF, seccomp_unotify(2)); its listener descriptor is sent to the guardian, and thereby names the
-worker: what the worker forks inherits the filter. The thread waits in the call until it is answered here, with 0
+worker: what the worker forks inherits the filter. The thread waits in the call until it is answered, with 0
 (done for it: the shared socket was put over its descriptor), with an error, or with "go on" (nothing of ours).
 
-Each notification is answered, whatever happens, or its thread is dead: nothing here waits for a worker. What was read
-from its memory is only used after the kernel has said that the thread still waits.
+Each notification is answered, whatever happens, or its thread is dead. What was read from its memory is only used
+after the kernel has said that the thread still waits.
+
+The guardian takes one notification of one worker at a time (``steps.Tasks``), so all workers have their turn, however
+many threads of one are calling. The helper reads the thread's memory, descriptors and /proc, and installs the socket.
+The guardian itself makes these calls on a listener, none of which waits:
+
+- SECCOMP_IOCTL_NOTIF_RECV: only when the listener was readable, and nobody else receives from it.
+- SECCOMP_IOCTL_NOTIF_ID_VALID and _SEND: they look the notification up and wake its thread.
+- poll, in epoll_wait and epoll_ctl: it looks whether there is a notification.
+
+All take the listener's lock, which the kernel holds over a longer time in one case: while the worker's thread puts the
+installed descriptor into its table, which flushes a file that another thread has put there meanwhile (close(2), FUSE).
+So the listener is not in the epoll set from a notification until it was dealt with; and where installing does not
+come to an end, the guardian never touches that listener again: it is given to a process of its own
+(``Helper.attend``), which leaves the worker's calls to the kernel. The same is done with any worker that makes the
+helper wait: only its own binds suffer, and the others' are served a second later.
 
 The environment variable CSERVICE_NO_SECCOMP=1, in the guardian's environment, makes ``probe`` say that all this
 cannot be had: for tests of the other modes, and for hosts where it works but is not wanted.
@@ -15,120 +30,168 @@ cannot be had: for tests of the other modes, and for hosts where it works but is
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import select
 import signal
 import socket
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from cluster_service.machine import capabilities, passing, shortage
-from cluster_service.wire import addresses
 
-from . import opening, posix
-from .ports import Refused, Want
+from . import asked, posix
+from .helper import LIMIT_SECONDS
+from .ports import LeaveAlone, want_from
+from .sharing import Refused
+from .steps import ask
 
 if TYPE_CHECKING:
-    from .holdings import Holdings, Worker
-    from .ports import Ports
+    from collections.abc import Callable
+
+    from .helper import Answer, Helper
+    from .holdings import Held, Holdings, Worker
+    from .ports import Ports, Want
     from .posix import Machine, Notification
+    from .steps import Steps
 
 _SOCKADDR_LIMIT = 128  # sizeof(struct sockaddr_storage): the kernel refuses more
 _GONE = (errno.ENOENT, errno.EINPROGRESS, errno.ESRCH)
 """What answering gives when the thread was killed or interrupted meanwhile, or has been answered."""
-
-
-class _Leave(Exception):
-    """The call is none of ours: the kernel may go on with it."""
+_STUCK = (errno.ETIMEDOUT, errno.ECONNABORTED)
+SLOW_SECONDS = 0.25
+"""From which on an answer of the helper counts as slow."""
+WAITING_LIMIT = 3.0
+"""Seconds of slow answers after which a worker's binds are left to the kernel."""
 
 
 class Listener:
     """Answers the notifications of one worker, and of what it has forked, until the last of them has ended."""
 
-    def __init__(self, worker: Worker, descriptor: int, holdings: Holdings, ports: Ports) -> None:
+    def __init__(
+        self,
+        worker: Worker,
+        descriptor: int,
+        holdings: Holdings,
+        ports: Ports,
+        helper: Helper,
+        log: Callable[[str], None],
+    ) -> None:
         self.worker = worker
         self.descriptor = descriptor
         self._holdings = holdings
         self._ports = ports
+        self._helper = helper
+        self._log = log
+        self._doing = ""
+        """What the helper does, for the log."""
 
-    def answer_one(self) -> None:
-        """Receive and answer one notification. The descriptor is readable."""
+    def receive(self) -> Steps[None] | None:
+        """Receive one notification and return the steps that answer it. The descriptor is readable."""
         try:
             notification = posix.notif_receive(self.descriptor)
         except OSError as error:
             if error.errno in _GONE:
-                return
+                return None
             raise
+        return timed(self.worker, self._answer(notification))
+
+    def _answer(self, notification: Notification) -> Steps[None]:
         try:
-            self._answer(notification)
+            yield from self._decide(notification)
         except OSError as error:
             if error.errno not in _GONE:
                 raise
 
-    def _answer(self, notification: Notification) -> None:
+    def _decide(self, notification: Notification) -> Steps[None]:
         machine = _machine()
         decide = {machine.bind: self._bind, machine.listen: self._listen}.get(notification.number)
         try:
-            if decide is None:
-                raise _Leave
-            decide(notification)
-        except _Leave:
+            if decide is None or self.worker.exited:
+                raise LeaveAlone
+            if self.worker.waited > WAITING_LIMIT:
+                self._doing = "working on its binds again and again"
+                raise TimeoutError
+            yield from decide(notification)
+        except LeaveAlone:
             posix.notif_continue(self.descriptor, notification.id)
         except Refused as refusal:
             posix.notif_answer(self.descriptor, notification.id, refusal.number)
         except MemoryError:
             posix.notif_answer(self.descriptor, notification.id, errno.ENOMEM)
+        except (TimeoutError, ConnectionAbortedError):
+            self._give_away(notification)
+        except OSError as error:
+            if error.errno in _GONE:
+                raise
+            posix.notif_answer(self.descriptor, notification.id, error.errno or errno.EIO)
         except BaseException:
             posix.notif_continue(self.descriptor, notification.id)  # a fault of ours must not leave the thread waiting
             raise
 
-    def _bind(self, notification: Notification) -> None:
+    def _ask(self, doing: str, duty: str, values: dict[str, Any]) -> Steps[Answer]:
+        self._doing = doing
+        return (yield from ask(duty, values))
+
+    def _bind(self, notification: Notification) -> Steps[None]:
         number, length = _int(notification.args[0]), _int(notification.args[2])
         if not 0 < length <= _SOCKADDR_LIMIT:
-            raise _Leave
-        thread = notification.thread
-        theirs = None
+            raise LeaveAlone
+        values = {
+            "thread": notification.thread,
+            "number": number,
+            "pointer": notification.args[1],
+            "length": length,
+        }
         try:
-            try:
-                data = _read_memory(thread, notification.args[1], length)
-                theirs = _borrow(thread, number)
-                want, close_on_exec = _want(thread, number, theirs, data)
-            except OSError as error:
-                self._give_up(notification, error)
+            answer = yield from self._ask("reading the address of a bind", "read_bind", values)
+        except OSError as error:
+            self._give_up(notification, error)
+        directory = answer.descriptors[0] if answer.descriptors else -1
+        want = None
+        try:
             self._check(notification)
-            self._share(notification, number, want, close_on_exec=close_on_exec)
+            if "leave" in answer.values:
+                raise LeaveAlone
+            want = want_from(answer.values, directory)
+            yield from self._share(notification, number, want, answer.values)
         finally:
-            if theirs is not None:
-                theirs.close()
+            if directory >= 0 and not self._ports.paths.keeps(directory):
+                os.close(directory)
 
-    def _share(self, notification: Notification, number: int, want: Want, *, close_on_exec: bool) -> None:
-        source = want.source
-        ours = None if source is None else self._holdings.by_inode.get(os.fstat(source.fileno()).st_ino)
+    def _share(self, notification: Notification, number: int, want: Want, found: dict[str, Any]) -> Steps[None]:
+        ours = self._holdings.by_inode.get(found["inode"])
         if ours is None:
-            if source is not None and _is_bound(source):
-                raise _Leave
-            held = self._ports.bind(self.worker, want)
-            posix.notif_replace(
-                self.descriptor, notification.id, held.socket.fileno(), number, close_on_exec=close_on_exec
-            )
+            if found["bound"]:
+                raise LeaveAlone
+            self._doing = f"opening {want.address}"
+            held = yield from self._ports.bind(self.worker, want)
+            yield from self._install(notification, number, held, close_on_exec=found["close_on_exec"])
         elif (ours.asked or str(ours.address)) != str(want.address):
-            raise _Leave
+            raise LeaveAlone
         posix.notif_answer(self.descriptor, notification.id)
 
-    def _listen(self, notification: Notification) -> None:
-        number, backlog = (_int(argument) for argument in notification.args[:2])
-        thread = notification.thread
+    def _install(self, notification: Notification, number: int, held: Held, *, close_on_exec: bool) -> Steps[None]:
+        self._doing = f"passing on the socket of {held.address}"
+        values = {"id": notification.id, "number": number, "close_on_exec": close_on_exec}
         try:
-            with _borrow(thread, number) as theirs:
-                inode = os.fstat(theirs.fileno()).st_ino
-            held = self._holdings.by_inode.get(inode)
-            binder = opening.binder_of(thread) if held is not None and held.address.kind == "unix" else None
+            yield from ask("install", values, [self.descriptor, held.socket.fileno()])
+        except OSError as error:
+            if error.errno in (*_STUCK, *_GONE):
+                raise
+            raise LeaveAlone from None  # it has closed its descriptor meanwhile, say
+
+    def _listen(self, notification: Notification) -> Steps[None]:
+        number, backlog = (_int(argument) for argument in notification.args[:2])
+        values = {"thread": notification.thread, "number": number}
+        try:
+            answer = yield from self._ask("looking at a socket that is to listen", "read_listen", values)
         except OSError as error:
             self._give_up(notification, error)
         self._check(notification)
+        held = self._holdings.by_inode.get(answer.values["inode"])
         if held is None:
-            raise _Leave
-        self._ports.listen(self.worker, held, backlog, binder)
+            raise LeaveAlone
+        self._doing = f"listening on {held.address}"
+        yield from self._ports.listen(self.worker, held, backlog, asked.binder_from(answer.values["binder"]))
         posix.notif_answer(self.descriptor, notification.id)
 
     def _give_up(self, notification: Notification, error: OSError) -> NoReturn:
@@ -138,15 +201,71 @@ class Listener:
         where it is only we who have too little, the thread is refused: left to itself it would bind the port for
         itself alone.
         """
+        if error.errno in _STUCK:
+            raise error
         self._check(notification)
-        if shortage.is_one(error):
+        if shortage.is_one(error) or error.errno == errno.EAGAIN:
             raise Refused(error.errno or errno.ENOMEM, f"a port cannot be shared: {shortage.explain(error)}") from None
-        raise _Leave from None
+        raise LeaveAlone from None
 
     def _check(self, notification: Notification) -> None:
         """Raise ENOENT when the thread waits no more: what was read may be of another process with its number."""
         if not posix.notif_valid(self.descriptor, notification.id):
             raise OSError(errno.ENOENT, "the thread is gone")
+
+    def _give_away(self, notification: Notification) -> None:
+        """The worker makes the helper wait: a process of its own leaves its calls to the kernel from now on."""
+        descriptor, self.descriptor = self.descriptor, -1
+        stop_sharing(self.worker, self._doing, self._log)
+        first = notification.id
+        try:
+            self._helper.attend(descriptor, lambda listener: leave_all(listener, first))
+        except OSError:
+            self._helper.close(descriptor)  # its binds fail with ENOSYS
+            raise
+
+
+def stop_sharing(worker: Worker, doing: str, log: Callable[[str], None]) -> None:
+    """Leave the binds of *worker* to the kernel from now on, because of what it made the helper wait for."""
+    worker.unshared = True
+    why = f"{doing} took longer than {LIMIT_SECONDS:g} s"
+    log(f"{worker.label} (pid {worker.pid}): {why}; its binds are no longer shared")
+
+
+def timed(worker: Worker, steps: Steps[None]) -> Steps[None]:
+    """Go through *steps*, and add up for *worker* what the helper was slow for."""
+    try:
+        call = next(steps)
+        while True:
+            answer = yield call
+            if answer.seconds > SLOW_SECONDS:
+                worker.waited += answer.seconds
+            call = steps.send(answer)
+    except StopIteration:
+        return
+
+
+def leave_all(listener: int, first: int) -> None:
+    """Leave every call that *listener* is notified of to the kernel, *first* the notification with that id."""
+    identity = first
+    poll = select.poll()
+    poll.register(listener, select.POLLIN)
+    while True:
+        try:
+            posix.notif_continue(listener, identity)
+        except OSError as error:
+            if error.errno not in _GONE:
+                raise
+        while True:
+            ((_, events),) = poll.poll()
+            if not events & select.POLLIN:  # the last process under the filter has ended
+                return
+            try:
+                identity = posix.notif_receive(listener).id
+                break
+            except OSError as error:
+                if error.errno not in _GONE:
+                    raise
 
 
 def _machine() -> Machine:
@@ -159,88 +278,6 @@ def _int(argument: int) -> int:
     """Return a register's content as the C int that the kernel takes it for."""
     value = argument & 0xFFFFFFFF
     return value - (1 << 32) if value >> 31 else value
-
-
-def _read_memory(thread: int, address: int, length: int) -> bytes:
-    descriptor = os.open(f"/proc/{thread}/mem", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return os.pread(descriptor, length, address)
-    except OverflowError:
-        raise OSError(errno.EFAULT, "a pointer into the kernel") from None
-    finally:
-        os.close(descriptor)
-
-
-def _borrow(thread: int, number: int) -> socket.socket:
-    """Return a copy of descriptor *number* of the process that *thread* is of. Raises OSError when it is no socket."""
-    try:
-        pidfd = posix.pidfd_open(_leader(thread))
-        try:
-            copy = posix.pidfd_getfd(pidfd, number)
-        finally:
-            os.close(pidfd)
-    except OSError:
-        # The first thread may have ended while others go on: then it has no descriptors any more.
-        pidfd = posix.pidfd_open(thread, thread=True)
-        try:
-            copy = posix.pidfd_getfd(pidfd, number)
-        finally:
-            os.close(pidfd)
-    try:
-        return socket.socket(fileno=copy)
-    except BaseException:
-        os.close(copy)
-        raise
-
-
-def _leader(thread: int) -> int:
-    with open(f"/proc/{thread}/status", encoding="ascii", errors="replace") as file:
-        for line in file:
-            if line.startswith("Tgid:"):
-                return int(line.split()[1])
-    raise OSError(errno.ESRCH, "no such thread")
-
-
-def _want(thread: int, number: int, theirs: socket.socket, data: bytes) -> tuple[Want, bool]:
-    """Return what the thread wants to bind, and whether its descriptor is close-on-exec. Raises _Leave."""
-    kind = opening.shareable(theirs)
-    if kind is None or int.from_bytes(data[:2], "little") != theirs.family:
-        raise _Leave
-    v6only = theirs.family == socket.AF_INET6 and bool(theirs.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY))
-    address = addresses.from_sockaddr(data, kind, v6only=v6only)
-    if address is None or opening.multicast(address) or _elsewhere(theirs):
-        raise _Leave
-    path = None
-    if address.path is not None:
-        path = os.fsencode(address.path)
-        address = _absolute(thread, address.host)
-    nonblocking = bool(fcntl.fcntl(theirs, fcntl.F_GETFL) & os.O_NONBLOCK)
-    binder = opening.binder_of(thread) if path is not None else None
-    return Want(address, theirs.type, nonblocking, binder, path, theirs), _close_on_exec(thread, number)
-
-
-def _elsewhere(theirs: socket.socket) -> bool:
-    with socket.socket(socket.AF_UNIX) as ours:
-        return opening.network(theirs) != opening.network(ours)
-
-
-def _absolute(thread: int, path: str) -> addresses.Address:
-    if os.readlink(f"/proc/{thread}/root") != "/":
-        raise _Leave
-    return addresses.Address("unix", os.path.normpath(os.path.join(os.readlink(f"/proc/{thread}/cwd"), path)))
-
-
-def _close_on_exec(thread: int, number: int) -> bool:
-    with open(f"/proc/{thread}/fdinfo/{number}", encoding="ascii") as file:
-        for line in file:
-            if line.startswith("flags:"):
-                return bool(int(line.split()[1], 8) & os.O_CLOEXEC)
-    return False
-
-
-def _is_bound(sock: socket.socket) -> bool:
-    name = sock.getsockname()
-    return bool(name if sock.family == socket.AF_UNIX else name[1])
 
 
 # ------------------------------------------------------------------ whether it can be had here
@@ -310,8 +347,8 @@ def _probe_parent(report: socket.socket) -> str:
         if not select.select([listener], [], [], _TRIAL_SECONDS)[0]:
             return "the kernel does not notify of bind"
         notification = posix.notif_receive(listener)
-        _read_memory(notification.thread, notification.args[1], 2)
-        with _borrow(notification.thread, _int(notification.args[0])), socket.socket(socket.AF_UNIX) as ours:
+        asked.read_memory(notification.thread, notification.args[1], 2)
+        with asked.borrow(notification.thread, _int(notification.args[0])), socket.socket(socket.AF_UNIX) as ours:
             ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)  # by which the child knows it
             posix.notif_replace(
                 listener, notification.id, ours.fileno(), _int(notification.args[0]), close_on_exec=True

@@ -1,20 +1,23 @@
 """Who holds a port that we cannot have: a sentence for the operator, from /proc.
 
-Only looked up after a bind has failed, so it may take its time: some milliseconds, and more where there are thousands
-of processes.
+Only looked up after a bind has failed, by the helper where a worker's has: some milliseconds, and ``SECONDS`` at most
+where there are thousands of processes.
 """
 
 from __future__ import annotations
 
 import os
 import socket
+import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Container, Iterator
 
     from cluster_service.wire.addresses import Address
 
+SECONDS = 0.5
+"""How long the processes of the machine are looked through."""
 _TABLES = {"tcp": ("tcp", "tcp6"), "udp": ("udp", "udp6")}
 _LISTEN, _UNCONNECTED = "0A", "07"  # TCP_LISTEN, TCP_CLOSE of net/tcp_states.h
 _UNIX_PATH_COLUMN = 7
@@ -31,31 +34,63 @@ def describe(address: Address) -> str:
         return f"{address} is taken by a process that this user may not see; root can find it with: ss -lntup"
     if address.path is not None:
         return f"{address} is taken: the file is there already, and nobody listens on it; remove it if it is stale"
+    return taken(address)
+
+
+def taken(address: Address) -> str:
+    """Return that *address* is taken, without looking for the process."""
     return f"{address} is taken by another process"
 
 
-def holders_of(inodes: set[int]) -> Iterator[int]:
-    """Yield the pids, other than ours, that hold one of the sockets."""
+def holders_of(inodes: set[int], but: int = 0) -> Iterator[int]:
+    """Yield the pids, other than ours and *but*, that hold one of the sockets, as far as ``SECONDS`` reach."""
     wanted = {f"socket:[{inode}]" for inode in inodes}
-    own = os.getpid()
+    end = time.monotonic() + SECONDS
     for entry in os.listdir("/proc"):
-        if entry.isdigit() and int(entry) != own and holds(int(entry), wanted):
+        if time.monotonic() > end:
+            return
+        if entry.isdigit() and int(entry) not in (os.getpid(), but) and holds(int(entry), wanted):
             yield int(entry)
 
 
 def holds(pid: int, wanted: set[str]) -> bool:
     """Whether a descriptor of process *pid* is one of *wanted* (``socket:[4711]``); False where we may not look."""
+    return any(link in wanted for link in links_of(pid))
+
+
+def links_of(pid: int) -> Iterator[str]:
+    """Yield what the descriptors of process *pid* are (``socket:[4711]``); nothing where we may not look."""
     directory = f"/proc/{pid}/fd"
     try:
-        for entry in os.listdir(directory):
-            try:
-                if os.readlink(f"{directory}/{entry}") in wanted:
-                    return True
-            except OSError:  # closed in the meantime
-                continue
+        entries = os.listdir(directory)
     except OSError:
-        return False
-    return False
+        return
+    for entry in entries:
+        try:
+            yield os.readlink(f"{directory}/{entry}")
+        except OSError:  # closed in the meantime
+            continue
+
+
+def below(root: int, without: Container[int] = ()) -> set[int]:
+    """Return *root* and the processes below it, but for those *without* and what is below them."""
+    found, left = {root}, [root]
+    while left:
+        left = [pid for parent in left for pid in _children_of(parent) if pid not in without and pid not in found]
+        found.update(left)
+    return found
+
+
+def _children_of(pid: int) -> list[int]:
+    """Return the children of every thread of *pid*; nothing on a kernel without CONFIG_PROC_CHILDREN."""
+    found = []
+    try:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/children", encoding="ascii") as file:
+                found += [int(child) for child in file.read().split()]
+    except OSError:  # it has ended
+        pass
+    return found
 
 
 def name_of(pid: int) -> str:

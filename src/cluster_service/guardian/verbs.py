@@ -10,8 +10,8 @@ from cluster_service.machine import shortage
 from cluster_service.wire import addresses, facts, orders
 from cluster_service.wire.records import UnknownRecord
 
-from . import channels, paths, reap
-from .ports import Refused
+from . import channels, reap
+from .sharing import Refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -144,7 +144,9 @@ class Verbs:
     def _listen(self, order: orders.Listen) -> None:
         try:
             address = addresses.parse(order.address)
-            held = self._ports.declare(address, door=order.door, backlog=order.backlog, mode=order.mode)
+            held = self._ports.declare(
+                address, door=order.door, backlog=order.backlog, mode=order.mode, tenant=order.tenant
+            )
         except addresses.AddressError as error:
             self._keeper.tell(facts.ListenFailed(order.address, str(error)))
         except Refused as refusal:
@@ -162,9 +164,6 @@ class Verbs:
             self._keeper.tell(facts.ListenFailed(order.address, f"{order.address}: {shortage.explain(error)}"))
 
     def _close(self, order: orders.Close) -> None:
-        try:
-            held = self._holdings.held.get(paths.key_of(addresses.parse(order.address)))
-        except addresses.AddressError as error:
-            raise No(str(error)) from None
+        held = self._holdings.at(order.address)
         if held is not None and held.given is None:  # what was given to us is held to the end
             self._ports.close(held)

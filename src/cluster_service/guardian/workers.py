@@ -20,7 +20,8 @@ from cluster_service.wire import addresses, facts
 
 from . import child, cleaner, limits, posix, pyports, seccomp, spawn
 from .holdings import Worker
-from .ports import Want
+from .paths import key_of
+from .sharing import Refused
 from .spawn import CannotSpawn, Progress, Resources
 
 if TYPE_CHECKING:
@@ -29,12 +30,14 @@ if TYPE_CHECKING:
     from cluster_service.wire.orders import Spawn
 
     from .channels import Channels
+    from .helper import Helper
     from .holdings import Held, Holdings
     from .limits import Limits
     from .logclient import Logs
     from .loop import Loop
     from .ports import Ports
     from .reap import End
+    from .steps import Tasks
 
 _FIRST_DESCRIPTOR = 3  # SD_LISTEN_FDS_START of sd_listen_fds(3)
 
@@ -43,16 +46,26 @@ class Workers:
     """Every worker's process."""
 
     def __init__(
-        self, holdings: Holdings, loop: Loop, logs: Logs, ports: Ports, found: Limits, instance: str
+        self,
+        holdings: Holdings,
+        loop: Loop,
+        logs: Logs,
+        ports: Ports,
+        found: Limits,
+        helper: Helper,
+        tasks: Tasks,
+        instance: str,
     ) -> None:
         self._holdings = holdings
+        self._helper = helper
+        self._tasks = tasks
         self._loop = loop
         self._logs = logs
         self._ports = ports
         self._found = found
         """The limits of the guardian's own start."""
         self._instance = instance
-        self._python = pyports.Service(holdings, ports)
+        self._python = pyports.Service(holdings, ports, logs.line, self._no_ports)
         self._launches: dict[int, tuple[Worker, Progress, tuple[int, int]]] = {}
         self.channels: Channels
         self.tell: Callable[..., None]
@@ -62,7 +75,9 @@ class Workers:
     def spawn(self, order: Spawn) -> None:
         """Fork and exec. What becomes of it is told as a fact."""
         self._holdings.last_worker = order.worker
-        worker = Worker(order.worker, order.label, meta=order.meta, share=order.share)
+        worker = Worker(order.worker, order.label, meta=order.meta, share=order.share, tenant=order.tenant)
+        worker.binds = frozenset(order.binds)
+        self._holdings.partners[order.tenant] = frozenset(order.share_with)
         try:
             with Resources() as resources:
                 self._fork(worker, order, resources)
@@ -138,14 +153,18 @@ class Workers:
     def _inherited(self, worker: Worker, text: str) -> Held:
         try:
             address = addresses.parse(text)
-            held = self._ports.find(address)
-            if held is not None and not held.door and worker.is_private:
-                held = self._ports.own(worker, Want(address, held.socket.type, nonblocking=False))
+            held = self._ports.find(address, key_of(address))
+            if held is None or held.door:
+                raise CannotSpawn(f"{text} cannot be passed to the worker: the service does not hold it")
+            if worker.is_private:
+                held = self._ports.own_here(worker, address, held.socket.type)
                 self._ports.listen_own(held)
+            else:
+                self._ports.check(worker, held)
         except addresses.AddressError as error:
             raise CannotSpawn(str(error)) from None
-        if held is None or held.door:
-            raise CannotSpawn(f"{text} cannot be passed to the worker: the service does not hold it")
+        except Refused as refusal:
+            raise CannotSpawn(refusal.sentence) from None
         return held
 
     def _launching(self, worker: Worker) -> None:
@@ -170,11 +189,12 @@ class Workers:
         if worker.channel is not None:
             self._loop.watch(worker.channel.fileno(), lambda _events: self._channel(worker))
         if worker.ports is not None:
-            self._loop.watch(worker.ports.fileno(), lambda _events: self._python_ports(worker))
+            self._watch_ports(worker)
         if worker.notify is not None:
             self._loop.watch(worker.notify.fileno(), lambda _events: self.channels.read_notify(worker))
         if progress.listener is not None:
-            self._listen_to(seccomp.Listener(worker, progress.listener, self._holdings, self._ports))
+            arguments = (self._holdings, self._ports, self._helper, self._logs.line)
+            self._listen_to(seccomp.Listener(worker, progress.listener, *arguments))
         self.tell(facts.Spawned(worker.number, worker.pid, worker.started_at))
         self.tell_monitoring(worker)
         for asked, address in worker.private.items():  # those that it has inherited
@@ -204,24 +224,40 @@ class Workers:
     # ------------------------------------------------------------ life
 
     def _listen_to(self, listener: seccomp.Listener) -> None:
+        """Wait for a notification. While one is worked on, and while it waits for that, nothing looks at *listener*."""
+
         def ready(events: int) -> None:
+            self._loop.drop(listener.descriptor)
             if events & select.EPOLLIN:
-                listener.answer_one()
-            elif events & (select.EPOLLHUP | select.EPOLLERR):  # the last process under this filter has ended
-                self._loop.drop(listener.descriptor)
+                self._tasks.add(listener.receive, again)
+            else:  # the last process under this filter has ended
                 os.close(listener.descriptor)
 
-        self._loop.watch(listener.descriptor, ready)
+        def again() -> None:
+            if listener.descriptor >= 0:
+                self._loop.watch(listener.descriptor, ready)
+
+        again()
 
     def _channel(self, worker: Worker) -> None:
         if not self.channels.read_channel(worker):
             self._end(worker.channel)
             worker.channel = None
 
-    def _python_ports(self, worker: Worker) -> None:
-        if not self._python.answer_one(worker):
-            self._end(worker.ports)
-            worker.ports = None
+    def _watch_ports(self, worker: Worker) -> None:
+        """Wait for a request, if the worker has not ended or closed its end."""
+
+        def ready(sock: socket.socket) -> None:
+            self._loop.drop(sock.fileno())
+            self._tasks.add(lambda: self._python.receive(worker), lambda: self._watch_ports(worker))
+
+        sock = worker.ports
+        if sock is not None:
+            self._loop.watch(sock.fileno(), lambda _events: ready(sock))
+
+    def _no_ports(self, worker: Worker) -> None:
+        self._end(worker.ports)
+        worker.ports = None
 
     def _end(self, sock: socket.socket | None) -> None:
         if sock is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+CAP_NET_BIND_SERVICE = 10
 CAP_SYS_PTRACE = 19
 CAP_SYS_ADMIN = 21
 CAP_SYS_NICE = 23

@@ -74,7 +74,7 @@ def _start(master: Master, action: actions.Start) -> None:
     if share != "none":
         for address in release.binds:
             if address not in master.cluster.unused:
-                master.say(orders.Listen(address))
+                master.say(orders.Listen(address, tenant=group.name))
     settings = master.settings
     master.say(
         launch.spawn(settings.name, action, group.spec, release, share, os.environ, titles=settings.process_titles)

@@ -176,7 +176,7 @@ class Master:
         for group in self.cluster.groups.values():
             if self.share_of(group.name, group.release) != "none":
                 for address in group.release.binds:
-                    await self.sockets.listen(orders.Listen(address))
+                    await self.sockets.listen(orders.Listen(address, tenant=group.name))
 
     def _step_down(self) -> None:
         """SIGTERM: leave everything to a successor."""

@@ -146,6 +146,13 @@ class Listening:
 
 
 @dataclass(frozen=True)
+class Released:
+    """The guardian has closed the socket of *address*: the worker that bound it has closed it, among many."""
+
+    address: str
+
+
+@dataclass(frozen=True)
 class ListenFailed:
     """A ``Listen`` order (worker None) or a worker's bind failed."""
 
@@ -209,6 +216,7 @@ FACTS: Family[Any] = Family(
     Exited,
     Output,
     Listening,
+    Released,
     ListenFailed,
     Ready,
     Notified,

@@ -49,6 +49,12 @@ class Spawn:
     """How it gets its ports: seccomp, python, inherit or none."""
     inherit: List[str] = field(default_factory=list)
     """Addresses (as ``Listen`` named them) passed as LISTEN_FDS, in this order."""
+    tenant: str = ""
+    """The group of workers that it is of: shared sockets are those of a group."""
+    share_with: List[str] = field(default_factory=list)
+    """Groups of the same user that may have its group's sockets, and it theirs."""
+    binds: List[str] = field(default_factory=list)
+    """Addresses that the configuration gives to its group, whatever its user could bind by itself."""
     channel: bool = False
     """Give it a channel (CSERVICE_CHANNEL): only programs with our runtime know what to do with one."""
     user: Optional[str] = None
@@ -106,6 +112,8 @@ class Listen:
     backlog: int = 2048
     mode: int = 0o666
     """Permissions of a Unix socket; it is bound under the matching umask."""
+    tenant: str = ""
+    """The group of workers that it is for; empty: the first that binds it."""
 
 
 @dataclass(frozen=True)

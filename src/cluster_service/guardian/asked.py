@@ -1,0 +1,198 @@
+"""What a thread asks for when it calls ``bind`` or ``listen``: read from its memory, its descriptors and /proc.
+
+Everything here runs in the helper, since the worker decides how long it takes. What was read is used only after the
+kernel has said that the thread still waits: its number may be another's by then.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+from typing import TYPE_CHECKING, Any
+
+from cluster_service.machine import capabilities
+from cluster_service.wire import addresses
+
+from . import opening, posix
+from .helper import Result
+from .opening import Binder
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_LEAVE = Result({"leave": True})
+"""None of ours: the kernel may go on with the call."""
+
+
+def binder_from(values: Any) -> Binder:
+    """Return the binder that went through JSON as *values*."""
+    uid, gid, groups, umask, cwd, held = values
+    return Binder(uid, gid, tuple(groups), umask, cwd, held)
+
+
+# ------------------------------------------------------------------ duties of the helper
+
+
+def read_bind(values: dict[str, Any], _descriptors: list[int]) -> Result:
+    """Return what the bind of a thread is for; the directory of a Unix socket comes with it. Raises OSError."""
+    thread, number = int(values["thread"]), int(values["number"])
+    data = read_memory(thread, values["pointer"], values["length"])
+    with borrow(thread, number) as theirs:
+        kind = opening.shareable(theirs)
+        if kind is None or int.from_bytes(data[:2], "little") != theirs.family:
+            return _LEAVE
+        v6only = theirs.family == socket.AF_INET6 and bool(theirs.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY))
+        address = addresses.from_sockaddr(data, kind, v6only=v6only)
+        if address is None or opening.multicast(address) or _made_elsewhere(theirs):
+            return _LEAVE
+        found: dict[str, Any] = {
+            "address": [address.kind, address.host, address.port, address.dual],
+            "type": int(theirs.type),
+            "nonblocking": bool(fcntl.fcntl(theirs, fcntl.F_GETFL) & os.O_NONBLOCK),
+            "inode": os.fstat(theirs.fileno()).st_ino,
+            "bound": _is_bound(theirs),
+            "options": opening.options_of(theirs),
+            "close_on_exec": _close_on_exec(thread, number),
+        }
+    return _describe(thread, address.path, found)
+
+
+def read_listen(values: dict[str, Any], _descriptors: list[int]) -> Result:
+    """Return which socket a thread wants to listen, and in whose name. Raises OSError."""
+    with borrow(values["thread"], values["number"]) as theirs:
+        inode = os.fstat(theirs.fileno()).st_ino
+    return Result({"inode": inode, "binder": list(opening.binder_of(values["thread"]))})
+
+
+def describe(values: dict[str, Any], _descriptors: list[int]) -> Result:
+    """Return who *thread* is and, with a *path*, whether it may bind that. Raises OSError."""
+    return _describe(int(values["thread"]), values.get("path"), {})
+
+
+def _describe(thread: int, path: str | None, found: dict[str, Any]) -> Result:
+    """Add to *found* who the thread is."""
+    if _lives_elsewhere(thread, ("user", "net", *(["mnt"] if path is not None else []))):
+        return _LEAVE
+    binder = opening.binder_of(thread)
+    found["binder"] = list(binder)
+    found["capable"] = bool(binder.capabilities >> capabilities.CAP_NET_BIND_SERVICE & 1)
+    if path is None:
+        return Result(found)
+    if not _same(f"/proc/{thread}/root", "/"):
+        return _LEAVE
+    found["written"] = path
+    found["absolute"] = os.path.normpath(os.path.join(os.readlink(f"/proc/{thread}/cwd"), path))
+    try:
+        directory = open_directory(binder, path)
+    except OSError as error:
+        found["path_error"] = error.errno
+        return Result(found)
+    found |= _rights(binder, directory, os.path.basename(path))
+    return Result(found, [directory])
+
+
+# ------------------------------------------------------------------ the thread
+
+
+def read_memory(thread: int, address: int, length: int) -> bytes:
+    """Return memory of the process that *thread* is of. Raises OSError; waits for the page."""
+    descriptor = os.open(f"/proc/{thread}/mem", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.pread(descriptor, length, address)
+    except OverflowError:
+        raise OSError(14, "a pointer into the kernel") from None
+    finally:
+        os.close(descriptor)
+
+
+def borrow(thread: int, number: int) -> socket.socket:
+    """Return a copy of descriptor *number* of the process that *thread* is of. Raises OSError when it is no socket."""
+    try:
+        pidfd = posix.pidfd_open(_leader(thread))
+        try:
+            copy = posix.pidfd_getfd(pidfd, number)
+        finally:
+            os.close(pidfd)
+    except OSError:
+        # The first thread may have ended while others go on: then it has no descriptors any more.
+        pidfd = posix.pidfd_open(thread, thread=True)
+        try:
+            copy = posix.pidfd_getfd(pidfd, number)
+        finally:
+            os.close(pidfd)
+    try:
+        return socket.socket(fileno=copy)
+    except BaseException:
+        os.close(copy)
+        raise
+
+
+def _leader(thread: int) -> int:
+    return int(opening.status_of(thread)["Tgid"][0])
+
+
+def _close_on_exec(thread: int, number: int) -> bool:
+    with open(f"/proc/{thread}/fdinfo/{number}", encoding="ascii") as file:
+        for line in file:
+            if line.startswith("flags:"):
+                return bool(int(line.split()[1], 8) & os.O_CLOEXEC)
+    return False
+
+
+def _is_bound(sock: socket.socket) -> bool:
+    name = sock.getsockname()
+    return bool(name if sock.family == socket.AF_UNIX else name[1])
+
+
+# ------------------------------------------------------------------ where it lives
+
+
+def _made_elsewhere(theirs: socket.socket) -> bool:
+    """Whether a socket belongs to another network namespace."""
+    with socket.socket(socket.AF_UNIX) as ours:
+        return opening.network(theirs) != opening.network(ours)
+
+
+def _lives_elsewhere(thread: int, namespaces: Sequence[str]) -> bool:
+    """Whether *thread* is in other *namespaces* (names of /proc/PID/ns) than the service."""
+    return not all(_same(f"/proc/{thread}/ns/{name}", f"/proc/self/ns/{name}") for name in namespaces)
+
+
+def _same(one: str, other: str) -> bool:
+    """Whether two paths lead to the same file."""
+    there, here = os.stat(one), os.stat(other)
+    return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
+
+
+# ------------------------------------------------------------------ its paths
+
+
+def open_directory(binder: Binder, path: str) -> int:
+    """Return a descriptor of the directory of *path*, if *binder* may search all the way to it. Raises OSError.
+
+    From here on the descriptor counts, and not the path, which may lead elsewhere the next time.
+    """
+    with opening.InTheNameOf(binder):
+        directory = os.open(os.path.dirname(path) or ".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fchdir(directory)  # O_PATH needs no permission for the last one
+        except OSError:
+            os.close(directory)
+            raise
+        return directory
+
+
+def _rights(binder: Binder, directory: int, name: str) -> dict[str, Any]:
+    """Return what *binder* may do with *name* in *directory*, as the kernel sees it (access control lists too)."""
+    here = os.readlink(f"/proc/self/fd/{directory}")
+    with opening.InTheNameOf(binder):
+        os.fchdir(directory)
+        creates = os.access(".", os.W_OK | os.X_OK, effective_ids=True)
+        try:
+            os.lstat(name)
+        except FileNotFoundError:
+            connects = True
+        else:
+            connects = os.access(name, os.W_OK, effective_ids=True)
+    return {"key": f"unix:{os.path.join(here, name)}", "creates": creates, "connects": connects}

@@ -1,0 +1,193 @@
+"""What the helper does for ports: everything about a socket, a path or a process that can make its caller wait.
+
+A socket's lock is held by whichever process uses the socket, also while it copies from memory of its own that never
+comes; so ``listen`` and options of sockets that workers have are set here. Descriptors are lent: none is closed.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from cluster_service.wire.addresses import Address
+
+from . import asked, opening, paths, posix, strangers
+from .helper import Result
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from .helper import Duty
+
+
+@contextmanager
+def lent(descriptor: int) -> Iterator[socket.socket]:
+    """Give the socket that *descriptor* is for the length of a block. Raises OSError."""
+    sock = socket.socket(fileno=descriptor)
+    try:
+        yield sock
+    finally:
+        sock.detach()
+
+
+class SideBySide:
+    """A block in which *sock* may be bound, or listen, beside sockets of ours that it overlaps with.
+
+    So a release that binds ``127.0.0.1:8000`` can replace one that binds ``0.0.0.0:8000`` while that one serves.
+    SO_REUSEPORT allows it, to sockets of the same user; it is set for as long as it takes only, or any process of
+    this user could join later.
+    """
+
+    def __init__(self, sock: socket.socket, others: list[int]) -> None:
+        self._sockets = [sock.fileno(), *others] if others else []
+
+    def __enter__(self) -> None:
+        _set_reuse(self._sockets, 1)
+
+    def __exit__(self, *exception: object) -> None:
+        _set_reuse(self._sockets, 0)
+
+
+def _set_reuse(descriptors: list[int], value: int) -> None:
+    for descriptor in descriptors:
+        with lent(descriptor) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, value)
+
+
+def part(_values: dict[str, Any], descriptors: list[int]) -> Result:
+    """Undo what a helper that was killed within ``SideBySide`` has left."""
+    _set_reuse(descriptors, 0)
+    return Result({})
+
+
+def open_socket(values: dict[str, Any], descriptors: list[int]) -> Result:
+    """Return a new socket, bound. *descriptors*: the directory and inotify of a Unix socket's, else what it overlaps.
+
+    Raises OSError with a sentence that says who is in the way.
+    """
+    address = Address(*values["address"])
+    try:
+        sock = opening.new_socket(address, values["type"])
+        try:
+            opening.set_options(sock, values["options"])
+            if values.get("private"):
+                sock.bind((address.host, 0) if address.port else b"")
+                found = _own_name(address, sock)
+            elif address.path is not None:
+                found = _bind_path(sock, values, *descriptors)
+            else:
+                with SideBySide(sock, descriptors):
+                    sock.bind(address.sockaddr())
+                found = {}
+            found["inode"] = os.fstat(sock.fileno()).st_ino
+        except BaseException:
+            sock.close()
+            raise
+    except OSError as error:
+        raise OSError(error.errno, opening.explain(address, error)) from None
+    return Result(found, [sock.detach()])
+
+
+def _own_name(address: Address, sock: socket.socket) -> dict[str, Any]:
+    """Return where the kernel has put a private socket."""
+    name = sock.getsockname()
+    return {"host": "@" + os.fsdecode(name[1:]), "port": 0} if address.kind == "unix" else {"port": name[1]}
+
+
+def _bind_path(sock: socket.socket, values: dict[str, Any], directory: int, inotify: int = -1) -> dict[str, Any]:
+    """Bind *sock* in the name of the binder. The file counts that is in *directory* afterwards, if it is a socket."""
+    binder, written = _binder(values["binder"]), os.fsencode(values["written"])
+    name = os.path.basename(written)
+    with opening.InTheNameOf(binder):
+        sock.bind(written)
+    place = paths.Place(directory, name, (0, 0), binder)
+    return paths.begin(place, inotify)
+
+
+def listen(values: dict[str, Any], descriptors: list[int]) -> Result:
+    """Let the first socket listen beside the others. Raises OSError with a sentence."""
+    try:
+        # Clients of a Unix socket see the credentials of the process that has called listen (unix(7), SO_PEERCRED).
+        in_the_name = opening.InTheNameOf(_binder(values["binder"]))
+        with lent(descriptors[0]) as sock, SideBySide(sock, descriptors[1:]), in_the_name:
+            sock.listen(values["backlog"])
+    except OSError as error:
+        raise OSError(error.errno, opening.explain(Address(*values["address"]), error)) from None
+    return Result({})
+
+
+def install(values: dict[str, Any], descriptors: list[int]) -> Result:
+    """Put a socket over a descriptor of the thread that waits. Raises OSError; waits for the thread."""
+    listener, ours = descriptors
+    posix.notif_replace(listener, values["id"], ours, values["number"], close_on_exec=values["close_on_exec"])
+    return Result({})
+
+
+def directory_of(values: dict[str, Any], _descriptors: list[int]) -> Result:
+    """Return the directory of a path that the owner of the service has named. Raises OSError."""
+    path = values["path"]
+    directory = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    return Result({}, [directory])
+
+
+def _binder(values: Any) -> opening.Binder | None:
+    return None if values is None else asked.binder_from(values)
+
+
+def _place(values: dict[str, Any], descriptors: list[int]) -> paths.Place:
+    identity = (values["device"], values["inode"])
+    return paths.Place(descriptors[0], os.fsencode(values["name"]), identity, _binder(values["binder"]))
+
+
+def restore(values: dict[str, Any], descriptors: list[int]) -> Result:
+    """Bring the file of a Unix socket back; return where its path leads then."""
+    return Result({"state": _place(values, descriptors).restore()})
+
+
+def look(values: dict[str, Any], descriptors: list[int]) -> Result:
+    """Return where the path of a Unix socket leads."""
+    return Result({"state": _place(values, descriptors).state()})
+
+
+def remove(values: dict[str, Any], descriptors: list[int]) -> Result:
+    """Remove the names of a Unix socket, but for the one that a service manager gave it."""
+    _place(values, descriptors).remove(given=values["given"])
+    return Result({})
+
+
+def in_use(values: dict[str, Any], _descriptors: list[int]) -> Result:
+    """Return whether a process other than the service's own has the socket *inode* open."""
+    wanted = {f"socket:[{values['inode']}]"}
+    first = any(strangers.holds(pid, wanted) for pid in values["workers"])
+    others = strangers.holders_of({values["inode"]}, but=values["guardian"])
+    return Result({"used": first or next(others, None) is not None})
+
+
+def open_sockets(values: dict[str, Any], _descriptors: list[int]) -> Result:
+    """Return which of *inodes* are open in the process *root*, one below it, or an orphan of the guardian's."""
+    if not os.path.exists(f"/proc/self/task/{os.getpid()}/children"):  # a kernel without CONFIG_PROC_CHILDREN
+        return Result({"open": values["inodes"]})
+    guardian = values["guardian"]
+    pids = strangers.below(values["root"]) | strangers.below(guardian, {*values["without"], os.getpid()})
+    wanted = {f"socket:[{inode}]": inode for inode in values["inodes"]}
+    found = {wanted[link] for pid in pids - {guardian} for link in strangers.links_of(pid) if link in wanted}
+    return Result({"open": sorted(found)})
+
+
+DUTIES: Mapping[str, Duty] = {
+    "read_bind": asked.read_bind,
+    "read_listen": asked.read_listen,
+    "describe": asked.describe,
+    "open": open_socket,
+    "listen": listen,
+    "part": part,
+    "install": install,
+    "directory_of": directory_of,
+    "restore": restore,
+    "look": look,
+    "remove": remove,
+    "in_use": in_use,
+    "open_sockets": open_sockets,
+}

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .control.errors import CommandError
-from .machine import shortage
+from .machine import notify_place, shortage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -261,6 +261,7 @@ def clean_up(directory: str, name: str) -> None:
     for left in (path, hidden, lock_path(directory, name)):  # the lock last, while it is held
         with contextlib.suppress(OSError):
             os.unlink(left)
+    notify_place.remove_all(directory, name)
     os.close(fd)
 
 

@@ -16,6 +16,7 @@ from cluster_service.wire import addresses, channel
 
 from . import opening
 from .ports import Refused, Want
+from .receiving import receive
 
 if TYPE_CHECKING:
     from .holdings import Holdings, Worker
@@ -42,16 +43,16 @@ class Service:
         if pair is None:
             return False
         try:
-            data = pair.recv(channel.LIMIT, socket.MSG_DONTWAIT)
+            data, _uid, descriptors = receive(pair, channel.LIMIT)
         except (BlockingIOError, InterruptedError):
             return True
         except OSError:
             return False
-        if not data:
+        if not data or descriptors:  # it must send none: see receiving
             return False
-        reply, descriptors = self._answer(worker, data)
+        reply, shared = self._answer(worker, data)
         try:
-            socket.send_fds(pair, [channel.encode(reply)], descriptors, socket.MSG_DONTWAIT)
+            socket.send_fds(pair, [channel.encode(reply)], shared, socket.MSG_DONTWAIT)
         except OSError:  # it has died, or does not read its replies: it will wait for ever, but we do not
             return False
         return True

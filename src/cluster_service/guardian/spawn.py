@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from cluster_service.machine import capabilities, shortage
 
-from . import child, posix
+from . import child, posix, receiving
 
 if TYPE_CHECKING:
     from .child import Identity, Plan
@@ -45,8 +45,9 @@ class Resources:
             os.close(descriptor)
 
     def pair(self, kind: int) -> tuple[socket.socket, socket.socket]:
-        """Return a new socket pair."""
+        """Return a new socket pair, ours first: no descriptor can be sent to it."""
         pair = socket.socketpair(socket.AF_UNIX, kind)
+        receiving.refuse_descriptors(pair[0])
         self._sockets += pair
         return pair
 
@@ -61,15 +62,6 @@ class Resources:
         descriptor = posix.memory_file("cservice", content)
         self._descriptors.append(descriptor)
         return descriptor
-
-    def notify_socket(self) -> tuple[socket.socket, str]:
-        """Return a new socket for sd_notify, and its name as NOTIFY_SOCKET has it."""
-        name = f"cservice-{os.urandom(12).hex()}"
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        self._sockets.append(sock)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        sock.bind(f"\0{name}")
-        return sock, f"@{name}"
 
     def keep(self, *kept: socket.socket | int | None) -> None:
         """Do not close these."""
@@ -122,6 +114,8 @@ def launch(plan: Plan) -> Launch:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     except OSError as error:
         raise CannotSpawn(shortage.explain(error)) from None
+    if plan.machine is None:  # no listener will come
+        receiving.refuse_descriptors(ours)
     guardian = os.getpid()
     # A signal that arrived in the child before its handlers are gone would be taken there for one of the guardian's.
     blocked = signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())

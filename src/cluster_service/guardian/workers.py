@@ -7,7 +7,7 @@ program has been executed: so no fact about a worker comes before ``Spawned``, a
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import os
 import select
 import signal
@@ -29,10 +29,12 @@ if TYPE_CHECKING:
 
     from .board import Board
     from .channels import Channels
+    from .faults import Faults
     from .holdings import Held, Holdings
     from .limits import Limits
     from .logclient import Logs
     from .loop import Loop
+    from .notify_sockets import NotifySockets
     from .ports import Ports
     from .reap import End
 
@@ -42,7 +44,18 @@ _FIRST_DESCRIPTOR = 3  # SD_LISTEN_FDS_START of sd_listen_fds(3)
 class Workers:
     """Every worker's process."""
 
-    def __init__(self, holdings: Holdings, loop: Loop, logs: Logs, ports: Ports, found: Limits, board: Board) -> None:
+    def __init__(
+        self,
+        holdings: Holdings,
+        loop: Loop,
+        logs: Logs,
+        ports: Ports,
+        found: Limits,
+        board: Board,
+        channels: Channels,
+        notify: NotifySockets,
+        faults: Faults,
+    ) -> None:
         self._holdings = holdings
         self._loop = loop
         self._logs = logs
@@ -52,7 +65,9 @@ class Workers:
         self._board = board
         self._python = pyports.Service(holdings, ports)
         self._launches: dict[int, tuple[Worker, Progress, tuple[int, int]]] = {}
-        self.channels: Channels
+        self._channels = channels
+        self._notify = notify
+        self._faults = faults
         self.tell: Callable[[Any], None]
 
     # ------------------------------------------------------------ start
@@ -70,9 +85,11 @@ class Workers:
             self._not_forked(worker, f"the worker cannot be started: {shortage.explain(error)}")
 
     def _not_forked(self, worker: Worker, why: str) -> None:
-        self._board.give_back(worker.row)
-        self._ports.gone(worker)
-        self.tell(facts.SpawnFailed(worker.number, why))
+        """Release what the worker was to get. Resources has closed its pairs and pipes."""
+        worker.channel = worker.ports = None
+        self._faults.run(
+            str(worker), *self._releases(worker), lambda: self.tell(facts.SpawnFailed(worker.number, why))
+        )
 
     def _fork(self, worker: Worker, order: Spawn, resources: Resources) -> None:
         identity = spawn.identity_of(order.user, order.group)
@@ -103,7 +120,8 @@ class Workers:
             worker.ports, theirs = resources.pair(socket.SOCK_SEQPACKET)
             env["CSERVICE_PORTS"] = str(_FIRST_DESCRIPTOR + len(descriptors))
             descriptors.append(theirs.fileno())
-        worker.notify, env["NOTIFY_SOCKET"] = resources.notify_socket()
+        worker.notify, worker.notify_name = self._notify.open(worker.number, worker.uid)
+        env["NOTIFY_SOCKET"] = worker.notify_name
         outs, errs = resources.pipe(), resources.pipe()
         plan = child.Plan(
             argv=order.argv,
@@ -119,7 +137,7 @@ class Workers:
             listen_fds=bool(inherited),
         )
         launch = spawn.launch(plan)
-        resources.keep(worker.channel, worker.ports, worker.notify, outs[0], errs[0])
+        resources.keep(worker.channel, worker.ports, outs[0], errs[0])
         worker.pid = launch.pid
         worker.started_at = self._loop.now()
         self._holdings.add_worker(worker)
@@ -154,35 +172,43 @@ class Workers:
 
     def _launched(self, worker: Worker) -> None:
         """The program has been executed, or will never be."""
-        _, progress, (out, err) = self._launches.pop(worker.number)
-        self._loop.drop(progress.sock.fileno())
-        progress.sock.close()
+        _, progress, pipes = self._launches.pop(worker.number)
+        self._faults.run(str(worker), lambda: self._loop.drop(progress.sock.fileno()), progress.sock.close)
         if progress.error:
-            self._never_was(worker, progress, (out, err))
-            return
+            self._never_was(worker, progress, pipes)
+        else:
+            self._begin(worker, progress, pipes)
+
+    def _begin(self, worker: Worker, progress: Progress, pipes: tuple[int, int]) -> None:
+        """Listen to the worker, and report it."""
         worker.launched = True
-        self._logs.add(worker.number, worker.label, out, err)
-        if worker.channel is not None:
-            self._loop.watch(worker.channel.fileno(), lambda _events: self._channel(worker))
-        if worker.ports is not None:
-            self._loop.watch(worker.ports.fileno(), lambda _events: self._python_ports(worker))
-        if worker.notify is not None:
-            self._loop.watch(worker.notify.fileno(), lambda _events: self.channels.read_notify(worker))
-        if progress.listener is not None:
-            self._listen_to(seccomp.Listener(worker, progress.listener, self._holdings, self._ports))
-        self.tell(facts.Spawned(worker.number, worker.pid, worker.started_at, worker.row))
+        self._faults.run(
+            str(worker),
+            lambda: self._logs.add(worker.number, worker.label, *pipes),
+            lambda: self._channels.add(worker),
+            lambda: self._watch_ports(worker, progress),
+            lambda: self.tell(facts.Spawned(worker.number, worker.pid, worker.started_at, worker.row)),
+        )
         for asked, address in worker.private.items():  # those that it has inherited
             self.tell(facts.Listening(address, worker.number, asked=asked))
 
+    def _watch_ports(self, worker: Worker, progress: Progress) -> None:
+        if worker.ports is not None:
+            self._loop.watch(worker.ports.fileno(), lambda _events: self._python_ports(worker))
+        if progress.listener is not None:
+            self._listen_to(seccomp.Listener(worker, progress.listener, self._holdings, self._ports))
+
     def _never_was(self, worker: Worker, progress: Progress, pipes: tuple[int, int]) -> None:
-        """Take the worker back: its process ends by itself, and is reaped as a stranger."""
+        """Take the worker back: its process ends by itself, and is reaped as an orphan."""
         self._holdings.by_pid.pop(worker.pid, None)
         self._holdings.workers.pop(worker.number, None)
-        for descriptor in pipes if progress.listener is None else (*pipes, progress.listener):
-            os.close(descriptor)
-        self._close(worker)
-        self._ports.gone(worker)
-        self.tell(facts.SpawnFailed(worker.number, progress.error))
+        descriptors = pipes if progress.listener is None else (*pipes, progress.listener)
+        self._faults.run(
+            str(worker),
+            *(functools.partial(os.close, descriptor) for descriptor in descriptors),
+            *self._releases(worker),
+            lambda: self.tell(facts.SpawnFailed(worker.number, progress.error)),
+        )
 
     # ------------------------------------------------------------ life
 
@@ -196,48 +222,47 @@ class Workers:
 
         self._loop.watch(listener.descriptor, ready)
 
-    def _channel(self, worker: Worker) -> None:
-        if not self.channels.read_channel(worker):
-            self._end(worker.channel)
-            worker.channel = None
-
     def _python_ports(self, worker: Worker) -> None:
         if not self._python.answer_one(worker):
-            self._end(worker.ports)
-            worker.ports = None
+            self._close_ports(worker)
 
-    def _end(self, sock: socket.socket | None) -> None:
-        if sock is not None:
-            self._loop.drop(sock.fileno())
-            sock.close()
+    def _close_ports(self, worker: Worker) -> None:
+        sock, worker.ports = worker.ports, None
+        self._channels.close(worker, sock)
 
-    def _close(self, worker: Worker) -> None:
-        for sock in (worker.channel, worker.ports, worker.notify):
-            self._end(sock)
-        worker.channel = worker.ports = worker.notify = None
-        self._board.give_back(worker.row)
-        worker.row = -1
+    def _give_back_row(self, worker: Worker) -> None:
+        row, worker.row = worker.row, -1
+        self._board.give_back(row)
 
     # ------------------------------------------------------------ end
 
+    def _releases(self, worker: Worker) -> list[Callable[[], object]]:
+        """Return the steps that release what the service holds for *worker*; each is tried whatever others do."""
+        return [
+            lambda: self._channels.close(worker, worker.channel),
+            lambda: self._channels.close(worker, worker.notify),
+            lambda: self._notify.remove(worker.notify_name),
+            lambda: self._close_ports(worker),
+            lambda: self._give_back_row(worker),
+            lambda: self._ports.gone(worker),
+        ]
+
     def reaped(self, worker: Worker, end: End) -> None:
-        """The worker's process has ended."""
+        """The worker's process has ended. That is reported in any case, whatever fails."""
         if worker.number in self._launches:
-            self._launches[worker.number][1].read()
-            self._launched(worker)
+            launch = self._launches[worker.number][1]
+            self._faults.run(str(worker), launch.read, lambda: self._launched(worker))
             if worker.number not in self._holdings.workers:
                 return
-        with contextlib.suppress(OSError, MemoryError):  # its last words; that it has ended must be told in any case
-            self.channels.read_notify(worker)
-        if worker.channel is not None:
-            with contextlib.suppress(OSError, MemoryError):
-                self.channels.read_channel(worker)
-        self._close(worker)
+        self._faults.run(str(worker), lambda: self._channels.remove(worker))  # its last words go before its end
         self._holdings.by_pid.pop(worker.pid, None)
         worker.exited, worker.code, worker.signal = True, end.code, end.signal
-        self._ports.gone(worker)
-        self.tell(facts.Exited(worker.number, end.code, end.signal))
-        self._logs.exited(worker.number, failed=end.failed)
+        self._faults.run(
+            str(worker),
+            *self._releases(worker),
+            lambda: self.tell(facts.Exited(worker.number, end.code, end.signal)),
+            lambda: self._logs.exited(worker.number, failed=end.failed),
+        )
 
     def tail(self, number: int, lines: list[str]) -> None:
         """The log writer has told the last lines of a worker, or did not in time."""

@@ -20,6 +20,7 @@ from cluster_service.core import actions, events
 from cluster_service.core.cluster import Cluster
 from cluster_service.core.requests import Rejected, Tick
 from cluster_service.core.standing import standing
+from cluster_service.machine import notify_place
 from cluster_service.wire import facts, orders
 
 from . import launch, orphans
@@ -198,6 +199,9 @@ class Master:
         await asyncio.to_thread(orphans.end, {} if self._early is not None else orphans.left_by(self.cluster))
         if self.settings.run_dir:
             rundir.clean_up(self.settings.run_dir, self.settings.name)
+        if self._early is None:  # where the service had no lock
+            unlocked = f"{self.settings.name}.{self.hello.guardian_pid}"
+            notify_place.remove_all(self.settings.run_dir or "", unlocked)
         if not self._over.done():
             self._over.set_result(1)
 

@@ -1,0 +1,35 @@
+"""Rate limit of one worker's messages: a token bucket of messages, and one of bytes."""
+
+from __future__ import annotations
+
+MESSAGES_PER_SECOND, MESSAGE_BURST = 2_000.0, 10_000.0
+BYTES_PER_SECOND, BYTE_BURST = 8.0 * 1024 * 1024, 16.0 * 1024 * 1024
+DESCRIPTOR_COST = 200
+"""Messages that one datagram with descriptors counts as: a process must be started to close them."""
+
+
+class Allowance:
+    """What one worker may still send. The time is monotonic seconds."""
+
+    def __init__(self, now: float) -> None:
+        self._messages, self._bytes, self._at = MESSAGE_BURST, BYTE_BURST, now
+
+    def __repr__(self) -> str:
+        return f"<Allowance: {self._messages:.0f} messages, {self._bytes:.0f} bytes>"
+
+    def take(self, size: int, now: float, messages: int = 1) -> None:
+        """Charge messages of *size* bytes, which have been received."""
+        self._refill(now)
+        self._messages -= messages
+        self._bytes -= size
+
+    def wait(self, now: float) -> float:
+        """Return the seconds until the next message may be read; 0: now."""
+        self._refill(now)
+        return max(0.0, (1.0 - self._messages) / MESSAGES_PER_SECOND, -self._bytes / BYTES_PER_SECOND)
+
+    def _refill(self, now: float) -> None:
+        passed = max(0.0, now - self._at)
+        self._messages = min(MESSAGE_BURST, self._messages + passed * MESSAGES_PER_SECOND)
+        self._bytes = min(BYTE_BURST, self._bytes + passed * BYTES_PER_SECOND)
+        self._at = now

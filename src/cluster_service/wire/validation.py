@@ -106,11 +106,6 @@ def _whole_text(value: Any) -> Any:
     return value
 
 
-def check_value(value: Any) -> None:
-    """Raise Invalid for a value of the bus that the other end would refuse. *value* is of JSON's types."""
-    loads(json.dumps(value, separators=(",", ":")).encode())
-
-
 # ------------------------------------------------------------------ messages of the worker's channel
 
 
@@ -130,26 +125,19 @@ def message(value: Any) -> Dict[str, Any]:
     return {"type": kind, **{name: take(value.get(name)) for name, take in fields.items()}}
 
 
-def _short(limit: int, what: str) -> Callable[[Any], str]:
-    def take(value: Any) -> str:
-        if not isinstance(value, str) or not 0 < len(value) <= limit or _CONTROL.search(value):
-            raise Invalid(f"{what} is missing, or longer than {limit} characters")
-        return value
-
-    return take
+def _id(value: Any) -> str:
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_ID or _CONTROL.search(value):
+        raise Invalid(f"no id, or one of more than {MAX_ID} characters")
+    return value
 
 
-def _optional(take: Callable[[Any], str]) -> Callable[[Any], Optional[str]]:
-    return lambda value: None if value is None else take(value)
+def _name(value: Any) -> Optional[str]:
+    """Cut a name that is too long: no command or group has it, and its sender is answered so."""
+    return plain_text(value, MAX_NAME + 1) if isinstance(value, str) else None
 
 
-def _instance(kind: type, what: str) -> Callable[[Any], Any]:
-    def take(value: Any) -> Any:
-        if not isinstance(value, kind):
-            raise Invalid(f"{what} is missing, or of another type")
-        return value
-
-    return take
+def _only(kind: type) -> Callable[[Any], Any]:
+    return lambda value: value if isinstance(value, kind) else None
 
 
 def notify_fields(value: Any) -> Dict[str, str]:
@@ -169,20 +157,12 @@ def notify_fields(value: Any) -> Dict[str, str]:
 _MESSAGES: Dict[str, Dict[str, Callable[[Any], Any]]] = {
     "ready": {"ready": lambda value: value is None or value is True},
     "notify": {"fields": notify_fields},
-    "trigger": {
-        "id": _short(MAX_ID, "the id"),
-        "name": _short(MAX_NAME, "the name"),
-        "args": _instance(list, "the list of arguments"),
-        "options": _instance(dict, "the object of options"),
-    },
-    "broadcast": {
-        "id": _short(MAX_ID, "the id"),
-        "message": lambda value: value,
-        "group": _optional(_short(MAX_NAME, "the group")),
-    },
-    "got": {"id": _short(MAX_ID, "the id"), "taken": lambda value: value is True},
+    "trigger": {"id": _id, "name": _name, "args": _only(list), "options": _only(dict)},
+    "broadcast": {"id": _id, "message": lambda value: value, "group": _name},
+    "got": {"id": _id, "taken": lambda value: value is True},
 }
-"""What each type of message must hold."""
+"""What each type of message holds. A field of the wrong type is None: the master answers that the message is bad."""
+
 
 
 # ------------------------------------------------------------------ sd_notify

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 from cluster_service.wire import channel, facts, validation
 
 from .allowance import DESCRIPTOR_COST, Allowance
-from .receiving import receive
+from .receiving import DISCARD, close_socket, receive
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from .helper import Answer, Helper
     from .holdings import Worker
     from .loop import Loop
-    from .receiving import Disposal
 
 MAX_AT_A_TIME = 64
 """Datagrams that are read from one worker before the others are served."""
@@ -65,11 +65,13 @@ class Channels:
     can be sent more of a worker.
     """
 
-    def __init__(self, loop: Loop, disposal: Disposal, log: Callable[[str], None]) -> None:
+    def __init__(self, loop: Loop, helper: Helper, log: Callable[[str], None]) -> None:
         self._loop = loop
-        self._disposal = disposal
+        self._helper = helper
         self._log = log
         self._sources: dict[int, _Source] = {}
+        self._lent: set[socket.socket] = set()
+        """Sockets of which the helper discards a datagram: they are closed when it has."""
         self._kept: dict[int, deque[tuple[int, facts.Message]]] = {}
         self.tell: Callable[[Any], None] = lambda _fact: None
         self.greeted: Callable[[], bool] = lambda: False
@@ -100,7 +102,8 @@ class Channels:
         """Close a socket of *worker*, whatever waits in its queue."""
         if sock is not None:
             self._loop.drop(sock.fileno())
-            self._disposal.close(sock)
+            if sock not in self._lent:
+                close_socket(self._helper, sock)
         if sock is worker.channel:
             worker.channel = None
         if sock is worker.notify:
@@ -272,18 +275,20 @@ class Channels:
         """Let the datagram with descriptors that is the oldest of *sock* be discarded, and go on then."""
         source.discarding = True
         self._loop.drop(sock.fileno())
+        self._lent.add(sock)
 
-        def done(succeeded: bool) -> None:  # noqa: FBT001 - a callback
+        def done(answer: Answer) -> None:
             source.discarding = False
+            self._lent.discard(sock)
             if source.worker.notify is not sock:
-                return
-            if not succeeded:
+                close_socket(self._helper, sock)
+            elif answer.error:
                 self._reject(source, "it came with a file descriptor that cannot be closed; NOTIFY_SOCKET is closed")
                 self.close(source.worker, sock)
             elif source.resume_at is None:
                 self._loop.watch(sock.fileno(), lambda _events: self._read_notify(source))
 
-        self._disposal.discard_one(sock, done)
+        self._helper.ask(DISCARD, {}, [sock.fileno()], done)
 
     def _notified(self, source: _Source, fields: dict[str, str]) -> None:
         if not fields:

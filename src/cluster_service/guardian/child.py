@@ -57,7 +57,7 @@ def run(plan: Plan, guardian: int, launch: int) -> NoReturn:
     """Become the program. *guardian* is the parent's pid. All signals are blocked when this is called."""
     try:
         os.setpgid(0, 0)
-        _reset_signals()
+        reset_signals()
         launch = _arrange_descriptors(plan, launch)
         _prepare(plan, guardian, launch)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -83,7 +83,8 @@ def _complain(sentence: str) -> None:
         os.write(2, f"cservice: {sentence}\n".encode("utf-8", "replace"))
 
 
-def _reset_signals() -> None:
+def reset_signals() -> None:
+    """Give every signal its default meaning, as a new program expects it."""
     signal.set_wakeup_fd(-1)
     for number in signal.valid_signals():
         if number not in (signal.SIGKILL, signal.SIGSTOP):

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from .boot import Boot
     from .faults import Faults
+    from .helper import Helper
     from .holdings import Holdings
     from .keeper import Keeper
     from .logclient import Logs
@@ -36,6 +37,8 @@ TAKEOVER_TIME = 5.0
 _ONE_SIGNAL = 0.25
 _MASTER_TIME = 3.0
 _KILL_TIME = 5.0
+_HELPER_TIME = 3.0
+"""Seconds for what the helper still has to do: files to be removed, sockets to be closed."""
 _WRITER_TIME = 6.0
 
 
@@ -43,13 +46,22 @@ class Ending:
     """Whether, how and when the service ends."""
 
     def __init__(
-        self, boot: Boot, holdings: Holdings, keeper: Keeper, ports: Ports, logs: Logs, loop: Loop, faults: Faults
+        self,
+        boot: Boot,
+        holdings: Holdings,
+        keeper: Keeper,
+        ports: Ports,
+        logs: Logs,
+        helper: Helper,
+        loop: Loop,
+        faults: Faults,
     ) -> None:
         self._boot = boot
         self._holdings = holdings
         self._keeper = keeper
         self._ports = ports
         self._logs = logs
+        self._helper = helper
         self._loop = loop
         self._faults = faults
         self.before = reap.children()
@@ -146,6 +158,8 @@ class Ending:
             self._keeper.hang_up,
             lambda: self._wait(turn, _MASTER_TIME, lambda: self._keeper.master is not None and not self.draining),
             self._keeper.kill_now,
+            lambda: self._wait(turn, _HELPER_TIME, lambda: self._helper.busy),
+            self._helper.end,
             lambda: self._wait(turn, _KILL_TIME, self._kill_children),
             self._logs.end,
             lambda: self._wait(turn, _WRITER_TIME, lambda: self._logs.pid is not None),

@@ -24,13 +24,14 @@ from .board import Board
 from .channels import Channels
 from .ending import Ending
 from .faults import Faults
+from .helper import Helper
 from .holdings import Holdings
 from .keeper import Keeper
 from .logclient import Logs
 from .notify import Notifier
 from .notify_sockets import NotifySockets
 from .ports import Ports, Told
-from .receiving import Disposal
+from .receiving import DISCARD, discard
 from .verbs import Verbs
 from .workers import Workers
 
@@ -113,13 +114,13 @@ class Guardian:
         found = limits.take_own()
         self.holdings = Holdings(os.getpid(), now)
         self.logs = Logs(self._loop, found, boot)
+        self.helper = Helper(self._loop, {DISCARD: discard}, self.logs.line, found, boot.title("helper"))
         self.ports = Ports(self.holdings, Told(self._bound, self._listening, self._bind_refused, self.logs.line))
         self.board = Board()
         self.faults = Faults(self.logs.line, self._loop.now)
         self.keeper = Keeper(boot, self.holdings, self._loop, self.logs, found, self.board.descriptor, self.faults)
-        self.disposal = Disposal(self._loop)
         self.notify_sockets = NotifySockets(boot.run_dir, boot.name, locked=boot.lock_fd is not None)
-        self.channels = Channels(self._loop, self.disposal, self.logs.line)
+        self.channels = Channels(self._loop, self.helper, self.logs.line)
         self.workers = Workers(
             self.holdings,
             self._loop,
@@ -131,7 +132,9 @@ class Guardian:
             self.notify_sockets,
             self.faults,
         )
-        self.ending = Ending(boot, self.holdings, self.keeper, self.ports, self.logs, self._loop, self.faults)
+        self.ending = Ending(
+            boot, self.holdings, self.keeper, self.ports, self.logs, self.helper, self._loop, self.faults
+        )
         self.verbs = Verbs(self.holdings, self.keeper, self.workers, self.ports, self.logs, self.faults)
         self.notifier = Notifier(boot.manager, self.holdings, self.keeper, self.ending, self.logs.line, now)
         self._given = boot.manager.sockets
@@ -139,12 +142,12 @@ class Guardian:
         self._patience = min(_LATE, boot.master_hang_timeout / 4)
         self._woke, self._sleep = now, _clock_gap()
         self._parts: tuple[Part, ...] = (
+            self.helper,
             self.logs,
             self.keeper,
             self.ending,
             self.notifier,
             self.channels,
-            self.disposal,
         )
         self._signals: list[int] = []
         self._reload_asked = False
@@ -245,7 +248,7 @@ class Guardian:
             self.keeper.reaped(str(end), now)
         elif pid == self.logs.pid:
             self.logs.reaped(now)
-        elif not self.disposal.reaped(pid, failed=end.failed):
+        elif not self.helper.reaped(pid):
             self.ending.before.discard(pid)
 
     def _catch_signals(self) -> None:

@@ -6,35 +6,29 @@ closed by whichever process receives it, or closes the socket in whose queue it 
 - From Linux 6.16 on, a socket refuses descriptors (SO_PASSRIGHTS): the sender gets EPERM.
 - Elsewhere, and on NOTIFY_SOCKET, where descriptors have a use (sd_notify_barrier(3)), each datagram is looked at first
   (MSG_PEEK). The kernel says MSG_CTRUNC where descriptors come with it, and leaves them in the queue. Such a datagram,
-  and a socket whose queue may hold one, is left to a process that exists for this alone: ``Disposal``.
+  and a socket whose queue holds one, is left to the helper process (``helper``).
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
-import select
-import signal
 import socket
 import struct
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .helper import Result
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from .loop import Loop
+    from .helper import Helper
 
 SO_PASSRIGHTS = 83  # asm-generic/socket.h
 _CREDENTIALS = struct.Struct("=iII")  # struct ucred of sys/socket.h: pid, uid, gid
 _CREDENTIALS_ROOM = socket.CMSG_LEN(_CREDENTIALS.size)
 _MAX_QUEUED = 2048
 """More datagrams than the queue of a Unix socket holds."""
-_MAX_PROCESSES = 8
-_SECONDS = 1.0
-"""How long a process may take to close what it was given; then it is killed."""
-_RETRY_SECONDS = 1.0
-"""Seconds until a process is tried again that could not be started."""
+DISCARD = "discard"
+"""The name of the helper's duty ``discard``."""
 
 
 class Received(NamedTuple):
@@ -86,76 +80,12 @@ def _sender(ancillary: list[tuple[int, int, bytes]]) -> int | None:
     return None
 
 
-class _Work(NamedTuple):
-    """What one process is to do: receive one datagram of *sock*, or, without *done*, hold it at its own end."""
-
-    sock: socket.socket
-    done: Callable[[bool], None] | None
-
-
-class Disposal:
-    """Closes what the guardian must not. Each process does one thing, and is killed when it takes too long."""
-
-    def __init__(self, loop: Loop) -> None:
-        self._loop = loop
-        self._waiting: list[_Work] = []
-        self._running: dict[int, tuple[float, _Work]] = {}
-        self._retry_at: float | None = None
-
-    def __repr__(self) -> str:
-        return f"<Disposal: {len(self._running)} processes, {len(self._waiting)} sockets wait>"
-
-    def close(self, sock: socket.socket) -> None:
-        """Close *sock*, whatever waits in its queue."""
-        if refuses_descriptors(sock) or _drained(sock):
-            sock.close()
-        else:
-            self._queue(_Work(sock, None))
-
-    def discard_one(self, sock: socket.socket, done: Callable[[bool], None]) -> None:
-        """Discard the oldest datagram of *sock*. *done* is called with whether that could be done."""
-        self._queue(_Work(sock, done))
-
-    def _queue(self, work: _Work) -> None:
-        self._waiting.append(work)
-        self._start(self._loop.now())
-
-    def _start(self, now: float) -> None:
-        while self._waiting and len(self._running) < _MAX_PROCESSES:
-            work = self._waiting[0]
-            try:
-                pid = _fork(work)
-            except OSError:
-                self._retry_at = now + _RETRY_SECONDS
-                return
-            self._waiting.pop(0)
-            self._running[pid] = (now + _SECONDS, work)
-        self._retry_at = None
-
-    def deadline(self) -> float | None:
-        """When ``tick`` has something to do."""
-        times = [due for due, _ in self._running.values()]
-        return min(times if self._retry_at is None else [*times, self._retry_at], default=None)
-
-    def tick(self, now: float) -> None:
-        """Do what has become due."""
-        for pid, (due, work) in list(self._running.items()):
-            if now >= due:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-                self._running[pid] = (now + _SECONDS, work)
-        if self._retry_at is not None and now >= self._retry_at:
-            self._start(now)
-
-    def reaped(self, pid: int, *, failed: bool) -> bool:
-        """Return whether *pid*, which has ended, was one of ours."""
-        _due, work = self._running.pop(pid, (0.0, None))
-        if work is None:
-            return False
-        if work.done is not None:
-            work.done(not failed)
-        self._start(self._loop.now())
-        return True
+def close_socket(helper: Helper, sock: socket.socket) -> None:
+    """Close *sock*, whatever waits in its queue."""
+    if refuses_descriptors(sock) or _drained(sock):
+        sock.close()
+    else:
+        helper.close(sock.detach())
 
 
 def _drained(sock: socket.socket) -> bool:
@@ -171,37 +101,8 @@ def _drained(sock: socket.socket) -> bool:
     return sock.type != socket.SOCK_DGRAM  # of a connected socket, nothing but the end is left
 
 
-def _fork(work: _Work) -> int:
-    """Start a process for *work*. It begins once the guardian has closed its own copy of what is to be closed."""
-    begin, go = os.pipe()
-    blocked = signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
-    try:
-        pid = os.fork()
-        if pid == 0:
-            _dispose(work, begin)
-        if work.done is None:
-            work.sock.close()
-        return pid
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-        os.close(begin)
-        os.close(go)
-
-
-def _dispose(work: _Work, begin: int) -> NoReturn:
-    """Do *work* in a process of its own, and end. What is open at a process's end is closed without lingering."""
-    try:
-        number = work.sock.fileno()
-        for first, last in _gaps({number, begin}):
-            os.closerange(first, last)
-        select.select([begin], [], [], _SECONDS)
-        if work.done is not None:
-            work.sock.recv(1, socket.MSG_DONTWAIT)
-        os._exit(0)
-    finally:
-        os._exit(1)
-
-
-def _gaps(kept: set[int]) -> list[tuple[int, int]]:
-    edges = [-1, *sorted(kept), 1 << 20]
-    return [(first + 1, last) for first, last in itertools.pairwise(edges)]
+def discard(_values: dict[str, Any], descriptors: list[int]) -> Result:
+    """Discard the oldest datagram of the first of *descriptors*, with the descriptors that came in it: a duty."""
+    with socket.socket(fileno=os.dup(descriptors[0])) as sock:
+        sock.recv(1, socket.MSG_DONTWAIT)
+    return Result({})

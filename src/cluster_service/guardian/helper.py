@@ -211,9 +211,18 @@ class Helper:
                 answer = Answer({}, [], error.errno or errno.EIO, shortage.explain(error))
                 self._finish(answer, resume=False)
             elif request.on_answer is None:
-                for descriptor in request.descriptors:  # the message holds them too, so nothing ends here
+                for descriptor in request.descriptors:  # the helper holds them too, so nothing ends here
                     self._closing.popleft()
                     os.close(descriptor)
+                self._let_close()
+
+    def _let_close(self) -> None:
+        """Let the helper close what it was sent: our copies are closed, so its are the last."""
+        try:
+            if self._sock is not None:
+                self._sock.send(b"{}", socket.MSG_DONTWAIT)
+        except OSError:  # it has died, and its end closes them
+            return
 
     def _next(self) -> _Request:
         if self._closing:
@@ -386,6 +395,8 @@ def _serve(pair: socket.socket, duties: Mapping[str, Duty]) -> bool:
     result = Result({})
     try:
         request = json.loads(data)
+        if request["do"] == _CLOSE:
+            pair.recv(_REQUEST_BYTES)  # the guardian has closed its copies: ours are the last
         if flags & socket.MSG_CTRUNC:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         result = duties[request["do"]](request["with"], descriptors)

@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-import json
 import logging
 import secrets
 import sys
@@ -32,7 +31,7 @@ from starlette.routing import Route
 from cluster_service.config import values
 from cluster_service.config.table import canonical
 
-from . import arguments, audit, dashboard, metrics, openapi, roots
+from . import arguments, audit, dashboard, encoding, metrics, openapi, roots
 from .access import FAILURE_DELAY, Access, Admission, Knock
 from .caller import CALLER, Caller
 from .errors import CommandError
@@ -479,7 +478,7 @@ def probe_reply(*, fine: bool) -> Response:
 
 def _reply(data: Json, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     return Response(
-        json.dumps(data, default=str) + "\n",
+        encoding.dumps(data) + "\n",
         status,
         {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", **(headers or {})},
         "application/json",

@@ -10,12 +10,12 @@ waits for (``operations ID``) has an entry for each time that it asks.
 
 from __future__ import annotations
 
-import json
 import time
 from typing import TYPE_CHECKING, Any
 
 from cluster_service.core import masks
 
+from . import encoding
 from .registry import BUILT_IN
 
 if TYPE_CHECKING:
@@ -50,13 +50,13 @@ def entry(
 
 def line(told: Mapping[str, Any]) -> str:
     """Return the entry as it stands in the log."""
-    return json.dumps(told, ensure_ascii=True, default=str)
+    return encoding.dumps(told)
 
 
 def _shown(value: Any) -> Any:
     if value is None or isinstance(value, (bool, int, float)):
         return value
-    return _plain(masks.text(value if isinstance(value, str) else json.dumps(value, default=str)))
+    return _plain(masks.text(value if isinstance(value, str) else encoding.dumps(value)))
 
 
 def _plain(text: str) -> str:

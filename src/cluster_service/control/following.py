@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 from typing import TYPE_CHECKING, Any
 
-from . import render
+from . import encoding, render
 from .errors import CommandError
 from .feed import feed
 from .session import INTERRUPTED, out
@@ -32,7 +31,7 @@ def _events(session: Session, client: Client, given: Mapping[str, Any]) -> int:
 
 
 def _print(session: Session, event: Mapping[str, Any]) -> None:
-    out(json.dumps(event, ensure_ascii=False) if session.as_json else render.event(event))
+    out(encoding.dumps(event, ascii_only=False) if session.as_json else render.event(event))
 
 
 def _logs(session: Session, client: Client, given: Mapping[str, Any]) -> int:

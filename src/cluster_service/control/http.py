@@ -19,7 +19,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import json
 import os
 import socket
 import struct
@@ -31,6 +30,7 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 
+from . import encoding
 from .app import Owner, Visitor, full, make_app
 from .errors import CODES, CommandError
 from .listener import Limits, Listener
@@ -294,7 +294,7 @@ class _Protocol(H11Protocol):
         code = "headers_too_large" if hint == 431 else "bad_request"
         error = CommandError(code, "the head of the request is too long" if hint == 431 else msg)
         status = CODES[code][0]
-        body = json.dumps(error.to_json()).encode() + b"\n"
+        body = encoding.dumps(error.to_json()).encode() + b"\n"
         headers = [
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(body)),

@@ -6,13 +6,12 @@ and nothing else, the error object when the command failed; the sentence goes to
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
-from . import arguments, render
+from . import arguments, encoding, render
 from .client import Client, OperationFailed, connect
 from .errors import CommandError
 from .registry import COMMANDS, Command
@@ -81,7 +80,7 @@ class Session:
 
     def document(self, data: Mapping[str, Any]) -> None:
         """Print a JSON document."""
-        out(json.dumps(data, indent=None if self.compact else 2, ensure_ascii=False))
+        out(encoding.dumps(data, indent=None if self.compact else 2, ascii_only=False))
 
     def failed(self, error: CommandError) -> int:
         """Tell an error; return its exit code."""

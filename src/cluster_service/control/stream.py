@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 from typing import TYPE_CHECKING, Any
 
 from starlette.responses import Response
 
+from . import encoding
 from .errors import CommandError
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class EventStream(Response):
 
 
 def _lines(event: dict[str, Any]) -> str:
-    return f"id: {event['id']}\nevent: {event['event']}\ndata: {json.dumps(event, default=str)}\n\n"
+    return f"id: {event['id']}\nevent: {event['event']}\ndata: {encoding.dumps(event)}\n\n"
 
 
 async def _next(events: AsyncIterator[dict[str, Any]]) -> dict[str, Any] | None:

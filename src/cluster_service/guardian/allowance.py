@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 MESSAGES_PER_SECOND, MESSAGE_BURST = 2_000.0, 10_000.0
-BYTES_PER_SECOND, BYTE_BURST = 8.0 * 1024 * 1024, 16.0 * 1024 * 1024
+BYTES_PER_SECOND, BYTE_BURST = 4.0 * 1024 * 1024, 16.0 * 1024 * 1024
 DESCRIPTOR_COST = 200
 """Messages that one datagram with descriptors counts as: a process must be started to close them."""
 

@@ -89,6 +89,11 @@ class Loop:
         if self._handlers.pop(descriptor, None) is not None:
             self._epoll.unregister(descriptor)
 
+    def close(self) -> None:
+        """Watch nothing any more."""
+        self._handlers.clear()
+        self._epoll.close()
+
     def turn(self, seconds: float | None) -> None:
         """Wait for *seconds* at most (None: as long as it takes) and serve what is ready."""
         for descriptor, events in self._epoll.poll(seconds):

@@ -60,12 +60,13 @@ def receive(sock: socket.socket, limit: int) -> Received:
 
     Raises BlockingIOError where there is none, and OSError.
     """
+    # Room for the sender's credentials, where they come (and then they come first), and for nothing else: where room is
+    # left the kernel delivers a descriptor.
+    room = _CREDENTIALS_ROOM if sock.getsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED) else 0
     if refuses_descriptors(sock):
-        data, ancillary, _flags, _address = sock.recvmsg(limit + 1, _CREDENTIALS_ROOM, socket.MSG_DONTWAIT)
+        data, ancillary, _flags, _address = sock.recvmsg(limit + 1, room, socket.MSG_DONTWAIT)
         return Received(data, _sender(ancillary))
-    data, ancillary, flags, _address = sock.recvmsg(
-        limit + 1, _CREDENTIALS_ROOM, socket.MSG_DONTWAIT | socket.MSG_PEEK
-    )
+    data, ancillary, flags, _address = sock.recvmsg(limit + 1, room, socket.MSG_DONTWAIT | socket.MSG_PEEK)
     if flags & socket.MSG_CTRUNC:
         return Received(data, _sender(ancillary), descriptors=True)
     sock.recv(1, socket.MSG_DONTWAIT)

@@ -164,6 +164,16 @@ def test_the_kernel_refuses_descriptors_where_it_can(guardian: Guardian) -> None
         pass_on(guardian.theirs, b"{}", passed)
 
 
+def test_the_owner_s_endpoint_refuses_descriptors(kernel: RealKernel, run_dir: Path) -> None:
+    path = run_dir / "door"
+    kernel.send(orders.Listen(f"unix:{path}", door=True))
+    kernel.fact(facts.Listening)
+    with socket.socket(socket.AF_UNIX) as client, socket.socket() as passed:
+        client.connect(str(path))
+        with pytest.raises(PermissionError):
+            pass_on(client, b"GET / HTTP/1.1", passed)
+
+
 @pytest.mark.parametrize("credentials", [0, 1])
 @pytest.mark.parametrize("kind", [socket.SOCK_SEQPACKET, socket.SOCK_DGRAM])
 def test_a_datagram_with_descriptors_stays_where_it_is(kind: int, credentials: int) -> None:

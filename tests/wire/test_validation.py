@@ -21,6 +21,11 @@ DAY = str(validation.MAX_SECONDS * 1_000_000)
         (b"[" * 60_000, "nested"),
         (b'{"a":' * 10_000, "nested"),
         (b"[" * 65 + b"]" * 65, "nested"),
+        (b"[" * 65 + b"]" * 64, "not JSON"),
+        (b"[" * 40 + b"]" * 20, "not JSON"),
+        (b"]" * 70 + b"[" * 60, "not JSON"),
+        (b"[" + b"[" * 64 + b"]" * 64 + b"]", "nested"),
+        (b'[{"a":' * 33 + b"1" + b"}]" * 33, "nested"),
         (b"1" * 400, "64 bits"),
         (b"18446744073709551616", "64 bits"),
         (b"-18446744073709551616", "64 bits"),
@@ -50,6 +55,8 @@ def test_what_no_reader_should_have_to_bear(data: bytes, reason: str) -> None:
         {"a": ["}" * 70, {"b": [None, True, 1.5, -1, 2**64 - 1]}]},
         "\U0001f600 \\ud800",
         [[]] * 5000,
+        [[[{}] * 5] * 10] * 50,
+        eval("[" * 64 + "]" * 64),  # noqa: S307 - of 64 levels
         1e308,
     ],
 )

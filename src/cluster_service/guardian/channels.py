@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -19,14 +20,14 @@ from .allowance import DESCRIPTOR_COST, Allowance
 from .receiving import DISCARD, close_socket, receive
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from .helper import Answer, Helper
     from .holdings import Worker
     from .loop import Loop
 
-MAX_AT_A_TIME = 64
-"""Datagrams that are read from one worker before the others are served."""
+MAX_AT_A_TIME, MAX_SECONDS_AT_A_TIME = 64, 0.02
+"""Datagrams that are read from one worker, and processor time that they may cost, before the others are served."""
 MAX_KEPT, MAX_KEPT_BYTES = 200, 256 * 1024
 """Messages of one worker, and their bytes, that are kept while there is no master."""
 REPORT_SECONDS = 10.0
@@ -126,8 +127,8 @@ class Channels:
     def deadline(self) -> float | None:
         """When ``tick`` has something to do."""
         sources = self._sources.values()
-        times = [time for source in sources for time in (source.resume_at, source.report_at, source.send_at)]
-        return min((time for time in times if time is not None), default=None)
+        due = [at for source in sources for at in (source.resume_at, source.report_at, source.send_at)]
+        return min((at for at in due if at is not None), default=None)
 
     def tick(self, now: float) -> None:
         """Do what has become due."""
@@ -187,12 +188,22 @@ class Channels:
 
     # ------------------------------------------------------------ reading
 
+    def _turns(self, source: _Source, *, last: bool) -> Iterator[None]:
+        """Yield for each datagram that may be read now from *source*. *last*: it has ended, and sends nothing more."""
+        began = spent = time.thread_time()
+        for _ in range(MAX_AT_A_TIME):
+            if not (last or (spent - began < MAX_SECONDS_AT_A_TIME and self._may_read(source))):
+                return
+            yield
+            spent, before = time.thread_time(), spent
+            source.allowance.spend(spent - before)
+
     def _read_channel(self, source: _Source, *, last: bool = False) -> None:
         """Take what the worker has sent on its channel. *last*: it has ended."""
         worker = source.worker
-        for _ in range(MAX_AT_A_TIME):
+        for _ in self._turns(source, last=last):
             sock = worker.channel
-            if sock is None or not (last or self._may_read(source)):
+            if sock is None:
                 return
             try:
                 received = receive(sock, channel.LIMIT)
@@ -250,9 +261,9 @@ class Channels:
     def _read_notify(self, source: _Source, *, last: bool = False) -> None:
         """Take the sd_notify datagrams that have come. *last*: the worker has ended."""
         worker = source.worker
-        for _ in range(MAX_AT_A_TIME):
+        for _ in self._turns(source, last=last):
             sock = worker.notify
-            if sock is None or source.discarding or not (last or self._may_read(source)):
+            if sock is None or source.discarding:
                 return
             try:
                 received = receive(sock, channel.LIMIT)

@@ -19,7 +19,7 @@ import os
 import socket
 from typing import TYPE_CHECKING, NamedTuple
 
-from . import opening, private, strangers
+from . import opening, private, receiving, strangers
 from .given import Given
 from .holdings import Held
 from .paths import Kept, Paths, key_of
@@ -263,6 +263,8 @@ class Ports:
                 raise Refused(error.errno or errno.EINVAL, str(error.strerror)) from None
         held = self._open(want)
         held.door = door
+        if door and address.kind == "unix":
+            receiving.refuse_descriptors(held.socket)  # and so does every connection to it
         return held
 
     # ------------------------------------------------------------ both

@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "worker": {"worker", "wire", "machine"},
     "machine": {"machine"},
     "master": {"master", "machine", "core", "wire", "control", "worker", "config", "rundir", "boot", ""},
-    "control": {"control", "core", "wire", "config", "rundir", "boot", ""},
+    "control": {"control", "machine", "core", "wire", "config", "rundir", "boot", ""},
     "config": {"config", "machine", "core", "wire", "rundir", "control.errors", ""},
     "rundir": {"rundir", "machine", "control.errors", ""},
     "boot": {"boot", "machine", "core", "wire", "config", "rundir", "control.errors", "control.client", ""},

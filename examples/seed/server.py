@@ -8,4 +8,10 @@ def stopped(event):
 
 
 if __name__ == "__main__":
-    cservice.start("./worker.py", worker_count=2, access_key="lksjdf982734", on_worker_stop=stopped)
+    cservice.start(
+        "./worker.py",
+        worker_count=2,
+        access_key="lksjdf982734",
+        remote_commands=["restart"],  # over HTTP; the Unix socket may give every command
+        on_worker_stop=stopped,
+    )

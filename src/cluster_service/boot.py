@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import rundir
 from .control.errors import CommandError
-from .machine import shortage
+from .machine import files, shortage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -195,7 +195,7 @@ def _detach(settings: Settings, lock: int, message: dict[str, Any], environ: dic
             os.setsid()
             rundir.write_lock(lock, settings.name, os.getpid())
             null = os.open(os.devnull, os.O_RDWR)
-            output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
+            output = files.open_for_append(log)
             for target, source in ((0, null), (1, output), (2, output)):
                 os.dup2(source, target)
             os.chdir("/")

@@ -16,15 +16,39 @@ if TYPE_CHECKING:
 PIDS = "[...document.querySelectorAll('#workers tbody tr')].map((row) => row.cells[2].textContent)"
 
 
+LOCAL = ("--trust-loopback",)
+"""The browser is on this machine, and gives commands."""
+
+
 def web(folder: Path, door: int, port: int, key_file: Path, workers: int = 2) -> Service:
     """A service of an app in *folder*, on *port*, with its door at *door*."""
-    options = ("-w", str(workers), "--port", str(door), "--access-key-file", str(key_file), "--ready-after", "60s")
+    options = (
+        "-w",
+        str(workers),
+        "--port",
+        str(door),
+        "--access-key-file",
+        str(key_file),
+        "--ready-after",
+        "60s",
+        *LOCAL,
+    )
     return Service(*options, "--bind", f"127.0.0.1:{port}", *releases.target(folder, "app"), cwd=folder)
 
 
 def idle(door: int, key_file: Path, workers: int = 2, cwd: Path | None = None) -> Service:
     """A service of workers that do nothing, which costs less."""
-    options = ("-w", str(workers), "--port", str(door), "--access-key-file", str(key_file), "--ready-after", "50ms")
+    options = (
+        "-w",
+        str(workers),
+        "--port",
+        str(door),
+        "--access-key-file",
+        str(key_file),
+        "--ready-after",
+        "50ms",
+        *LOCAL,
+    )
     return Service(*options, "--", "sleep", "1000", cwd=cwd)
 
 

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster_service.config.check import check_release, identity
+from cluster_service.config.check import check_release
 from cluster_service.control.errors import CommandError
 from cluster_service.core.spec import Release
+from cluster_service.machine import identity
 from tests.worker.harness import interpreters
 
 DEADLINE = 20.0
@@ -25,7 +26,7 @@ DEADLINE = 20.0
 def checked(release: Release, timeout: float = 30.0) -> str:
     """What is wrong with *release*; empty: nothing."""
     try:
-        check_release(release, environ=dict(os.environ), timeout=timeout)
+        check_release(release, identity=identity.OWN, environ=dict(os.environ), timeout=timeout)
     except CommandError as error:
         return error.message if (error.code, error.hint) == ("failed", "") else repr(error)
     return ""
@@ -129,8 +130,9 @@ def test_whoever_asks_is_killed_and_so_is_the_interpreter(here: Path) -> None:
     python = a_python(here, f"sleep 1000 & echo $$ $! > {here}/pids; wait")
     program = (
         "import os, sys; from cluster_service.config.check import check_release;"
-        "from cluster_service.core.spec import Release;"
-        "check_release(Release('script', sys.argv[1], cwd='/', python=sys.argv[2]), environ=dict(os.environ))"
+        "from cluster_service.core.spec import Release; from cluster_service.machine.identity import OWN;"
+        "release = Release('script', sys.argv[1], cwd='/', python=sys.argv[2]);"
+        "check_release(release, identity=OWN, environ=dict(os.environ))"
     )
     with subprocess.Popen([sys.executable, "-c", program, __file__, python]) as asks:
         pidfds = [os.pidfd_open(int(pid)) for pid in (here / "pids").read_text().split()]
@@ -176,14 +178,15 @@ def test_it_is_asked_as_the_workers_user() -> None:
         place = Path(name)
         place.chmod(0o777)
         python = a_python(place, f"""id -u > {place}/who; echo '{{"version": [3, 12]}}'""")
-        check_release(script(place, "", python), environ=dict(os.environ), user="65534", user_group="65534")
+        nobody = identity.of("65534", "65534")
+        check_release(script(place, "", python), identity=nobody, environ=dict(os.environ))
         assert (place / "who").read_text() == "65534\n"
 
 
 def test_users_that_there_are_not() -> None:
     if os.geteuid() == 0:
-        with pytest.raises(CommandError, match="no user nosuchuser"):
-            identity("nosuchuser", None)
-        with pytest.raises(CommandError, match="no group nosuchgroup"):
-            identity(None, "nosuchgroup")
-    assert identity(None, None) == {}
+        with pytest.raises(identity.Unknown, match="no user nosuchuser"):
+            identity.of("nosuchuser", None)
+        with pytest.raises(identity.Unknown, match="no group nosuchgroup"):
+            identity.of(None, "nosuchgroup")
+    assert identity.of(None, None) == identity.OWN

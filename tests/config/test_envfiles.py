@@ -112,7 +112,8 @@ def test_an_upgrade_reads_them_again_and_a_rollback_does_not(here: Path) -> None
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-def test_another_user_finds_a_home_of_its_own(here: Path) -> None:
+def test_another_user_finds_a_home_of_its_own(open_place: Path) -> None:
+    (open_place / "worker.py").touch()
     env = launch.of_release(release(user="nobody"), {"HOME": "/root", "USER": "root"})
     assert (env["HOME"], env["USER"], env["LOGNAME"]) == ("/nonexistent", "nobody", "nobody")
     env = launch.of_release(release(user="nobody", env={"HOME": "/x"}), {"HOME": "/root"})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -13,6 +13,9 @@ from cluster_service.config.merge import read
 from cluster_service.core.limits import Limits
 
 from .asking import make, release, sentence
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 USABLE = sorted(os.sched_getaffinity(0))
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -107,7 +110,8 @@ def test_auto_counts_the_processors_that_the_workers_may_use() -> None:
 
 
 @ROOT
-def test_a_number_needs_no_user() -> None:
+def test_a_number_needs_no_user(open_place: Path) -> None:
+    (open_place / "worker.py").touch()
     assert within(user="4242", user_group="4243") == Limits("4242", "4243")
 
 

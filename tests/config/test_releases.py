@@ -173,9 +173,7 @@ def test_what_cannot_be(here: Path, target: str, options: dict[str, Any], words:
 def test_the_directory_of_the_caller_may_be_gone(here: Path) -> None:
     gone = here / "gone"
     current = first()
-    told = sentence(
-        lambda: release_of(str(here / "worker.py"), {}, directory=str(gone), current=current)
-    )
+    told = sentence(lambda: release_of(str(here / "worker.py"), {}, directory=str(gone), current=current))
     assert f"the directory {gone} does not exist" in told
 
 

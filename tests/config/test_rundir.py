@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,7 +17,7 @@ from cluster_service.control.errors import CommandError
 from tests.tools.shortage import ROOT, full, small_disk
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
 NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a directory of somebody else")
 
@@ -94,6 +96,105 @@ def test_a_directory_of_somebody_else(tmp_path: Path) -> None:
     os.chown(tmp_path, 12345, 12345)
     environ = {"XDG_RUNTIME_DIR": str(tmp_path), "TMPDIR": "/tmp"}
     assert not rundir.place(environ=environ).startswith(str(tmp_path))
+
+
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A directory whose path leaves room for that of a socket."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        yield Path(name)
+
+
+@pytest.fixture
+def shared(short: Path) -> dict[str, str]:
+    """An environment where everybody can write to the place of run directories, as to /tmp, and with a home."""
+    (short / "tmp").mkdir()
+    (short / "tmp").chmod(0o1777)
+    return {"TMPDIR": str(short / "tmp"), "HOME": str(short / "home")}
+
+
+NO_SYSTEM_PLACE = pytest.mark.skipif(
+    os.path.isdir(f"/run/user/{os.geteuid()}"), reason="this user has a run directory of the system's"
+)
+
+
+def squat(place: Path, how: str) -> None:
+    """Create what another user could have created at *place*."""
+    if how == "directory":
+        place.mkdir(mode=0o700)
+        os.chown(place, 12345, 12345)
+    elif how == "symlink":
+        place.symlink_to("/etc")
+    elif how == "fifo":
+        os.mkfifo(place)
+    else:
+        place.mkdir()
+        place.chmod(0o777)
+
+
+@NO_SYSTEM_PLACE
+@NEEDS_ROOT
+@pytest.mark.parametrize("how", ["directory", "symlink", "fifo", "open"])
+def test_a_place_that_another_user_has_taken_costs_nothing(short: Path, shared: dict[str, str], how: str) -> None:
+    taken = short / "tmp" / f"cluster-service-{os.geteuid()}"
+    private = str(short / "home" / ".local" / "state" / "cluster-service" / "run")
+    squat(taken, how)
+    assert rundir.existing(environ=shared) is None
+    assert rundir.find("web", environ=shared) is None
+    (short / "worker.py").touch()
+    settings = config.settings({}, target="worker.py", directory=str(short), environ=dict(shared))
+    assert settings.run_dir == private
+    (warning,) = settings.warnings
+    assert str(taken) in warning
+    assert f"the run directory is {private} instead" in warning
+    assert "--run-dir" in warning or "chmod 700" in warning
+    lock = rundir.take_lock(private, "web")
+    assert rundir.find("web", environ=shared) == (private, rundir.holder(private, "web"))
+    assert [holder.name for holder in rundir.running(environ=shared)] == ["web"]
+    taken.rmdir() if taken.is_dir() and not taken.is_symlink() else taken.unlink()
+    found = rundir.find("web", environ=shared)
+    assert found is not None, "also when the other user takes it away again"
+    assert found[0] == private
+    os.close(lock)
+
+
+@NO_SYSTEM_PLACE
+def test_services_of_both_places_are_found(short: Path, shared: dict[str, str]) -> None:
+    first = rundir.directory(environ=shared)
+    assert first == str(short / "tmp" / f"cluster-service-{os.geteuid()}")
+    second = rundir.directory(str(short / "home" / ".local" / "state" / "cluster-service" / "run"))
+    locks = [rundir.take_lock(first, "a"), rundir.take_lock(second, "b")]
+    assert [holder.name for holder in rundir.running(environ=shared)] == ["a", "b"]
+    found = [rundir.find(name, environ=shared) for name in "abc"]
+    assert [each and each[0] for each in found] == [first, second, None]
+    for lock in locks:
+        os.close(lock)
+
+
+@NO_SYSTEM_PLACE
+def test_a_place_that_could_be_replaced_is_not_used(short: Path, shared: dict[str, str]) -> None:
+    (short / "tmp").chmod(0o777)
+    assert rundir.directory(environ=shared) == str(short / "home" / ".local" / "state" / "cluster-service" / "run")
+    refusal = rundir.refused(environ=shared)
+    assert refusal is not None
+    assert "could be replaced by another user" in refusal.message
+
+
+def test_a_place_that_was_chosen_has_no_other(tmp_path: Path) -> None:
+    assert rundir.candidates("here", {"HOME": "/x"}) == [os.path.abspath("here")]
+    assert rundir.candidates(environ={"CSERVICE_RUN_DIR": "/own", "HOME": "/x"}) == ["/own"]
+    assert rundir.candidates(environ={"XDG_RUNTIME_DIR": str(tmp_path), "HOME": "/x"}) == [
+        f"{tmp_path}/cluster-service"
+    ]
+
+
+def test_a_lock_that_is_a_fifo_holds_nothing_up(tmp_path: Path) -> None:
+    directory = rundir.directory(str(tmp_path / "run"))
+    os.mkfifo(rundir.lock_path(directory, "web"))
+    assert rundir.holder(directory, "web") is None
+    assert rundir.running(directory) == []
+    with pytest.raises(CommandError, match="not a regular file"):
+        rundir.take_lock(directory, "web")
 
 
 def test_a_directory_that_cannot_be_made() -> None:

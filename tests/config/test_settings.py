@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -327,3 +328,18 @@ def test_a_group_that_cannot_be(here: Path, target: str, options: dict[str, Any]
     told = sentence(lambda: config.group_settings(target, options, directory=str(here), taken=("web",)))
     for word in words:
         assert word in told
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can run workers as another user")
+@pytest.mark.parametrize("option", ["log_file", "audit_file", "pid_file", "state"])
+def test_a_directory_that_workers_can_write_to_holds_no_file_of_the_service(option: str, tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    os.chown(theirs, pwd.getpwnam("nobody").pw_uid, -1)
+    files: dict[str, Any] = {option: str(theirs / "file")}
+    told = sentence(lambda: make(user="nobody", **files))
+    assert f"workers run as nobody, who can write to {theirs}" in told
+    make(**files)
+    theirs.chmod(0o777)
+    assert "every user can write to" in sentence(lambda: make(**files))
+    assert list(theirs.iterdir()) == []

@@ -434,29 +434,3 @@ def test_nobody_is_private_who_opens_its_own_ports(kernel: Kernel) -> None:
     spawn(kernel, 1, "sleeper", share="none", private=True)
     assert "ports of its own" in kernel.fact(facts.SpawnFailed, worker=1).error
     assert next_master(kernel).workers == []
-
-
-# The board.
-
-
-def test_a_worker_with_a_channel_has_the_lowest_free_row(kernel: Kernel) -> None:
-    hello(kernel)
-    for worker in (1, 2, 3):
-        spawn(kernel, worker, "sleeper", channel=worker != 2)
-    rows = [kernel.fact(facts.Spawned, worker=worker).row for worker in (1, 2, 3)]
-    assert rows == [0, -1, 1]
-    assert [state["row"] for state in next_master(kernel).workers] == rows
-    kernel.send(kill(1))
-    kernel.fact(facts.Exited, worker=1)
-    assert state_of(hello(kernel), 1)["row"] == -1
-    for worker, row in ((4, 0), (5, 2)):
-        spawn(kernel, worker, "sleeper", channel=True)
-        assert kernel.fact(facts.Spawned, worker=worker).row == row
-
-
-def test_a_start_that_fails_takes_no_row(kernel: Kernel) -> None:
-    hello(kernel)
-    kernel.send(orders.Spawn(1, ["/nonexistent/program"], {}, "/", "web.1", channel=True))
-    kernel.fact(facts.SpawnFailed, worker=1)
-    spawn(kernel, 2, "sleeper", channel=True)
-    assert kernel.fact(facts.Spawned, worker=2).row == 0

@@ -143,7 +143,7 @@ class Machine:
     def recent_events(self, limit: int) -> list[Json]:
         return self.published[-limit:] if limit > 0 else []
 
-    def log_lines(self, count: int) -> Json:
+    async def log_lines(self, count: int) -> Json:
         raise CommandError("failed", f"there is no log file to show {count} lines of", "start it with --log-file FILE")
 
     def audit(self, entry: Json, *, aloud: bool) -> None:
@@ -174,14 +174,14 @@ class Machine:
         self.told.append({"shutdown": selector, "timeout": timeout})
         return self._begin(f"shutdown {selector}", [])
 
-    def start(self, target: str, options: Mapping[str, Any]) -> Json:
+    async def start(self, target: str, options: Mapping[str, Any]) -> Json:
         self.told.append({"start": target, **options})
         if target == "/explode":
             raise RuntimeError("a secret of the inside")
         self.groups[str(options.get("group"))] = [self._next_pid()]
         return self._begin(f"start {target}", [])
 
-    def upgrade(self, selector: str, target: str, options: Mapping[str, Any]) -> Json:
+    async def upgrade(self, selector: str, target: str, options: Mapping[str, Any]) -> Json:
         self.told.append({"upgrade": selector, "target": target, **options})
         return self._begin(f"upgrade {selector} {target}", self._chosen(selector), stage="check")
 
@@ -333,7 +333,11 @@ def running(
     at_once: bool = False,
     **rules: Any,
 ) -> Iterator[Running]:
-    """A service *name*, in the private XDG_RUNTIME_DIR *run_dir*, until the end of the block or its own."""
+    """A service *name*, in the private XDG_RUNTIME_DIR *run_dir*, until the end of the block or its own.
+
+    *rules*: of ``Access``. A key from this machine is local unless they say otherwise.
+    """
+    rules = {"trust_loopback": True, **rules}
     directory = rundir.directory(environ={"XDG_RUNTIME_DIR": str(run_dir)})
     lock = rundir.take_lock(directory, name)
     unix = rundir.socket_path(directory, name)

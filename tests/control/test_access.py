@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from urllib.parse import urlencode
 
 import pytest
 
@@ -169,9 +170,21 @@ def test_the_key_in_the_query_can_be_narrowed(allowed: str, peer: str, code: str
     ],
 )
 def test_who_is_local(request_: Knock, level: str) -> None:
-    access = Access([KEY], trusted_hosts=["web.example"])
-    access.check_origin(request_)
-    assert access.admit(request_, 0.0).level == level
+    """Over TCP nobody, unless loopback is trusted: behind a proxy every client has a loopback address."""
+    for trusted in (False, True):
+        access = Access([KEY], trusted_hosts=["web.example"], trust_loopback=trusted)
+        access.check_origin(request_)
+        over_tcp = level if trusted else "remote"
+        assert access.admit(request_, 0.0).level == (level if request_.door == "unix" else over_tcp)
+
+
+def test_the_refusal_of_a_local_command_says_what_to_do() -> None:
+    access = Access([KEY])
+    with pytest.raises(CommandError) as refusal:
+        access.check_right("restart", "local", access.admit(knock(HOST, BEARER), 0.0))
+    assert "Unix socket" in refusal.value.message
+    assert "cservice restart ... without --url" in refusal.value.hint
+    assert "--remote-command restart" in refusal.value.hint
 
 
 @pytest.mark.parametrize(
@@ -201,9 +214,10 @@ def test_wrong_keys_are_limited_for_each_peer_and_forgiven_in_time() -> None:
         return ""
 
     assert [code("10.0.0.9", "wrong", 0.0) for _ in range(BURST)] == ["unauthorised"] * BURST
-    assert code("10.0.0.9", KEY, 0.0) == "too_many_requests"
-    assert code("10.0.0.10", KEY, 0.0) == ""
-    assert code("10.0.0.9", KEY, 1.01 / REFILL) == ""
+    assert code("10.0.0.9", "wrong", 0.0) == "too_many_requests"
+    assert code("10.0.0.9", KEY, 0.0) == "", "wrong keys locked out the right one of the same address"
+    assert code("10.0.0.10", "wrong", 0.0) == "unauthorised"
+    assert code("10.0.0.9", "wrong", 1.01 / REFILL) == "unauthorised"
     for number in range(PEERS + 1):
         code(f"peer {number}", "wrong", 0.0)
     assert len(access._tries) == PEERS
@@ -225,7 +239,7 @@ def test_no_key_is_shown() -> None:
     ],
 )
 def test_allow_lists(allow: tuple[str, ...], name: str, code: str) -> None:
-    access = Access([Key("ci", KEY, allow)])
+    access = Access([Key("ci", KEY, allow)], trust_loopback=True)
     admission = access.admit(knock(HOST, BEARER), 0.0)
     assert admission.key == "ci"
     assert told(lambda: access.check_right(name, "local" if name == "restart" else "remote", admission)) == code
@@ -311,9 +325,46 @@ def test_whatever_text_is_no_error_of_ours() -> None:
         assert refused(Access([KEY]), knock(HOST, query_keys=(text,))) == "unauthorised"
 
 
-def test_one_machine_s_ipv6_addresses_are_one_peer() -> None:
+@pytest.mark.parametrize(
+    ("peers", "same", "other"),
+    [
+        ("2001:db8::{:x}", "2001:db8::ffff", "2001:db8:0:1::1"),
+        ("127.0.{}.1", "::1", "10.0.0.1"),
+        ("::ffff:127.0.0.{}", "127.9.9.9", "::ffff:10.0.0.1"),
+    ],
+)
+def test_the_addresses_of_one_machine_are_one_peer(peers: str, same: str, other: str) -> None:
     access = Access([KEY])
+    wrong = ("x-access-key", "wrong")
     for number in range(BURST):
-        assert refused(access, knock(HOST, ("x-access-key", "wrong"), peer=f"2001:db8::{number:x}")) == "unauthorised"
-    assert refused(access, knock(HOST, BEARER, peer="2001:db8::ffff")) == "too_many_requests"
-    assert refused(access, knock(HOST, BEARER, peer="2001:db8:0:1::1")) == ""
+        assert refused(access, knock(HOST, wrong, peer=peers.format(number))) == "unauthorised"
+    assert refused(access, knock(HOST, wrong, peer=same)) == "too_many_requests"
+    assert refused(access, knock(HOST, BEARER, peer=same)) == ""
+    assert refused(access, knock(HOST, wrong, peer=other)) == "unauthorised"
+
+
+@pytest.mark.parametrize(
+    ("head", "opens"),
+    [
+        (f"GET /x HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {KEY}\r\n\r\n", True),
+        (f"GET /x HTTP/1.1\r\nx-access-key:{KEY}\r\n", True),
+        (f"POST /cli?cmd=x&{urlencode({'accessKey': KEY})} HTTP/1.1\r\n", True),
+        (f"POST /cli?{urlencode({'access_key': KEY})}", True),
+        (f"GET /x HTTP/1.1\r\nX-Access-Key: {KEY}x\r\n", False),
+        (f"GET /x HTTP/1.1\r\nX-Other: {KEY}\r\n", False),
+        ("GET /x HTTP/1.1\r\nX-Access-Key:\r\n", False),
+        ("", False),
+    ],
+)
+def test_a_key_is_found_in_the_first_bytes_of_a_connection(head: str, *, opens: bool) -> None:
+    assert Access([KEY]).opens(head.encode()) is opens
+    assert not Access().opens(head.encode())
+
+
+def test_keys_in_the_body_must_be_the_one_of_the_headers() -> None:
+    access = Access([KEY])
+    admission = access.admit(knock(HOST, BEARER), 0.0)
+    access.check_same(admission, ())
+    access.check_same(admission, (KEY,))
+    with pytest.raises(CommandError, match="two different"):
+        access.check_same(admission, (KEY, "other"))

@@ -46,6 +46,7 @@ def ask(service: Running, request: bytes, *, owner: bool = False, peer: str = "1
 
 def test_a_peer_that_comes_too_fast_is_hung_up_on_and_no_other(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     limited(monkeypatch, peer_rate=0.001, peer_burst=3)
+    monkeypatch.setattr("cluster_service.control.pace.neighbourhood", str)  # else loopback is one peer
     with running(run_dir) as service:
         assert [ask(service, LIVE).startswith(WELL) for _ in range(5)] == [True] * 3 + [False] * 2
         assert ask(service, LIVE, peer="127.0.0.2").startswith(WELL)
@@ -60,6 +61,34 @@ def test_who_has_a_key_does_not_count(run_dir: Path, monkeypatch: pytest.MonkeyP
         last = request + with_headers(request, "Connection: close")
         assert [ask(service, last).count(WELL) for _ in range(9)] == [2] * 9
         assert [ask(service, LIVE).startswith(WELL) for _ in range(2)] == [True] * 2  # a connection gives one back
+
+
+def test_whoever_comes_too_fast_does_not_lock_out_the_key_of_its_address(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limited(monkeypatch, peer_rate=0.001, peer_burst=3)
+    with running(run_dir) as service:
+        last = with_headers(HEALTH, f"X-Access-Key: {KEY}", "Connection: close")
+        for wrong in (HEALTH, with_headers(HEALTH, "X-Access-Key: wrong"), b""):
+            for _ in range(5):
+                ask(service, wrong + b"\r\n")
+            assert ask(service, LIVE) == b""
+            assert ask(service, last).startswith(WELL)
+
+
+def test_connections_that_are_parked_are_few(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest makes room; nothing stays when the endpoint closes."""
+    limited(monkeypatch, peer_rate=0.001, peer_burst=1, max_parked=3)
+    with running(run_dir) as service:
+        assert ask(service, LIVE).startswith(WELL)
+        parked = [socket.create_connection(("127.0.0.1", service.port), 20) for _ in range(5)]
+        assert [connection.recv(1) for connection in parked[:2]] == [b"", b""]
+        last = with_headers(HEALTH, f"X-Access-Key: {KEY}", "Connection: close")
+        assert ask(service, last).startswith(WELL)
+        service.close()
+        assert [connection.recv(1) for connection in parked[2:]] == [b""] * 3
+        for connection in parked:
+            connection.close()
 
 
 def test_all_together_wait_for_their_turn(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,7 +50,10 @@ def test_each_peer_has_its_own_and_is_forgotten_in_time() -> None:
     [
         ("10.0.0.1", "10.0.0.1"),
         ("::ffff:10.0.0.1", "10.0.0.1"),
-        ("::1", "::1"),
+        ("::1", "loopback"),
+        ("127.0.0.1", "loopback"),
+        ("127.255.0.9", "loopback"),
+        ("::ffff:127.0.0.1", "loopback"),
         ("2001:db8::1", "2001:db8::/64"),
         ("fe80::1%eth0", "fe80::/64"),
         ("", ""),

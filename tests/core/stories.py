@@ -39,9 +39,9 @@ def policy(**fields: Any) -> RestartPolicy:
 
 
 def operation(made: World) -> Operation:
-    """The last one."""
+    """That of the last request; before any, the last one."""
     assert made.cluster is not None
-    return made.cluster.last_operation
+    return made.cluster.operation(made.asked or made.cluster.operations[-1].id)
 
 
 def running(made: World) -> list[Operation]:

@@ -167,5 +167,3 @@ def test_a_hang_in_the_middle_of_a_restart_is_replaced_once() -> None:
     assert made.run_until_quiet()
     assert generations(made) == [made.cluster.groups["web"].generation] * 3 if made.cluster else False
     assert len(made.alive()) == 3
-
-

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from cluster_service.core import health
 from cluster_service.core.health import Answers, chance, worse
 
 
@@ -36,3 +37,20 @@ def test_the_chance_is_fishers() -> None:
     assert chance(Answers(4, 4), Answers(4, 0)) == pytest.approx(1 / 70)
     assert chance(Answers(4, 3), Answers(4, 1)) == pytest.approx(17 / 70)
     assert chance(Answers(4, 0), Answers(4, 4)) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("size", [10**6, 10**9])
+def test_a_verdict_on_large_counts_is_a_short_sum(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    terms = 0
+    exactly = health._exactly
+
+    def counting(*arguments: int) -> float:
+        nonlocal terms
+        terms += 1
+        return exactly(*arguments)
+
+    monkeypatch.setattr(health, "_exactly", counting)
+    assert worse(Answers(size, size), Answers(size, size // 2))
+    assert not worse(Answers(size, size // 2 + 1), Answers(size, size // 2))
+    assert worse(Answers(size, size // 2), Answers(size, size // 3))
+    assert terms < 1000

@@ -117,7 +117,10 @@ def test_a_server_that_was_taken_for_ready_too_early_teaches_its_group() -> None
         (Program(dies_at=30.0, code=3), True, 3, None, "exited with code 3 after serving for 30 s"),
         (
             Program(dies_at=30.0, code=None, signal=9),
-            True, None, "SIGKILL", "was killed by SIGKILL after serving for 30 s",
+            True,
+            None,
+            "SIGKILL",
+            "was killed by SIGKILL after serving for 30 s",
         ),
     ],
 )
@@ -184,9 +187,7 @@ def test_what_a_worker_leaves_in_its_group_is_swept_before_it_is_forgotten() -> 
 # Ends.
 
 
-@pytest.mark.parametrize(
-    ("takes", "killed_at"), [(0.0, None), (5.0, None), (9.9, None), (10.1, 10.0), (None, 10.0)]
-)
+@pytest.mark.parametrize(("takes", "killed_at"), [(0.0, None), (5.0, None), (9.9, None), (10.1, 10.0), (None, 10.0)])
 def test_who_does_not_end_in_the_announced_time_is_killed(takes: float | None, killed_at: float | None) -> None:
     made = started(1, replace(GOOD, stop_takes=takes), stop_timeout=10.0)
     asked = made.clock.now
@@ -247,8 +248,6 @@ def test_time_for_which_the_machine_stood_still_is_nobodys(seconds: float, when:
     made.run(60.0)
     assert not made.alive()
     assert not told(made, events.WorkerKill)
-
-
 
 
 @pytest.mark.parametrize("how", ["signal", "request"])

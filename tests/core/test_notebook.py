@@ -163,7 +163,7 @@ def test_workers_of_a_group_that_was_lost_are_ended() -> None:
     workers = [{**to_json(each)} for each in (state, stranger)]
     for worker in workers:
         del worker["type"]
-    todo = cluster.receive(Snapshot(1, 4000, 0.0, workers, [], "", 8, 2), 100.0)
+    todo = cluster.handle(Snapshot(1, 4000, 0.0, workers, [], "", 8, 2), 100.0)
     assert [each.worker for each in todo if isinstance(each, actions.Stop)] == [7, 8]
     assert [(each.worker, each.group) for each in todo if isinstance(each, actions.Start)] == [(9, "web")]
 

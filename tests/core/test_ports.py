@@ -41,7 +41,7 @@ def test_a_port_outlives_a_crash_loop() -> None:
 
 
 def test_a_port_that_a_new_release_does_not_use_is_closed() -> None:
-    made = started(2)
+    made = started(2, allow_port_change=True)
     made.programs["app"] = replace(GOOD, addresses=(OTHER,))
     made.request(Restart("all"))
     made.run(10.0)

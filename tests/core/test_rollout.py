@@ -81,9 +81,10 @@ def test_nothing_that_serves_is_stopped_before_its_successor_serves(stale: str, 
         ([(1, OLD, "serving"), (1, NEW, "starting"), (2, OLD, "serving"), (2, NEW, "serving")], 2),
         ([(1, OLD, "draining"), (1, NEW, "serving")], 0),
         ([(1, NEW, "starting")], 0),
+        ([(1, OLD, "serving"), (1, OLD, "ordered")], 1),  # a successor that is stale before it is there
         ([(9, OLD, "serving"), (9, NEW, "starting")], 0),  # not a slot any more
     ],
 )
 def test_how_many_are_in_replacement(workers: list[tuple[int, int, str]], count: int) -> None:
     made = [worker(number, generation, state, slot) for number, (slot, generation, state) in enumerate(workers)]
-    assert replacing({1: NEW, 2: NEW}, made) == count
+    assert replacing({1, 2}, made) == count

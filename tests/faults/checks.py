@@ -99,9 +99,9 @@ class Checks:
                     self.world.story.breaks("3 releases", f"{event['command']} ({natures[found[1]]}) was taken")
 
     def processes(self) -> None:
-        """6: nobody but the workers, the master and the log writer; no zombie."""
+        """6: nobody but the workers, the master, the log writer and the cleaner; no zombie."""
         subject = self.world.subject
-        expected = {*subject.worker_pids(), subject.role("master"), subject.role("log writer")}
+        expected = {*subject.worker_pids(), subject.role("master"), subject.role("log writer"), subject.role("cleaner")}
         strangers = [pid for pid in children_of(subject.pid) if pid not in expected]
         zombies = [pid for pid, entry in table().items() if entry.parent == subject.pid and entry.state == "Z"]
         if (strangers or zombies) and unsettled(self.world):

@@ -36,6 +36,7 @@ KEY = "the-key-of-the-fault-machine"
 MARKS = {
     "master": re.compile(rb"^cservice: faults master"),
     "log writer": re.compile(rb"^cservice: faults log writer|--log-writer"),
+    "cleaner": re.compile(rb"^cservice: faults (cleaner|guardian)"),
     "worker": re.compile(rb"^cservice: faults (web|script)\.|worker/boot\.py"),
 }
 """What a process list says of each: its title, or before it has one, how it was started."""

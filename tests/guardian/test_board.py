@@ -1,94 +1,130 @@
-"""The board, as a worker finds it: a row of its own, empty, in memory that it cannot make smaller."""
+"""The board: memory of one worker's own, empty, of a size that it cannot change; and how the master receives it."""
 
 from __future__ import annotations
 
 import errno
 import os
+import socket
 import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-import pytest
-
-from cluster_service.guardian.board import Board
 from cluster_service.wire import board, facts, orders
 from tests.tools.ports import free_port
 
 from .puppet import Puppet
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tests.contract.real import RealKernel
 
 FIND = """
-fd, row = map(int, os.environ["CSERVICE_BOARD"].split(":"))
-def write(cell, value):
-    os.pwrite(fd, value.to_bytes(8, sys.byteorder), row * 64 + cell * 8)
-def read(cell):
-    return int.from_bytes(os.pread(fd, 8, row * 64 + cell * 8), sys.byteorder)
-result = row
+fd = int(os.environ["CSERVICE_BOARD"])
+result = os.fstat(fd).st_ino
+"""
+WRITE_ALL = f"""
+import mmap
+os.pwrite(fd, b"\\xff" * {board.SIZE}, 0)
+memory = mmap.mmap(fd, {board.SIZE})
+memory[:] = b"\\xff" * {board.SIZE}
 """
 
 
-def test_workers_write_in_one_memory_each_its_row(kernel: RealKernel) -> None:
-    puppets = [Puppet(kernel, number) for number in (1, 2)]
-    for row, puppet in enumerate(puppets):
-        assert puppet.do(FIND) == row
-        puppet.do(f"write({board.REQUESTS}, {row + 100})")
-    assert puppets[0].do(f"result = int.from_bytes(os.pread(fd, 8, 64 + {board.REQUESTS * 8}), sys.byteorder)") == 101
+def received(kernel: RealKernel, fact: facts.Monitoring) -> int:
+    """The descriptor that came with *fact*."""
+    (found,) = [each for each in kernel.descriptors if os.fstat(each).st_ino == fact.inode]
+    return found
 
 
-def test_a_row_is_empty_for_the_next(kernel: RealKernel) -> None:
-    first = Puppet(kernel, 1)
-    first.do(FIND)
-    first.do("[write(cell, 7) for cell in range(8)]")
-    first.end()
-    second = Puppet(kernel, 2)
-    assert second.do(FIND) == 0
-    assert second.do("result = [read(cell) for cell in range(8)]") == [0] * board.CELLS
+def monitoring(kernel: RealKernel, worker: int) -> facts.Monitoring:
+    return kernel.fact(facts.Monitoring, worker=worker)
 
 
-def test_a_worker_cannot_cut_it_short(kernel: RealKernel) -> None:
+def test_what_a_worker_writes_stands_on_its_own_board_only(kernel: RealKernel) -> None:
+    puppets = [Puppet(kernel, number) for number in (1, 2, 3)]
+    inodes = [puppet.do(FIND) for puppet in puppets]
+    boards = [received(kernel, monitoring(kernel, puppet.number)) for puppet in puppets]
+    assert [os.fstat(each).st_ino for each in boards] == inodes
+    assert len(set(inodes)) == 3
+    puppets[1].do(WRITE_ALL)
+    nothing = bytes(board.SIZE)
+    assert [os.pread(each, board.SIZE, 0) for each in boards] == [nothing, b"\xff" * board.SIZE, nothing]
+    for puppet in (puppets[0], puppets[2]):
+        assert puppet.do(f"result = any(os.pread(fd, {board.SIZE}, 0))") is False
+
+
+def test_a_worker_cannot_change_its_size_or_its_seals(kernel: RealKernel) -> None:
     puppet = Puppet(kernel, 1)
     puppet.do(FIND)
+    puppet.do("import fcntl")
     assert puppet.do("result = os.fstat(fd).st_size") == board.SIZE
     assert puppet.fails("os.ftruncate(fd, 0)") == errno.EPERM
     assert puppet.fails("os.ftruncate(fd, 1 << 30)") == errno.EPERM
+    assert puppet.fails(f"os.pwrite(fd, b'x', {board.SIZE})") == errno.EPERM
+    assert puppet.fails(f"os.posix_fallocate(fd, 0, {board.SIZE + 1})") == errno.EPERM
+    assert puppet.fails("fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE)") == errno.EPERM
 
 
-def test_who_has_no_channel_has_no_row(kernel: RealKernel) -> None:
+def test_the_next_worker_has_another_board(kernel: RealKernel) -> None:
+    first = Puppet(kernel, 1)
+    first.do(FIND)
+    first.do(WRITE_ALL)
+    first.end()
+    second = Puppet(kernel, 2)
+    second.do(FIND)
+    assert second.do(f"result = any(os.pread(fd, {board.SIZE}, 0))") is False
+
+
+def test_a_new_master_receives_the_boards_of_those_that_live(kernel: RealKernel) -> None:
+    puppets = [Puppet(kernel, number) for number in (1, 2)]
+    inodes = [puppet.do(FIND) for puppet in puppets]
+    puppets[0].end()
+    kernel.restart_master()
+    kernel.send(orders.Hello())
+    kernel.fact(facts.Snapshot)
+    fact = monitoring(kernel, 2)
+    assert (fact.inode, fact.uid) == (inodes[1], os.getuid())
+    assert os.fstat(received(kernel, fact)).st_ino == inodes[1]
+    kernel.nothing_of(facts.Monitoring)
+
+
+def test_who_has_no_channel_has_no_board(kernel: RealKernel) -> None:
     show = "import os; print('CSERVICE_BOARD' in os.environ, flush=True)"
-    kernel.send(orders.Spawn(1, [sys.executable, "-I", "-S", "-c", show], {}, "/", "web.1"))
-    assert kernel.fact(facts.Spawned, worker=1).row == -1
+    kernel.send(orders.Spawn(1, [sys.executable, "-I", "-S", "-c", show], {}, "/", "web.1", check=True))
+    kernel.fact(facts.Spawned, worker=1)
     assert kernel.wrote("False")
+    kernel.nothing_of(facts.Monitoring)
 
 
-@pytest.fixture
-def kept() -> Iterator[Board]:
-    made = Board()
-    yield made
-    os.close(made.descriptor)
-
-
-def test_the_lowest_free_row_is_taken(kept: Board) -> None:
-    assert [kept.take() for _ in range(4)] == [0, 1, 2, 3]
-    kept.give_back(1)
-    kept.give_back(-1)
-    assert [kept.take() for _ in range(2)] == [1, 4]
-
-
-def test_there_is_an_end_to_the_rows(kept: Board) -> None:
-    assert [kept.take() for _ in range(board.ROWS + 1)] == [*range(board.ROWS), -1]
-
-
-def test_without_memory_there_are_no_rows() -> None:
+def test_where_the_machine_allows_none_there_are_none() -> None:
     code = (
         "import os\ndef fail(*_): raise OSError(38, 'no such call')\nos.memfd_create = fail\n"
-        "from cluster_service.guardian.board import Board\nboard = Board()\nprint(board.descriptor, board.take())\n"
+        "from cluster_service.guardian import board\nprint(board.create())\n"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert shown.stdout.split() == ["-1", "-1"]
+    assert shown.stdout.split() == ["-1"]
+
+
+def test_a_worker_is_checked_on_a_socket_of_the_guardians(kernel: RealKernel) -> None:
+    puppet = Puppet(kernel, 1, check=True)
+    address = monitoring(kernel, 1).check
+    puppet.do("s = socket.socket(fileno=int(os.environ['CSERVICE_CHECK']))")
+    assert puppet.do("result = 'unix:@' + s.getsockname()[1:].decode()") == address
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect("\0" + address.removeprefix("unix:@"))
+        puppet.do("s.setblocking(True)\nserve(s)")
+        assert int(client.recv(100)) == puppet.pid
+    puppet.do("s.close()")
+    assert puppet.fails(f"socket.socket(socket.AF_UNIX).bind(chr(0) + {address[6:]!r})") == errno.EADDRINUSE
+
+
+def test_workers_that_come_and_go_leave_no_descriptor(kernel: RealKernel) -> None:
+    Puppet(kernel, 1, check=True).end()
+    kernel.fact(facts.Output, worker=1)
+    before = sorted(os.listdir(f"/proc/{kernel.process.pid}/fd"))
+    for number in range(2, 8):
+        Puppet(kernel, number, check=True).end()
+        kernel.fact(facts.Output, worker=number)
+    assert sorted(os.listdir(f"/proc/{kernel.process.pid}/fd")) == before
 
 
 def test_a_start_that_fails_leaves_no_socket_of_its_own(kernel: RealKernel) -> None:
@@ -98,7 +134,16 @@ def test_a_start_that_fails_leaves_no_socket_of_its_own(kernel: RealKernel) -> N
     before = sorted(os.listdir(f"/proc/{kernel.process.pid}/fd"))
     argv = [sys.executable, "-c", ""]
     for number, passed in ((1, [address, "127.0.0.1:9"]), (2, [address])):
-        fields = {"cwd": "/", "label": "web.0", "share": "inherit", "inherit": passed, "private": True}
+        fields = {"cwd": "/", "label": "web.0", "share": "inherit", "inherit": passed, "private": True, "check": True}
         kernel.send(orders.Spawn(number, argv if number == 1 else ["/nonexistent"], {}, channel=True, **fields))  # type: ignore[arg-type]
         kernel.fact(facts.SpawnFailed, worker=number)
     assert sorted(os.listdir(f"/proc/{kernel.process.pid}/fd")) == before
+
+
+def test_it_is_known_whose_output_is_not_read(kernel: RealKernel) -> None:
+    puppet = Puppet(kernel, 1)
+    kernel.send(orders.InspectOutput(1))
+    assert not kernel.fact(facts.OutputInspected, worker=1).blocked
+    kernel.send(orders.InspectOutput(99))
+    assert not kernel.fact(facts.OutputInspected, worker=99).blocked
+    puppet.end()

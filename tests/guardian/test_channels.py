@@ -430,9 +430,9 @@ def test_an_exit_is_told_whatever_else_fails() -> None:
     broken: Any = Broken()
     holdings = Holdings(1, 0.0)
     faults = Faults(log.append, lambda: 1.0)
-    made = Workers(holdings, broken, broken, broken, broken, broken, broken, broken, faults)
+    made = Workers(holdings, broken, broken, broken, broken, "", broken, broken, broken, faults)
     made.tell = told.append
-    worker = Worker(1, "web.1", pid=4711, row=3)
+    worker = Worker(1, "web.1", pid=4711)
     holdings.add_worker(worker)
     made.reaped(worker, reap.End(None, 9))
     assert told == [facts.Exited(1, signal=9)]

@@ -149,7 +149,7 @@ def test_bye_leaves_nothing(start: Start, run_dir: Path) -> None:
     os.kill(puppets[2].pid, signal.SIGKILL)
     kernel.fact(facts.Exited, worker=3)
     everything = descendants(kernel.process.pid)
-    assert len(everything) == 5  # two workers, a daemon, the master and the log writer
+    assert len(everything) == 6  # two workers, a daemon, the master, the log writer and the cleaner
     kernel.send(orders.Bye())
     kernel.hang_up()
     assert kernel.wait() == 0
@@ -174,10 +174,9 @@ def test_a_killed_guardian_takes_its_workers_along(kernel: RealKernel) -> None:
     puppet.do(f"s = tcp('127.0.0.1', {port})")
     everything = descendants(kernel.process.pid)
     pidfds = [os.pidfd_open(pid) for pid in everything]
-    assert len(everything) == 3
+    assert len(everything) == 4  # the worker, the master, the log writer and the cleaner
     kernel.process.kill()
     kernel.process.wait()
-    kernel.hang_up()  # the master's part: it sees the end of its stream
     for pidfd in pidfds:
         wait_for(pidfd)
     notify_place.remove_all(os.environ["XDG_RUNTIME_DIR"], f"contract.{kernel.process.pid}")  # the master's part too

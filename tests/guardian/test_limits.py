@@ -12,7 +12,7 @@ import pytest
 from cluster_service.guardian.limits import PROTECTED
 from cluster_service.machine.capabilities import CAP_SYS_RESOURCE, has
 from cluster_service.wire import facts, orders
-from tests.tools.processes import children_of
+from tests.tools.processes import children_of, log_writer_of
 
 from .puppet import Puppet
 from .test_spawn import spawn
@@ -121,8 +121,8 @@ def test_the_guardian_is_spared_where_it_may_and_nobody_inherits_that(start: Sta
     guardian = kernel.process.pid
     assert oom(guardian) == (PROTECTED if has(CAP_SYS_RESOURCE) else 150)
     others = [pid for pid in children_of(guardian) if pid != puppet.pid]
-    assert len(others) == 2  # the master and the log writer
-    assert [oom(pid) for pid in (puppet.pid, *others)] == [150] * 3
+    assert len(others) == 3  # the master, the log writer and the cleaner
+    assert [oom(pid) for pid in (puppet.pid, *others)] == [150] * 4
 
 
 def title(pid: int) -> str:
@@ -134,7 +134,8 @@ def test_the_guardian_and_its_log_writer_say_what_they_are(start: Start, shown: 
     kernel = start({"process_titles": shown})
     kernel.send(orders.Log("a line of the log writer"))
     assert kernel.wrote("a line of the log writer")
-    (writer,) = (pid for pid in children_of(kernel.process.pid) if pid != kernel.master_pid)
+    writer = log_writer_of(kernel.process.pid)
+    assert writer is not None
     if shown:
         assert title(kernel.process.pid) == "cservice: contract guardian"
         assert title(writer) == "cservice: contract log writer"

@@ -212,3 +212,19 @@ def test_descriptors_of_a_door_are_of_the_door(kernel: RealKernel) -> None:
     assert array.array("i", kernel.descriptors)
     with socket.socket(fileno=os.dup(kernel.descriptors[0])) as door:
         assert door.getsockname() == ("127.0.0.1", port)
+
+
+def test_python_worker_that_reads_no_replies_stops_only_itself(kernel: RealKernel) -> None:
+    other = python_worker(kernel, 1)
+    puppet = Puppet(kernel, 2, share="python")
+    request = {"type": "bind", "family": 2, "kind": 1, "address": f"127.0.0.1:{free_port()}", "nonblocking": False}
+    puppet.do(
+        "import json\npair = socket.socket(fileno=int(os.environ['CSERVICE_PORTS']))\n"
+        f"request = json.dumps({request!r}).encode()\n"
+        "try:\n while True: pair.send(request)\n"
+        "except (BrokenPipeError, ConnectionResetError): result = 'closed'"
+    )
+    assert bind(other, f"127.0.0.1:{free_port()}")["ok"]
+    assert listen(other)["ok"]
+    puppet.end()
+    other.end()

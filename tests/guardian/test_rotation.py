@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
 
-from cluster_service.guardian.rotate import has_grown, turn_over
-from cluster_service.wire import orders
+from cluster_service.guardian.sink import Sink
+from cluster_service.machine import files
+from cluster_service.wire import facts, orders
 
 from .test_logs import shell, tail
 
@@ -48,26 +50,56 @@ def test_a_directory_that_cannot_be_written_to_is_told_once(start: Start, run_di
     tail(kernel, 1)
     kernel.close()
     text = log.read_text()
-    assert text.count("has grown and cannot be put aside") == 1
+    assert text.count("cannot rotate") == 1
     assert text.count("of twenty") == 20
     log.unlink()
     (run_dir / "service.log.1" / "full").unlink()
     (run_dir / "service.log.1").rmdir()
 
 
+def rotate(log: Path, content: str, keep: int) -> None:
+    log.write_text(content)
+    with log.open("rb") as file:
+        files.rotate(str(log), keep, file.fileno())
+
+
 def test_how_files_move(tmp_path: Path) -> None:
     log = tmp_path / "log"
     for number in range(4):
-        log.write_text(f"{number}")
-        turn_over(str(log), 2)
+        rotate(log, f"{number}", 2)
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"log.1": "3", "log.2": "2"}
-    log.write_text("4")
-    turn_over(str(log), 0)
+    rotate(log, "4", 0)
     assert not log.exists()
 
 
 def test_what_has_grown(tmp_path: Path) -> None:
     (tmp_path / "log").write_text("x" * 10)
-    descriptor = os.open(tmp_path / "log", os.O_RDONLY)
-    assert [has_grown(descriptor, most) for most in (0, 10, 11)] == [False, True, False]
-    os.close(descriptor)
+    sink = Sink(os.open(tmp_path / "log", os.O_RDONLY))
+    assert [sink.has_grown(most) for most in (0, 10, 11)] == [False, True, False]
+    sink.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+def test_a_link_that_another_user_plants_is_not_followed(start: Start, run_dir: Path) -> None:
+    folder, victim = run_dir / "log", run_dir / "victim"
+    folder.mkdir()
+    victim.write_text("precious")
+    log = folder / "app.log"
+    kernel = start({"log_file": str(log)})
+    shell(kernel, 1, "echo before")
+    tail(kernel, 1)
+    os.chown(folder, 65534, 65534)
+    log.rename(folder / "moved")
+    log.symlink_to(victim)
+    os.lchown(log, 65534, 65534)
+    kernel.signal(signal.SIGUSR1)
+    kernel.nothing_of(facts.Signalled)
+    kernel.send(orders.Log("after"))
+    kernel.close()
+    assert victim.read_text() == "precious"
+    text = (folder / "moved").read_text()
+    assert f"cannot open {log}: app.log is a symbolic link that user 65534 can have made; remove it; retrying" in text
+    assert "[cservice] after\n" in text
+    for path in (log, folder / "moved", victim):
+        path.unlink()
+    folder.rmdir()

@@ -19,7 +19,7 @@ from cluster_service.wire import facts, orders
 from tests.contract.interface import DEADLINE
 from tests.tools import ask
 from tests.tools.ports import free_port
-from tests.tools.processes import children_of
+from tests.tools.processes import children_of, log_writer_of
 from tests.tools.shortage import GROUPS, limited, no_processes, room_for, size_of
 
 from .puppet import Puppet
@@ -35,7 +35,8 @@ def descriptors(pid: int) -> list[str]:
 
 def writer(kernel: RealKernel) -> int:
     """The pid of the log writer, while there are no workers."""
-    (pid,) = set(children_of(kernel.process.pid)) - {kernel.master_pid}
+    pid = log_writer_of(kernel.process.pid)
+    assert pid is not None
     return pid
 
 

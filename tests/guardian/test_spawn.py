@@ -46,7 +46,7 @@ def test_what_a_worker_finds(kernel: RealKernel) -> None:
     puppet = Puppet(kernel, 1, share="none", cwd="/usr", env={"A": "b"})
     assert puppet.do("result = os.getcwd()") == "/usr"
     assert puppet.do("result = sorted(os.environ)") == [
-        "A", "CSERVICE_BOARD", "CSERVICE_CHANNEL", "LC_CTYPE", "NOTIFY_SOCKET",
+        "A", "CSERVICE_BOARD", "CSERVICE_CHANNEL", "CSERVICE_INSTANCE", "LC_CTYPE", "NOTIFY_SOCKET",
     ]  # fmt: skip
     assert puppet.do("result = [os.getpid(), os.getpgrp(), os.getppid()]") == [
         puppet.pid,
@@ -126,7 +126,7 @@ def test_a_failed_start_leaves_nothing(kernel: RealKernel) -> None:
     while descriptors(kernel.process.pid) != before and time.monotonic() < end:
         kernel.nothing_of(facts.Signalled)  # the log writer says a moment after the exit that it has read the pipes
     assert descriptors(kernel.process.pid) == before
-    assert len(children_of(kernel.process.pid)) == 2  # the relay and the log writer
+    assert len(children_of(kernel.process.pid)) == 3  # the relay, the log writer and the cleaner
 
 
 @ROOT

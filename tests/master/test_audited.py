@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
 
-from cluster_service.master.audited import AuditFile
+from cluster_service.master.audited import WAITING, AuditFile, Auditor
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -63,3 +64,35 @@ def test_a_pipe_that_nobody_reads_holds_nothing_up(tmp_path: Path) -> None:
 
 def test_without_a_place_there_is_none() -> None:
     assert AuditFile(None, print).write("one") is False
+
+
+class Disk(AuditFile):
+    """One that stands until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__("/disk", print)
+        self.begun, self.go_on = threading.Event(), threading.Event()
+        self.lines: list[str] = []
+
+    def write(self, line: str) -> bool:
+        self.begun.set()
+        assert self.go_on.wait(20)
+        self.lines.append(line)
+        return line != "lost"
+
+
+def test_a_disk_that_stands_holds_nothing_up_and_its_lines_stand_in_the_log() -> None:
+    disk, log = Disk(), list[str]()
+    auditor = Auditor(disk, log.append)
+    auditor.add("first", aloud=True)
+    assert disk.begun.wait(20)
+    for number in range(WAITING):
+        auditor.add(f"{number}", aloud=False)
+    auditor.add("too many", aloud=False)
+    auditor.add("too many, but in the log anyway", aloud=True)
+    disk.go_on.set()
+    auditor.close()
+    auditor.add("lost", aloud=False)
+    auditor.close()
+    assert disk.lines == ["first", *map(str, range(WAITING)), "lost"]
+    assert log == ["audit first", "audit too many", "audit too many, but in the log anyway", "audit lost"]

@@ -12,6 +12,7 @@ import pytest
 from cluster_service.control.errors import CommandError
 from cluster_service.control.registry import Registry
 from cluster_service.master import bus
+from cluster_service.master.audited import AuditFile, Auditor
 from cluster_service.master.bus import Bus
 from cluster_service.master.extensions import Extensions
 from cluster_service.master.hooks import Hooks
@@ -65,6 +66,7 @@ class FakeMaster:
             },
         )
         self.settings = SimpleNamespace(spec=SimpleNamespace(name="test"), commands=None, audit_file=None)
+        self.auditor = Auditor(AuditFile(None, self.log), self.log)
         self.hello = SimpleNamespace(master_starts=self.starts, safe=False)
 
     def say(self, order: orders.Tell) -> None:

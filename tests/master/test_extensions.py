@@ -20,7 +20,7 @@ from cluster_service.control.registry import Registry
 from cluster_service.control.remote import command_from, find
 from cluster_service.master.dispatch import check_caller
 from cluster_service.master.extensions import Extensions, as_json
-from cluster_service.master.handlers import Crowded, Handlers, Late, Raised
+from cluster_service.master.handlers import Crowded, Handlers, Late, Raised, Unstarted
 from cluster_service.master.hooks import HOOKS
 
 if TYPE_CHECKING:
@@ -181,6 +181,29 @@ def test_one_that_blocks_is_left_to_itself() -> None:
             assert caught.value.code == "timeout"
     finally:
         release.set()
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_one_that_cannot_be_started_is_not_at_work(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_thread(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def seven() -> int:
+        return 7
+
+    async def story() -> None:
+        handlers = Handlers(most=2)
+        call: Callable[[], Any] = seven if kind == "async" else lambda: 7
+        with monkeypatch.context() as short:
+            short.setattr(threading.Thread, "start", no_thread)
+            short.setattr(handlers, "_on_loop", no_thread)
+            for _ in range(5):
+                with pytest.raises(Unstarted, match="refuses another thread"):
+                    await handlers.run(call, 20.0, on_loop=kind == "async")
+        assert handlers.at_work == 0
+        assert await handlers.run(call, 20.0, on_loop=kind == "async") == 7
+
+    asyncio.run(story())
 
 
 def test_so_many_at_a_time_and_no_more() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -161,3 +161,63 @@ def test_what_is_a_handler_of_events() -> None:
     assert not hears_events("order_paid", lambda order: order)
     assert not hears_events("health", lambda context: context)
     assert not hears_events("greet", lambda: None)
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_a_handler_that_could_not_be_started_has_its_events_later(
+    kind: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(hooks, "TRY_AGAIN", 0.01)
+    failures = 3
+
+    async def story(found: Hooks) -> None:
+        nonlocal failures
+        got: list[int] = []
+        loop = asyncio.get_running_loop()
+        start, create_task = threading.Thread.start, loop.create_task
+
+        def no_thread(thread: threading.Thread) -> None:
+            nonlocal failures
+            failures -= 1
+            if failures >= 0:
+                raise RuntimeError("can't start new thread")
+            start(thread)
+
+        def no_task(work: Any, **more: Any) -> Any:
+            nonlocal failures
+            if getattr(work, "__name__", "") == "_on_loop":
+                failures -= 1
+                if failures >= 0:
+                    raise MemoryError
+            return create_task(work, **more)
+
+        async def later(told: Published) -> None:
+            got.append(told.id)
+
+        monkeypatch.setattr(threading.Thread, "start", no_thread)
+        monkeypatch.setattr(loop, "create_task", no_task)
+        found.on("worker_exit", later if kind == "async" else lambda told: got.append(told.id))
+        found.fire(event(number=1))
+        found.fire(event(number=2))
+        await found.idle(DEADLINE)
+        assert got == [1, 2]
+        found.fire(event(number=3))
+        await found.idle(DEADLINE)
+        assert got == [1, 2, 3]
+
+    during(story)
+    assert capfd.readouterr().err.count("was not started") == 1
+
+
+def test_a_handler_that_takes_no_event_is_told_of_each_time(capfd: pytest.CaptureFixture[str]) -> None:
+    async def story(found: Hooks) -> None:
+        async def no_argument() -> None:
+            return
+
+        found.on("worker_exit", cast("Any", no_argument))
+        for number in range(2):
+            found.fire(event(number=number))
+            await found.idle(DEADLINE)
+
+    during(story)
+    assert capfd.readouterr().err.count("failed:") == 2

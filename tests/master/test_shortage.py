@@ -12,7 +12,7 @@ import pytest
 from cluster_service.config import Settings
 from cluster_service.control.registry import Registry
 from cluster_service.core.spec import Release, Spec
-from cluster_service.machine.shortage import SENTENCES
+from cluster_service.machine.shortage import NO_THREAD, SENTENCES
 from cluster_service.master.extensions import Extensions
 from cluster_service.master.hooks import Hooks
 from cluster_service.master.jobs import Jobs
@@ -115,7 +115,7 @@ def test_a_check_that_cannot_be_made_has_an_end(monkeypatch: pytest.MonkeyPatch)
         return cast("Checked", await reports.get())
 
     monkeypatch.setattr(asyncio, "to_thread", no_thread)
-    assert asyncio.run(run()).error == "the code could not be looked at: can't start new thread"
+    assert asyncio.run(run()).error == f"the code could not be looked at: {NO_THREAD}"
 
 
 def test_a_look_that_fails_is_not_the_last() -> None:
@@ -133,7 +133,7 @@ def test_a_look_that_fails_is_not_the_last() -> None:
         cluster = SimpleNamespace(workers={}, groups={}, pace=lambda: 0.001)
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda *_: None)
-        pulses = Pulses(loop, tell, cast("Any", lambda: cluster))
+        pulses = Pulses(loop, tell, lambda _order: None, cast("Any", lambda: cluster), print)
         pulses.watch(0.0)
         await asyncio.wait_for(enough.wait(), 20)
         pulses.watch(None)

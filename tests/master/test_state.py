@@ -129,7 +129,7 @@ def test_a_directory_is_no_file(file: Path) -> None:
     said: list[str] = []
     state = State(str(file), said.append)
     assert state.load() is None
-    assert "is no file of ours" in said[0]
+    assert "it is a directory" in said[0]
 
 
 def test_it_is_written_where_a_link_points(file: Path) -> None:

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cluster_service.core.spec import Release
+from cluster_service.machine import identity
+from cluster_service.machine.identity import OWN
 from cluster_service.master import trials
 from tests.tools.processes import descendants
 from tests.worker.harness import interpreters
@@ -59,7 +61,17 @@ def run(script: str, release: Release, *, within: float | None = DEADLINE, **mor
     """Run *script*; return why it failed, and its lines."""
     lines: list[str] = []
     env = {**os.environ, **more.pop("env", {})}
-    told = asyncio.run(trials.run_script(script, release=release, env=env, within=within, on_line=lines.append, **more))
+    told = asyncio.run(
+        trials.run_script(
+            script,
+            release=release,
+            env=env,
+            within=within,
+            on_line=lines.append,
+            identity=more.pop("identity", OWN),
+            **more,
+        )
+    )
     return told, lines
 
 
@@ -133,7 +145,9 @@ def test_output_comes_line_by_line(tmp_path: Path) -> None:
         if line == "ask":  # it waits for us, so this line came before the next was written
             fifo.write_text("")
 
-    coroutine = trials.run_script(script, release=ours(tmp_path), env=os.environ, within=DEADLINE, on_line=on_line)
+    coroutine = trials.run_script(
+        script, release=ours(tmp_path), env=os.environ, within=DEADLINE, on_line=on_line, identity=OWN
+    )
     assert asyncio.run(coroutine) == ""
     assert lines == ["ask", "answered"]
 
@@ -184,7 +198,9 @@ def test_one_that_is_not_wanted_any_more_is_killed(tmp_path: Path) -> None:
 
         script = a_script(tmp_path, ESCAPES + "signal.pause()\n")
         task = asyncio.create_task(
-            trials.run_script(script, release=ours(tmp_path), env=os.environ, within=None, on_line=on_line)
+            trials.run_script(
+                script, release=ours(tmp_path), env=os.environ, within=None, on_line=on_line, identity=OWN
+            )
         )
         async with asyncio.timeout(DEADLINE):
             await here.wait()
@@ -202,7 +218,7 @@ def test_one_that_is_cancelled_before_it_has_begun(tmp_path: Path) -> None:
     async def cancel(turns: int) -> None:
         script = a_script(tmp_path, "import signal\nsignal.pause()\n")
         task = asyncio.create_task(
-            trials.run_script(script, release=ours(tmp_path), env=os.environ, within=None, on_line=print)
+            trials.run_script(script, release=ours(tmp_path), env=os.environ, within=None, on_line=print, identity=OWN)
         )
         for _ in range(turns):
             await asyncio.sleep(0)
@@ -218,10 +234,11 @@ def test_one_that_is_cancelled_before_it_has_begun(tmp_path: Path) -> None:
 MASTER = """\
 import asyncio, os, sys
 from cluster_service.core.spec import Release
+from cluster_service.machine.identity import OWN
 from cluster_service.master import trials
 release = Release("script", sys.argv[1], cwd="/", python=sys.executable)
 say = lambda line: print(line, flush=True)
-asyncio.run(trials.run_script(sys.argv[1], release=release, env=os.environ, within=None, on_line=say))
+asyncio.run(trials.run_script(sys.argv[1], release=release, env=os.environ, within=None, on_line=say, identity=OWN))
 """
 
 
@@ -275,11 +292,18 @@ def test_it_runs_as_the_workers_user() -> None:
         place = Path(name)
         place.chmod(0o755)
         script = a_script(place, "#!/bin/sh\nid -u; id -g; id -G\n", "smoke")
-        assert run(script, ours(place), user="65534", group="65534") == ("", ["65534"] * 3)
-        assert "no user nosuchuser" in run(script, ours(place), user="nosuchuser")[0]
+        assert run(script, ours(place), identity=identity.of("65534", "65534")) == ("", ["65534"] * 3)
 
 
 # health checks
+
+
+def test_what_a_program_writes_is_shown_without_control_characters(tmp_path: Path) -> None:
+    shown = "import sys\nsys.stdout.buffer.write(b'a\\x1b[2J\\tb\\x00\\xed\\xa0\\x80\\nlast\\x07\\n')\nsys.exit(1)\n"
+    why, lines = run(a_script(tmp_path, shown), ours(tmp_path))
+    assert lines[0].startswith("a\\x1b[2J\tb\\x00")
+    assert all(line.replace("\t", "").isprintable() for line in [*lines, why])
+    assert why.endswith("failed with exit code 1: last\\x07")
 
 
 async def answered(answer: bytes | None, path: str, address: str, within: float = DEADLINE) -> tuple[str, bytes]:
@@ -342,6 +366,15 @@ def checked(
         (b"SSH-2.0\r\n\r\n", "the health check GET /health at ADDRESS failed: the answer is not HTTP"),
         (b"\x15\x03\x01", "the health check GET /health at ADDRESS failed: the answer is not HTTP"),
         (b"x" * 100_000, "the health check GET /health at ADDRESS failed: the answer is not HTTP"),
+        (
+            b"HTTP/1.1 100 Go on\r\n\r\n" * 9,
+            "the health check GET /health at ADDRESS failed: the answer does not begin",
+        ),
+        (b"HTTP/1.1 307 See\r\nLocation: http://127.0.0.1:9/\r\n\r\n", ""),
+        (
+            b"HTTP/1.1 503 No\r\n\r\n\x1b[2Jevil",
+            "the health check GET /health at ADDRESS was answered 503 Service Unavailable",
+        ),
         (b"", "the health check GET /health at ADDRESS failed: the connection was closed without an answer"),
     ],
 )

@@ -11,15 +11,17 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from cluster_service.core import actions, events
+from cluster_service.core import actions, events, memory, views
 from cluster_service.core.cluster import Cluster
 from cluster_service.core.requests import Rejected, Restart, Rollback, Upgrade
+from cluster_service.core.standing import standing
 from cluster_service.testing import World
 from cluster_service.wire import facts, orders
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from cluster_service.core.operations import Operation
     from cluster_service.core.spec import GroupSpec, Spec
     from cluster_service.testing import Process, Program
 
@@ -82,10 +84,11 @@ class CheckedWorld(World):
         self.restarts.clear()  # HUP restarts all
         super().signal(name)
 
-    def request(self, request: Any) -> None:
-        super().request(request)
+    def request(self, request: Any) -> Operation:
+        operation = super().request(request)
         if isinstance(request, (Restart, Upgrade, Rollback)):  # an operator who asks for one begins a new count
             self.restarts.clear()
+        return operation
 
     def _turn(self, event: Any) -> None:
         try:
@@ -102,24 +105,41 @@ class CheckedWorld(World):
         if isinstance(event, facts.Snapshot):
             self.twin = None
         twin, self.late = self.twin, False
-        if twin is None:
-            return super()._decide(cluster, event)
-        expected: Any
+        answers = super()._decide(cluster, event)
+        if twin is not None:
+            self._compare(cluster, twin, event, answers, twin.handle(event, self.clock.now))
+        return answers
+
+    def _request(self, cluster: Cluster, request: Any) -> tuple[Operation, list[actions.Action]]:
+        before = everything(cluster, self.clock.now)
+        twin, self.late = self.twin, False
+        expected: Any = None
+        if twin is not None:
+            try:
+                expected = twin.request(request, self.clock.now)
+            except Rejected as rejected:
+                expected = str(rejected)
         try:
-            expected = twin.receive(event, self.clock.now)
+            operation, answers = super()._request(cluster, request)
         except Rejected as rejected:
-            expected = rejected.code
-        try:
-            answers = super()._decide(cluster, event)
-        except Rejected as rejected:
-            if rejected.code != expected:
-                self.broken(f"the core restored from its notebook answers {event} with {expected}, not {rejected!r}")
+            if everything(cluster, self.clock.now) != before:
+                self.broken(f"{request} was refused, and has changed something")
+            if rejected.code == "internal":
+                self.broken(f"{request} could not be examined: {rejected}")
+            if twin is not None and str(rejected) != expected:
+                self.broken(f"the core restored from its notebook answers {request} with {expected}, not {rejected!r}")
             raise
+        if operation not in cluster.operations or (twin is not None and expected[0].id != operation.id):
+            self.broken(f"{request} is answered with {operation}")
+        if twin is not None:
+            self._compare(cluster, twin, request, answers, expected[1])
+        return operation, answers
+
+    def _compare(self, cluster: Cluster, twin: Cluster, event: Any, answers: object, expected: object) -> None:
         if answers != expected:
             self.broken(f"the core restored from its notebook answers {event} with\n{expected}\nnot\n{answers}")
         if cluster.deadline() != twin.deadline():
             self.broken(f"the restored core waits until {twin.deadline()}, not {cluster.deadline()}")
-        return answers
 
     def _order(self, order: Any) -> None:
         """Look at an order that reaches the guardian."""
@@ -311,11 +331,28 @@ class CheckedWorld(World):
         self.twin = Cluster.restore(self.spec, json.loads(json.dumps(cluster.snapshot())))
         wanted = [
             action
-            for action in self.twin.receive(self.kernel.snapshot(), self.clock.now)
+            for action in self.twin.handle(self.kernel.snapshot(), self.clock.now)
             if not isinstance(action, (actions.Publish, actions.Check, actions.RunTest))  # those are safe to repeat
         ]
         if wanted:
             self.broken(f"nothing has happened, and the core restored from its notebook orders {wanted}")
+
+
+def everything(cluster: Cluster, now: float) -> str:
+    """What is saved of *cluster* and what it shows, to the byte."""
+    return json.dumps(
+        {
+            "notebook": cluster.snapshot(),
+            "state": memory.remember(cluster, 0.0),
+            "deadline": cluster.deadline(),
+            "pace": cluster.pace(),
+            "workers": views.workers(cluster, now),
+            "health": views.health(cluster),
+            "groups": views.groups(cluster),
+            "operations": [views.operation(cluster, operation, now, 0.0) for operation in cluster.operations],
+            "standing": standing(cluster),
+        }
+    )
 
 
 def place_of(process: Process) -> Place:

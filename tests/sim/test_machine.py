@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from cluster_service.core import requests
 from cluster_service.core.reports import Due
 from cluster_service.core.requests import (
     Cancel,
@@ -83,6 +84,14 @@ counts = st.integers(min_value=0, max_value=5)
 policies = st.sampled_from(
     [RestartPolicy(), RestartPolicy(per_minute=2), RestartPolicy(delay=2.0), RestartPolicy(auto_restart=False)]
 )
+
+
+WRONG = (
+    Restart("nobody"), Restart("web.99"), Shutdown("nobody"), Scale("many", "web"), Scale("-9", "web"),
+    Scale("9" * 5000, "web"), Scale("2", "nobody"), Rollback("nobody"), Cancel("99999"),
+    Upgrade("nobody", KINDS["web"][0]), requests.Test("x", group="nobody"),
+)  # fmt: skip
+"""Requests that are refused, whatever has happened before."""
 
 
 def pick(choices: Sequence[T], number: int) -> T:
@@ -194,6 +203,29 @@ class Machine(RuleBasedStateMachine):
     def replace_everybody(self) -> None:
         self.ask(Reload(self.world.spec, everybody=True))
 
+    @rule(
+        count=st.integers(min_value=0, max_value=4),
+        singleton=st.booleans(),
+        release=st.sampled_from(["", *RELEASES]),
+        names=st.sampled_from([("web",), ("web", "api"), ("api",), ("web", "plain", "jobs"), ()]),
+        everybody=st.booleans(),
+    )
+    def reload_another_spec(
+        self, count: int, release: str, names: tuple[str, ...], *, singleton: bool, everybody: bool
+    ) -> None:
+        made = []
+        for name in names:
+            spec = group(name, count, RestartPolicy())
+            alone = spec.singleton or (singleton and name == "web")
+            to = replace(spec.release, target=name + release)
+            made.append(replace(spec, singleton=alone, count=min(count, 1) if alone else count, release=to))
+        self.ask(Reload(Spec("default", tuple(made)), monitor=0.0, everybody=everybody))
+
+    @rule(wrong=st.sampled_from(WRONG))
+    def ask_for_what_is_refused(self, wrong: Any) -> None:
+        with suppress(MasterAway), pytest.raises(Rejected):
+            self.world.request(wrong)
+
     # What happens.
 
     @rule(seconds=st.sampled_from([0.01, 0.3, 2.0, 15.0, 70.0]))
@@ -280,9 +312,9 @@ def come_to_rest(world: CheckedWorld) -> None:
     stop_faults(world)
     within(world, lambda: not core(world).running(), "an operation does not end")
     world.check()
-    world.request(Restart("all"))
+    asked = world.request(Restart("all")).id
     within(world, lambda: not core(world).running(), "a restart with good code does not end")
-    operation = core(world).last_operation
+    operation = core(world).operation(asked)
     if operation.state != "done":
         world.broken(f"a restart with good code ends as {operation}: {operation.reason}")
     world.check()

@@ -80,3 +80,15 @@ def test_a_fork_whose_failure_nobody_heard_of_counts() -> None:
     made.run(20.0)
     made.check()
     assert [event for event in made.events if isinstance(event, events.SlotBroken)]
+
+
+def test_a_successor_that_is_not_wanted_any_more_counts_as_one() -> None:
+    made = world(3, restart=RestartPolicy(auto_restart=False), max_uptime=150.0)
+    made.run(5.0)
+    made.hang_master(0.2)
+    made.kernel.kill(made.alive()[1].worker)
+    made.suspend(200.0)
+    made.kernel.signal("HUP")  # heard before the process of the recycled worker's successor is
+    made.run(30.0)
+    made.check()
+    assert len(made.serving()) == 3

@@ -30,6 +30,9 @@ Which test proves which point of the security rules (``c/`` is tests/control):
                                                         test_a_link_in_the_pid_file_s_place
     a command from inside a worker                      test_a_worker_may_not_command_its_service
     X-Forwarded-For on loopback                         test_behind_a_proxy_nobody_is_local
+    a proxy that adds no header                         test_over_tcp_nobody_is_local_unless_that_was_chosen
+    unfinished requests, the key in a wrong place       c/test_strangers
+    arguments of a remote key                           c/test_remote_arguments
 """
 
 from __future__ import annotations
@@ -193,7 +196,7 @@ def test_a_body_of_ten_megabytes(key_file: Path) -> None:
 
 
 def test_get_gives_commands_only_if_allowed(key_file: Path) -> None:
-    with open_door("--access-key-file", str(key_file), "--allow-http-get") as (service, port):
+    with open_door("--access-key-file", str(key_file), "--allow-http-get", "--trust-loopback") as (service, port):
         assert knock(port, "GET", "/cli?cmd=restart+all", Origin="http://evil", X_Access_Key=KEY).status == 403
         assert knock(port, "GET", "/cli?cmd=restart+all").status == 401
         done = knock(port, "GET", f"/cli?cmd=restart+all&accessKey={KEY}")
@@ -280,7 +283,7 @@ key = "a key that may do nothing"
 """,
     )
     keys(tmp_path / "deploy.key", OTHER)
-    with open_door("--access-key-file", str(file)) as (service, port):
+    with open_door("--access-key-file", str(file), "--remote-command", "restart") as (service, port):
         assert "the access key idle may do nothing" in service.log
         url = f"http://127.0.0.1:{port}"
         assert connect(url=url, access_key=KEY).health()["status"] == "ok"
@@ -300,8 +303,22 @@ key = "a key that may do nothing"
         assert {"monitor", "deploy", "idle"} <= told
 
 
+def test_over_tcp_nobody_is_local_unless_that_was_chosen(key_file: Path) -> None:
+    """A proxy that adds no header (nginx: ``proxy_pass``) sends every client's request from a loopback address."""
+    with open_door("--access-key-file", str(key_file)) as (service, port):
+        for path, body in (("/cli?cmd=restart+all", None), ("/api/v1/commands/restart", '{"selector": "all"}')):
+            refused = knock(port, "POST", path, body, X_Access_Key=KEY)
+            assert (refused.status, refused.data["error"]["code"]) == (403, "forbidden")
+            assert "Unix socket" in refused.data["error"]["message"]
+            assert "--remote-command restart" in refused.data["error"]["hint"]
+        assert knock(port, "POST", "/cli?cmd=health", X_Access_Key=KEY).status == 200
+        assert service.cli("restart", "all").code == 0
+    with open_door("--access-key-file", str(key_file), "--trust-loopback") as (_, port):
+        assert knock(port, "POST", "/cli?cmd=restart+all", X_Access_Key=KEY).status == 200
+
+
 def test_behind_a_proxy_nobody_is_local(key_file: Path) -> None:
-    with open_door("--access-key-file", str(key_file)) as (_, port):
+    with open_door("--access-key-file", str(key_file), "--trust-loopback") as (_, port):
         for header in ("X-Forwarded-For", "Forwarded", "Via", "X-Forwarded-Anything", "X-Real-IP"):
             proxied = knock(port, "POST", "/cli?cmd=restart+all", **{header: "127.0.0.1", "X-Access-Key": KEY})
             assert (proxied.status, proxied.data["error"]["code"]) == (403, "forbidden")
@@ -314,7 +331,7 @@ def test_ipv6_loopback_is_local(key_file: Path) -> None:
             probe.bind(("::1", 0))
     except OSError:
         pytest.skip("no IPv6 here")
-    with open_door("--access-key-file", str(key_file)) as (_, port):
+    with open_door("--access-key-file", str(key_file), "--trust-loopback") as (_, port):
         assert knock(port, "POST", "/cli?cmd=restart+all", host="::1", X_Access_Key=KEY).status == 200
         assert knock(port, "GET", "/live", host="::1", Host="[::2]").status == 421
 
@@ -357,11 +374,30 @@ def test_code_from_other_machines_lies_in_the_upgrade_roots(tmp_path: Path, key_
         assert {worker["group"]: worker["target"] for worker in service.workers()}["good"] == worker
 
 
+def test_a_key_reloads_only_the_file_that_the_service_was_started_with(tmp_path: Path, key_file: Path) -> None:
+    port, configured = free_port(), tmp_path / "cluster-service.toml"
+    words = ("-w", "1", "--port", str(port), "--access-key-file", str(key_file), "--remote-command", "reload")
+    with Service(*words, "--ready-after", "50ms", "--", "sleep", "1000", cwd=tmp_path) as service:
+        service.serving(1)
+
+        def reload() -> Answer:
+            return knock(port, "POST", "/cli?cmd=reload", X_Access_Key=KEY)
+
+        assert reload().status == 200
+        configured.write_text('stop_timeout = "3s"\n')
+        refused = reload()
+        assert (refused.status, refused.data["error"]["code"]) == (403, "forbidden")
+        assert str(configured) in refused.data["error"]["message"]
+        assert service.cli("reload").code == 0  # the owner may; and from now on it is the service's file
+        configured.write_text('stop_timeout = "4s"\n')
+        assert reload().status == 200
+
+
 # 8. audit
 
 
 def test_every_command_leaves_one_line(key_file: Path) -> None:
-    with open_door("--access-key-file", str(key_file)) as (service, port):
+    with open_door("--access-key-file", str(key_file), "--trust-loopback") as (service, port):
         assert knock(port, "POST", "/cli?cmd=health", X_Access_Key=KEY).status == 200
         assert knock(port, "POST", "/cli?cmd=health", X_Access_Key="wrong").status == 401
         forged = 'nosuch\n[cservice] audit {"key": "owner"}\x1b[2J\u202e'

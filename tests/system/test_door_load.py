@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cluster_service.control import http, listener
+from cluster_service.control import listener, room
 from cluster_service.control.client import connect
 from cluster_service.control.errors import CommandError
 from tests.tools.attack import HELD, Attack, BareDoor
@@ -85,7 +85,7 @@ def test_an_attack_costs_the_workers_nothing_and_the_door_recovers(tmp_path: Pat
             assert service.json("health")["status"] == "ok"  # the owner's door has a room of its own
         assert attack.tried > 100
         assert busy < 3 * elsewhere + 0.05, f"{busy * 1000:.0f} ms, beside {elsewhere * 1000:.0f} at a bare port"
-        assert fds <= fds_before + http.CONNECTIONS + listener.QUEUE + SLACK
+        assert fds <= fds_before + room.CONNECTIONS + listener.QUEUE + SLACK
         assert memory <= memory_before + MEMORY
         until = time.monotonic() + DEADLINE
         while held_by(master)[0] > fds_before + SLACK and time.monotonic() < until:

@@ -15,6 +15,7 @@ import cluster_service as cservice
 from cluster_service.config import tls
 from cluster_service.control.client import connect
 from cluster_service.control.errors import CommandError
+from cluster_service.control.room import CONNECTIONS
 from tests.tools.doors import KEY, OTHER, answer, keys, open_door
 from tests.tools.service import DEADLINE, UnixConnection
 from tests.tools.service import cservice as cservice_cli
@@ -56,7 +57,10 @@ def key_file(tmp_path: Path) -> Path:
 
 
 def test_tls_with_verification(papers: Papers, key_file: Path) -> None:
-    with open_door("--access-key-file", str(key_file), "--tls-cert", str(papers.server)) as (service, port):
+    with open_door("--access-key-file", str(key_file), "--tls-cert", str(papers.server), "--trust-loopback") as (
+        service,
+        port,
+    ):
         url = f"https://localhost:{port}"
         assert f"https://127.0.0.1:{port}" in service.json("info")["doors"]
         client = connect(url=url, access_key=KEY, ca_file=str(papers.authority))
@@ -78,7 +82,10 @@ def test_tls_with_verification(papers: Papers, key_file: Path) -> None:
 
 
 def test_the_async_client_verifies_too(papers: Papers, key_file: Path) -> None:
-    with open_door("--access-key-file", str(key_file), "--tls-cert", str(papers.server)) as (service, port):
+    with open_door("--access-key-file", str(key_file), "--tls-cert", str(papers.server), "--trust-loopback") as (
+        service,
+        port,
+    ):
         url, ca_file = f"https://localhost:{port}", str(papers.authority)
 
         async def refusal(**how: str) -> str:
@@ -199,3 +206,17 @@ def test_nothing_older_than_tls_1_2(papers: Papers) -> None:
     assert tls.server_context(str(papers.server), None, None).minimum_version == ssl.TLSVersion.TLSv1_2
     assert tls.client_context(str(papers.authority), None).minimum_version == ssl.TLSVersion.TLSv1_2
     assert tls.client_context(None, None).verify_mode == ssl.CERT_REQUIRED
+
+
+def test_handshakes_that_are_not_finished_keep_nobody_out(papers: Papers, key_file: Path) -> None:
+    """They hold every place of the endpoint, and each that comes takes the place of the oldest."""
+    with (
+        open_door("--access-key-file", str(key_file), "--tls-cert", str(papers.server)) as (_, port),
+        contextlib.ExitStack() as stack,
+    ):
+        for number in range(CONNECTIONS + 10):
+            stranger = stack.enter_context(socket.create_connection(("127.0.0.1", port), DEADLINE))
+            if number % 2:
+                stranger.sendall(b"\x16\x03\x01\x02\x00\x01")  # the first bytes of a handshake
+        client = connect(url=f"https://localhost:{port}", access_key=KEY, ca_file=str(papers.authority))
+        assert client.health()["status"] == "ok"

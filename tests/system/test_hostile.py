@@ -1,73 +1,57 @@
-"""A worker that means harm, beside one that serves: the service, its master and the other worker go on."""
+"""Workers that do their worst with what they were given: the others, and the master, are not affected."""
 
 from __future__ import annotations
 
 import os
-import pwd
-import signal
-import tempfile
+import socket
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import pytest
-
+from tests.tools import ask
 from tests.tools.ports import free_port
-from tests.tools.processes import descendants
 from tests.tools.service import Service
 
-from .test_ports import interpreter_for
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-PROGRAMS = Path(__file__).parent.parent / "programs"
-
-CONFIG = """
-[groups.web]
-target = "http_server.py"
-workers = 1
-args = ["{port}"]
-
-[groups.evil]
-target = "evil.py"
-workers = 1
-ready_after = "0.1s"
-stop_timeout = "1s"
-env = {{HOSTILE = "{what}"}}
-{more}
-"""
+PROGRAMS = Path(__file__).parent.parent / "programs" / "hanging"
 
 
-@pytest.fixture
-def open_folder() -> Iterator[Path]:
-    """A directory that every user can reach."""
-    with tempfile.TemporaryDirectory(dir="/tmp") as name:
-        os.chmod(name, 0o755)  # noqa: S103 - that is what it is for
-        yield Path(name)
-
-
-@pytest.mark.parametrize("what", ["passes_by_notify", "passes_by_channel", "nests", "extends", "floods"])
-@pytest.mark.parametrize("user", ["the service's", "another"])
-def test_a_hostile_worker_harms_itself_only(open_folder: Path, what: str, user: str) -> None:
-    if user == "another" and os.geteuid() != 0:
-        pytest.skip("needs root")
-    more = ""
-    if user == "another":
-        more = f'user = "nobody"\npython = "{interpreter_for(pwd.getpwnam("nobody").pw_uid)[0]}"'
-    for program in ("http_server.py", "hostile/evil.py"):
-        (open_folder / Path(program).name).write_text((PROGRAMS / program).read_text())
-    (open_folder / "service.toml").write_text(CONFIG.format(port=free_port(), what=what, more=more))
-    with Service("--config", "service.toml", cwd=open_folder) as service:
-        service.until_event("worker_ready", group="web")
-        service.until_logged("[evil.1] done")
-        (web,) = [worker["pid"] for worker in service.workers() if worker["group"] == "web"]
-        os.kill(web, signal.SIGKILL)
-        service.until_event("worker_exit", group="web")
-        service.until_event("worker_ready", 2, group="web")
+def test_a_worker_that_fills_its_memory_disturbs_no_other(tmp_path: Path) -> None:
+    port = free_port()
+    config = tmp_path / "cluster-service.toml"
+    config.write_text(
+        f'[groups.web]\ntarget = "asgi:app"\ncwd = "{PROGRAMS}"\nworkers = 2\nbind = ["127.0.0.1:{port}"]\n'
+        f'hang_timeout = "2s"\n'
+        f'[groups.evil]\ntarget = "{PROGRAMS}/hostile.py"\nworkers = 1\nready_after = "1s"\nhang_timeout = "2s"\n'
+    )
+    with Service("--config", str(config)) as service:
+        service.serving(3)
+        web = {row["pid"] for row in service.workers() if row["group"] == "web"}
+        (hung, again) = service.until_event("worker_hung", 2)
+        assert {hung["group"], again["group"]} == {"evil"}
+        assert hung["stacks"] == []
+        service.until_logged(f"no stacks: process {service.pid} is older than the worker")
+        assert {row["pid"] for row in service.workers() if row["group"] == "web"} == web
+        assert int(ask.http(("127.0.0.1", port))) in web
         assert service.json("info")["master_starts"] == 1
-        for worker in service.workers():
-            assert worker.get("status", "").isprintable()
-            assert len(worker.get("status", "")) <= 500
-        pids = descendants(service.pid)
-        assert service.stop() == 0
-    assert not [pid for pid in pids if os.path.exists(f"/proc/{pid}")]
+
+
+def test_an_address_that_a_worker_only_names_is_not_connected_to(tmp_path: Path) -> None:
+    port, target = free_port(), tmp_path / "root-only.sock"
+    check = ("--check-path", "/health", "--check-interval", "200ms")
+    with socket.socket(socket.AF_UNIX) as another:
+        another.bind(str(target))
+        another.listen()
+        another.setblocking(False)
+        with Service(
+            "-w", "1", "--bind", f"127.0.0.1:{port}", *check, "deputy:app", cwd=PROGRAMS, env={"TARGET": str(target)}
+        ) as service:
+            service.until_logged(f"reported unix:{target} for health checks; ignored: not its own")
+            (pid,) = service.serving(1)
+            assert int(ask.http(("127.0.0.1", port))) == pid
+        try:
+            another.accept()[0].close()
+        except BlockingIOError:
+            connected = False
+        else:
+            connected = True
+        assert not connected
+        assert service.log.count("ignored: not its own") == 1
+        assert os.path.exists(target)

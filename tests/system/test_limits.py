@@ -82,7 +82,7 @@ def test_a_file_says_it_all_and_the_kernel_agrees(folder: Path) -> None:
         assert title(service.pid) == "cservice: test guardian"
         workers = [row["pid"] for row in service.workers()]
         ours = sorted(title(pid) for pid in children_of(service.pid) if pid not in workers)
-        assert ours == ["cservice: test log writer", "cservice: test master"]
+        assert ours == ["cservice: test cleaner", "cservice: test log writer", "cservice: test master"]
         told = service.cli("config", "show", "--running").out + service.cli("--json", "config", "show", "--running").out
         assert "secret.env" in told
         assert "hush" not in told + service.log

@@ -251,7 +251,7 @@ def ask(port: int, key: str) -> int:
 
 def test_keys_change_at_once_and_outlive_the_master(tmp_path: Path) -> None:
     port = free_port()
-    configured = Configured(tmp_path, port=port, access_key=KEY)
+    configured = Configured(tmp_path, port=port, access_key=KEY, trust_loopback=True)
     with configured.service() as service:
         service.serving(2)
         before = pids(service)
@@ -278,7 +278,7 @@ def test_keys_change_at_once_and_outlive_the_master(tmp_path: Path) -> None:
 
 def test_through_the_http_door(tmp_path: Path) -> None:
     port = free_port()
-    configured = Configured(tmp_path, port=port, access_key=KEY)
+    configured = Configured(tmp_path, port=port, access_key=KEY, trust_loopback=True)
     with configured.service() as service:
         service.serving(2)
         configured.whole["workers"] = 2

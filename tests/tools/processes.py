@@ -85,3 +85,16 @@ def memory(pid: int) -> int:
 def children_of(parent: int) -> list[int]:
     """The living children of *parent*."""
     return [pid for pid, entry in table().items() if entry.parent == parent and entry.state not in "ZX"]
+
+
+def log_writer_of(guardian: int) -> int | None:
+    """The pid of the log writer that *guardian* has, by what the process list says of it."""
+    marks = (b"log writer", b"--log-writer")
+    return next((pid for pid in children_of(guardian) if any(mark in _command(pid) for mark in marks)), None)
+
+
+def _command(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""

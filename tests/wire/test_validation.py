@@ -114,7 +114,7 @@ def test_the_fields_of_sd_notify_are_bounded() -> None:
             b"READY=yes",
             b"WATCHDOG=trigger",
             b"MAINPID=1",
-            b"X_CSERVICE_CHECK=127.0.0.1:22",
+            b"X_CSERVICE_CHECK=" + b"x" * 200,
             *(b"X_%d=1" % number for number in range(2000)),
         ]
     )

@@ -16,7 +16,8 @@
 ``looking``   the same for people, without making anything
 ``binds`` ``cpus`` ``keys`` ``targets``   what an address, "auto", a key and a target come to on this machine
 ``releases``  what a release comes to, at the start and for an upgrade; ``check``: whether it can be run at all
-``probe``     runs under the workers' interpreter
+``asuser``    looking at files as the user of the workers; ``running``: running programs as that user
+``probe``     runs under the workers' interpreter, with the user of the workers
 
 The names are imported when they are first used: most commands need none of this.
 """

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from cluster_service import rundir
 from cluster_service.control.errors import CommandError
+from cluster_service.machine import files
 
 from . import binds, keys
 
@@ -123,8 +124,11 @@ def _flaw(path: str) -> str:
     return ""
 
 
-def check_file(path: Given | None, *, replaced: bool = False) -> None:
-    """Raise CommandError unless the file can be written; *replaced*: by a new one of the same name each time."""
+def check_file(path: Given | None, *, users: Sequence[tuple[str, int, list[int]]] = (), replaced: bool = False) -> None:
+    """Raise CommandError unless the file can be written, and its directory by none of *users* (``grants.users_of``).
+
+    *replaced*: by a new one of the same name each time.
+    """
     if path is None:
         return
     folder = os.path.dirname(path.value)
@@ -136,3 +140,9 @@ def check_file(path: Given | None, *, replaced: bool = False) -> None:
         raise CommandError("bad_request", f"{path.origin}: the directory {folder} cannot be written by you", ANOTHER)
     if not os.access(path.value if os.path.exists(path.value) else folder, os.W_OK):
         raise CommandError("bad_request", f"{path.origin}: {path.value} cannot be written by you", ANOTHER)
+    try:
+        files.check(path.value, users)
+    except files.Refused as refused:
+        raise CommandError("bad_request", f"{path.origin}: cannot use {path.value}: {refused.strerror}") from None
+    except OSError:
+        return  # such as a link that leads nowhere: opening it says more

@@ -13,16 +13,23 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from typing import TYPE_CHECKING
 
 from cluster_service.control.errors import CommandError
+from cluster_service.machine.identity import OWN
+
+from . import asuser
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from cluster_service.machine.identity import Identity
+
 OPTIONAL = "-"
 """Before a file that need not exist."""
 LONGEST = 1 << 20
+_MAX_LINKS = 40
 
 _BLANK = re.compile(r"[ \t]*(?:[#;][^\n]*)?(?:\n|\Z)")
 _NAME = re.compile(r"[ \t]*(?:export[ \t]+)?([A-Za-z_][A-Za-z0-9_]*)[ \t]*=[ \t]*")
@@ -34,31 +41,87 @@ _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\n": ""}
 _COMMENT = re.compile(r"\s[#;]")
 
 
-def read(paths: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    """Return the variables of all of *paths*; the later file counts. Raises CommandError bad_request."""
+def read(paths: Sequence[str], identity: Identity) -> tuple[tuple[str, str], ...]:
+    """Return the variables of all of *paths*; the later file counts. Raises CommandError bad_request.
+
+    *identity*: of the workers that get them. A file is read with our own rights only where no other user could have
+    put another one in its place; else as that user, who may read it.
+    """
     found: dict[str, str] = {}
     for path in paths:
-        found.update(_read(path.removeprefix(OPTIONAL), optional=path.startswith(OPTIONAL)))
+        plain, optional = path.removeprefix(OPTIONAL), path.startswith(OPTIONAL)
+        who = OWN if identity == OWN or is_ours_alone(plain) else identity
+        try:
+            found.update(dict(asuser.call(who, "variables", plain, optional)))
+        except CommandError as error:
+            if who == OWN:
+                raise
+            whose = f"It is read as user {who.name or who.uid}, unless root alone can change it and its directories."
+            raise CommandError(error.code, error.message, whose) from None
     return tuple(found.items())
 
 
-def _read(path: str, *, optional: bool) -> dict[str, str]:
+def is_ours_alone(path: str) -> bool:
+    """Whether no other user can change what *path* leads to: file, links and every directory above them."""
+    path = os.path.abspath(path)
+    for _ in range(_MAX_LINKS):
+        if not _only_ours(path):
+            return False
+        parts = path.split("/")
+        folders = ["/".join(parts[: count + 1]) for count in range(1, len(parts))]
+        link = next((folder for folder in folders if os.path.islink(folder)), None)
+        if link is None:
+            return True
+        leads_to = os.readlink(link)
+        if ".." in leads_to.split("/"):  # of what that leads to, only the kernel is sure
+            return False
+        path = os.path.abspath(os.path.join(os.path.dirname(link), leads_to) + path[len(link) :])
+    return False
+
+
+def _only_ours(path: str) -> bool:
+    entry_is_there = False
+    while True:
+        try:
+            found = os.lstat(path)
+        except FileNotFoundError:
+            found = None  # then its directory counts
+        except OSError:
+            return False
+        if found is not None and found.st_uid not in (0, os.geteuid()):
+            return False
+        if found is not None and found.st_mode & 0o022 and not stat.S_ISLNK(found.st_mode):
+            keeps_entries = found.st_mode & stat.S_ISVTX and entry_is_there  # of root's, which others cannot rename
+            if not keeps_entries:
+                return False
+        if path == "/":
+            return True
+        entry_is_there = found is not None
+        path = os.path.dirname(path)
+
+
+def read_here(path: str, optional: bool) -> list[list[str]]:  # noqa: FBT001 - called by position, see asuser
+    """Return the variables of one file as pairs. Raises CommandError bad_request."""
     hint = "Name a file of variables that you can read; with a - before it, it need not exist."
     try:
-        if os.path.exists(path) and not os.path.isfile(path):
-            raise CommandError("bad_request", f"{path} cannot be read: it is not a file", hint)
-        with open(path, "rb") as file:
-            data = file.read(LONGEST + 1)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise CommandError("bad_request", f"{path} cannot be read: it is not a file", hint)
+            with open(descriptor, "rb", closefd=False) as file:
+                data = file.read(LONGEST + 1)
+        finally:
+            os.close(descriptor)
     except FileNotFoundError:
         if optional:
-            return {}
+            return []
         raise CommandError("bad_request", f"there is no file {path}", hint) from None
     except OSError as error:
         raise CommandError("bad_request", f"{path} cannot be read: {error.strerror}", hint) from None
     if len(data) > LONGEST:
         raise CommandError("bad_request", f"{path} is longer than {LONGEST} bytes", hint)
     try:
-        return parse(data.decode("utf-8-sig"), path)
+        return [[name, value] for name, value in parse(data.decode("utf-8-sig"), path).items()]
     except UnicodeDecodeError:
         raise CommandError("bad_request", f"{path} is not UTF-8 text", "Save it as UTF-8.") from None
 

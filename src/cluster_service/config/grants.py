@@ -14,7 +14,9 @@ from cluster_service.core.limits import SPREAD, Limits
 from cluster_service.machine import capabilities
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
+
+    from cluster_service.core.spec import GroupSpec
 
     from .merge import Given
 
@@ -63,6 +65,19 @@ def _identity(given: Mapping[str, Given]) -> tuple[str | None, str | None]:
     if wanted is not None and os.geteuid() != 0 and (uid, gid) != (os.getuid(), os.getgid()):
         raise _bad(wanted, "only root can run workers as somebody else", "Remove it, or start the service as root.")
     return user.value if user else None, group.value if group else None
+
+
+def users_of(groups: Iterable[GroupSpec]) -> list[tuple[str, int, list[int]]]:
+    """Return name, uid and gids of each user as whom workers of *groups* run, where one was named."""
+    found = []
+    for name, group in dict.fromkeys((each.release.within.user, each.release.within.user_group) for each in groups):
+        account = _account(name) if name is not None else None
+        gid = _gid(group) if group is not None else account.pw_gid if account is not None else None
+        if account is not None and gid is not None:
+            found.append((account.pw_name, account.pw_uid, os.getgrouplist(account.pw_name, gid)))
+        elif name is not None and name.isdecimal():
+            found.append((name, int(name), [] if gid is None else [gid]))
+    return found
 
 
 def _account(name: str) -> pwd.struct_passwd | None:

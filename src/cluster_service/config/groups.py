@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from cluster_service.control.errors import CommandError
 from cluster_service.core import limits
 from cluster_service.core.spec import GroupSpec, RestartPolicy
+from cluster_service.machine import identity
 
 from . import cpus, grants, releases, targets, values, watching
 from .merge import Given, led, read
@@ -102,7 +103,7 @@ def group_of(
         where,
         program=program,
         args=args or value("args"),
-        cwd=releases.working_directory(given.get("cwd"), directory),
+        cwd=str(given["cwd"].value) if "cwd" in given else directory,
         python=python.value if python else None,
         python_base=python.base if python else where,
         env=value("env"),
@@ -114,9 +115,17 @@ def group_of(
         origins=origins,
     )
     release = releases.resolve(wish, environ)
-    whole = {**environ, **dict(release.env_from_files), **dict(release.env)}
+    account = identity.variables(release.within.user)
+    whole = {**environ, **account, **dict(release.env_from_files), **dict(release.env)}
     with led(origins.get("python" if "target" not in origins and python else "target", "")):
-        targets.check_python(release.python, release.kind, release.target, cwd=release.cwd, environ=whole)
+        targets.check_python(
+            release.python,
+            release.kind,
+            release.target,
+            identity=releases.identity_of(release.within),
+            cwd=release.cwd,
+            environ=whole,
+        )
     both = value("timeout")
     return GroupSpec(
         name=name or value("group"),
@@ -132,6 +141,7 @@ def group_of(
         health_check=value("health_check"),
         **watching.fields(given, release, value),
         depends_on=value("depends_on"),
+        allow_port_change=value("allow_port_change"),
         singleton=value("singleton"),
     )
 

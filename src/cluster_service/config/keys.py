@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cluster_service.control.errors import CommandError
+from cluster_service.machine import files
 from cluster_service.rundir import key_path
 
 if TYPE_CHECKING:
@@ -167,13 +168,12 @@ def _is_name(word: Any) -> bool:
 def automatic(run_dir: str, name: str) -> tuple[Key, ...]:
     """Return the keys kept for the service *name*; one is made (256 bits, 0600) when there is none."""
     path = key_path(run_dir, name)
+    key = secrets.token_urlsafe(32)
     try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        with open(files.create(path, 0o600), "w", encoding="utf-8") as file:
+            file.write(key + "\n")
     except FileExistsError:
         return load(path, "--access-key auto")
-    with open(fd, "w", encoding="utf-8") as file:
-        key = secrets.token_urlsafe(32)
-        file.write(key + "\n")
     return numbered([key])
 
 

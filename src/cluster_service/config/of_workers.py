@@ -253,6 +253,13 @@ SETTINGS: tuple[Setting, ...] = (
         shown="the best available",
     ),
     Setting(
+        "allow_port_change",
+        "flag",
+        default=False,
+        doc="A worker may listen on other ports than the one that it replaces.",
+        flags=("--allow-port-change/--no-allow-port-change",),
+    ),
+    Setting(
         "bind",
         "binds",
         (),

@@ -72,6 +72,7 @@ class Settings:
     allow_http_get: bool = False
     remote_commands: tuple[str, ...] = ()
     upgrade_roots: tuple[str, ...] = ()
+    trust_loopback: bool = False
     tls_cert: str | None = None
     """The TCP door speaks HTTPS."""
     tls_key: str | None = None

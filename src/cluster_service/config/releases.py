@@ -4,26 +4,29 @@
 is called, so that a release in ``current -> releases/42`` stays there whatever ``current`` is later. Two names stay as
 they are, because programs look at them: the last part of a program's path, and that of an interpreter.
 
-Nothing is started here, and no file is opened but to see whether it is Python.
+What a configuration names is looked at as the user of the workers (``asuser``): their paths are theirs, and root's
+rights are not lent to follow them. Nothing of the release is started here.
 """
 
 from __future__ import annotations
 
 import os
+import stat
 import sys
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cluster_service.control.errors import CommandError
 from cluster_service.core.limits import Limits
 from cluster_service.core.spec import Release
+from cluster_service.machine import identity
 
-from . import envfiles, targets
-from .merge import Given, led, read
+from . import asuser, envfiles, targets
+from .merge import led, read
 from .table import GROUP, canonical
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from cluster_service.core.spec import Share
 
@@ -56,12 +59,47 @@ class Wish:
     origins: Mapping[str, str] = field(default_factory=dict)
     """Where the settings stand, for errors."""
 
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Wish:
+        """Inverse of ``dataclasses.asdict`` after a trip through JSON."""
+        known = dict(data)
+        for name in ("args", "env_files", "binds"):
+            known[name] = tuple(known[name])
+        known["env"] = tuple((name, value) for name, value in known["env"])
+        known["within"] = Limits.from_json(known["within"])
+        return cls(**known)
+
+
+def identity_of(within: Limits) -> identity.Identity:
+    """Return as whom the workers run. Raises CommandError bad_request when there is no such user or group."""
+    try:
+        return identity.of(within.user, within.user_group)
+    except identity.Unknown as error:
+        raise CommandError("bad_request", str(error), "Name one that this machine has.") from None
+
 
 def resolve(wish: Wish, environ: Mapping[str, str]) -> Release:
-    """Return the release that *wish* comes to. *environ*: the service's own. Raises CommandError bad_request."""
-    cwd = os.path.realpath(wish.cwd)
+    """Return the release that *wish* comes to. *environ*: the service's own. Raises CommandError bad_request.
+
+    Its files are looked at as the user of the workers.
+    """
+    who = identity_of(wish.within)
     with led(wish.origins.get("env_files", "")):
-        env_from_files = envfiles.read(wish.env_files)
+        env_from_files = envfiles.read(wish.env_files, who)
+    found = asuser.call(who, "resolve", asdict(wish), env_from_files, dict(environ))
+    return Release.from_json(found)
+
+
+def resolve_here(
+    given: dict[str, Any], env_from_files: Sequence[Sequence[str]], environ: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return the release that a wish comes to, both as JSON has them. Raises CommandError bad_request."""
+    variables = tuple((name, value) for name, value in env_from_files)
+    return asdict(_resolve(Wish.from_json(given), variables, environ))
+
+
+def _resolve(wish: Wish, env_from_files: tuple[tuple[str, str], ...], environ: Mapping[str, str]) -> Release:
+    cwd = os.path.realpath(check_directory(wish.cwd, wish.origins.get("cwd", "")))
     whole = {**environ, **dict(env_from_files), **dict(wish.env)}
     with led(wish.origins.get("target", "")):
         kind, found = targets.locate(wish.target, program=wish.program, directory=wish.where, cwd=cwd, environ=whole)
@@ -98,7 +136,7 @@ def release_of(
     current: Release,
     environ: Mapping[str, str] = os.environ,
 ) -> Release:
-    """Return the release that ``upgrade TARGET`` means. Nothing is run: see ``check.check_release``.
+    """Return the release that ``upgrade TARGET`` means. Nothing is run: see ``check.check_release``. Blocking.
 
     *options*: ``OPTIONS`` and ``program``, by any spelling; others are passed over. *directory*: the caller's,
     absolute; relative paths start from it, and it is the workers' directory unless *options* name a ``cwd``. What is
@@ -113,14 +151,40 @@ def release_of(
         directory,
         scope=GROUP,
     )
-    cwd = working_directory(given.get("cwd"), directory)
-    env = {**dict(current.env), **dict(given["env"].value if "env" in given else ())}
+    who = identity_of(current.within)
+    values = {name: each.value for name, each in given.items()}
+    cwd, origin = (str(given["cwd"].value), given["cwd"].origin) if "cwd" in given else (directory, "")
+    env_files = values.get("env_files", current.env_files)
+    asuser.call(who, "directory", cwd, origin)
+    env_from_files = envfiles.read(env_files, who)
+    found = asuser.call(
+        who,
+        "release_of",
+        target,
+        {**values, "program": bool(options.get("program"))},
+        env_from_files,
+        [directory, cwd, origin],
+        asdict(current),
+        dict(environ),
+    )
+    return Release.from_json(found)
 
-    program = bool(options.get("program"))
 
-    def value(name: str, otherwise: Any) -> Any:
-        return given[name].value if name in given else otherwise
-
+def release_here(
+    target: str,
+    given: Mapping[str, Any],
+    env_from_files: Sequence[Sequence[str]],
+    places: Sequence[str],
+    current_as_json: dict[str, Any],
+    environ: Mapping[str, str],
+) -> dict[str, Any]:
+    """Return ``release_of``, with everything as JSON has it. *places*: the caller's directory, the workers', and where
+    that one was set. Raises CommandError bad_request.
+    """
+    directory, cwd, origin = places
+    current = Release.from_json(current_as_json)
+    env = {**dict(current.env), **dict(given.get("env", ()))}
+    program = bool(given["program"])
     kind, found = targets.locate(target, program=program, directory=directory, cwd=cwd, environ={**environ, **env})
     same = kind == current.kind
     place = os.path.realpath(cwd if kind == "app" else os.path.dirname(os.path.realpath(found)))
@@ -128,19 +192,20 @@ def release_of(
         target,
         directory,
         program=program,
-        args=value("args", current.args if same else ()),
+        args=tuple(given.get("args", current.args if same else ())),
         cwd=cwd,
-        python=value("python", None),
+        python=given.get("python"),
         python_base=directory,
         ours=current.python if may_stay(current, place) else sys.executable,
         env=tuple(env.items()),
-        env_files=value("env_files", current.env_files),
+        env_files=tuple(given.get("env_files", current.env_files)),
         within=current.within,
-        server=value("server", current.server if same else Release.server),
-        binds=value("bind", current.binds if same or current.share == "inherit" else ()),
+        server=given.get("server", current.server if same else Release.server),
+        binds=tuple(given.get("bind", current.binds if same or current.share == "inherit" else ())),
         share=current.share,
+        origins={"cwd": origin},
     )
-    return resolve(wish, environ)
+    return asdict(_resolve(wish, tuple((name, value) for name, value in env_from_files), environ))
 
 
 def own_python(files: list[str], cwd: str) -> str | None:
@@ -189,17 +254,27 @@ def _pinned(python: str) -> str:
     return _but_the_name(python)
 
 
-def working_directory(cwd: Given | None, directory: str) -> str:
-    """Return the workers' directory: *cwd* where it was given, else *directory*. Raises CommandError bad_request."""
-    path, origin = (directory, "") if cwd is None else (str(cwd.value), f"{cwd.origin}: ")
-    if not os.path.isdir(path):
-        what = "is not a directory" if os.path.exists(path) else "does not exist"
+def check_directory(path: str, origin: str) -> str:
+    """Return the workers' directory *path*, which *origin* sets. Raises CommandError bad_request."""
+    lead = f"{origin}: " if origin else ""
+    try:
+        is_directory = stat.S_ISDIR(os.stat(path).st_mode)
+        enters = os.access(path, os.X_OK)
+    except PermissionError:
+        is_directory, enters = True, False
+    except OSError:
+        what = "is not a directory" if os.path.lexists(path) else "does not exist"
+        raise CommandError("bad_request", f"{lead}the directory {path} {what}", _DIRECTORY) from None
+    if not is_directory:
+        raise CommandError("bad_request", f"{lead}the directory {path} is not a directory", _DIRECTORY)
+    if not enters:
         raise CommandError(
-            "bad_request", f"{origin}the directory {path} {what}", "Name one that exists: it is where the workers run."
+            "bad_request", f"{lead}the directory {path} cannot be entered by user {os.geteuid()}", "chmod u+x it."
         )
-    if not os.access(path, os.X_OK):
-        raise CommandError("bad_request", f"{origin}the directory {path} cannot be entered by you", "chmod u+x it.")
     return path
+
+
+_DIRECTORY = "Name one that exists: it is where the workers run."
 
 
 def _binds(addresses: tuple[str, ...], kind: str, share: str) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from cluster_service import rundir
 from cluster_service.control.errors import CommandError
 from cluster_service.core.spec import Spec
 
-from . import doors, keys, shown, values
+from . import doors, grants, keys, shown, values
 from .groups import check_order, group_of, group_settings
 from .merge import GROUPS, Collected, Given, Problems, Source, collect
 from .record import Origin, Settings, plain
@@ -97,9 +97,10 @@ def resolve(origin: Origin, environ: Mapping[str, str], *, make: bool = True, by
         warnings += keys.warnings(found[0] if found else (), beyond=beyond) + doors.idle_port(given, found)
     with problems.catching(where("tls_cert", where("tls_key", where("tls_client_ca")))):
         doors.check_tls(value("tls_cert"), value("tls_key"), value("tls_client_ca"))
+    users = grants.users_of(groups)
     for name in ("log_file", "audit_file", "pid_file", "state") if by_us else ():
         with problems.catching():
-            doors.check_file(given.get(name), replaced=name == "state")
+            doors.check_file(given.get(name), users=users, replaced=name == "state")
     with problems.catching():
         warnings += doors.check_commands(given.get("commands"))
     warnings += [
@@ -120,6 +121,9 @@ def resolve(origin: Origin, environ: Mapping[str, str], *, make: bool = True, by
         warnings.append(
             f"{error.message}: the service runs without a control socket, and its name is not guarded. {error.hint}"
         )
+    refusal = rundir.refused(value("run_dir"), environ) if run_dir and make else None
+    if refusal is not None:
+        warnings.append(f"{refusal.message}: the run directory is {run_dir} instead. {refusal.hint}")
     if found is None:
         found = doors.made_keys(run_dir, value("name")) if make else ((), None)
     return Settings(
@@ -142,9 +146,9 @@ def resolve(origin: Origin, environ: Mapping[str, str], *, make: bool = True, by
 
 
 _AS_GIVEN = (
-    "allow_query_key", "trusted_hosts", "allow_http_get", "remote_commands", "upgrade_roots", "tls_cert", "tls_key",
-    "tls_client_ca", "require_control", "log_file", "log_max_size", "log_keep", "pid_file", "state", "commands",
-    "detach", "console", "master_hang_timeout", "process_titles", "probes", "probe_metrics",
+    "allow_query_key", "trusted_hosts", "allow_http_get", "remote_commands", "upgrade_roots", "trust_loopback",
+    "tls_cert", "tls_key", "tls_client_ca", "require_control", "log_file", "log_max_size", "log_keep", "pid_file",
+    "state", "commands", "detach", "console", "master_hang_timeout", "process_titles", "probes", "probe_metrics",
 )  # fmt: skip
 
 

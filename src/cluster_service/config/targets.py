@@ -2,6 +2,8 @@
 
 A script that does not compile, or raises, is not refused here: that is for its workers to say, as it would be after an
 edit. What is missing is refused, and so is an app whose module surely is not there or surely binds no such name.
+
+What looks at files here is called as the user of the workers: by way of ``asuser``.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ from . import asking, values
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from cluster_service.machine.identity import Identity
 
 APP = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*\Z")
 _PYTHON_LINE = re.compile(rb"#!.*\bpython[\d.]*\b")
@@ -62,6 +66,23 @@ def is_python(path: str) -> bool:
     """Whether the first line of the file *path* names a Python interpreter."""
     with open(path, "rb") as file:
         return _PYTHON_LINE.match(file.readline(256)) is not None
+
+
+def check_script(script: str, cwd: str) -> bool:
+    """Return whether the test *script* is for a Python interpreter. Raises CommandError failed when it cannot be run
+    in the directory *cwd*.
+    """
+    if not os.path.isdir(cwd):
+        raise CommandError("failed", f"the test {script} cannot be run: there is no directory {cwd}")
+    if not os.path.isfile(script):
+        what = "is a directory" if os.path.isdir(script) else "does not exist"
+        raise CommandError("failed", f"the test {script} {what}")
+    executable = os.access(script, os.X_OK)
+    if script.endswith(".py") or (not executable and os.access(script, os.R_OK) and is_python(script)):
+        return True
+    if not executable:
+        raise CommandError("failed", f"the test {script} is neither Python nor executable: chmod +x {script}")
+    return False
 
 
 def _missing(target: str, directory: str, cwd: str) -> CommandError:
@@ -126,14 +147,16 @@ def named_python(name: str, directory: str, environ: Mapping[str, str]) -> str:
     return os.path.abspath(path)
 
 
-def check_python(python: str, kind: Kind, target: str, *, cwd: str, environ: Mapping[str, str]) -> None:
+def check_python(
+    python: str, kind: Kind, target: str, *, identity: Identity, cwd: str, environ: Mapping[str, str]
+) -> None:
     """Raise CommandError bad_request unless *python* starts, is 3.9 or newer and, for an app, can find it.
 
     A script that our own interpreter runs needs no look: the process that would do it is running.
     """
     if kind == "command" or (kind == "script" and python == sys.executable):
         return
-    found = asking.asked(python, kind, target, cwd=cwd, environ=environ)
+    found = asking.asked(python, kind, target, identity=identity, cwd=cwd, environ=environ)
     if kind == "app":
         judge_app(target, found, python, cwd)
 

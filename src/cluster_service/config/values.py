@@ -22,8 +22,18 @@ _BYTES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"0", "false", "no", "off"}
 
+MAX_CHARACTERS = 64
+"""The longest text that is read as a number, a time or a size, or that a suggestion is made for."""
+MAX_INTEGER = 2**63 - 1
+
 LONGEST = 10 * 365 * 86400.0
 """The longest duration, in seconds: what is longer is a slip of the pen (and overflows a timer)."""
+
+
+def quoted(value: Any) -> str:
+    """Return *value* as error messages show it: cut when it is long."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _bad(sentence: str, hint: str = "") -> CommandError:
@@ -33,34 +43,39 @@ def _bad(sentence: str, hint: str = "") -> CommandError:
 def duration(value: Any, unit: str = "s") -> float:
     """Return *value* in seconds. A plain number counts in *unit*."""
     text = str(value).strip() if isinstance(value, (str, int, float)) and not isinstance(value, bool) else ""
-    match = _DURATION.match(text)
+    match = _DURATION.match(text) if len(text) <= MAX_CHARACTERS else None
     if match is None:
-        raise _bad(f"{value!r} is not a duration: write 60 (seconds), 1500ms, 10s, 5m or 2h")
+        raise _bad(f"{quoted(value)} is not a duration: write 60 (seconds), 1500ms, 10s, 5m or 2h")
     seconds = float(match[1]) * _SECONDS[match[2] or unit]
     if seconds > LONGEST:
-        raise _bad(f"{value!r} is longer than ten years: write 60 (seconds), 1500ms, 10s, 5m or 2h")
+        raise _bad(f"{quoted(value)} is longer than ten years: write 60 (seconds), 1500ms, 10s, 5m or 2h")
     return seconds
 
 
 def size(value: Any) -> int:
     """Return *value* in bytes."""
-    match = _SIZE.match(str(value).strip()) if not isinstance(value, bool) else None
-    if match is None:
-        raise _bad(f"{value!r} is not a size: write 1048576 (bytes), 64k, 512m or 2g")
-    return int(float(match[1]) * _BYTES[match[2].lower()])
+    text = str(value).strip() if not isinstance(value, bool) else ""
+    match = _SIZE.match(text) if len(text) <= MAX_CHARACTERS else None
+    number = int(float(match[1]) * _BYTES[match[2].lower()]) if match is not None else -1
+    if not 0 <= number <= MAX_INTEGER:
+        raise _bad(f"{quoted(value)} is not a size: write 1048576 (bytes), 64k, 512m or 2g")
+    return number
 
 
 def integer(value: Any, least: int | None = None, most: int | None = None) -> int:
     """Return *value* as a whole number between *least* and *most*."""
-    if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
+    long = isinstance(value, str) and len(value) > MAX_CHARACTERS
+    if long or isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
         number = None
     else:
         try:
             number = int(value)
         except (TypeError, ValueError, OverflowError):
             number = None
+    if number is not None and abs(number) > MAX_INTEGER:
+        number = None
     if number is None or (least is not None and number < least) or (most is not None and number > most):
-        raise _bad(f"{value!r} is not {_a_number(least, most)}")
+        raise _bad(f"{quoted(value)} is not {_a_number(least, most)}")
     return number
 
 
@@ -79,7 +94,7 @@ def flag(value: Any) -> bool:
         return True
     if word in _FALSE:
         return False
-    raise _bad(f"{value!r} is neither true nor false: write true or false")
+    raise _bad(f"{quoted(value)} is neither true nor false: write true or false")
 
 
 def text(value: Any) -> str:
@@ -89,10 +104,10 @@ def text(value: Any) -> str:
         or not isinstance(value, (str, int, float))
         or (isinstance(value, float) and math.isnan(value))
     ):
-        raise _bad(f"{value!r} is not text")
+        raise _bad(f"{quoted(value)} is not text")
     word = str(value)
     if not word or "\0" in word:
-        raise _bad(f"{value!r} is empty" if not word else f"{value!r} holds a NUL character")
+        raise _bad(f"{quoted(value)} is empty" if not word else f"{quoted(value)} holds a NUL character")
     return word
 
 
@@ -100,7 +115,7 @@ def choice(value: Any, choices: Iterable[str]) -> str:
     """Return *value* if it is one of *choices*."""
     known = list(choices)
     if value not in known:
-        raise _bad(f"{value!r} is not one of {', '.join(known)}{suggestion(str(value), known)}")
+        raise _bad(f"{quoted(value)} is not one of {', '.join(known)}{suggestion(str(value), known)}")
     return str(value)
 
 
@@ -114,5 +129,7 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     """Return the one of *known* that *word* most likely was meant to be, or None when there is none."""
     import difflib  # noqa: PLC0415 - only on the way to an error
 
+    if len(word) > MAX_CHARACTERS:  # it takes the square of the length
+        return None
     found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return found[0] if found else None

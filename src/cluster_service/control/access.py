@@ -5,23 +5,28 @@ The order is fixed, and every refusal is a CommandError: ``Host`` (421) -> ``Ori
 trusted but a key; that it says it was forwarded makes it less.
 
 On the Unix door the peer's credentials were checked when it connected, so whoever speaks there is the owner, or a
-worker of this service, which may not command it by that door. A key is compared by HMAC under a random key of this
-process, with every key and without early exit; it stands in no message, and nothing here keeps it.
+worker of this service, which may not command it by that door. Over TCP a client is ``remote``, also on this machine,
+unless ``trust_loopback`` says otherwise: behind a proxy every client has the proxy's address. A key is compared by HMAC
+under a random key of this process, with every key and without early exit. A valid key opens whatever its address has
+sent before; only wrong ones are delayed and limited. No message holds a key (``redaction``).
 """
 
 from __future__ import annotations
 
 import hmac
 import ipaddress
+import itertools
 import re
 import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
+from urllib.parse import unquote_to_bytes
 
 from cluster_service.config.keys import EVERYTHING, Key, numbered
 
 from .errors import CommandError
 from .pace import Paces
+from .redaction import Redaction
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -38,8 +43,15 @@ FAILURE_DELAY = 0.3
 """Seconds that the answer to a wrong key takes; only the one who knocked waits."""
 BURST = 10
 """Wrong keys that one peer may try in a row before it is told to wait ..."""
+MAX_KEYS_IN_HEAD = 4
+"""How many keys are looked at in the first bytes of a parked connection."""
 REFILL = 0.5
 """... and how many more it may try a second."""
+
+_KEY_IN_HEAD = re.compile(
+    rb"\r\n(?:authorization:[ \t]*bearer[ \t]|x-access-key:)([^\r\n]*)|[?&]access[-_]?key=([^&\s]*)", re.IGNORECASE
+)
+"""Where a key stands in the bytes of a request: its headers, its query."""
 
 _HOST = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+)(?::(?P<port>\d{1,5}))?\Z", re.ASCII)
 
@@ -106,10 +118,11 @@ class Access:
         allow_http_get: bool = False,
         remote_commands: Iterable[str] = (),
         upgrade_roots: Iterable[str] = (),
+        trust_loopback: bool = False,
     ) -> None:
         """*bound*: the host names or addresses that the TCP door was told to listen on; *allow_query_key*: true,
         loopback, false; *remote_commands*: local ones that may be given from elsewhere; *upgrade_roots*: absolute
-        directories.
+        directories; *trust_loopback*: a client of this machine is local over TCP too.
         """
         self._secret = secrets.token_bytes(32)
         self._known: tuple[_Known, ...] = ()
@@ -121,6 +134,7 @@ class Access:
             allow_http_get=allow_http_get,
             remote_commands=remote_commands,
             upgrade_roots=upgrade_roots,
+            trust_loopback=trust_loopback,
         )
         self._tries = Paces(REFILL, BURST)
 
@@ -137,8 +151,10 @@ class Access:
         allow_http_get: bool,
         remote_commands: Iterable[str],
         upgrade_roots: Iterable[str],
+        trust_loopback: bool,
     ) -> None:
         """Go by these rules from now on."""
+        self._trust_loopback = trust_loopback
         self.allow_http_get = allow_http_get
         self.upgrade_roots = tuple(upgrade_roots)
         self._remote = frozenset(remote_commands)
@@ -152,6 +168,7 @@ class Access:
         self._known = tuple(
             _Known(self._digest(key.secret), key.name, key.allow, key.loopback) for key in named if key.secret
         )
+        self.redaction = Redaction(key.secret for key in named)
 
     def _digest(self, key: str) -> bytes:
         return hmac.digest(self._secret, key.encode("utf-8", "surrogatepass"), "sha256")
@@ -200,35 +217,51 @@ class Access:
             )
         if knock.door == "unix":
             return Admission("owner", "local")
-        if self._tries.waits(knock.peer, now):
-            raise CommandError(
-                "too_many_requests", "too many wrong access keys from this address", "Wait a few seconds."
-            )
         headers = _header_keys(knock)
         given = {self._digest(key) for key in (*headers, *knock.query_keys, *knock.body_keys)}
         if len(given) > 1:
-            raise CommandError(
-                "bad_request", "the request holds two different access keys", "Send one, as Authorization: Bearer KEY."
-            )
-        matched: _Known | None = None
-        for digest in given:
-            for known in self._known:
-                if hmac.compare_digest(digest, known.digest):
-                    matched = known
+            raise _two_keys()
+        matched = self._match(next(iter(given))) if given else None
         in_query = bool(knock.query_keys)
         if matched is not None and in_query and not self._query_allowed(knock):
             raise CommandError(
                 "unauthorised", "an access key in the URL is not accepted here", "Send it as Authorization: Bearer KEY."
             )
         if matched is None:
+            if given and self._tries.waits(knock.peer, now):
+                raise CommandError(
+                    "too_many_requests", "too many wrong access keys from this address", "Wait a few seconds."
+                )
             if given:
                 self._tries.take(knock.peer, now)
             what = "the access key is wrong" if given else "an access key is needed"
             raise CommandError("unauthorised", what, "Send it as Authorization: Bearer KEY, X-Access-Key or accessKey.")
-        local = self._is_local(knock)
-        if matched.loopback and not local:
+        loopback = _is_from_loopback(knock)
+        if matched.loopback and not loopback:
             raise CommandError("forbidden", "this access key opens only for this machine itself, and not for a proxy")
+        local = loopback and self._trust_loopback
         return Admission(matched.name, "local" if local else "remote", in_query, matched.allow, matched.digest)
+
+    def _match(self, digest: bytes) -> _Known | None:
+        matched = None
+        for known in self._known:
+            if hmac.compare_digest(digest, known.digest):
+                matched = known
+        return matched
+
+    def check_same(self, admission: Admission, keys: Iterable[str]) -> None:
+        """Raise CommandError bad_request if *keys*, found in the body, are others than the one that was admitted."""
+        if admission.digest and any(self._digest(key) != admission.digest for key in keys):
+            raise _two_keys()
+
+    def opens(self, head: bytes) -> bool:
+        """Whether the first bytes of a connection hold a valid key. That lets in nothing: ``admit`` decides."""
+        for match in itertools.islice(_KEY_IN_HEAD.finditer(head), MAX_KEYS_IN_HEAD):
+            header, query = match.groups()
+            key = unquote_to_bytes(query.replace(b"+", b" ")) if header is None else header
+            if self._match(self._digest(key.decode("utf-8", "replace").strip())) is not None:
+                return True
+        return False
 
     def still_opens(self, admission: Admission, name: str) -> bool:
         """Whether whoever was let in before the keys were replaced may give the command *name* yet, as before."""
@@ -244,14 +277,20 @@ class Access:
     def _query_allowed(self, knock: Knock) -> bool:
         return self._query == "true" or (self._query == "loopback" and _is_loopback(knock.peer))
 
-    @staticmethod
-    def _is_local(knock: Knock) -> bool:
-        """From this machine, by a name that only this machine has, and not passed on by a proxy."""
-        hosts = knock.values("host")
-        match = _HOST.match(hosts[0]) if hosts else None
-        host = match["host"].strip("[]").lower() if match else ""
-        forwarded = any(name in FORWARDED or name.startswith("x-forwarded") for name, _ in knock.headers)
-        return _is_loopback(knock.peer) and (host in LOCAL_NAMES or _is_loopback(host)) and not forwarded
+
+def _is_from_loopback(knock: Knock) -> bool:
+    """From this machine, by a name that only this machine has, and not passed on by a proxy that says so."""
+    hosts = knock.values("host")
+    match = _HOST.match(hosts[0]) if hosts else None
+    host = match["host"].strip("[]").lower() if match else ""
+    forwarded = any(name in FORWARDED or name.startswith("x-forwarded") for name, _ in knock.headers)
+    return _is_loopback(knock.peer) and (host in LOCAL_NAMES or _is_loopback(host)) and not forwarded
+
+
+def _two_keys() -> CommandError:
+    return CommandError(
+        "bad_request", "the request holds two different access keys", "Send one, as Authorization: Bearer KEY."
+    )
 
 
 def check_right(name: str, level: Level, admission: Admission) -> None:
@@ -262,15 +301,25 @@ def check_right(name: str, level: Level, admission: Admission) -> None:
         raise CommandError(
             "forbidden", f"the access key {admission.key} may not give {name}", "Its allow = […] says so."
         )
-    hint = "Give it on the machine itself." if level == "local" else ""
+    hint = (
+        f"Use the Unix socket (cservice {name} ... without --url), or allow it where the service is started: "
+        f"--remote-command {name}."
+        if level == "local"
+        else ""
+    )
     raise CommandError("forbidden", f"{name} may not be given from here ({REFUSALS[level]})", hint)
 
 
 REFUSALS: Mapping[str, str] = {
-    "local": "only from the machine itself, and not through a proxy",
+    "local": "only over the service's Unix socket",
     "inproc": "only by the program of the service",
     "disabled": "it is switched off",
 }
+
+
+def has_key_in_head(knock: Knock) -> bool:
+    """Whether a key stands in the headers or the query, so that the body need not be read to find it."""
+    return bool(knock.query_keys or _header_keys(knock))
 
 
 def _header_keys(knock: Knock) -> list[str]:

@@ -195,7 +195,7 @@ class AsyncClient:
                 operation = await self.operation(operation["id"], seen=following.seen, wait=WAIT)
             except CommandError as error:
                 if error.code == "unavailable" and places.ends_service(operation) and await self._gone():
-                    return {**operation, "state": "done"}
+                    return places.ended_with_service(operation)
                 raise
         if places.ends_service(operation) and operation["state"] == "done":
             await self._gone()  # so that its name and ports are free for the caller's next step

@@ -3,11 +3,13 @@
     make_app(service, access, closing) -> an ASGI application
 
 Whatever happens, the answer is JSON: the result, or the error object. Replies hold no traceback: it goes to the log,
-under an id that the reply gives. A query string is never logged, and a key never repeated.
+under an id that the reply gives. A query string is never logged, and a key never repeated: ``Access.redaction`` hides
+it in whatever is audited, logged or said about a request, and an argument that holds one is refused.
 
-What is looked at, in this order: limits, Host, Origin, method, key, right, arguments. Every command leaves one entry in
-the audit file, and so does whoever is refused. In the log it stands as well, unless it was a read by GET that went
-well: monitors ask every second.
+What is looked at, in this order: limits, Host, Origin, method, key, right, arguments. A key in the headers or the query
+is looked at before the body is read, so that a body is read for strangers only where it may hold the key. Every command
+leaves one entry in the audit file, and so does whoever is refused. In the log it stands as well, unless it was a read
+by GET that went well: monitors ask every second.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import logging
 import secrets
 import sys
 import time
+import traceback
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -31,17 +34,27 @@ from starlette.routing import Route
 from cluster_service.config import values
 from cluster_service.config.table import canonical
 
-from . import arguments, audit, dashboard, encoding, metrics, openapi, roots
-from .access import FAILURE_DELAY, Access, Admission, Knock
+from . import arguments, audit, dashboard, metrics, openapi, roots
+from .access import FAILURE_DELAY, Access, Admission, Knock, has_key_in_head
 from .caller import CALLER, Caller
 from .errors import CommandError
 from .registry import COMMANDS, Command
-from .sent import COMMAND_NAMES, Sent, is_key
+from .replies import (
+    deprecation,
+    error_reply,
+    is_operation,
+    last_of_connection,
+    nothing_here,
+    operation_reply,
+    probe_reply,
+    reply,
+)
+from .sent import BODY_LIMIT, COMMAND_NAMES, STRANGER_LIMIT, Sent, check_length, is_key
 from .stream import EventStream, Streams
 
 if TYPE_CHECKING:
     from starlette.requests import Request
-    from starlette.types import ASGIApp, Receive, Scope, Send
+    from starlette.types import ASGIApp
 
     from .service import Json, Service
 
@@ -49,46 +62,6 @@ LONGEST_WAIT = 60.0
 """Seconds that one request may wait for news of an operation."""
 
 log = logging.getLogger("cluster_service.control")
-
-
-class Owner:
-    """Wraps the application for one connection of the Unix door, whose peer is known."""
-
-    def __init__(self, app: Any, uid: int, *, worker: bool) -> None:
-        self._app = app
-        self._uid = uid
-        self._worker = worker
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, with its peer."""
-        scope["peer_uid"] = self._uid
-        scope["peer_worker"] = self._worker
-        await self._app(scope, receive, send)
-
-
-class Visitor:
-    """Wraps the application for one connection of the TCP door: *known* is called once, when a key has opened."""
-
-    def __init__(self, app: Any, known: Callable[[], None]) -> None:
-        self._app = app
-        self._known: Callable[[], None] | None = known
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on."""
-        scope["admitted"] = self._admitted
-        await self._app(scope, receive, send)
-
-    def _admitted(self) -> None:
-        known, self._known = self._known, None
-        if known is not None:
-            known()
-
-
-async def full(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer, as an ASGI application, that there is no room."""
-    error = CommandError("unavailable", "too many connections are open", "Try again in a moment.")
-    response = _error(error, {"Retry-After": "5", "Connection": "close"})
-    await response(scope, receive, send)
 
 
 def make_app(service: Service, access: Access, closing: asyncio.Event) -> ASGIApp:
@@ -159,10 +132,10 @@ class _Routes:
             sent.check_limits()
             self._access.check_origin(sent.knock())
             if name not in dashboard.FILES:
-                raise _nothing_here()
+                raise nothing_here()
         except CommandError as error:
-            return _last(sent, _error(error))
-        return _last(sent, Response(dashboard.read(name), 200, dashboard.HEADERS, dashboard.FILES[name]))
+            return last_of_connection(sent, self._refusal(error))
+        return last_of_connection(sent, Response(dashboard.read(name), 200, dashboard.HEADERS, dashboard.FILES[name]))
 
     async def cli(self, request: Request) -> Response:
         """``POST /cli``: one command line; an operation is waited for."""
@@ -170,21 +143,24 @@ class _Routes:
         async def answer(sent: Sent, admission: Admission) -> Response:
             if request.method == "HEAD":
                 raise CommandError("method_not_allowed", "HEAD gives no command", "Use POST.")
-            words = arguments.split(sent.line())
-            options = {
-                canonical(name): value
-                for name, value in (sent.data or {}).items()
-                if not is_key(name) and name not in COMMAND_NAMES
-            }
+            self._parse(sent, admission)
+            line = sent.line()
 
             def given(command: Command) -> dict[str, Any]:
-                return arguments.from_words(command, words[1:], options)
+                check_length(command, sent.body)
+                check_length(command, line)
+                options = {
+                    canonical(name): value
+                    for name, value in (sent.data or {}).items()
+                    if not is_key(name) and name not in COMMAND_NAMES
+                }
+                return arguments.from_words(command, arguments.split(line)[1:], options)
 
             try:
-                return await self._run(sent, admission, words[0], given, wait=True)
+                return await self._run(sent, admission, arguments.name_of(line), given, wait=True)
             except CommandError as error:
                 if error.code in ("not_found", "busy", "stopping"):
-                    return _error(error, status=400)  # as the original says it: the command failed
+                    return self._refusal(error, status=400)  # as the original says it: the command failed
                 raise
 
         return await self._guarded(request, answer)
@@ -194,6 +170,8 @@ class _Routes:
 
         async def answer(sent: Sent, admission: Admission) -> Response:
             def given(command: Command) -> dict[str, Any]:
+                check_length(command, sent.body)
+                self._parse(sent, admission)
                 if sent.body and sent.data is None and not sent.form:
                     raise CommandError(
                         "bad_request", "the body is not a JSON object of arguments", f"Usage: {command.usage}"
@@ -210,7 +188,7 @@ class _Routes:
 
         async def answer(_sent: Sent, admission: Admission) -> Response:
             described = [{**one.describe(), "allowed": self._may(one, admission)} for one in COMMANDS.all()]
-            return _reply({"commands": described})
+            return reply({"commands": described})
 
         return await self._guarded(request, answer)
 
@@ -238,7 +216,7 @@ class _Routes:
                 query = dict(sent.query)
                 seen = values.integer(query["seen"], 0) if "seen" in query else sys.maxsize
                 wait = min(LONGEST_WAIT, values.duration(query.get("wait", 0)))
-                return _reply(await self._news(request.path_params["id"], seen, wait))
+                return reply(await self._news(request.path_params["id"], seen, wait))
 
         return await self._guarded(request, answer)
 
@@ -274,7 +252,7 @@ class _Routes:
         """``GET /openapi.json``: what this door offers, as OpenAPI."""
 
         async def answer(_sent: Sent, _admission: Admission) -> Response:
-            return _reply(openapi.document(COMMANDS.all(), allow_http_get=self._access.allow_http_get))
+            return reply(openapi.document(COMMANDS.all(), allow_http_get=self._access.allow_http_get))
 
         return await self._guarded(request, answer)
 
@@ -282,8 +260,8 @@ class _Routes:
         """Answer for what is not there, or not by that method."""
         sent = Sent(request)
         response = self._nothing(sent, error)
-        response.headers.update(_deprecation(sent))
-        return _last(sent, response)
+        response.headers.update(deprecation(sent))
+        return last_of_connection(sent, response)
 
     def _nothing(self, sent: Sent, error: Exception) -> Response:
         request = sent.request
@@ -291,12 +269,12 @@ class _Routes:
             sent.check_limits()
             self._access.check_origin(sent.knock())
         except CommandError as refusal:
-            return _error(refusal)
+            return self._refusal(refusal)
         if isinstance(error, HTTPException) and error.status_code == 405:
             allowed = (error.headers or {}).get("Allow", "POST")
             message = f"{request.method} will not do here"
-            return _error(CommandError("method_not_allowed", message, f"Use {allowed}."), {"Allow": allowed})
-        return _error(_nothing_here())
+            return self._refusal(CommandError("method_not_allowed", message, f"Use {allowed}."), {"Allow": allowed})
+        return self._refusal(nothing_here())
 
     # -- what they share ---------------------------------------------------------------------------------------------
 
@@ -307,8 +285,8 @@ class _Routes:
             self._access.check_origin(sent.knock())
             fine = question()
         except CommandError as error:
-            return _last(sent, _error(error))
-        return _last(sent, probe_reply(fine=fine))
+            return last_of_connection(sent, self._refusal(error))
+        return last_of_connection(sent, probe_reply(fine=fine))
 
     async def _guarded(self, request: Request, answer: Handler) -> Response:
         """Let in who may come in, and turn whatever is raised into an answer."""
@@ -317,20 +295,43 @@ class _Routes:
         try:
             sent.check_limits()
             self._access.check_origin(sent.knock())
-            await sent.read()
-            admission = await self._admit(sent)
+            if request.method != "POST" or _shows_key(sent.knock()):
+                admission = await self._admit(sent)
+            await sent.read(STRANGER_LIMIT if admission is None else BODY_LIMIT)
+            if admission is None:
+                sent.parse()
+                admission = await self._admit(sent)
             response = await answer(sent, admission)
         except CommandError as error:
-            response = _error(error)
-        except Exception:
-            identity = secrets.token_hex(4)
-            log.exception(
-                "error %s at %s %s", identity, request.method, request.url.path.encode("unicode_escape").decode()
-            )
-            message = f"an error in the service itself; its log tells more under {identity}"
-            response = _error(CommandError("internal", message))
-        response.headers.update(_deprecation(sent))
-        return response if admission is not None else _last(sent, response)
+            response = self._refusal(error)
+        except RecursionError:
+            response = self._refusal(CommandError("bad_request", "the request is nested too deeply"))
+        except MemoryError:
+            response = self._refusal(CommandError("too_large", "there is not enough memory for this request"))
+        except Exception:  # noqa: BLE001 - whatever it is, the log holds it
+            response = self._refusal(self._internal(request))
+        response.headers.update(deprecation(sent))
+        return response if admission is not None else last_of_connection(sent, response)
+
+    def _refusal(
+        self, error: CommandError, headers: Mapping[str, str] | None = None, status: int | None = None
+    ) -> Response:
+        """Answer with the error object, in which no access key stands."""
+        hide = self._access.redaction.text
+        return error_reply(CommandError(error.code, hide(error.message), hide(error.hint)), headers, status)
+
+    def _internal(self, request: Request) -> CommandError:
+        """Log the exception that is being handled; return the error that tells where."""
+        identity = secrets.token_hex(4)
+        hide = self._access.redaction.text
+        path = request.url.path.encode("unicode_escape").decode()
+        log.error("error %s at %s %s\n%s", identity, hide(request.method), hide(path), hide(traceback.format_exc()))
+        return CommandError("internal", f"an error in the service itself; its log tells more under {identity}")
+
+    def _parse(self, sent: Sent, admission: Admission) -> None:
+        """Take the body apart. Raises CommandError bad_request: also when it holds another key."""
+        sent.parse()
+        self._access.check_same(admission, sent.body_keys())
 
     async def _admit(self, sent: Sent) -> Admission:
         knock = sent.knock()
@@ -353,7 +354,7 @@ class _Routes:
             self._access.check_right(command.name, command.access, admission)
         except CommandError:
             return False
-        return True
+        return admission.level == "local" or roots.may_be_remote(command)
 
     async def _run(
         self,
@@ -372,21 +373,27 @@ class _Routes:
             entry.aloud |= command.changes
             self._access.check_right(command.name, command.access, admission)
             given = read(command)
+            if self._access.redaction.anywhere(given):
+                raise CommandError(
+                    "bad_request",
+                    f"{command.name}: an argument holds an access key",
+                    "Send the key as Authorization: Bearer KEY.",
+                )
             passed = {argument: value for argument, value in given.items() if argument != "no_wait"}
             entry.arguments = passed
             if admission.level == "remote":
-                passed = roots.confined(command.name, passed, self._access.upgrade_roots)
+                passed = roots.confined(command, passed, self._access.upgrade_roots)
             knock = sent.knock()
             CALLER.set(Caller(knock.door, knock.peer, admission.key))
             result = command.run(self._service, **passed)
             if inspect.isawaitable(result):
                 result = await result
             entry.outcome = "accepted" if command.operation else "done"
-        if not (command.operation or command.custom) or not _is_operation(result):
-            return _reply(result)
+        if not (command.operation or command.custom) or not is_operation(result):
+            return reply(result)
         if wait and not given.get("no_wait"):
             result = await self._end(result)
-        return _operation(result, command.succeeds)
+        return operation_reply(result, command.succeeds)
 
     async def _end(self, operation: Json) -> Json:
         """Wait for the end of *operation*, or for the closing of the door."""
@@ -427,59 +434,10 @@ class _Routes:
     def _audit(self, knock: Knock, admission: Admission | None, name: str, given: _Given, began: float) -> None:
         """Tell the audit file, and the log where it is to be told aloud."""
         seconds = time.monotonic() - began
-        entry = audit.entry(knock, admission, name, given.arguments, given.outcome, seconds)
+        entry = audit.entry(knock, admission, name, given.arguments, given.outcome, seconds, self._access.redaction)
         self._service.audit(entry, aloud=given.aloud)
 
 
-def _last(sent: Sent, response: Response) -> Response:
-    """Let an answer to whoever showed no key be the last of its TCP connection (see ``listener``)."""
-    if sent.knock().door == "tcp":
-        response.headers["Connection"] = "close"
-    return response
-
-
-def _deprecation(sent: Sent) -> dict[str, str]:
-    """What an answer says to a key in the URL."""
-    if not any(is_key(name) for name, _ in sent.query):
-        return {}
-    return {"Deprecation": "true", "Referrer-Policy": "no-referrer"}
-
-
-def _is_operation(result: Json) -> bool:
-    """Whether a command of the service's own has answered with an operation that it began."""
-    return isinstance(result.get("steps"), list) and {"id", "state", "reason", "command"} <= set(result)
-
-
-def _operation(operation: Json, succeeds: str) -> Response:
-    """Answer with an operation: 202 while it runs, 200 when it went well, and else 400 with its reason as the error."""
-    if operation["state"] == "running":
-        return _reply(operation, 202, {"Location": f"/api/v1/operations/{operation['id']}"})
-    if operation["state"] == succeeds:
-        return _reply(operation)
-    reason = operation["reason"] or f"the operation is {operation['state']}"
-    return _reply({**CommandError("failed", reason).to_json(), "operation": operation}, 400)
-
-
-def _nothing_here() -> CommandError:
-    return CommandError("not_found", "there is nothing at this path", "GET /api/v1/commands lists the commands.")
-
-
-def _error(error: CommandError, headers: Mapping[str, str] | None = None, status: int | None = None) -> Response:
-    extra = {"WWW-Authenticate": "Bearer"} if error.code == "unauthorised" else {}
-    if error.code == "too_many_requests":
-        extra = {"Retry-After": "5"}
-    return _reply(error.to_json(), status or error.status, {**extra, **(headers or {})})
-
-
-def probe_reply(*, fine: bool) -> Response:
-    """Answer yes or no, without detail."""
-    return _reply({"status": "ok" if fine else "unavailable"}, 200 if fine else 503)
-
-
-def _reply(data: Json, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    return Response(
-        encoding.dumps(data) + "\n",
-        status,
-        {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", **(headers or {})},
-        "application/json",
-    )
+def _shows_key(knock: Knock) -> bool:
+    """Whether the body need not be read to know who has sent it."""
+    return knock.door == "unix" or has_key_in_head(knock)

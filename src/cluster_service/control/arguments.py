@@ -8,18 +8,21 @@ CommandError names the command and the argument.
 
 from __future__ import annotations
 
-import json
+import contextlib
+import itertools
 import math
 import os
 import re
-import shlex
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cluster_service.config import values
 from cluster_service.config.table import canonical
+from cluster_service.config.values import quoted
 
 from .errors import CommandError
+from .json_text import parse_json
 
 if TYPE_CHECKING:
     from .registry import Command, Parameter
@@ -29,6 +32,17 @@ _CHANGE = re.compile(r"[+-]?\d{1,6}\Z", re.ASCII)
 _URL_PATH = re.compile(r"/[!-~]*\Z", re.ASCII)
 _NUMBER = re.compile(r"-\d+\Z", re.ASCII)
 
+_FIRST_WORD = re.compile(r"""\s*(["']?)([A-Za-z][\w.-]{0,63})\1(?=\s|\Z)""", re.ASCII)
+_OBJECT = re.compile(r"(?<=\s)\{")
+_PIECE = re.compile(r"""([ \t\r\n]+)|'([^']*)'|"((?:[^"\\]|\\.)*+)"|\\(.)|([^ \t\r\n'"\\]+)""", re.DOTALL)
+"""A piece of a command line: blanks, a quotation of either kind, an escaped character, anything else."""
+_ESCAPED = re.compile(r"""\\(["\\])""")
+"""In double quotes a backslash escapes these, and stays before others."""
+MAX_WORDS = 1000
+"""The most words of a command line."""
+MAX_OBJECTS = 16
+"""How many places are tried at which the JSON object of options may begin."""
+
 PROGRAM = "program"
 """The argument that says that the target stood after ``--``."""
 
@@ -36,21 +50,25 @@ PROGRAM = "program"
 def _selector(_parameter: Parameter, value: Any) -> str:
     text = str(value)
     if isinstance(value, bool) or not _SELECTOR.match(text):
-        raise CommandError("bad_request", f"{value!r} names no worker: write all, a group, GROUP.SLOT, a slot or a pid")
+        raise CommandError(
+            "bad_request", f"{quoted(value)} names no worker: write all, a group, GROUP.SLOT, a slot or a pid"
+        )
     return text
 
 
 def _change(_parameter: Parameter, value: Any) -> str:
     text = str(value).strip()
     if isinstance(value, bool) or not _CHANGE.match(text):
-        raise CommandError("bad_request", f"{value!r} is no number of workers: write 4, +1 or -1")
+        raise CommandError("bad_request", f"{quoted(value)} is no number of workers: write 4, +1 or -1")
     return text
 
 
 def _timeout(_parameter: Parameter, value: Any) -> float:
     seconds = values.duration(value)
     if seconds <= 0:
-        raise CommandError("bad_request", f"{value!r} is no time at all: write 60 (seconds), 1500ms, 10s, 5m or 2h")
+        raise CommandError(
+            "bad_request", f"{quoted(value)} is no time at all: write 60 (seconds), 1500ms, 10s, 5m or 2h"
+        )
     return seconds
 
 
@@ -62,19 +80,21 @@ def _milliseconds(_parameter: Parameter, value: Any) -> str:
 def _url_path(_parameter: Parameter, value: Any) -> str:
     text = values.text(value)
     if not _URL_PATH.match(text):
-        raise CommandError("bad_request", f"{value!r} is not the path of a URL: write /health, without host and spaces")
+        raise CommandError(
+            "bad_request", f"{quoted(value)} is not the path of a URL: write /health, without host and spaces"
+        )
     return text
 
 
 def _setting(_parameter: Parameter, value: Any) -> Any:
     if isinstance(value, str) and "\0" in value:
-        raise CommandError("bad_request", f"{value!r} holds a NUL character")
+        raise CommandError("bad_request", f"{quoted(value)} holds a NUL character")
     return value
 
 
 def _string(_parameter: Parameter, value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        raise CommandError("bad_request", f"{value!r} is not text")
+        raise CommandError("bad_request", f"{quoted(value)} is not text")
     return str(value)
 
 
@@ -84,18 +104,16 @@ def _number(_parameter: Parameter, value: Any) -> float:
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
-        raise CommandError("bad_request", f"{value!r} is not a number: write 4, 0.5 or -1e3")
+        raise CommandError("bad_request", f"{quoted(value)} is not a number: write 4, 0.5 or -1e3")
     return number
 
 
 def _object(_parameter: Parameter, value: Any) -> dict[str, Any]:
     if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            pass
+        with contextlib.suppress(ValueError):
+            value = parse_json(value)
     if not isinstance(value, Mapping):
-        raise CommandError("bad_request", f"{value!r} is not a JSON object: write '{{\"key\": 1}}'")
+        raise CommandError("bad_request", f"{quoted(value)} is not a JSON object: write '{{\"key\": 1}}'")
     return {str(name): item for name, item in value.items()}
 
 
@@ -167,28 +185,56 @@ def from_here(command: Command, given: Mapping[str, Any]) -> dict[str, Any]:
     return placed
 
 
+def name_of(line: str) -> str:
+    """Return the first word of a command line, which names the command; its quotes are taken off."""
+    match = _FIRST_WORD.match(line)
+    return match[2] if match is not None else "".join(line.split(None, 1)[:1])
+
+
 def split(line: str) -> list[str]:
     """Return the words of a command line as a shell would; a JSON object at its end is one word.
 
-    Raises CommandError bad_request when a quotation does not end.
+    The time is linear in the length of the line. Raises CommandError bad_request when a quotation does not end, or
+    there are more than ``MAX_WORDS`` words.
     """
     line = line.strip()
     tail: list[str] = []
     if line.endswith("}"):
-        for match in re.finditer(r"(?<=\s)\{", line):
+        for match in itertools.islice(_OBJECT.finditer(line), MAX_OBJECTS):
             try:
-                json.loads(line[match.start() :])
+                parse_json(line[match.start() :])
             except ValueError:
                 continue
             tail = [line[match.start() :]]
             line = line[: match.start()]
             break
-    try:
-        return shlex.split(line) + tail
-    except ValueError:
-        raise CommandError(
-            "bad_request", "a quotation in the command does not end", "Write \\' or \\\" for the mark itself."
-        ) from None
+    return _words(line) + tail
+
+
+def _words(line: str) -> list[str]:
+    """Split *line* as ``shlex.split`` does, which takes the square of the length of a word."""
+    words: list[str] = []
+    parts: list[str] | None = None
+    at = 0
+    while at < len(line):
+        match = _PIECE.match(line, at)
+        if match is None:
+            raise CommandError(
+                "bad_request", "a quotation in the command does not end", "Write \\' or \\\" for the mark itself."
+            )
+        at = match.end()
+        blank, single, double, escaped, plain = match.groups()
+        if blank is not None:
+            words += [] if parts is None else ["".join(parts)]
+            parts = None
+            if len(words) > MAX_WORDS:
+                raise CommandError("bad_request", f"the command has more than {MAX_WORDS} words")
+            continue
+        parts = [] if parts is None else parts
+        if double is not None:
+            double = _ESCAPED.sub(r"\1", double)
+        parts.append(next(piece for piece in (single, double, escaped, plain) if piece is not None))
+    return words if parts is None else [*words, "".join(parts)]
 
 
 def from_words(command: Command, words: Sequence[str], options: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -199,12 +245,12 @@ def from_words(command: Command, words: Sequence[str], options: Mapping[str, Any
     }
     places = [parameter for parameter in command.parameters if parameter.positional]
     given: dict[str, Any] = dict(options or {})
-    rest = list(words)
+    rest = deque(words)
     takes_object = any(place.kind == "object" for place in places)
     if rest and rest[-1].startswith("{") and rest[-1].endswith("}") and "--" not in rest and not takes_object:
         given = {**_json_options(command, rest.pop()), **given}
     while rest:
-        word = rest.pop(0)
+        word = rest.popleft()
         if word == "--":
             _after_dashes(command, given, rest)
             break
@@ -218,23 +264,23 @@ def from_words(command: Command, words: Sequence[str], options: Mapping[str, Any
         elif missing:
             given[missing[0].name] = [word] if missing[0].many else word
         elif places and places[-1].many:
-            given[places[-1].name] = [*given[places[-1].name], word]
+            _set(command, places[-1], given, word)
         else:
-            raise _bad(command, f"{word!r} is one argument too many")
+            raise _bad(command, f"{quoted(word)} is one argument too many")
     return check(command, given)
 
 
 def _json_options(command: Command, text: str) -> dict[str, Any]:
     try:
-        data = json.loads(text)
+        data = parse_json(text)
     except ValueError as error:
-        raise _bad(command, f"the options {text} are not a JSON object: {error}") from None
+        raise _bad(command, f"the options {quoted(text)} are not a JSON object: {error}") from None
     assert isinstance(data, dict)  # noqa: S101 - it starts with a brace
     return {canonical(name): value for name, value in data.items()}
 
 
 def _named(
-    command: Command, by_flag: Mapping[str, Parameter], given: dict[str, Any], word: str, rest: list[str]
+    command: Command, by_flag: Mapping[str, Parameter], given: dict[str, Any], word: str, rest: deque[str]
 ) -> None:
     flag, equals, value = word.partition("=")
     parameter = by_flag.get("--" + canonical(flag[2:]).replace("_", "-") if flag.startswith("--") else flag)
@@ -247,35 +293,36 @@ def _named(
         _set(command, negative, given, "false")
         return
     if parameter is None:
-        raise _bad(command, f"there is no option {flag}{values.suggestion(flag, by_flag)}")
+        raise _bad(command, f"there is no option {flag[:80]}{values.suggestion(flag, by_flag)}")
     if parameter.kind == "flag":
         _set(command, parameter, given, value if equals else "true")
         return
     if not equals:
         if not rest:
-            raise _bad(command, f"{flag} needs a value ({parameter.label})")
-        value = rest.pop(0)
+            raise _bad(command, f"{flag[:80]} needs a value ({parameter.label})")
+        value = rest.popleft()
     _set(command, parameter, given, value)
 
 
 def _set(command: Command, parameter: Parameter, given: dict[str, Any], value: str) -> None:
-    if parameter.many:
-        given[parameter.name] = [*given.get(parameter.name, []), value]
+    if parameter.many and isinstance(given.setdefault(parameter.name, []), list):
+        given[parameter.name].append(value)
     elif parameter.name in given:
         raise _bad(command, f"{parameter.option} was given twice")
     else:
         given[parameter.name] = value
 
 
-def _after_dashes(command: Command, given: dict[str, Any], rest: list[str]) -> None:
+def _after_dashes(command: Command, given: dict[str, Any], rest: deque[str]) -> None:
     """``start -- node server.js``: any program; ``start worker.py -- --fast``: the arguments of the target."""
     takes = {parameter.name for parameter in command.parameters}
     if "args" not in takes or not rest:
         raise _bad(command, "nothing can stand after --" if rest else "there is nothing after --")
     if "target" in takes and "target" not in given:
-        given["target"] = rest.pop(0)
+        given["target"] = rest.popleft()
         given[PROGRAM] = True
-    given["args"] = [*given.get("args", []), *rest]
+    for word in rest:
+        _set(command, next(each for each in command.parameters if each.name == "args"), given, word)
 
 
 def from_json(command: Command, data: Mapping[str, Any]) -> dict[str, Any]:
@@ -283,7 +330,7 @@ def from_json(command: Command, data: Mapping[str, Any]) -> dict[str, Any]:
     given: dict[str, Any] = {}
     for name, value in data.items():
         if canonical(name) in given:
-            raise _bad(command, f"{name!r} was given twice")
+            raise _bad(command, f"{quoted(name)} was given twice")
         given[canonical(name)] = value
     return check(command, given)
 
@@ -294,7 +341,7 @@ def from_call(command: Command, args: Sequence[Any], options: Mapping[str, Any])
     places = [parameter for parameter in command.parameters if parameter.positional]
     for number, value in enumerate(args):
         if number >= len(places):
-            raise _bad(command, f"{value!r} is one argument too many")
+            raise _bad(command, f"{quoted(value)} is one argument too many")
         place = places[number]
         if place.name in given:
             raise _bad(command, f"{place.label} was given twice")
@@ -313,7 +360,7 @@ def check(command: Command, given: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in given.items():
         parameter = by_name.get(name)
         if parameter is None:
-            raise _bad(command, f"there is no argument {name!r}{values.suggestion(name, by_name)}")
+            raise _bad(command, f"there is no argument {quoted(name)}{values.suggestion(name, by_name)}")
         if value is None:
             continue
         try:

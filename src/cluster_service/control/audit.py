@@ -15,33 +15,46 @@ from typing import TYPE_CHECKING, Any
 
 from cluster_service.core import masks
 
-from . import encoding
+from .json_text import encode_json
 from .registry import BUILT_IN
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from .access import Admission, Knock
+    from .redaction import Redaction
 
 PRIVATE = frozenset(("env", "args"))
 """Arguments that are not told: they may hold what is nobody's business."""
 LONGEST = 200
 """Characters of one argument, or of a command, that are told."""
+LONGEST_READ = 4 * LONGEST
+"""Characters of it that are looked at."""
 
 
 def entry(
-    knock: Knock, admission: Admission | None, command: str, given: Mapping[str, Any], outcome: str, seconds: float
+    knock: Knock,
+    admission: Admission | None,
+    command: str,
+    given: Mapping[str, Any],
+    outcome: str,
+    seconds: float,
+    redaction: Redaction | None = None,
 ) -> dict[str, Any]:
-    """Return the entry for *command*. *seconds*: how long it took."""
+    """Return the entry for *command*. *seconds*: how long it took. *redaction*: hides the access keys, wherever they
+    stand.
+    """
     known = command in BUILT_IN
+    hide = redaction.value if redaction is not None else _as_it_is
     return {
         "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "key": admission.key if admission else None,
         "door": knock.door,
         "peer": knock.peer,
-        "command": _plain(command),
+        "command": _plain(command if known else hide(command[:LONGEST_READ])),
         "arguments": {
-            _plain(name): _shown(value) if known and name not in PRIVATE else "..." for name, value in given.items()
+            _plain(hide(name)): _shown(value, hide) if known and name not in PRIVATE else "..."
+            for name, value in given.items()
         },
         "outcome": outcome,
         "duration_s": round(seconds, 3),
@@ -50,13 +63,18 @@ def entry(
 
 def line(told: Mapping[str, Any]) -> str:
     """Return the entry as it stands in the log."""
-    return encoding.dumps(told)
+    return encode_json(told)
 
 
-def _shown(value: Any) -> Any:
+def _shown(value: Any, hide: Callable[[Any], Any]) -> Any:
     if value is None or isinstance(value, (bool, int, float)):
         return value
-    return _plain(masks.text(value if isinstance(value, str) else encoding.dumps(value)))
+    text = value if isinstance(value, str) else encode_json(value)
+    return _plain(masks.text(hide(text[:LONGEST_READ])))
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
 
 
 def _plain(text: str) -> str:

@@ -198,7 +198,7 @@ class Client:
                 operation = self.operation(operation["id"], seen=following.seen, wait=wait)
             except CommandError as error:
                 if error.code == "unavailable" and places.ends_service(operation) and self.place.gone(TIMEOUT):
-                    return {**operation, "state": "done"}
+                    return places.ended_with_service(operation)
                 raise
         if places.ends_service(operation) and operation["state"] == "done":
             self.place.gone(TIMEOUT)  # so that its name and ports are free for the caller's next step

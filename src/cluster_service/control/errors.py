@@ -16,6 +16,7 @@ CODES: dict[str, tuple[int, int]] = {
     "no_such_command": (404, 2),
     "method_not_allowed": (405, 2),
     "timeout": (408, 1),
+    "length_required": (411, 2),
     "too_large": (413, 2),
     "uri_too_long": (414, 2),
     "misdirected": (421, 4),

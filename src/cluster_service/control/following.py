@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from . import encoding, render
+from . import render
 from .errors import CommandError
 from .feed import feed
+from .json_text import encode_for_terminal
 from .session import INTERRUPTED, out
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def _events(session: Session, client: Client, given: Mapping[str, Any]) -> int:
 
 
 def _print(session: Session, event: Mapping[str, Any]) -> None:
-    out(encoding.dumps(event, ascii_only=False) if session.as_json else render.event(event))
+    out(encode_for_terminal(event) if session.as_json else render.event(event))
 
 
 def _logs(session: Session, client: Client, given: Mapping[str, Any]) -> int:

@@ -8,8 +8,8 @@ The web server is imported here, when the first door opens, and nowhere else.
 Invariants: no signal handler, no log line, no timer while nobody is connected. Whoever connects to a Unix door must be
 root or the owner, or is cut off before a byte is read. A connection that does not send a whole head in
 ``HEAD_SECONDS``, or does not take its answer in ``TAKE_SECONDS``, is cut off. The owner's door and the TCP one each
-have room for ``CONNECTIONS``; when it is used up, the connection that has idled longest makes room, so that whoever
-holds many open shuts nobody out, and costs a bounded number of descriptors. At the TCP one connections are accepted at
+have a ``Room``; when it is used up, the oldest connection whose client has not authenticated is closed. A body without
+a length (in chunks) is refused: each chunk costs work, however short it is. At the TCP door connections are accepted at
 a bounded pace (``listener``). The sockets may be shared with another process (the guardian holds them): closing them
 here ends nothing there.
 """
@@ -30,17 +30,19 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 
-from . import encoding
-from .app import Owner, Visitor, full, make_app
+from .app import make_app
 from .errors import CODES, CommandError
+from .json_text import encode_json
 from .listener import Limits, Listener
 from .peers import is_worker
 from .probes import make_probes
+from .room import Room
 from .sent import HEADERS_LIMIT, LINE_LIMIT
+from .visitors import Owner, Visitor, full
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from .access import Access
     from .service import Service
@@ -49,13 +51,17 @@ HEAD_SECONDS = 10.0
 TAKE_SECONDS = 30.0
 HEAD_BYTES = LINE_LIMIT + HEADERS_LIMIT
 """The longest request line and headers together."""
-CONNECTIONS = 256
-"""More than this at once, none of them idle, are answered 503."""
 LEAVE_SECONDS = 2
 """How long answers under way may take once the doors are closing."""
 
 ACCEPTED = 5
 """Turns of the loop after which a connection that was accepted as the doors closed has its protocol."""
+
+_NO_REQUEST = {
+    411: ("length_required", "a body in chunks is not taken: send its Content-Length"),
+    431: ("headers_too_large", "the head of the request is too long"),
+}
+"""The status that h11 suggests for what is no request -> the error that is answered."""
 
 _CREDENTIALS = struct.Struct("3i")
 
@@ -99,7 +105,7 @@ async def serve(
     closing = asyncio.Event()
     app = make_app(service, access, closing)
     kinds = [[door for door in doors if door.is_unix], [door for door in doors if not door.is_unix]]
-    servers = [_Server(app, kind, closing, guardian) for kind in kinds if kind]
+    servers = [_Server(app, kind, closing, guardian, access.opens) for kind in kinds if kind]
     if probes:
         servers.append(_Server(make_probes(service, metrics=metrics), probes, closing, guardian))
     running = asyncio.gather(*(server.serve(sockets=[door.socket for door in server.doors]) for server in servers))
@@ -114,7 +120,14 @@ async def serve(
 class _Server(uvicorn.Server):
     """uvicorn's server without its signal handlers, and asleep rather than looking ten times a second."""
 
-    def __init__(self, app: Any, doors: Sequence[Door], closing: asyncio.Event, guardian: int) -> None:
+    def __init__(
+        self,
+        app: Any,
+        doors: Sequence[Door],
+        closing: asyncio.Event,
+        guardian: int,
+        opens: Callable[[bytes], bool] | None = None,
+    ) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -140,6 +153,8 @@ class _Server(uvicorn.Server):
         """Of the TCP door's addresses together."""
         self.guardian = guardian
         self._closing = closing
+        self._opens = opens
+        """Whether the first bytes of a connection hold a valid key."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -156,7 +171,8 @@ class _Server(uvicorn.Server):
                 protocol = _Protocol(self)
                 return protocol if tls is None else _Greeting(protocol, tls, self.room)
 
-            listeners.append(Listener(door.socket, arrival, None if door.is_unix else self.limits))
+            limits = None if door.is_unix else self.limits
+            listeners.append(Listener(door.socket, arrival, limits, None if door.tls else self._opens))
         self.servers = cast("Any", listeners)  # uvicorn closes each, and waits for it
         self.started = True
 
@@ -178,47 +194,15 @@ class _Server(uvicorn.Server):
         return self._closing.is_set()
 
 
-class Room:
-    """The connections of a door, and among them those that have asked for nothing yet, longest idle first."""
+class _Connection(h11.Connection):
+    """h11's side of a connection, which takes no body in chunks."""
 
-    def __init__(self) -> None:
-        self.count = 0
-        self._idle: dict[object, asyncio.BaseTransport] = {}
-
-    def enter(self) -> bool:
-        """Let a connection in; another one may have to go. Return False when no other idles."""
-        self.count += 1
-        if self.count <= CONNECTIONS:
-            return True
-        if not self._idle:
-            return False
-        oldest = next(iter(self._idle))
-        _abort(self._idle.pop(oldest))
-        return True
-
-    def leave(self, who: object) -> None:
-        """Forget a connection."""
-        self.count -= 1
-        self._idle.pop(who, None)
-
-    def idle(self, who: object, transport: asyncio.BaseTransport) -> None:
-        """Note that it has asked for nothing."""
-        self._idle.setdefault(who, transport)
-
-    def busy(self, who: object) -> None:
-        """Note that it is being answered."""
-        self._idle.pop(who, None)
-
-    def clear(self) -> None:
-        """Cut off those who have asked for nothing."""
-        for transport in self._idle.values():
-            _abort(transport)
-        self._idle.clear()
-
-
-def _abort(transport: asyncio.BaseTransport) -> None:
-    if isinstance(transport, asyncio.Transport):
-        transport.abort()
+    def next_event(self) -> Any:
+        """Return the next event. Raises RemoteProtocolError 411."""
+        event = super().next_event()
+        if isinstance(event, h11.Request) and any(name == b"transfer-encoding" for name, _ in event.headers):
+            raise h11.RemoteProtocolError("a body needs a length: send Content-Length", error_status_hint=411)
+        return event
 
 
 class _Protocol(H11Protocol):
@@ -226,28 +210,35 @@ class _Protocol(H11Protocol):
 
     def __init__(self, server: _Server) -> None:
         super().__init__(server.config, server.server_state, {})
+        self.conn = _Connection(h11.SERVER, HEAD_BYTES)
         self._server = server
-        self._room: Room | None = server.room
+        self._room = server.room
         self._head_timer: asyncio.TimerHandle | None = None
         self._take_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         peer: socket.socket = transport.get_extra_info("socket")
+        self._room.enter(self, transport)
         if peer.family == socket.AF_UNIX:
             pid, uid, _ = _CREDENTIALS.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
             if uid not in (0, os.geteuid()):
                 transport.abort()
             worker = self._server.guardian > 0 and is_worker(pid, self._server.guardian, os.getpid())
             self.app = Owner(self.app, uid, worker=worker)
+            if not worker and not self._room.authenticate(self):
+                self.app = full
         else:
             name = (transport.get_extra_info("peername") or ("",))[0]
-            self.app = Visitor(self.app, functools.partial(self._server.limits.known, name))
-        if not self._server.room.enter():
-            self.app = full
+            self.app = Visitor(self.app, functools.partial(self._authenticated, name))
         super().connection_made(transport)
         self._await_head()
         if self._server.closing:  # it was accepted as the doors closed: it comes again, to the next master
             transport.abort()
+
+    def _authenticated(self, peer: str) -> bool:
+        """Take note that the client has shown a valid key. Return False when there is no room for it."""
+        self._server.limits.known(peer)
+        return self._room.authenticate(self)
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
@@ -262,20 +253,19 @@ class _Protocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._forget_head()
         self.resume_writing()
-        if self._room is not None:
-            self._room.leave(self)
-            self._room = None
+        self._room.leave(self)
         super().connection_lost(exc)
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self._room is not None and not self.transport.is_closing() and self.cycle.response_complete:
-            self._room.idle(self, self.transport)
+        if self.transport.get_write_buffer_size():
+            self._await_taking()
+        if not self.transport.is_closing() and self.cycle.response_complete:
+            self._room.idle(self)
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        if self._take_timer is None:
-            self._take_timer = self.loop.call_later(TAKE_SECONDS, self.transport.abort)
+        self._await_taking()
 
     def resume_writing(self) -> None:
         if self._take_timer is not None:
@@ -285,16 +275,25 @@ class _Protocol(H11Protocol):
 
     def timeout_keep_alive_handler(self) -> None:
         super().timeout_keep_alive_handler()
-        if self._take_timer is None:  # what has not been taken yet is not waited for without end
-            self._take_timer = self.loop.call_later(TAKE_SECONDS, self.transport.abort)
+        self._await_taking()
+
+    def _await_taking(self) -> None:
+        """Give the client ``TAKE_SECONDS`` for its answer."""
+        if self._take_timer is None:
+            self._take_timer = self.loop.call_later(TAKE_SECONDS, self._not_taken)
+
+    def _not_taken(self) -> None:
+        self._take_timer = None
+        if self.transport.get_write_buffer_size() or self.transport.is_closing():
+            self.transport.abort()
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is no request with the error object."""
         hint = getattr(sys.exc_info()[1], "error_status_hint", 400)
-        code = "headers_too_large" if hint == 431 else "bad_request"
-        error = CommandError(code, "the head of the request is too long" if hint == 431 else msg)
+        code, message = _NO_REQUEST.get(hint, ("bad_request", msg))
+        error = CommandError(code, message)
         status = CODES[code][0]
-        body = encoding.dumps(error.to_json()).encode() + b"\n"
+        body = encode_json(error.to_json()).encode() + b"\n"
         headers = [
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(body)),
@@ -309,12 +308,10 @@ class _Protocol(H11Protocol):
 
     def _await_head(self) -> None:
         self._head_timer = self.loop.call_later(HEAD_SECONDS, self._too_slow)
-        if self._room is not None:
-            self._room.idle(self, self.transport)
+        self._room.idle(self)
 
     def _forget_head(self) -> None:
-        if self._room is not None:
-            self._room.busy(self)
+        self._room.busy(self)
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
@@ -338,11 +335,7 @@ class _Greeting(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - for the type checker
         transport.pause_reading()
-        if not self._room.enter():
-            self._room.leave(self)
-            transport.abort()
-            return
-        self._room.idle(self, transport)
+        self._room.enter(self, transport)
         self._task = asyncio.get_running_loop().create_task(self._greet(transport))
 
     def data_received(self, data: bytes) -> None:

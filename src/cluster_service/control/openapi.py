@@ -215,6 +215,7 @@ REFUSALS: Mapping[int, str] = {
     405: "Not by this method.",
     408: "The body did not arrive in time.",
     409: "Another operation is under way, or the service is ending.",
+    411: "The body has no Content-Length.",
     413: "The body is too long.",
     414: "The path and query are too long.",
     421: "This door is not called by that Host.",
@@ -223,8 +224,8 @@ REFUSALS: Mapping[int, str] = {
     500: "An error in the service itself: its log tells more under the id in the message.",
     503: "Too many connections, or the service cannot do it now.",
 }
-_ALWAYS = (400, 401, 403, 408, 413, 414, 421, 429, 431, 500, 503)
-_PROBES = (400, 414, 421, 431, 500)
+_ALWAYS = (400, 401, 403, 408, 411, 413, 414, 421, 429, 431, 500, 503)
+_PROBES = (400, 411, 414, 421, 431, 500)
 
 
 def document(commands: Iterable[Command], *, allow_http_get: bool = False) -> Json:

@@ -68,15 +68,20 @@ class Paces:
             pace.give_back()
 
 
+LOOPBACK = "loopback"
+
+
 def neighbourhood(peer: str) -> str:
-    """An address, or the /64 network that a single machine has to itself with IPv6."""
+    """Return what counts as one source: an address, the /64 network that a single machine has to itself with IPv6, or
+    all of loopback, whose addresses any process of this machine may use.
+    """
     try:
         address = ipaddress.ip_address(peer.partition("%")[0])
     except ValueError:
         return peer
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped is not None:
-            return str(address.ipv4_mapped)
+            return neighbourhood(str(address.ipv4_mapped))
         if not address.is_loopback:
             return str(ipaddress.IPv6Network((int(address) >> 64 << 64, 64)))
-    return str(address)
+    return LOOPBACK if address.is_loopback else str(address)

@@ -260,6 +260,15 @@ def ends_service(operation: Mapping[str, Any]) -> bool:
     return str(operation["command"]).split()[:2] == ["shutdown", "all"]
 
 
+def ended_with_service(operation: Operation) -> Operation:
+    """Return *operation*, a shutdown, as it ended: the service is gone, and its last report did not arrive."""
+    from datetime import UTC, datetime  # noqa: PLC0415 - rarely needed
+
+    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    reason = operation.get("reason") or "the service ended before its last report arrived"
+    return {**operation, "state": "done", "replaced": operation["of"], "ended_at": now, "reason": reason}
+
+
 class Following:
     """Tells *on_step* of each step of an operation, once, for as long as ``goes_on`` says that it runs."""
 

@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from . import metrics as pages
-from .app import probe_reply
+from .replies import probe_reply
 
 if TYPE_CHECKING:
     from starlette.requests import Request

@@ -18,7 +18,8 @@ from .errors import CommandError
 NAME = re.compile(r"[A-Za-z][\w.-]{0,63}\Z", re.ASCII)
 
 Level = Literal["inproc", "local", "remote", "disabled"]
-"""Who may give a command. *local*: the owner's Unix socket, or a key from this machine; *remote*: a key from anywhere;
+"""Who may give a command. *local*: the owner's Unix socket, or with ``trust_loopback`` a key from this
+machine; *remote*: a key from anywhere;
 *inproc*: only the program of the service itself; *disabled*: nobody."""
 
 CLOSED = ("inproc", "disabled")
@@ -52,6 +53,8 @@ class Parameter:
     metavar: str = ""
     default: str = ""
     """What is taken when it is not given, for help."""
+    remote: str = ""
+    """What a remote key may give for it: a name of ``roots.CHECKS``. Empty, the default: it may not give it."""
 
     @property
     def option(self) -> str:
@@ -104,6 +107,8 @@ class Command:
     """It is the service's own, not ours."""
     timeout: float = 0.0
     """Seconds that it may take to answer; 0: it answers at once."""
+    remote: bool = False
+    """A remote key may give it, where its level or ``--remote-command`` lets it; a custom command: always."""
     workers: bool = False
     """Workers may give it, although it is not one that only reads."""
 

@@ -1,8 +1,10 @@
-"""What a command from another machine may name as code: only what lies in the directories that its owner chose.
+"""What a remote key may give with a command: only what the command's definition allows, and code only from the
+directories that the service's owner chose.
 
-A key that opens for other machines would else be the right to run anything. Everything is compared after realpath, and
-what was compared is what is passed on, so that a link moved later changes nothing. What could bring other code in by a
-side door is refused altogether: variables of the environment, other people's interpreters, programs found on PATH.
+A key that opens from other machines would else be the right to run anything. So nothing is allowed by default: a
+command is refused unless its definition says ``remote=True``, and an argument unless its parameter names one of
+``CHECKS``. Paths are compared after realpath, and what was compared is what is passed on, so that a link moved later
+changes nothing. No argument runs, opens or creates anything outside the directories.
 """
 
 from __future__ import annotations
@@ -14,81 +16,128 @@ from typing import TYPE_CHECKING, Any
 from .errors import CommandError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-CODE = frozenset(("start", "upgrade", "test"))
-"""The commands that name code to run."""
-_NEVER = (
-    "env", "env_files", "user", "user_group", "umask", "limits", "nice", "cpu_affinity", "oom_score_adj", "share",
-    "ready_file",
-)  # fmt: skip
-"""Arguments that are not for other machines to give."""
+    from .registry import Command, Parameter
+
+MODULE_ENDINGS = ("", ".py", "/__init__.py")
+"""Where the code of a module may stand, after its name."""
 
 
-def confined(command: str, given: Mapping[str, Any], roots: Sequence[str]) -> dict[str, Any]:
-    """Return the arguments *given*, with real paths. Raises CommandError forbidden for what lies outside *roots*."""
-    if command not in CODE:
-        return dict(given)
-    inside = [os.path.realpath(root) for root in roots]
-    if not inside:
+class _Refused(Exception):
+    """The sentence and the hint of a refusal, without the command's and the argument's names."""
+
+    def __init__(self, sentence: str, hint: str = "") -> None:
+        super().__init__(sentence)
+        self.hint = hint
+
+
+def confined(command: Command, given: Mapping[str, Any], roots: Sequence[str]) -> dict[str, Any]:
+    """Return the arguments *given* as a remote key may give them to *command*, with real paths.
+
+    *roots*: absolute directories that hold code. Raises CommandError forbidden.
+    """
+    if not may_be_remote(command):
+        raise CommandError("forbidden", f"{command.name} may not be given by a remote key", _by_the_owner(command))
+    parameters = {parameter.name: parameter for parameter in command.parameters}
+    if any(_names_code(parameter) for parameter in command.parameters) and not roots:
         raise CommandError(
             "forbidden",
-            f"{command} names code to run, and no directory is set for code from other machines",
+            f"{command.name} names code to run, and no directory is set for code from remote keys",
             "Name one where the service is started: --upgrade-root DIR.",
         )
-    for name in _NEVER:
-        if name in given:
-            raise CommandError("forbidden", f"{command}: {name} may not be given from another machine")
+    inside = [os.path.realpath(root) for root in roots]
     found = dict(given)
-    base = _inside(inside, command, "cwd", str(given["cwd"]), "/") if "cwd" in given else ""
-    if base:
-        found["cwd"] = base
-    for name in ("test", "script"):
-        if name in given:
-            found[name] = _inside(inside, command, name, str(given[name]), base)
-    if "python" in given:
-        # a virtualenv's python is a link to one outside: where the link lies is what counts
-        folder, name = os.path.split(str(given["python"]))
-        if not folder:
-            raise CommandError("forbidden", f"{command}: python: from another machine it is given by its whole path")
-        found["python"] = os.path.join(_inside(inside, command, "python", folder, base), name)
-    if "target" in given:
-        found["target"] = _target(inside, command, given, base)
+    base = ""
+    for name in sorted(given, key=lambda name: parameters[name].remote != "directory"):  # others start from it
+        try:
+            found[name] = CHECKS[parameters[name].remote](inside, base, given[name])
+        except _Refused as refusal:
+            message = f"{command.name}: {name}: {refusal}"
+            raise CommandError("forbidden", message, refusal.hint or _by_the_owner(command)) from None
+        if parameters[name].remote == "directory":
+            base = found[name]
     return found
 
 
-def _target(roots: Sequence[str], command: str, given: Mapping[str, Any], base: str) -> str:
-    target = str(given["target"])
-    module, colon, _ = target.partition(":")
-    if not colon or os.sep in target or given.get("program"):
-        if given.get("program") and os.sep not in target:
-            raise CommandError(
-                "forbidden",
-                f"{command}: from another machine a program is given by its whole path, not {target[:80]!r}",
-            )
-        return _inside(roots, command, "target", target, base)
+def may_be_remote(command: Command) -> bool:
+    """Whether a remote key may give *command* at all, as far as its definition says."""
+    return command.remote or command.custom
+
+
+def _by_the_owner(command: Command) -> str:
+    return f"Give it over the service's Unix socket: cservice {command.name} ... without --url."
+
+
+def _names_code(parameter: Parameter) -> bool:
+    return parameter.remote in ("directory", "file", "target")
+
+
+def _nothing(_roots: Sequence[str], _base: str, _value: Any) -> Any:
+    raise _Refused("a remote key may not give this argument")
+
+
+def _plain(_roots: Sequence[str], _base: str, value: Any) -> Any:
+    return value
+
+
+def _directory(roots: Sequence[str], _base: str, value: Any) -> str:
+    return _inside(roots, "/", value, os.path.isdir, "directory")
+
+
+def _file(roots: Sequence[str], base: str, value: Any) -> str:
+    return _inside(roots, base, value, os.path.isfile, "file")
+
+
+def _target(roots: Sequence[str], base: str, value: Any) -> str:
+    """A Python file, or an app whose module lies in the directory that was given as cwd."""
+    module, colon, _ = str(value).partition(":")
+    if not colon or os.sep in str(value):
+        path = _file(roots, base, value)
+        if not path.endswith(".py"):
+            raise _Refused("a remote key may give a Python file (.py) or an app (package.module:app)")
+        return path
     if not base:
-        raise CommandError(
-            "forbidden", f"{command}: from another machine an app needs its directory", "Give it as cwd."
-        )
-    first = module.partition(".")[0]
-    own = any(os.path.exists(os.path.join(base, first + ending)) for ending in (".py", ""))
-    if not own or first in sys.builtin_module_names:
-        raise CommandError("forbidden", f"{command}: from another machine an app must lie in its own directory")
-    for ending in (".py", ""):
-        if os.path.exists(os.path.join(base, first + ending)):
-            _inside(roots, command, "target", first + ending, base)
-    return target
+        raise _Refused("an app needs its directory", "Give it as cwd.")
+    first, *rest = module.split(".")
+    if first in sys.stdlib_module_names or not _exists(os.path.join(base, first)):
+        raise _Refused("an app must lie in its own directory")
+    path = base
+    for name in (first, *rest):
+        path = os.path.join(path, name)
+        for ending in MODULE_ENDINGS:
+            if os.path.lexists(path + ending):
+                _inside(roots, "", path + ending, os.path.lexists, "module")
+    return str(value)
 
 
-def _inside(roots: Sequence[str], command: str, name: str, path: str, base: str) -> str:
-    """Return the real path of *path*, from *base* on. Raises CommandError forbidden unless one of *roots* holds it."""
-    whole = os.path.join(base, path) if path else base
-    if not os.path.isabs(whole) or "\0" in whole:
-        raise CommandError("forbidden", f"{command}: {name}: from another machine a path must be whole: /srv/app/…")
-    real = os.path.realpath(whole)
+def _exists(path: str) -> bool:
+    return any(os.path.exists(path + ending) for ending in MODULE_ENDINGS)
+
+
+def _inside(roots: Sequence[str], base: str, value: Any, is_one: Callable[[str], bool], what: str) -> str:
+    """Return the real path of *value*, from *base* on. Raises _Refused unless it is one and lies in one of *roots*."""
+    path = os.path.join(base, value) if isinstance(value, str) else ""
+    if not os.path.isabs(path) or "\0" in path:
+        raise _Refused("a remote key must give an absolute path: /srv/app/...")
+    try:
+        real = os.path.realpath(path)
+    except OSError:  # it is too long
+        real = ""
     if not any(real == root or real.startswith(root.rstrip(os.sep) + os.sep) for root in roots):
-        raise CommandError(
-            "forbidden", f"{command}: {name}: it does not lie in a directory for code from other machines"
-        )
+        raise _Refused("it does not lie in a directory for code from remote keys (--upgrade-root)")
+    if not is_one(real):
+        raise _Refused(f"there is no such {what}")
     return real
+
+
+CHECKS: dict[str, Callable[[Sequence[str], str, Any], Any]] = {
+    "": _nothing,
+    "plain": _plain,
+    "directory": _directory,
+    "file": _file,
+    "target": _target,
+}
+"""What a parameter's ``remote`` names -> the argument to pass on; *roots*, the cwd that was given, the argument.
+``plain``: it names nothing that is run or opened.
+"""

@@ -1,14 +1,14 @@
 """What one request holds, read once and within limits: its key, its command, its arguments.
 
-A body is text in UTF-8: a command line, a form, or a JSON object as RFC 8259 has it: no name twice, no NaN, no half of
-a surrogate pair.
+A body is text in UTF-8: a command line, a form, or a JSON object as RFC 8259 has it (``json_text``). It is read only as
+far as its sender may send it: little before a key is shown, and then by the kind of the command. It is parsed after the
+right to the command was checked, wherever the request's path or query names the command.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
 from starlette.requests import ClientDisconnect
@@ -17,12 +17,21 @@ from cluster_service.config.table import canonical
 
 from .access import Knock
 from .errors import CommandError
+from .json_text import MAX_BYTES, parse_json
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-BODY_LIMIT = 256 * 1024
-"""The longest body, in bytes."""
+    from .registry import Command
+
+BODY_LIMIT = MAX_BYTES
+"""The longest body, and the longest arguments of a custom command, in bytes."""
+CHANGE_LIMIT = 64 * 1024
+"""The longest arguments of a built-in command that changes something."""
+READ_LIMIT = 4 * 1024
+"""The longest arguments of a built-in command that only reads."""
+STRANGER_LIMIT = 16 * 1024
+"""The longest body of a client that has shown no key in its headers or query: it may hold the key."""
 BODY_SECONDS = 10.0
 
 LINE_LIMIT = 8 * 1024
@@ -41,8 +50,15 @@ def is_key(name: str) -> bool:
     return canonical(name) in ("access_key", "accesskey")
 
 
+def check_length(command: Command, text: str) -> None:
+    """Raise CommandError too_large if *text* is longer than what may be sent with *command*."""
+    limit = BODY_LIMIT if command.custom else CHANGE_LIMIT if command.changes else READ_LIMIT
+    if len(text) > limit:
+        raise CommandError("too_large", f"{command.name}: the command is longer than {limit} characters")
+
+
 class Sent:
-    """One request. Nothing of its body is known before ``read``."""
+    """One request. Nothing of its body is known before ``read``, and nothing that stands in it before ``parse``."""
 
     def __init__(self, request: Request) -> None:
         self.request = request
@@ -65,17 +81,17 @@ class Sent:
             )
         length = self.request.headers.get("content-length", "0")
         if len(length) > 12 or (length.isdecimal() and int(length) > BODY_LIMIT):
-            raise _too_large()
+            raise _too_large(BODY_LIMIT)
 
-    async def read(self) -> None:
-        """Read the body. Raises CommandError too_large, timeout, bad_request."""
+    async def read(self, limit: int = BODY_LIMIT) -> None:
+        """Read the body, *limit* bytes at most. Raises CommandError too_large, timeout, bad_request."""
         data = bytearray()
         try:
             async with asyncio.timeout(BODY_SECONDS):
                 async for part in self.request.stream():
                     data += part
-                    if len(data) > BODY_LIMIT:
-                        raise _too_large()
+                    if len(data) > limit:
+                        raise _too_large(limit)
         except TimeoutError:
             raise CommandError("timeout", f"the body did not arrive in {BODY_SECONDS:.0f} s") from None
         except ClientDisconnect:
@@ -84,6 +100,9 @@ class Sent:
             self.body = data.decode().strip()
         except UnicodeDecodeError:
             raise CommandError("bad_request", "the body is not UTF-8 text") from None
+
+    def parse(self) -> None:
+        """Take the body apart: a JSON object, a form, or else a command line. Raises CommandError bad_request."""
         if self.body.startswith("{"):
             self.data = self._object()
         else:
@@ -96,28 +115,29 @@ class Sent:
 
     def _object(self) -> dict[str, Any]:
         try:
-            data = json.loads(self.body, object_pairs_hook=_each_once, parse_constant=_no_number)
-            json.dumps(data, ensure_ascii=False).encode()
-        except UnicodeEncodeError:
-            raise CommandError("bad_request", "the body is not JSON: a text holds half a surrogate pair") from None
-        except (ValueError, RecursionError) as error:
+            data = parse_json(self.body)
+        except ValueError as error:
             raise CommandError("bad_request", f"the body is not JSON: {error}") from None
         assert isinstance(data, dict)  # noqa: S101 - it starts with a brace
         return data
+
+    def body_keys(self) -> tuple[str, ...]:
+        """Return the access keys in the body."""
+        fields = [*(self.data or {}).items(), *self.form] if self.request.method == "POST" else []
+        return tuple(str(value) for name, value in fields if is_key(name))
 
     def knock(self) -> Knock:
         """Return the facts that access is decided by."""
         scope = self.request.scope
         uid = scope.get("peer_uid")
         client, server = scope.get("client"), scope.get("server")
-        fields = [*(self.data or {}).items(), *self.form] if self.request.method == "POST" else []
         return Knock(
             door="tcp" if uid is None else "unix",
             peer=f"uid:{uid}" if uid is not None else str(client[0]) if client else "",
             local=str(server[0]) if server and uid is None else "",
             headers=tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]),
             query_keys=tuple(value for name, value in self.query if is_key(name)),
-            body_keys=tuple(str(value) for name, value in fields if is_key(name)),
+            body_keys=self.body_keys(),
             worker=bool(scope.get("peer_worker")),
         )
 
@@ -135,17 +155,5 @@ class Sent:
         return str(lines.pop())
 
 
-def _too_large() -> CommandError:
-    return CommandError("too_large", f"the body is longer than {BODY_LIMIT} bytes")
-
-
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Make an object. Which of two values of one name counts, nobody should have to know."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a name stands twice in one object")
-    return found
-
-
-def _no_number(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number")
+def _too_large(limit: int) -> CommandError:
+    return CommandError("too_large", f"the body is longer than {limit} bytes")

@@ -62,7 +62,7 @@ class Service(Protocol):
     def shutdown(self, selector: str, timeout: float | None) -> Json:
         """End workers gracefully, or with ``all`` the service."""
 
-    def upgrade(self, selector: str, target: str, options: Mapping[str, Any]) -> Json:
+    async def upgrade(self, selector: str, target: str, options: Mapping[str, Any]) -> Json:
         """Move one group, or some of its slots, to other code. *options*: cwd, python, env, server, args, program,
         monitor, test (an absolute path), health_check, allow_port_change, timeout.
         """
@@ -87,7 +87,7 @@ class Service(Protocol):
     def started_with(self) -> tuple[Settings, list[str]]:
         """What the service was started with, and the command line that starts it so. Raises CommandError."""
 
-    def start(self, target: str, options: Mapping[str, Any]) -> Json:
+    async def start(self, target: str, options: Mapping[str, Any]) -> Json:
         """Add a group. *options*: cwd, workers, group, timeout, args, and the settings of ``config.group_settings``."""
 
     def exit_now(self) -> Json:
@@ -99,7 +99,7 @@ class Service(Protocol):
     def recent_events(self, limit: int) -> list[Json]:
         """The latest events that are remembered, oldest first."""
 
-    def log_lines(self, count: int) -> Json:
+    async def log_lines(self, count: int) -> Json:
         """``{"file", "lines"}``: the last of the log file. Raises CommandError failed when there is none."""
 
     def audit(self, entry: Json, *, aloud: bool) -> None:

@@ -11,9 +11,10 @@ import sys
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
-from . import arguments, encoding, render
+from . import arguments, render
 from .client import Client, OperationFailed, connect
 from .errors import CommandError
+from .json_text import encode_for_terminal
 from .registry import COMMANDS, Command
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ class Session:
 
     def document(self, data: Mapping[str, Any]) -> None:
         """Print a JSON document."""
-        out(encoding.dumps(data, indent=None if self.compact else 2, ascii_only=False))
+        out(encode_for_terminal(data, indent=None if self.compact else 2))
 
     def failed(self, error: CommandError) -> int:
         """Tell an error; return its exit code."""

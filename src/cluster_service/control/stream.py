@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.responses import Response
 
-from . import encoding
 from .errors import CommandError
+from .json_text import encode_json
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -117,7 +117,8 @@ class EventStream(Response):
 
 
 def _lines(event: dict[str, Any]) -> str:
-    return f"id: {event['id']}\nevent: {event['event']}\ndata: {encoding.dumps(event)}\n\n"
+    name = encode_json(str(event["event"]))[1:-1]  # one line, whatever it is
+    return f"id: {event['id']}\nevent: {name}\ndata: {encode_json(event)}\n\n"
 
 
 async def _next(events: AsyncIterator[dict[str, Any]]) -> dict[str, Any] | None:

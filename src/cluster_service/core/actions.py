@@ -108,6 +108,13 @@ class Publish:
 
 
 @dataclass(frozen=True)
+class Fault:
+    """The core found a mistake of its own, and goes on. *what*: a sentence for the log, and for whoever mends it."""
+
+    what: str
+
+
+@dataclass(frozen=True)
 class End:
     """Every worker is gone and the service may end with exit code *code*. *now*: kill what is left."""
 
@@ -115,4 +122,4 @@ class End:
     now: bool = False
 
 
-Action = Start | Stop | Kill | Sweep | Forget | CloseListener | Check | RunTest | Abandon | Dump | Publish | End
+Action = Start | Stop | Kill | Sweep | Forget | CloseListener | Check | RunTest | Abandon | Dump | Publish | Fault | End

@@ -4,8 +4,9 @@ Two laws. Requests only edit what is *wanted* (``group.Slot.generation``, the sl
 *seen* (``worker.Worker``). Then each turn compares the two and orders the difference, until nothing changes. No
 procedure spans two turns: whoever restores the notebook and hears the guardian's snapshot can go on from anywhere.
 
-    actions = cluster.receive(event, now)      now: monotonic seconds
-    at = cluster.deadline()                    when to come back with a Tick, at the latest
+    actions = cluster.handle(fact, now)                  now: monotonic seconds
+    operation, actions = cluster.request(request, now)   raises Rejected; then nothing was changed
+    at = cluster.deadline()                              when to come back with a Tick, at the latest
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from cluster_service.wire import facts
 
-from . import actions, recycle, reload, reports, requests, rollouts, seen, wanted, watch
+from . import actions, recycle, reload, reports, requests, rollouts, seen, shutdown, wanted, watch
 from .group import Group
 from .operations import Operation
 from .spec import Spec
-from .turn import LINGER, end, ready_after, turn
+from .turn import LINGER, TRY_AGAIN, end, ready_after, turn
 from .worker import Worker
 
 if TYPE_CHECKING:
@@ -44,8 +45,6 @@ class Cluster:
         self.operations: list[Operation] = []
         self.last_worker = 0
         self.operation_count = 0
-        self.subject = ""
-        """The id of the operation that the last request was about."""
         self.ending = ""
         """Why the service ends (shutdown, failure, exit); empty while it goes on."""
         self.end_code = 0
@@ -62,23 +61,50 @@ class Cluster:
         """Whether this turn may judge a worker's time to be over: a Tick's only, for facts may be unread."""
         self.todo: list[actions.Action] = []
         """What this turn has ordered so far."""
+        self.unsettled = False
+        """The last turn did not come to an end: the next ``Tick`` is not wanted at once."""
 
-    # -- the three calls ----------------------------------------------------------------------------------------------
+    # -- the calls ----------------------------------------------------------------------------------------------------
 
-    def receive(self, event: Any, now: float) -> list[actions.Action]:
-        """Take in *event* (a fact, a request or ``Tick``) at *now* and return what is to be done.
+    def handle(self, fact: Any, now: float) -> list[actions.Action]:
+        """Take in *fact* (of the guardian's, a report or ``Tick``) at *now* and return what is to be done.
 
-        Raises Rejected for a request that cannot be carried out; then nothing was changed. Facts that are not the
-        core's business (Ping, Message, Refused) are ignored.
+        Facts that are not the core's business (Ping, Message, Refused) are ignored.
         """
-        self.todo = []
-        self.judging_time = isinstance(event, requests.Tick)
-        self._forgive(now)
         if self.ended:
-            return [end(self)] if isinstance(event, facts.Snapshot) else []
-        handler = HANDLERS.get(type(event))
+            return [end(self)] if isinstance(fact, facts.Snapshot) else []
+        self._begin_turn(now, judging_time=isinstance(fact, requests.Tick))
+        handler = HANDLERS.get(type(fact))
         if handler is not None:
-            handler(self, event, now)
+            handler(self, fact, now)
+        return self._end_turn(now)
+
+    def request(self, request: requests.Request, now: float) -> tuple[Operation, list[actions.Action]]:
+        """Carry out *request* at *now*; return its operation and what is to be done.
+
+        Raises Rejected when it cannot be carried out; then nothing was changed.
+        """
+        apply = self._plan(request)
+        self._begin_turn(now, judging_time=False)
+        operation = apply(now)
+        return operation, self._end_turn(now)
+
+    def _plan(self, request: requests.Request) -> wanted.Apply:
+        if self.ended:
+            raise requests.Rejected("stopping", "the service has ended", "start it again")
+        try:
+            return REQUESTS[type(request)](self, request)
+        except requests.Rejected:
+            raise
+        except Exception as error:  # a mistake of ours; since a plan changes nothing, the service is as it was
+            text = f"the request could not be examined: {type(error).__name__}: {error}"
+            raise requests.Rejected("internal", text) from error
+
+    def _begin_turn(self, now: float, *, judging_time: bool) -> None:
+        self.todo, self.judging_time, self.unsettled = [], judging_time, False
+        self._forgive(now)
+
+    def _end_turn(self, now: float) -> list[actions.Action]:
         self._now = max(now, self._now)
         if not self.ended:
             turn(self, now)
@@ -89,6 +115,7 @@ class Cluster:
         if self.ended:
             return None
         deadlines = [worker.deadline for worker in self.workers.values() if worker.deadline is not None]
+        deadlines += [each.elsewhere_by for each in self.workers.values() if each.elsewhere_by is not None]
         times = [since + LINGER for since in self.unused.values() if since is not None] + recycle.expiries(self)
         for worker in self.workers.values():
             after = ready_after(self, worker)
@@ -103,6 +130,8 @@ class Cluster:
         times = [at for at in times if at > self._now] + deadlines
         if deadlines:
             times.append(self._now + PULSE)
+        if self.unsettled:
+            return max(min(times, default=0.0), self._now + TRY_AGAIN)
         return min(times, default=None)
 
     def snapshot(self) -> dict[str, Any]:
@@ -131,11 +160,6 @@ class Cluster:
         return cluster
 
     # -- reading ------------------------------------------------------------------------------------------------------
-
-    @property
-    def last_operation(self) -> Operation:
-        """The operation that the last request was about. Raises LookupError when there has been none."""
-        return self.operation(self.subject)
 
     def operation(self, identity: str) -> Operation:
         """The operation of that id. Raises LookupError."""
@@ -166,12 +190,11 @@ class Cluster:
         return f"<Cluster generation {generation}: {seen}{doing}>"
 
     def end_service(self, reason: str, code: int) -> None:
-        """Want no worker any more; the service ends with exit code *code* when none is left."""
+        """Want no worker any more; the service ends with exit code *code* when none is left. See ``shutdown``."""
         self.ending, self.end_code, self.drain_at = reason, code, None
         for group in self.groups.values():
-            group.leave_reason = "shutdown"
-            group.rollout = None
-            group.slots.clear()
+            group.leave_reason, group.leaving = "shutdown", True
+        shutdown.release(self)
 
     def _forgive(self, now: float) -> None:
         """Where we were not running, nobody is to be killed for the time that passed: it was not theirs either."""
@@ -182,6 +205,8 @@ class Cluster:
         for worker in self.workers.values():
             if worker.deadline is not None and worker.state != "gone":
                 worker.deadline += lost
+            if worker.elsewhere_by is not None:
+                worker.elsewhere_by += lost
             if worker.state == "starting":
                 worker.since += lost  # nor has it been alive for that long
         for group in self.groups.values():
@@ -195,7 +220,7 @@ class Cluster:
         self.todo.append(actions.Publish(event))
 
 
-_KEPT = ("last_worker", "operation_count", "subject", "sampled_at", "ending", "end_code", "drain_at", "ended", "begun")
+_KEPT = ("last_worker", "operation_count", "sampled_at", "ending", "end_code", "drain_at", "ended", "begun")
 
 HANDLERS: dict[type, Callable[[Cluster, Any, float], None]] = {
     facts.Snapshot: seen.snapshot,
@@ -208,16 +233,6 @@ HANDLERS: dict[type, Callable[[Cluster, Any, float], None]] = {
     facts.Ready: seen.ready,
     facts.Notified: seen.notified,
     facts.Signalled: seen.signalled,
-    requests.Restart: wanted.restart,
-    requests.Scale: wanted.scale,
-    requests.Shutdown: wanted.shutdown,
-    requests.StartGroup: wanted.start_group,
-    requests.ExitNow: wanted.exit_now,
-    requests.Upgrade: wanted.upgrade,
-    requests.Rollback: wanted.rollback,
-    requests.Cancel: wanted.cancel,
-    requests.Reload: reload.reload,
-    requests.Test: wanted.test,
     reports.Checked: rollouts.checked,
     reports.Tested: rollouts.tested,
     reports.Said: rollouts.said,
@@ -227,3 +242,17 @@ HANDLERS: dict[type, Callable[[Cluster, Any, float], None]] = {
     reports.Due: recycle.due,
     requests.Tick: lambda _cluster, _tick, _now: None,
 }
+
+REQUESTS: dict[type, Callable[[Cluster, Any], wanted.Apply]] = {
+    requests.Restart: wanted.restart,
+    requests.Scale: wanted.scale,
+    requests.Shutdown: wanted.shut_down,
+    requests.StartGroup: wanted.start_group,
+    requests.ExitNow: wanted.exit_now,
+    requests.Upgrade: wanted.upgrade,
+    requests.Rollback: wanted.rollback,
+    requests.Cancel: wanted.cancel,
+    requests.Reload: reload.reload,
+    requests.Test: wanted.test,
+}
+"""The plan of each request."""

@@ -146,12 +146,14 @@ class OperationStep:
 
 @dataclass(frozen=True)
 class OperationEnd:
-    """A long command ended. *state*: done, failed, undone or cancelled."""
+    """A long command ended. *state*: done, failed, undone or cancelled. *replaced* of its *of* slots are as wanted."""
 
     operation: str
     command: str
     state: str
     reason: str | None
+    replaced: int = 0
+    of: int = 0
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,8 @@ class Slot:
     restarts: int = 0
     hold: bool = False
     """Its new worker is a canary: the old one stays beside it."""
+    ports: list[str] = field(default_factory=list)
+    """The addresses of the last worker that served here, while none serves."""
     last_exit: dict[str, Any] | None = None
     """``{"pid", "exit_code", "signal", "was_ready", "detail", "output"}`` of the last worker that failed here."""
 
@@ -87,6 +89,8 @@ class Group:
     past: list[Release] = field(default_factory=list)
     """The releases that were promoted before it, oldest first: what a rollback goes back to."""
     rollout: Rollout | None = None
+    leaving: bool = False
+    """It is to end, once the groups that depend on it and end too have ended."""
     leave_reason: str = "scale"
     """Why the workers of dropped slots end: scale or shutdown."""
     detail: str = ""

@@ -14,6 +14,9 @@ from typing import NamedTuple
 IMPROBABLE = 0.001
 """Below this the difference is not taken for chance."""
 
+NEGLIGIBLE = 1e-9
+"""The share of the sum below which a term, and all after it, do not count."""
+
 FEWEST = 3
 """Errors below which nobody is blamed, however improbable."""
 
@@ -37,14 +40,23 @@ def worse(new: Answers, old: Answers) -> bool:
     """Whether *new* fails significantly more often than *old*."""
     if old.total == 0:
         return new.errors >= ALONE and new.share > 0.5
-    return new.errors >= FEWEST and new.share > old.share and chance(new, old) < IMPROBABLE
+    return new.errors >= FEWEST and new.share > old.share and chance(new, old, IMPROBABLE) < IMPROBABLE
 
 
-def chance(new: Answers, old: Answers) -> float:
-    """Return how probable it is that at least ``new.errors`` of all the errors fall to the new release by chance."""
+def chance(new: Answers, old: Answers, enough: float = 1.0) -> float:
+    """Return how probable it is that at least ``new.errors`` of all the errors fall to the new release by chance.
+
+    The sum ends where it is *enough*, or where what is left does not count: it is short, however large the counts.
+    """
     errors, total = new.errors + old.errors, new.total + old.total
-    most = min(errors, new.total)
-    return min(1.0, sum(_exactly(hits, new.total, errors, total) for hits in range(new.errors, most + 1)))
+    mean = new.total * errors / total if total else 0.0
+    probability = 0.0
+    for hits in range(new.errors, min(errors, new.total) + 1):
+        one = _exactly(hits, new.total, errors, total)
+        probability += one
+        if probability >= enough or (hits > mean and one <= NEGLIGIBLE * probability):
+            break
+    return min(1.0, probability)
 
 
 def _exactly(hits: int, drawn: int, marked: int, total: int) -> float:

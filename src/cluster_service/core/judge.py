@@ -5,69 +5,89 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from . import actions, events
-from .operations import KEPT, Operation
-from .requests import Rejected
+from .operations import Operation, without_forgotten
 from .stages import KINDS
 
 if TYPE_CHECKING:
     from .cluster import Cluster
-    from .group import Group
+    from .group import Group, Slot
     from .worker import Worker
 
 
-ROLLING = KINDS | {"start", "restart"}
-"""Operations of which a group has one at a time."""
+JUDGED_BY_OTHERS = KINDS | {"shutdown", "reload", "test", "exit"}
+"""Operations that no failed start ends: stages, other operations, or a report decide how they end."""
 
 
 def judge(cluster: Cluster, operation: Operation, now: float) -> None:
     """End *operation* when every slot that it is about is as wanted, or when one of them is broken."""
-    finished = 0
-    for name, number in operation.slots:
-        group = cluster.groups[name]
-        slot = group.slots.get(number)
-        workers = [each for each in cluster.workers.values() if (each.group, each.slot) == (name, number)]
-        if slot is None:
-            finished += not workers
-            continue
-        if operation.kind == "shutdown" and cluster.drain_at is not None:
-            continue
-        if slot.broken and not any(worker.failed for worker in workers):  # once it is buried its cause is known
-            exit_ = slot.last_exit or {}
-            why = exit_.get("detail", "it failed too often")
-            finish(cluster, operation, "failed", with_lines(f"{name}.{number} {why}", exit_.get("output", [])), now)
-            return
-        broken = [
-            each for each in group.waits_for(cluster.groups, cluster.workers.values()) if _is_broken(cluster, each)
-        ]
-        if broken:
-            why = f"{name} waits for {broken[0]}, which is broken; it is started as soon as that serves"
-            finish(cluster, operation, "failed", why, now)
-            return
-        finished += [(w.serving, w.generation) for w in workers] == [(True, slot.generation)]
-    operation.replaced = finished
-    if finished == len(operation.slots):
+    found = [_slot_ended(cluster, operation, name, number) for name, number in operation.slots]
+    operation.replaced = found.count("")
+    failed = next((each for each in found if each), None)
+    if failed:
+        finish(cluster, operation, "failed", failed, now)
+    elif operation.replaced == len(operation.slots):
         finish(cluster, operation, "done", None, now)
 
 
-def _is_broken(cluster: Cluster, name: str) -> bool:
-    return any(slot.broken for slot in cluster.groups[name].slots.values())
+def _slot_ended(cluster: Cluster, operation: Operation, name: str, number: int) -> str | None:
+    """Whether a slot is as *operation* wants it: empty; None: not yet; else why it will not be."""
+    group = cluster.groups[name]
+    slot = group.slots.get(number)
+    workers = [each for each in cluster.workers.values() if (each.group, each.slot) == (name, number)]
+    if slot is None:
+        return None if workers else ""
+    if (operation.kind == "shutdown" and cluster.ending) or group.leaving or is_replaced_by_another(group, slot):
+        return None
+    if slot.broken and not any(worker.failed for worker in workers):  # once it is buried its cause is known
+        exit_ = slot.last_exit or {}
+        why = exit_.get("detail", "it failed too often")
+        return with_lines(f"{name}.{number} {why}", exit_.get("output", []))
+    missing = group.waits_for(cluster.groups, cluster.workers.values())
+    broken = [each for each in missing if _is_broken(cluster.groups[each])]
+    if broken:
+        return f"{name} waits for {broken[0]}, which is broken; it is started as soon as that serves"
+    return "" if [(w.serving, w.generation) for w in workers] == [(True, slot.generation)] else None
+
+
+def is_replaced_by_another(group: Group, slot: Slot) -> bool:
+    """Whether an upgrade is about to give *slot* another generation: how the present one fares means nothing then."""
+    rollout = group.rollout
+    if rollout is None or rollout.undoing or slot.generation == rollout.new:
+        return False
+    return rollout.whole or any(slot.number == number for number, _ in rollout.before)
+
+
+def _is_broken(group: Group) -> bool:
+    return any(slot.broken and not is_replaced_by_another(group, slot) for slot in group.slots.values())
 
 
 def failed_boot(cluster: Cluster, worker: Worker, group: Group, detail: str, lines: list[str], now: float) -> None:
-    """A worker never became ready. If none of its generation ever has, and none is trying, that is the verdict."""
+    """A worker never became ready. That is the verdict if it listens elsewhere than the one that it should replace;
+    else if none of its generation ever has become ready, and none is trying.
+    """
     others = any(each.booting and each.generation == worker.generation for each in cluster.of_group(group.name))
-    if worker.generation in group.proven or others:
+    if not worker.elsewhere and (worker.generation in group.proven or others):
+        return
+    slot = group.slots.get(worker.slot)
+    if slot is None or slot.generation != worker.generation or is_replaced_by_another(group, slot):
         return
     for operation in cluster.running():
-        slot = group.slots.get(worker.slot)
-        if operation.kind in KINDS | {"shutdown"} or not operation.concerns(worker.group, worker.slot) or slot is None:
-            continue
-        if slot.generation == worker.generation:
+        if operation.kind not in JUDGED_BY_OTHERS and operation.concerns(worker.group, worker.slot):
             finish(cluster, operation, "failed", with_lines(f"{worker.name} {detail}", lines), now)
+
+
+def killed(cluster: Cluster, worker: Worker, now: float) -> None:
+    """*worker* had not ended in its time: every operation that it concerns says so."""
+    for operation in cluster.running():
+        if operation.concerns(worker.group, worker.slot):
+            operation.killed += [worker.name] if worker.name not in operation.killed else []
+            step(cluster, operation, f"{worker.name} (pid {worker.pid}) is killed: it did not end in time", now)
 
 
 def finish(cluster: Cluster, operation: Operation, state: str, reason: str | None, now: float) -> None:
     """End *operation*; where a restart failed, want the old generation again that still serves."""
+    if state == "done" and reason is None and operation.killed:
+        reason = f"killed after the stop timeout: {', '.join(operation.killed)}"
     operation.state, operation.reason, operation.ended_at = state, reason, now
     if operation.kind in KINDS | {"test"} and state != "done":
         cluster.todo.append(actions.Abandon(operation.id))
@@ -86,7 +106,11 @@ def finish(cluster: Cluster, operation: Operation, state: str, reason: str | Non
     for group in cluster.groups.values():
         named = {each.generations[group.name] for each in cluster.running() if group.name in each.generations}
         group.prune(named | {worker.generation for worker in cluster.of_group(group.name)})
-    cluster.publish(events.OperationEnd(operation.id, operation.command, state, reason))
+    cluster.publish(
+        events.OperationEnd(
+            operation.id, operation.command, state, operation.reason, operation.replaced, len(operation.slots)
+        )
+    )
 
 
 def _turn_back(cluster: Cluster, group: Group, number: int) -> None:
@@ -104,30 +128,11 @@ def step(cluster: Cluster, operation: Operation, text: str, now: float) -> None:
     cluster.publish(events.OperationStep(operation.id, operation.command, text))
 
 
-def refuse_while_rolling(cluster: Cluster, names: set[str]) -> None:
-    """Raise Rejected when ``rolling`` of them."""
-    operation = rolling(cluster, names)
-    if operation is not None:
-        raise Rejected(
-            "busy",
-            f"operation {operation.id} ({operation.command}) is still running in this group",
-            f"wait for it (operations {operation.id}) or end it (cancel {operation.id})",
-        )
-
-
-def rolling(cluster: Cluster, names: set[str]) -> Operation | None:
-    """The operation by which workers of one of the groups *names* are being replaced, or started for the first time."""
-    busy = (each for each in cluster.running() if each.groups & names and each.kind in ROLLING)
-    return next(busy, None)
-
-
 def begin(cluster: Cluster, kind: str, command: str, slots: list[list[Any]], now: float) -> Operation:
-    """Begin an operation about *slots*; it is the last of ``cluster.operations``."""
+    """Begin an operation about *slots* and return it."""
     cluster.operation_count += 1
     operation = Operation(str(cluster.operation_count), command, kind, now, slots)
-    cluster.operations.append(operation)
-    cluster.subject = operation.id
-    del cluster.operations[:-KEPT]
+    cluster.operations = without_forgotten([*cluster.operations, operation])
     cluster.publish(events.OperationStart(operation.id, command))
     return operation
 

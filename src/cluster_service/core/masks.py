@@ -19,7 +19,7 @@ HIDDEN = "(secret)"
 _WORDS = "key|secret|token|pass|passwd|password|passphrase|pwd|credential|credentials|auth|dsn|cookie|private|salt"
 _NAME = re.compile(rf"(?:\A|[^A-Za-z])[A-Za-z]*?(?:{_WORDS})s?(?:\Z|[^A-Za-z])", re.IGNORECASE)
 _HUMPS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
-_USER = re.compile(r"(\w[\w+.-]*://[^/\s:@]*):[^/\s@]+@")
+_USER = re.compile(r"(\w[\w+.-]{0,30}://[^/\s:@]*):[^/\s@]+@")
 """``postgres://ann:password@db``."""
 _PAIR = re.compile(r"(-*[\w.-]+)=.*\Z", re.DOTALL)
 _FIELD = re.compile(r"([?&;])([\w.-]+)=([^&;#\s]+)")

@@ -13,7 +13,10 @@ STEPS = 200
 """Steps remembered of one operation."""
 
 KEPT = 50
-"""Operations remembered."""
+"""Operations remembered, those that run not counted."""
+
+MAX_RUNNING = 100
+"""Operations that may run at the same time; a further request is refused."""
 
 
 @dataclass
@@ -24,7 +27,7 @@ class Operation:
     command: str
     """As an operator would type it: ``restart all``."""
     kind: str
-    """start, restart, scale, shutdown, upgrade, rollback, reload or test."""
+    """start, restart, scale, shutdown, upgrade, rollback, reload, test or exit."""
     at: float
     slots: list[list[Any]] = field(default_factory=list)
     """The ``[group, slot]`` that it is about."""
@@ -42,6 +45,8 @@ class Operation:
     """How many steps before these were too many to remember."""
     replaced: int = 0
     ended_at: float | None = None
+    killed: list[str] = field(default_factory=list)
+    """The workers of its slots that were killed because they did not end within their stop timeout."""
 
     @property
     def running(self) -> bool:
@@ -69,3 +74,15 @@ class Operation:
 
     def __repr__(self) -> str:
         return f"<Operation {self.id} {self.command!r} {self.state} {self.replaced}/{len(self.slots)}>"
+
+
+def without_forgotten(operations: list[Operation]) -> list[Operation]:
+    """Return *operations* without the oldest of those that nothing needs any more, so that ``KEPT`` of them are left.
+
+    An operation that runs is needed, and so are those that it has begun: it is judged by them.
+    """
+    needed = {each.id for each in operations if each.running}
+    needed |= {child for each in operations if each.running for child in each.children}
+    droppable = [each.id for each in operations if each.id not in needed]
+    dropped = set(droppable[: max(0, len(droppable) - KEPT)])
+    return [each for each in operations if each.id not in dropped]

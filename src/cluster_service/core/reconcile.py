@@ -58,8 +58,7 @@ def _may_start(cluster: Cluster, group: Group, slot: Slot, wants: str, now: floa
         return False
     if group.at_a_time and len(booting) >= group.at_a_time:
         return False
-    wanted = {each.number: each.generation for each in group.slots.values()}
-    return wants == "start" or replacing(wanted, workers) < surge(len(group.slots))
+    return wants == "start" or replacing(group.slots.keys(), workers) < surge(len(group.slots))
 
 
 def _has_successor(cluster: Cluster, worker: Worker) -> bool:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from . import judge, masks, wanted
-from .requests import Rejected, Restart, Scale, Shutdown, StartGroup
+from . import judge, masks, refusals, wanted
+from .requests import Rejected, Restart
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -79,6 +79,8 @@ def _changes(group: Group, new: GroupSpec) -> list[Change]:
         else:
             effect = "replace" if _opens(field.name, before, after) else "settings"
             found.append(Change(new.name, effect, f"{field.name}: {_difference(field.name, before, after)}"))
+    if new.singleton and len(group.slots) > new.count and old.count == new.count:  # an operator has scaled it up
+        found.append(Change(new.name, "scale", f"workers: {len(group.slots)} → {new.count}"))
     return found
 
 
@@ -123,18 +125,33 @@ def shown(value: object) -> str:
     return "none" if value in (None, "") else masks.text(str(value))
 
 
-def reload(cluster: Cluster, request: Reload, now: float) -> None:
-    """Take up another spec: one operation, which ends when those that it has begun have ended."""
-    wanted.refuse_when_ending(cluster)
+def reload(cluster: Cluster, request: Reload) -> wanted.Apply:
+    """Take up another spec: one operation, which ends when those that it has begun have ended.
+
+    It is judged by what the new spec says, never by the old one: a group that is a singleton no more may have several
+    workers at once.
+    """
+    refusals.when_no_more(cluster)
     changes = plan(cluster, request.spec)
-    effects = {(change.group, change.effect) for change in changes}
+    effects = {(change.group, change.effect) for change in changes if change.group}
+    specs = {group.name: group for group in request.spec.groups}
     rolled = {name for name, effect in effects if effect in ("replace", "start", "stop")}
-    judge.refuse_while_rolling(cluster, rolled | (set(cluster.groups) if request.everybody else set()))
-    for name, effect in effects:
-        if effect == "replace" and not cluster.groups[name].slots:
+    alone = {name for name in specs.keys() & cluster.groups.keys() if specs[name].singleton}
+    rolled |= {name for name in alone if not cluster.groups[name].spec.singleton}
+    refusals.while_rolling(cluster, rolled | (set(cluster.groups) if request.everybody else set()))
+    refusals.while_leaving(cluster, set(specs))
+    for name in sorted(name for name, effect in effects if effect == "replace"):
+        scaled = (name, "scale") in effects
+        if not (specs[name].count if scaled else len(cluster.groups[name].slots)):
             raise Rejected(
                 "bad_request", f"group {name!r} has no workers to be replaced", f"scale it first: scale 1 {name}"
             )
+    return lambda now: _take_up(cluster, request, changes, effects, now)
+
+
+def _take_up(
+    cluster: Cluster, request: Reload, changes: list[Change], effects: set[tuple[str, str]], now: float
+) -> Operation:
     parent = judge.begin(cluster, "reload", "reload", [], now)
     for change in changes:
         judge.step(cluster, parent, f"{change.group or 'service'}: {change.text}", now)
@@ -146,33 +163,28 @@ def reload(cluster: Cluster, request: Reload, now: float) -> None:
         parent.restarts = [name for name in stay if name not in fresh] if fresh else ["all"]
     specs = {group.name: group for group in request.spec.groups}
     cluster.spec = request.spec
-    for name, effect in sorted(effects):
-        if effect == "stop":
-            wanted.shutdown(cluster, Shutdown(name), now)
-        elif effect == "start":
-            wanted.start_group(cluster, StartGroup(specs[name]), now)
-        elif effect == "scale":
-            group = cluster.groups[name]
-            group.spec = replace(group.spec, count=specs[name].count)
-            if len(group.slots) == specs[name].count:
-                continue
-            wanted.scale(cluster, Scale(str(specs[name].count), name), now)
-        else:
-            continue
-        parent.children.append(cluster.subject)
+    begun = [
+        wanted.end_group(cluster, cluster.groups[name], now)
+        if effect == "stop"
+        else wanted.add_group(cluster, specs[name], now)
+        for name, effect in sorted(effects)
+        if effect in ("stop", "start")
+    ]
     for name, new in specs.items():
         group = cluster.groups[name]
         old = group.spec.release
         group.spec = replace(new, release=old)
+        if (name, "scale") in effects and len(group.slots) != new.count:
+            begun.append(wanted.resize(cluster, group, new.count, str(new.count), None, now))
         if (name, "replace") in effects:
             release = new.release if new.release != old else group.release
-            wanted.roll(cluster, group, list(group.slots), release, "upgrade", name, now)
-            assert group.rollout is not None  # noqa: S101 - begun above
-            group.rollout.monitor = new.monitor if request.monitor is None else request.monitor
-            group.rollout.timeout = request.timeout
-            group.rollout.configured = True
-            parent.children.append(cluster.subject)
-    cluster.subject = parent.id
+            operation, rollout = wanted.roll(cluster, group, list(group.slots), release, "upgrade", name, now)
+            rollout.monitor = new.monitor if request.monitor is None else request.monitor
+            rollout.timeout = request.timeout
+            rollout.configured = True
+            begun.append(operation)
+    parent.children += [operation.id for operation in begun]
+    return parent
 
 
 def watch(cluster: Cluster, parent: Operation, now: float) -> None:
@@ -182,21 +194,25 @@ def watch(cluster: Cluster, parent: Operation, now: float) -> None:
     parent.replaced = sum(each.replaced for each in children)
     if any(each.running for each in children):
         return
-    bad = [each for each in children if each.state != "done"]
+    bad = [f"{each.command}: {each.state}: {each.reason}" for each in children if each.state != "done"]
     if parent.restarts and not bad and not cluster.ending:
-        _restart(cluster, parent, now)
-        return
-    reason = "\n".join(f"{each.command}: {each.state}: {each.reason}" for each in bad) or None
-    judge.finish(cluster, parent, "failed" if bad else "done", reason, now)
+        refused = _restart(cluster, parent, now)
+        if not refused:
+            return
+        bad = [refused]
+    judge.finish(cluster, parent, "failed" if bad else "done", "\n".join(bad) or None, now)
 
 
-def _restart(cluster: Cluster, parent: Operation, now: float) -> None:
-    """Begin the restarts that are left, as soon as nobody else replaces workers."""
-    if judge.rolling(cluster, set(cluster.groups)):
-        return
-    subject, left, parent.restarts = cluster.subject, parent.restarts, []
+def _restart(cluster: Cluster, parent: Operation, now: float) -> str:
+    """Begin the restarts that are left, as soon as nothing else replaces workers. Returns why that is refused."""
+    if refusals.rolling(cluster, set(cluster.groups)):
+        return ""
+    left, parent.restarts = parent.restarts, []
     for selector in left:
         if selector == "all" or (selector in cluster.groups and cluster.groups[selector].slots):
-            wanted.restart(cluster, Restart(selector), now)
-            parent.children.append(cluster.subject)
-    cluster.subject = subject
+            try:
+                apply = wanted.restart(cluster, Restart(selector))
+            except Rejected as refusal:
+                return f"restart {selector}: {refusal.message}"
+            parent.children.append(apply(now).id)
+    return ""

@@ -1,7 +1,6 @@
-"""What an operator may want. A request edits what is wanted and returns at once; the turns that follow do the work.
+"""What an operator may want. A request edits what is wanted and returns at once; the steps that follow do the work.
 
-``Cluster.receive`` answers a request by raising ``Rejected`` (nothing was changed) or by starting an operation whose
-id is then ``Cluster.last_operation``.
+``Cluster.request`` answers a request by raising ``Rejected`` (nothing was changed) or by returning its operation.
 """
 
 from __future__ import annotations

@@ -14,10 +14,11 @@ for all reasons together.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from .worker import Worker
 
@@ -64,11 +65,7 @@ def plan_slot(generation: int, workers: Sequence[Worker], *, hold: bool = False)
     return SlotPlan("replace" if stale else "start", ())
 
 
-def replacing(generation_of: dict[int, int], workers: Iterable[Worker]) -> int:
-    """How many slots hold a stale worker and a successor on its way. *generation_of*: slot → wanted generation."""
-    stale: set[int] = set()
-    coming: set[int] = set()
-    for worker in workers:
-        if worker.staying and worker.slot in generation_of:
-            (coming if worker.is_of(generation_of[worker.slot]) else stale).add(worker.slot)
-    return len(stale & coming)
+def replacing(slots: Collection[int], workers: Iterable[Worker]) -> int:
+    """How many of *slots* hold more than one worker: a stale one and its successor, which may be stale by now too."""
+    staying = Counter(worker.slot for worker in workers if worker.staying and worker.slot in slots)
+    return sum(count > 1 for count in staying.values())

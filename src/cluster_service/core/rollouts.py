@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from . import actions, judge, masks, watch
+from . import actions, judge, masks, ports, watch
 from .group import Slot
 from .stages import LIVE
 from .worker import seconds
@@ -100,6 +100,19 @@ def cancel(cluster: Cluster, group: Group, now: float) -> None:
     assert group.rollout is not None  # noqa: S101 - the caller has looked
     group.rollout.cancelled = True
     blame(cluster, group, "cancelled by an operator", now)
+
+
+def freeze(cluster: Cluster, group: Group) -> None:
+    """Leave *group*, which is about to end, as it is: each slot wants what serves there."""
+    if group.rollout is None:
+        return
+    group.rollout = None
+    for slot in group.slots.values():
+        slot.hold = False
+        there = [each for each in cluster.of_group(group.name) if each.slot == slot.number]
+        serving = {each.generation for each in there if each.serving}
+        if serving and slot.generation not in serving:
+            slot.renew(max(serving), "rollback", slot.timeout)
 
 
 def forget_orders(group: Group) -> None:
@@ -209,8 +222,8 @@ def _canary(cluster: Cluster, group: Group, rollout: Rollout, operation: Operati
         judge.step(cluster, operation, _watched(text, "it", rollout), now)
     if not _is_due(cluster, group, rollout, [worker], now):
         return
-    missing = watch.missing_ports(cluster, group, rollout, worker)
-    if missing and not rollout.allow_port_change:
+    missing = ports.missing_ports(cluster, group, rollout, worker)
+    if missing and not (rollout.allow_port_change or group.spec.allow_port_change):
         blame(cluster, group, f"{worker.name} does not listen on {missing}, where the old release does", now)
         return
     rollout.move("healthy")

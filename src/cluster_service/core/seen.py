@@ -6,14 +6,15 @@ Recording a death and judging it are different jobs: ``exited`` records it at on
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 from cluster_service.wire import validation
 from cluster_service.wire.facts import WorkerState
 from cluster_service.wire.signals import signal_name
 
-from . import actions, events, judge, rollouts, wanted, watch
-from .requests import Restart
+from . import actions, events, judge, ports, rollouts, wanted, watch
+from .requests import Rejected, Restart
 from .worker import LEAVING, Worker, cause
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ KEPT_LINES, KEPT_LENGTH = 10, 200
 
 def snapshot(cluster: Cluster, fact: facts.Snapshot, now: float) -> None:
     """Reconcile the notebook with what the guardian holds: after a cold start, a crash or an upgrade of the master."""
-    states = {state["worker"]: WorkerState(**state) for state in fact.workers}
+    states = {state["worker"]: WorkerState.from_json(state) for state in fact.workers}
     cluster.last_worker = max(cluster.last_worker, fact.last_worker)
     for worker in list(cluster.workers.values()):
         state = states.pop(worker.number, None)
@@ -153,6 +154,7 @@ def exited(cluster: Cluster, fact: facts.Exited, now: float) -> None:
 def _exited(cluster: Cluster, worker: Worker, code: int | None, signal: int | None, now: float) -> None:
     worker.code, worker.signal, worker.died_at = code, signal, now
     worker.move("exited")
+    ports.remember(cluster, worker)
     worker.deadline = now + LAST_LINES
     cluster.todo.append(actions.Sweep(worker.number))
     if not worker.stop_reason:
@@ -232,7 +234,8 @@ def signalled(cluster: Cluster, fact: facts.Signalled, now: float) -> None:
     if fact.signal in ("TERM", "INT") and not cluster.ending:
         wanted.shutdown_all(cluster, None, now)
     elif fact.signal == "HUP" and not cluster.running() and not cluster.ending:
-        wanted.restart(cluster, Restart("all"), now)
+        with contextlib.suppress(Rejected):  # nothing was changed, and there is nobody to tell
+            wanted.restart(cluster, Restart("all"))(now)
 
 
 def fail(cluster: Cluster, worker: Worker, now: float) -> None:
@@ -284,4 +287,4 @@ def bury(cluster: Cluster, worker: Worker, lines: list[str], now: float) -> None
             "output": [line[:KEPT_LENGTH] for line in lines[-KEPT_LINES:]],
         }
     if worker.ready_at is None:
-        judge.failed_boot(cluster, worker, group, detail, lines, now)
+        judge.failed_boot(cluster, worker, group, detail, [] if worker.elsewhere else lines, now)

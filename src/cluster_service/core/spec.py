@@ -132,6 +132,8 @@ class GroupSpec:
     """The time of day at which all are recycled, as cron(8) has it (``0 4 * * *``), in local time."""
     depends_on: tuple[tuple[str, str], ...] = ()
     """``(group, condition)``: it is first started when every worker of that group is ``ready``, or ``started``."""
+    allow_port_change: bool = False
+    """A worker may listen elsewhere than the one that it replaces."""
     singleton: bool = False
     """It has one worker, and never two at a time: the old one ends before the new one starts."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from . import actions, events, judge, recycle, reload, rollouts, seen
+from . import actions, events, judge, ports, recycle, reload, rollouts, seen, shutdown
 from .reconcile import BOOT_STOP, reconcile, stop, stop_timeout
 from .spec import GIVE_UP_CODE
 from .stages import KINDS
@@ -15,6 +15,15 @@ if TYPE_CHECKING:
     from .group import Group
     from .worker import Worker
 
+MAX_ROUNDS = 100
+"""Rounds after which a turn that still finds something to do is given up: it is a mistake, a few rounds suffice."""
+
+TRY_AGAIN = 1.0
+"""Seconds until a turn that was given up may be followed by one that nothing but time brings about."""
+
+MAX_FAULT_LENGTH = 2000
+"""Characters that the report of such a turn holds."""
+
 LINGER = 1.0
 """Seconds for which a shared socket without users stays open, once every slot serves."""
 
@@ -23,9 +32,11 @@ def turn(cluster: Cluster, now: float) -> None:
     """Order what is to be done now into ``cluster.todo``."""
     if cluster.drain_at is not None and cluster.judging_time and now >= cluster.drain_at:
         cluster.end_service(cluster.ending, cluster.end_code)
+    shutdown.release(cluster)
     for group in cluster.groups.values():
         recycle.look(cluster, group, now)
-    for _ in range(100):
+    before = 0
+    for _ in range(MAX_ROUNDS):
         before = len(cluster.todo)
         for worker in list(cluster.workers.values()):
             _age(cluster, worker, now)
@@ -39,6 +50,10 @@ def turn(cluster: Cluster, now: float) -> None:
                 judge.judge(cluster, operation, now)
         if len(cluster.todo) == before:
             break
+    else:
+        cluster.unsettled = True
+        again = "; ".join(str(action) for action in cluster.todo[before:])[:MAX_FAULT_LENGTH]
+        cluster.todo.append(actions.Fault(f"a turn has not come to an end after {MAX_ROUNDS} rounds: {again}"))
     _close_unused(cluster, now)
     _end_when_empty(cluster, now)
 
@@ -50,10 +65,12 @@ def _age(cluster: Cluster, worker: Worker, now: float) -> None:
         stop(cluster, worker, BOOT_STOP, "shutdown", now)
     if worker.state == "starting" and worker.group in cluster.groups:
         by = readiness(worker, only_told=_only_told(cluster, worker), ready_after=ready_after(cluster, worker), now=now)
-        if by is not None:
+        _look_where(cluster, worker, now, ready=by is not None)
+        if by is not None and not worker.elsewhere:
             _ready(cluster, worker, by, now)
-        elif due:
-            worker.verdict = f"was not ready within {worker.ready_timeout:g} s"
+        elif due or _is_given_up(cluster, worker, now):
+            worker.verdict = worker.elsewhere or f"was not ready within {worker.ready_timeout:g} s"
+            worker.elsewhere_by = None
             seen.fail(cluster, worker, now)
             stop(cluster, worker, min(BOOT_STOP, stop_timeout(cluster, worker)), "failure", now)
     elif worker.state in ("draining", "stopping") and due:
@@ -61,17 +78,39 @@ def _age(cluster: Cluster, worker: Worker, now: float) -> None:
         worker.deadline = None
         cluster.todo.append(actions.Kill(worker.number))
         cluster.publish(events.WorkerKill(worker.group, worker.slot, worker.pid or 0, worker.stop_reason))
+        judge.killed(cluster, worker, now)
     elif worker.state == "gone" and due:
         seen.bury(cluster, worker, [], now)
+
+
+def _look_where(cluster: Cluster, worker: Worker, now: float, *, ready: bool) -> None:
+    """See whether *worker*, once it is *ready*, listens where it should (``ports``)."""
+    before = worker.elsewhere
+    worker.elsewhere = ports.elsewhere(cluster, cluster.groups[worker.group], worker) if ready else ""
+    if not worker.elsewhere:
+        worker.elsewhere_by = None
+    elif not before:
+        if ports.predecessor_serves(cluster, worker):
+            worker.elsewhere_by = now + ports.PORT_WAIT
+        for operation in cluster.running():
+            if operation.concerns(worker.group, worker.slot):
+                judge.step(cluster, operation, f"{worker.name} (pid {worker.pid}) {worker.elsewhere}", now)
+
+
+def _is_given_up(cluster: Cluster, worker: Worker, now: float) -> bool:
+    return cluster.judging_time and worker.elsewhere_by is not None and now >= worker.elsewhere_by
 
 
 def _ready(cluster: Cluster, worker: Worker, by: str, now: float) -> None:
     worker.move("ready")
     worker.ready_at, worker.deadline, worker.still = now, None, 0.0
+    worker.elsewhere_by = None
     group = cluster.groups[worker.group]
     group.prove(worker)
     cluster.publish(events.WorkerReady(worker.group, worker.slot, worker.pid or 0, by, round(now - worker.since, 3)))
     slot = group.slots.get(worker.slot)
+    if slot is not None:
+        slot.ports = []  # from now on it is asked itself
     if slot is not None and slot.generation == worker.generation and slot.broken:
         slot.broken = False
         cluster.publish(events.SlotRecovered(worker.group, worker.slot))

@@ -1,14 +1,17 @@
-"""Requests: what is wanted. Each checks, then edits slots and generations and starts an operation that watches.
+"""Requests: what is wanted. Each is a *plan*, which validates all of it, and an *apply*, which carries it out.
 
-A request that is refused raises Rejected before it has changed anything.
+A plan may raise Rejected and changes nothing; it returns the apply, a function of the time that cannot be refused and
+returns the operation which watches. So a refused request leaves no trace.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from . import actions, judge, rollouts
+from . import actions, judge, refusals, rollouts, shutdown
 from .group import Group
+from .operations import Operation
 from .requests import Rejected
 from .selectors import select
 from .stages import KINDS, Rollout
@@ -16,9 +19,14 @@ from .worker import seconds
 
 if TYPE_CHECKING:
     from .cluster import Cluster
-    from .operations import Operation
     from .requests import Cancel, ExitNow, Restart, Rollback, Scale, Shutdown, StartGroup, Test, Upgrade
-    from .spec import Release
+    from .spec import GroupSpec, Release
+
+Apply = Callable[[float], Operation]
+"""The second half of a request: carries it out at a time (monotonic seconds) and does not raise."""
+
+Place = tuple[str, int]
+"""A group's name and a slot's number."""
 
 MOST = 1024
 """Workers in one group."""
@@ -27,29 +35,22 @@ CANCELLED = KINDS | {"restart", "test"}
 """Operations that can be: what they have changed can be changed back."""
 
 
-def restart(cluster: Cluster, request: Restart, now: float) -> None:
+# -- plans ------------------------------------------------------------------------------------------------------------
+
+
+def restart(cluster: Cluster, request: Restart) -> Apply:
     """Want a new generation in the slots that are meant."""
-    refuse_when_ending(cluster)
+    refusals.when_no_more(cluster)
     slots = select(request.selector, cluster.groups, cluster.workers.values())
-    names = {name for name, _ in slots}
-    judge.refuse_while_rolling(cluster, names)
-    operation = judge.begin(cluster, "restart", f"restart {request.selector}", [[n, s] for n, s in slots], now)
-    for name in sorted(names):
-        group = cluster.groups[name]
-        newer: dict[Release, int] = {}
-        for slot in [group.slots[number] for each, number in slots if each == name]:
-            release = group.releases[slot.generation]
-            newer[release] = newer.get(release) or group.next_generation(release)
-            slot.renew(newer[release], "restart", request.timeout)
-        if group.release in newer:
-            operation.generations[name] = newer[group.release]
+    refusals.while_rolling(cluster, {name for name, _ in slots})
+    return lambda now: _restart(cluster, request, slots, now)
 
 
-def upgrade(cluster: Cluster, request: Upgrade, now: float) -> None:
+def upgrade(cluster: Cluster, request: Upgrade) -> Apply:
     """Want another release in the slots that are meant, by and by."""
-    refuse_when_ending(cluster)
+    refusals.when_no_more(cluster)
     group = group_of(cluster, request.selector)
-    slots = select(request.selector, cluster.groups, cluster.workers.values())
+    slots = [number for _, number in select(request.selector, cluster.groups, cluster.workers.values())]
     tested = request.test or request.health_check
     if tested and group.spec.singleton:
         raise Rejected(
@@ -63,45 +64,222 @@ def upgrade(cluster: Cluster, request: Upgrade, now: float) -> None:
             f"the workers of {group.name!r} open their ports themselves (share none): a test could not be kept apart",
             "leave out the test, or share the ports",
         )
-    roll(cluster, group, [number for _, number in slots], request.release, "upgrade", request.selector, now)
-    rollout = group.rollout
-    assert rollout is not None  # noqa: S101 - begun above
-    rollout.monitor, rollout.timeout = request.monitor, request.timeout
-    rollout.test, rollout.health_check = request.test, request.health_check
-    rollout.allow_port_change = request.allow_port_change
+    _refuse_to_roll(cluster, group, slots)
+
+    def apply(now: float) -> Operation:
+        operation, rollout = roll(cluster, group, slots, request.release, "upgrade", request.selector, now)
+        rollout.monitor, rollout.timeout = request.monitor, request.timeout
+        rollout.test, rollout.health_check = request.test, request.health_check
+        rollout.allow_port_change = request.allow_port_change
+        return operation
+
+    return apply
 
 
-def rollback(cluster: Cluster, request: Rollback, now: float) -> None:
+def rollback(cluster: Cluster, request: Rollback) -> Apply:
     """Want the release again that was promoted before this one."""
-    refuse_when_ending(cluster)
+    refusals.when_no_more(cluster)
     if request.selector != "all" and request.selector not in cluster.groups:
         known = ", ".join(["all", *cluster.groups])
         raise Rejected("not_found", f"there is no group {request.selector!r}", f"name one of: {known}")
     names = set(cluster.groups) if request.selector == "all" else {request.selector}
     group = _one_group(cluster, {name for name in names if cluster.groups[name].past} or names, request.selector)
-    judge.refuse_while_rolling(cluster, {group.name})
+    refusals.while_rolling(cluster, {group.name})
     if not group.past:
         raise Rejected(
             "not_found", f"there is no earlier release of group {group.name!r}", "upgrade TARGET moves to any other"
         )
-    roll(cluster, group, list(group.slots), group.past[-1], "rollback", request.selector, now)
-    assert group.rollout is not None  # noqa: S101 - begun above
-    group.rollout.monitor, group.rollout.timeout = request.monitor, request.timeout
+    _refuse_to_roll(cluster, group, list(group.slots))
+
+    def apply(now: float) -> Operation:
+        to = group.past[-1]
+        operation, rollout = roll(cluster, group, list(group.slots), to, "rollback", request.selector, now)
+        rollout.monitor, rollout.timeout = request.monitor, request.timeout
+        return operation
+
+    return apply
+
+
+def cancel(cluster: Cluster, request: Cancel) -> Apply:
+    """Want back what an operation has changed so far; that operation is the answer."""
+    refusals.when_ending(cluster)
+    operation = _to_cancel(cluster, request.operation)
+
+    def apply(now: float) -> Operation:
+        if operation.kind not in KINDS:
+            judge.finish(cluster, operation, "cancelled", "cancelled by an operator", now)
+            return operation
+        for group in cluster.groups.values():
+            if group.rollout is not None and group.rollout.operation == operation.id:
+                rollouts.cancel(cluster, group, now)
+        return operation
+
+    return apply
+
+
+def test(cluster: Cluster, request: Test) -> Apply:
+    """Have a script run against the code base; nothing is wanted of the workers."""
+    refusals.when_no_more(cluster)
+    group = _group(cluster, request.group) if request.group else next(iter(cluster.groups.values()))
+
+    def apply(now: float) -> Operation:
+        operation = judge.begin(cluster, "test", f"test {request.script}", [], now)
+        serving = [worker for worker in cluster.of_group(group.name) if worker.serving and worker.slot in group.slots]
+        addresses = tuple(dict.fromkeys(address for worker in serving for address in worker.addresses))
+        cluster.todo.append(
+            actions.RunTest(operation.id, group.name, group.promoted, addresses, request.script, None, request.timeout)
+        )
+        return operation
+
+    return apply
+
+
+def scale(cluster: Cluster, request: Scale) -> Apply:
+    """Want another number of slots."""
+    refusals.when_no_more(cluster)
+    group = _group(cluster, request.group)
+    refusals.while_leaving(cluster, {group.name})
+    count = _count(request.change, len(group.slots))
+    if count > 1 and group.spec.singleton:
+        raise Rejected("bad_request", f"{group.name!r} is a singleton: it never has two workers", "ask for 0 or 1")
+    return lambda now: resize(cluster, group, count, request.change, request.timeout, now)
+
+
+def shut_down(cluster: Cluster, request: Shutdown) -> Apply:
+    """Want the slots that are meant no more."""
+    refusals.when_ending(cluster)
+    if request.selector == "all":
+        return lambda now: shutdown_all(cluster, request.timeout, now)
+    refusals.when_no_more(cluster)
+    slots = select(request.selector, cluster.groups, cluster.workers.values())
+    refusals.while_leaving(cluster, {name for name, _ in slots})
+
+    def apply(now: float) -> Operation:
+        for name, number in slots:
+            cluster.groups[name].leave_reason = "shutdown"
+            del cluster.groups[name].slots[number]
+            _set_stop_timeout(cluster, name, [number], request.timeout)
+        return judge.begin(cluster, "shutdown", f"shutdown {request.selector}", [[n, s] for n, s in slots], now)
+
+    return apply
+
+
+def start_group(cluster: Cluster, request: StartGroup) -> Apply:
+    """Want a further group."""
+    refusals.when_no_more(cluster)
+    name = request.group.name
+    if name in cluster.groups and (cluster.groups[name].slots or cluster.of_group(name)):
+        raise Rejected("bad_request", f"there is a group {name!r} already", "give another name with --group")
+    return lambda now: add_group(cluster, request.group, now)
+
+
+def exit_now(cluster: Cluster, _request: ExitNow) -> Apply:
+    """Want the end, at once; possible while the service is shutting down too."""
+
+    def apply(now: float) -> Operation:
+        cluster.ending, cluster.ended = "exit", True
+        for operation in cluster.running():
+            judge.finish(cluster, operation, "cancelled", "exit now ended the service", now)
+        slots = [[name, number] for name, group in cluster.groups.items() for number in group.slots]
+        exiting = judge.begin(cluster, "exit", "exit now", slots, now)
+        exiting.replaced = len(slots)
+        judge.finish(cluster, exiting, "done", None, now)
+        cluster.todo.append(actions.End(0, now=True))
+        return exiting
+
+    return apply
+
+
+# -- applies that reload and facts use too: the caller has validated ---------------------------------------------------
+
+
+def _restart(cluster: Cluster, request: Restart, slots: list[Place], now: float) -> Operation:
+    operation = judge.begin(cluster, "restart", f"restart {request.selector}", [[n, s] for n, s in slots], now)
+    for name in sorted({name for name, _ in slots}):
+        group = cluster.groups[name]
+        newer: dict[Release, int] = {}
+        for slot in [group.slots[number] for each, number in slots if each == name]:
+            release = group.releases[slot.generation]
+            newer[release] = newer.get(release) or group.next_generation(release)
+            slot.renew(newer[release], "restart", request.timeout)
+        if group.release in newer:
+            operation.generations[name] = newer[group.release]
+    return operation
 
 
 def roll(
     cluster: Cluster, group: Group, slots: list[int], release: Release, kind: str, selector: str, now: float
-) -> None:
-    """Begin to move *slots* of *group* to *release*. Raises Rejected."""
-    judge.refuse_while_rolling(cluster, {group.name})
-    if not slots:
-        raise Rejected("bad_request", f"group {group.name!r} has no workers", f"scale it first: scale 1 {group.name}")
+) -> tuple[Operation, Rollout]:
+    """Begin to move *slots* of *group*, of which there is one at least, to *release*."""
     command = f"{kind} {selector} {release.target}"
     operation = judge.begin(cluster, kind, command, [[group.name, number] for number in slots], now)
     judge.step(cluster, operation, f"check: {release.target} in {release.cwd}", now)
     before = [[number, group.slots[number].generation] for number in slots]
     new = group.next_generation(release)
-    group.rollout = Rollout(operation.id, new, before, len(slots) == len(group.slots), monitor=0.0)
+    rollout = Rollout(operation.id, new, before, len(slots) == len(group.slots), monitor=0.0)
+    group.rollout = rollout
+    return operation, rollout
+
+
+def resize(cluster: Cluster, group: Group, count: int, change: str, timeout: float | None, now: float) -> Operation:
+    """Have *count* slots in *group*. *change*: as the operator wrote it."""
+    before = set(group.slots)
+    group.resize(count)
+    changed = sorted(before ^ set(group.slots))
+    for number in changed:
+        if number in group.slots:
+            group.slots[number].timeout = timeout
+    _set_stop_timeout(cluster, group.name, [number for number in changed if number in before], timeout)
+    slots = [[group.name, number] for number in changed]
+    return judge.begin(cluster, "scale", f"scale {change} {group.name}", slots, now)
+
+
+def add_group(cluster: Cluster, spec: GroupSpec, now: float) -> Operation:
+    """Have a group as *spec* says, one worker after the other."""
+    cluster.groups[spec.name] = Group.new(spec, at_a_time=1)
+    slots = [[spec.name, number] for number in cluster.groups[spec.name].slots]
+    return judge.begin(cluster, "start", f"start {spec.release.target}", slots, now)
+
+
+def end_group(cluster: Cluster, group: Group, now: float) -> Operation:
+    """End *group*: once those that depend on it, and end too, have ended."""
+    slots = [[group.name, number] for number in group.slots]
+    group.leave_reason, group.leaving = "shutdown", True
+    return judge.begin(cluster, "shutdown", f"shutdown {group.name}", slots, now)
+
+
+def shutdown_all(cluster: Cluster, timeout: float | None, now: float) -> Operation:
+    """Want no worker any more, whatever is under way."""
+    for operation in cluster.running():
+        judge.finish(cluster, operation, "cancelled", "the service is shutting down", now)
+    slots = [[name, number] for name, group in cluster.groups.items() for number in group.slots]
+    for name, group in cluster.groups.items():
+        rollouts.freeze(cluster, group)
+        _set_stop_timeout(cluster, name, None, timeout)
+        for slot in group.slots.values():
+            slot.timeout = timeout if timeout is not None else slot.timeout
+    operation = judge.begin(cluster, "shutdown", "shutdown all", slots, now)
+    delay = cluster.spec.shutdown_delay
+    if delay:
+        text = f"not ready any more; serving goes on for {seconds(delay)}, for those who look"
+        judge.step(cluster, operation, text, now)
+    plan = shutdown.order_text(cluster)
+    if plan:
+        judge.step(cluster, operation, plan, now)
+    if delay:
+        cluster.ending, cluster.drain_at = "shutdown", now + delay
+    else:
+        cluster.end_service("shutdown", 0)
+    return operation
+
+
+# -- looking things up -------------------------------------------------------------------------------------------------
+
+
+def _refuse_to_roll(cluster: Cluster, group: Group, slots: list[int]) -> None:
+    refusals.while_rolling(cluster, {group.name})
+    if not slots:
+        raise Rejected("bad_request", f"group {group.name!r} has no workers", f"scale it first: scale 1 {group.name}")
 
 
 def group_of(cluster: Cluster, selector: str) -> Group:
@@ -118,19 +296,6 @@ def _one_group(cluster: Cluster, names: set[str], selector: str) -> Group:
             "name the group",
         )
     return cluster.groups[next(iter(names))] if names else _group(cluster, None)
-
-
-def cancel(cluster: Cluster, request: Cancel, now: float) -> None:
-    """Want back what an operation has changed so far; ``last_operation`` is that operation then."""
-    refuse_when_ending(cluster)
-    operation = _to_cancel(cluster, request.operation)
-    cluster.subject = operation.id
-    if operation.kind in KINDS:
-        for group in cluster.groups.values():
-            if group.rollout is not None and group.rollout.operation == operation.id:
-                rollouts.cancel(cluster, group, now)
-        return
-    judge.finish(cluster, operation, "cancelled", "cancelled by an operator", now)
 
 
 def _to_cancel(cluster: Cluster, wanted: str | None) -> Operation:
@@ -152,96 +317,6 @@ def _to_cancel(cluster: Cluster, wanted: str | None) -> Operation:
     raise Rejected("bad_request", f"operation {wanted} ({operation.command}) {why}", "see: operations")
 
 
-def test(cluster: Cluster, request: Test, now: float) -> None:
-    """Have a script run against the code base; nothing is wanted of the workers."""
-    refuse_when_ending(cluster)
-    group = _group(cluster, request.group) if request.group else next(iter(cluster.groups.values()))
-    operation = judge.begin(cluster, "test", f"test {request.script}", [], now)
-    serving = [worker for worker in cluster.of_group(group.name) if worker.serving and worker.slot in group.slots]
-    addresses = tuple(dict.fromkeys(address for worker in serving for address in worker.addresses))
-    cluster.todo.append(
-        actions.RunTest(operation.id, group.name, group.promoted, addresses, request.script, None, request.timeout)
-    )
-
-
-def scale(cluster: Cluster, request: Scale, now: float) -> None:
-    """Want another number of slots."""
-    refuse_when_ending(cluster)
-    group = _group(cluster, request.group)
-    count = _count(request.change, len(group.slots))
-    if count > 1 and group.spec.singleton:
-        raise Rejected("bad_request", f"{group.name!r} is a singleton: it never has two workers", "ask for 0 or 1")
-    before = set(group.slots)
-    group.resize(count)
-    changed = sorted(before ^ set(group.slots))
-    for number in changed:
-        if number in group.slots:
-            group.slots[number].timeout = request.timeout
-    _set_stop_timeout(cluster, group.name, [number for number in changed if number in before], request.timeout)
-    judge.begin(
-        cluster, "scale", f"scale {request.change} {group.name}", [[group.name, number] for number in changed], now
-    )
-
-
-def shutdown(cluster: Cluster, request: Shutdown, now: float) -> None:
-    """Want the slots that are meant no more."""
-    refuse_when_ending(cluster)
-    if request.selector == "all":
-        shutdown_all(cluster, request.timeout, now)
-        return
-    slots = select(request.selector, cluster.groups, cluster.workers.values())
-    for name, number in slots:
-        cluster.groups[name].leave_reason = "shutdown"
-        del cluster.groups[name].slots[number]
-        _set_stop_timeout(cluster, name, [number], request.timeout)
-    judge.begin(cluster, "shutdown", f"shutdown {request.selector}", [[n, s] for n, s in slots], now)
-
-
-def start_group(cluster: Cluster, request: StartGroup, now: float) -> None:
-    """Want a further group."""
-    refuse_when_ending(cluster)
-    name = request.group.name
-    if name in cluster.groups and (cluster.groups[name].slots or cluster.of_group(name)):
-        raise Rejected("bad_request", f"there is a group {name!r} already", "give another name with --group")
-    cluster.groups[name] = Group.new(request.group, at_a_time=1)
-    judge.begin(
-        cluster,
-        "start",
-        f"start {request.group.release.target}",
-        [[name, number] for number in cluster.groups[name].slots],
-        now,
-    )
-
-
-def exit_now(cluster: Cluster, _request: ExitNow, _now: float) -> None:
-    """Want the end, at once."""
-    cluster.ending, cluster.ended = "exit", True
-    cluster.todo.append(actions.End(0, now=True))
-
-
-def shutdown_all(cluster: Cluster, timeout: float | None, now: float) -> None:
-    """Want no worker any more, whatever is under way."""
-    for operation in cluster.running():
-        judge.finish(cluster, operation, "cancelled", "the service is shutting down", now)
-    slots = [[name, number] for name, group in cluster.groups.items() for number in group.slots]
-    for name, group in cluster.groups.items():
-        group.rollout = None
-        _set_stop_timeout(cluster, name, None, timeout)
-    operation = judge.begin(cluster, "shutdown", "shutdown all", slots, now)
-    delay = cluster.spec.shutdown_delay
-    if not delay:
-        cluster.end_service("shutdown", 0)
-        return
-    cluster.ending, cluster.drain_at = "shutdown", now + delay
-    judge.step(cluster, operation, f"not ready any more; serving goes on for {seconds(delay)}, for those who look", now)
-
-
-def refuse_when_ending(cluster: Cluster) -> None:
-    """Raise Rejected while the service is on its way to its end."""
-    if cluster.ending:
-        raise Rejected("stopping", "the service is shutting down", "start it again when it has ended")
-
-
 def _group(cluster: Cluster, name: str | None) -> Group:
     if name is None and len(cluster.groups) == 1:
         return next(iter(cluster.groups.values()))
@@ -261,7 +336,7 @@ def _set_stop_timeout(cluster: Cluster, group: str, slots: list[int] | None, tim
 def _count(change: str, now: int) -> int:
     """``4``, ``+1``, ``-2`` → the new count. Raises Rejected."""
     digits = change.lstrip("+-")
-    if not digits.isdecimal() or len(change) - len(digits) > 1:
+    if not digits.isdecimal() or len(change) - len(digits) > 1 or len(digits) > 9:
         raise Rejected("bad_request", f"{change!r} is not a count", "write 4, +1 or -1")
     signs = {"+": now + int(digits), "-": now - int(digits)}
     count = signs.get(change[0], int(digits))

@@ -173,10 +173,3 @@ def is_fresh(group: Group, worker: Worker) -> bool:
     """Whether it has given a sign of life of late, and no other; one that gives none, or need not, is taken to live."""
     turns = not group.spec.hang_timeout or bool(worker.watchdog) or worker.still < FRESH
     return turns and not worker.missed
-
-
-def missing_ports(cluster: Cluster, group: Group, rollout: Rollout, canary: Worker) -> str:
-    """The addresses on which every worker of the old release listens, and the canary does not; for a sentence."""
-    old = [each for each in cluster.of_group(group.name) if each.serving and each.generation != rollout.new]
-    common = set.intersection(*(set(each.addresses) for each in old)) if old else set()
-    return ", ".join(sorted(common - set(canary.addresses)))

@@ -67,6 +67,10 @@ class Worker:
     """Seconds, where an operator gave another time than the group's."""
     failed: bool = False
     """Its end, or its failure to become ready, has been counted against its slot."""
+    elsewhere: str = ""
+    """It is ready, and this sentence says where it listens instead of where it should; empty when it does."""
+    elsewhere_by: float | None = None
+    """When it is given up for that; None: at its deadline."""
     verdict: str = ""
     """Why we gave up on it, in one sentence; empty when it ended by itself."""
     stacks: list[str] = field(default_factory=list)

@@ -13,7 +13,8 @@ facts (``wire.facts``). To be read in this order:
 ``ports``      which socket a ``bind`` gets, on whatever way it came: ``seccomp``, ``pyports``; ``opening``: making
                sockets; ``paths``: Unix sockets as files; ``strangers``: who else holds a port
 ``given``      the sockets that a service manager passed to us
-``private``    the sockets of a worker that is to be tried apart; ``board``: who has which row of it
+``private``    the sockets of a worker that is to be tried apart; ``board``: the memory
+               that a worker shares with the master
 ``channels``   the workers' channels and NOTIFY_SOCKET
 ``logs``       the log writer, a process of its own; ``sink``: its outputs; ``logclient``: the guardian's side of it
 ``notify``     what a service manager is told (sd_notify)

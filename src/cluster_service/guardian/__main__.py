@@ -117,13 +117,10 @@ def _close_others(kept: set[int]) -> None:
 def _write_pid_file(path: str | None) -> str:
     if path is None:
         return ""
-    temporary = f"{path}.{os.getpid()}"
+    from cluster_service.machine import files  # noqa: PLC0415 - after the path is set
+
     try:
-        # A new file, then renamed over the old one: a symlink or a file of another user is never written through.
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-        os.write(descriptor, b"%d\n" % os.getpid())
-        os.close(descriptor)
-        os.rename(temporary, path)
+        files.replace(path, b"%d\n" % os.getpid(), 0o644, follow=False)
     except OSError as error:
         return f"the pid file {path} cannot be written: {error.strerror}"
     return ""
@@ -132,8 +129,10 @@ def _write_pid_file(path: str | None) -> str:
 def _try_log_file(path: str | None) -> str:
     if path is None:
         return ""
+    from cluster_service.machine import files  # noqa: PLC0415 - after the path is set
+
     try:
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640))
+        os.close(files.open_for_append(path))
     except OSError as error:
         return f"the log file {path} cannot be opened: {error.strerror}"
     return ""

@@ -13,7 +13,8 @@ import signal
 import socket
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
-from cluster_service.machine import capabilities, shortage
+from cluster_service.machine import capabilities, passing, shortage
+from cluster_service.machine.identity import Identity, become
 
 from . import limits, posix
 from .limits import Failure
@@ -23,14 +24,6 @@ if TYPE_CHECKING:
     from .posix import Machine
 
 _FIRST = 3  # the first descriptor after standard error: where LISTEN_FDS begin
-
-
-class Identity(NamedTuple):
-    """As whom a program runs. *name* is for ``initgroups``; None: no further groups."""
-
-    uid: int
-    gid: int
-    name: str | None
 
 
 class Plan(NamedTuple):
@@ -44,7 +37,8 @@ class Plan(NamedTuple):
     descriptors: list[int]
     """Become 3, 4, 5 ... in the program."""
     limits: Limits
-    identity: Identity | None = None
+    identity: Identity
+    """The user as whom the program runs."""
     machine: Machine | None = None
     """With it: install the seccomp filter and send its listener."""
     death_signal: int = 0
@@ -117,8 +111,7 @@ def _prepare(plan: Plan, guardian: int, launch: int) -> None:
     if plan.machine is not None and privileged:
         _send_listener(plan.machine, launch)
     limits.put_on(plan.limits, _complain)  # while we may
-    if plan.identity is not None:
-        _become(plan.identity)
+    _become(plan.identity)
     _change_directory(plan.cwd)
     if plan.death_signal:
         posix.prctl(posix.PR_SET_PDEATHSIG, plan.death_signal)  # after setuid, which clears it
@@ -132,18 +125,13 @@ def _prepare(plan: Plan, guardian: int, launch: int) -> None:
 def _send_listener(machine: Machine, launch: int) -> None:
     listener = posix.install_filter(posix.bind_filter(machine), machine)
     with socket.socket(fileno=os.dup(launch)) as pair:
-        socket.send_fds(pair, [b"\0"], [listener])
+        passing.send(pair, b"\0", [listener])
     os.close(listener)
 
 
 def _become(identity: Identity) -> None:
     try:
-        if identity.name is None:
-            os.setgroups([])
-        else:
-            os.initgroups(identity.name, identity.gid)
-        os.setgid(identity.gid)
-        os.setuid(identity.uid)
+        become(identity)
     except OSError as error:
         who = identity.name or identity.uid
         if error.errno == errno.EAGAIN:

@@ -16,6 +16,7 @@ import os
 import signal
 from typing import TYPE_CHECKING
 
+from cluster_service.machine import files
 from cluster_service.wire import facts
 
 from . import reap
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .boot import Boot
+    from .cleaner import Cleaner
     from .faults import Faults
     from .helper import Helper
     from .holdings import Holdings
@@ -54,6 +56,7 @@ class Ending:
         logs: Logs,
         helper: Helper,
         loop: Loop,
+        cleaner: Cleaner,
         faults: Faults,
     ) -> None:
         self._boot = boot
@@ -63,6 +66,7 @@ class Ending:
         self._logs = logs
         self._helper = helper
         self._loop = loop
+        self._cleaner = cleaner
         self._faults = faults
         self.before = reap.children()
         """Children that this process had before it was the guardian: none of ours."""
@@ -140,8 +144,16 @@ class Ending:
         )
 
     def _kill_workers(self) -> None:
-        for worker in list(self._holdings.workers.values()):
-            reap.signal_group(worker.pid, signal.SIGKILL, leader_lives=not worker.exited, others=self._holdings.by_pid)
+        workers = list(self._holdings.workers.values())
+        living = reap.living_groups() if any(worker.exited for worker in workers) else ()
+        for worker in workers:
+            reap.signal_group(
+                worker.pid,
+                signal.SIGKILL,
+                leader_lives=not worker.exited,
+                others=self._holdings.by_pid,
+                living=living,
+            )
 
     # ------------------------------------------------------------ the end
 
@@ -153,6 +165,7 @@ class Ending:
         self._keeper.retired = True
         self._faults.run(
             "the end of the service",
+            self._cleaner.end,
             self._kill_workers,
             self._ports.close_all,
             self._keeper.hang_up,
@@ -161,8 +174,7 @@ class Ending:
             lambda: self._wait(turn, _HELPER_TIME, lambda: self._helper.busy),
             self._helper.end,
             lambda: self._wait(turn, _KILL_TIME, self._kill_children),
-            self._logs.end,
-            lambda: self._wait(turn, _WRITER_TIME, lambda: self._logs.pid is not None),
+            lambda: self._wait(turn, _WRITER_TIME, self._logs.finish),
             self._logs.kill,
             *more,
             self._remove_files,
@@ -182,12 +194,12 @@ class Ending:
         return bool(left)
 
     def _remove_files(self) -> None:
-        files = [self._boot.pid_file] if self._boot.pid_file and _names_us(self._boot.pid_file) else []
+        paths = [self._boot.pid_file] if self._boot.pid_file and _names_us(self._boot.pid_file) else []
         if self._boot.lock_fd is not None:  # removed while it is held: nobody can have taken it over
-            files.append(os.path.join(self._boot.run_dir, f"{self._boot.name}.lock"))
-        for file in files:
+            paths.append(os.path.join(self._boot.run_dir, f"{self._boot.name}.lock"))
+        for path in paths:
             with contextlib.suppress(OSError):
-                os.unlink(file)
+                files.remove(path)
 
 
 def _terminate(pid: int) -> None:
@@ -197,7 +209,7 @@ def _terminate(pid: int) -> None:
 
 def _names_us(pid_file: str) -> bool:
     try:
-        with open(pid_file, encoding="ascii", errors="replace") as file:
-            return file.read().strip() == str(os.getpid())
+        with open(files.open_for_reading(pid_file), "rb") as file:
+            return file.read(64).strip() == b"%d" % os.getpid()
     except OSError:
         return False

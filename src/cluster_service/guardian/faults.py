@@ -39,14 +39,14 @@ class Faults:
             now = self._now()
             if now - self._logged.get(key, -_REPEAT_SECONDS) < _REPEAT_SECONDS:
                 return
-            if len(self._logged) >= _MAX_REMEMBERED:
-                self._logged.clear()
-            self._logged[key] = now
             place = f" ({where})" if where else ""
             if short:
                 self._log(f"the guardian could not do something, and tries again: {shortage.explain(error)}{place}")
             else:
                 self._log(f"a fault in the guardian, which goes on{place}: {_shown(error)}")
+            if len(self._logged) >= _MAX_REMEMBERED:
+                self._logged.clear()
+            self._logged[key] = now
 
 
 def _shown(error: Exception) -> str:

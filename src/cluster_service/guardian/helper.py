@@ -20,12 +20,13 @@ import errno
 import gc
 import json
 import os
+import select
 import signal
 import socket
 from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from cluster_service.machine import shortage
+from cluster_service.machine import passing, shortage
 from cluster_service.machine.title import Title
 
 from . import child, limits, posix
@@ -235,10 +236,10 @@ class Helper:
         try:
             data = json.dumps({"do": request.duty, "with": request.values}).encode()
             try:
-                socket.send_fds(self._sock or self._start(), [data], request.descriptors, socket.MSG_DONTWAIT)
+                passing.send(self._sock or self._start(), data, request.descriptors)
             except (BrokenPipeError, ConnectionResetError):  # it has ended, and its end was not seen yet
                 self._drop()
-                socket.send_fds(self._start(), [data], request.descriptors, socket.MSG_DONTWAIT)
+                passing.send(self._start(), data, request.descriptors)
         except OSError as error:
             return error
         except MemoryError:
@@ -255,18 +256,16 @@ class Helper:
         if sock is None:
             return
         try:
-            data, descriptors, flags, _ = socket.recv_fds(sock, _REQUEST_BYTES, _BATCH, socket.MSG_DONTWAIT)
+            data, descriptors, truncated = passing.receive(sock, _REQUEST_BYTES, _BATCH)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
-            data, descriptors, flags = b"", [], 0
-        for descriptor in descriptors:
-            os.set_inheritable(descriptor, False)  # noqa: FBT003 - positional only
+            data, descriptors, truncated = b"", [], False
         if not data:
             self._loop.drop(sock.fileno())  # it has died: its end will be seen
             return
         reply = json.loads(data)
-        if flags & socket.MSG_CTRUNC:
+        if truncated:
             for descriptor in descriptors:
                 os.close(descriptor)
             reply, descriptors = {"errno": errno.EMFILE, "error": shortage.SENTENCES[errno.EMFILE]}, []
@@ -389,7 +388,8 @@ def _run(sock: int, guardian: int, duties: Mapping[str, Duty], found: Limits | N
 
 def _serve(pair: socket.socket, duties: Mapping[str, Duty]) -> bool:
     """Run one request. False when the guardian has closed its end."""
-    data, descriptors, flags, _ = socket.recv_fds(pair, _REQUEST_BYTES, _BATCH)
+    select.select([pair], [], [])
+    data, descriptors, truncated = passing.receive(pair, _REQUEST_BYTES, _BATCH)
     if not data:
         return False
     result = Result({})
@@ -397,7 +397,7 @@ def _serve(pair: socket.socket, duties: Mapping[str, Duty]) -> bool:
         request = json.loads(data)
         if request["do"] == _CLOSE:
             pair.recv(_REQUEST_BYTES)  # the guardian has closed its copies: ours are the last
-        if flags & socket.MSG_CTRUNC:
+        if truncated:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         result = duties[request["do"]](request["with"], descriptors)
         reply: dict[str, Any] = {"values": result.values}
@@ -411,7 +411,8 @@ def _serve(pair: socket.socket, duties: Mapping[str, Duty]) -> bool:
         with contextlib.suppress(OSError):  # EBADF: the duty has closed it
             os.close(descriptor)
     try:
-        socket.send_fds(pair, [json.dumps(reply).encode()], list(result.descriptors))
+        select.select([], [pair], [])
+        passing.send(pair, json.dumps(reply).encode(), result.descriptors)
     except OSError:  # the guardian is gone, or has closed its end
         return False
     for descriptor in result.descriptors:

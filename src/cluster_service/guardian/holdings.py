@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from cluster_service.wire.facts import Snapshot, WorkerState
 from cluster_service.wire.orders import Status
 
+from .known import Known, Numbers
+
 if TYPE_CHECKING:
     import socket
     from collections.abc import Iterator
@@ -50,8 +52,11 @@ class Worker:
     output: list[str] | None = None
     """None until the log writer has told, or did not tell in time."""
     bind_error: str = ""
-    row: int = -1
-    """Its row of the board."""
+    board: int = -1
+    """A descriptor of its board (``wire.board``); -1: it has none."""
+    check: socket.socket | None = None
+    """Where the master checks it: our copy keeps the address from being bound by another process."""
+    check_address: str = ""
     is_private: bool = False
     """It gets sockets of its own, which nobody else knows."""
     private: dict[str, str] = field(default_factory=dict)
@@ -82,7 +87,6 @@ class Worker:
             output=self.output or [],
             bind_error=self.bind_error,
             private=self.private,
-            row=self.row,
         )
         return dict(vars(state))
 
@@ -118,6 +122,8 @@ class Holdings:
     """Workers, sockets and the notebook."""
 
     def __init__(self, guardian_pid: int, started_at: float) -> None:
+        self.known = Known(Numbers(), Numbers())
+        """What the cleaner is to know of them."""
         self.guardian_pid = guardian_pid
         self.started_at = started_at
         self.workers: dict[int, Worker] = {}
@@ -143,6 +149,14 @@ class Holdings:
         """A process was forked."""
         self.workers[worker.number] = worker
         self.by_pid[worker.pid] = worker
+        self.known.groups.add(worker.pid)
+
+    def forget_worker(self, worker: Worker) -> None:
+        """Nothing of it needs to be known any more."""
+        self.by_pid.pop(worker.pid, None)
+        self.workers.pop(worker.number, None)
+        if worker.pid not in self.by_pid:
+            self.known.groups.discard(worker.pid)
 
     def alive(self) -> Iterator[Worker]:
         """The workers whose process has not been reaped."""
@@ -152,11 +166,14 @@ class Holdings:
         """A socket was opened."""
         self.held[held.key] = held
         self.by_inode[held.inode] = held
+        if held.given is None:  # one that was passed to us is also held by who passed it
+            self.known.sockets.add(held.inode)
 
     def drop_held(self, held: Held) -> None:
         """A socket is about to be closed."""
         self.held.pop(held.key, None)
         self.by_inode.pop(held.inode, None)
+        self.known.sockets.discard(held.inode)
         for worker in self.workers.values():
             for addresses in () if worker.exited else (worker.listening, worker.bound):
                 if str(held.address) in addresses:

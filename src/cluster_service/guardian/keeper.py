@@ -25,9 +25,10 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from cluster_service.machine import shortage
+from cluster_service.machine.identity import OWN
 from cluster_service.wire import facts, frames
 
-from . import child, spawn
+from . import child, cleaner, spawn
 from .link import WORDS, Link, Overflow
 
 if TYPE_CHECKING:
@@ -85,10 +86,17 @@ class Keeper:
     """Starts, watches and replaces the master."""
 
     def __init__(
-        self, boot: Boot, holdings: Holdings, loop: Loop, logs: Logs, limits: Limits, board: int, faults: Faults
+        self,
+        boot: Boot,
+        holdings: Holdings,
+        loop: Loop,
+        logs: Logs,
+        limits: Limits,
+        instance: str,
+        faults: Faults,
     ) -> None:
         self._boot = boot
-        self._board = board
+        self._instance = instance
         self._holdings = holdings
         self._loop = loop
         self._logs = logs
@@ -198,9 +206,7 @@ class Keeper:
         memory = resources.memory_file(json.dumps(self._boot.message).encode())
         descriptors = [theirs.fileno(), memory]
         env = {**start.env, "CSERVICE_GUARDIAN_FD": "3", "CSERVICE_BOOT_FD": "4", "CSERVICE_ROLE": "master"}
-        if self._board >= 0:
-            env["CSERVICE_BOARD_FD"] = str(3 + len(descriptors))
-            descriptors.append(self._board)
+        env[cleaner.VARIABLE] = self._instance
         launched = spawn.launch(
             child.Plan(
                 argv=start.argv,
@@ -210,8 +216,11 @@ class Keeper:
                 stderr=errs[1],
                 descriptors=descriptors,
                 limits=self._limits,
+                identity=OWN,
+                death_signal=signal.SIGKILL,  # it knows nothing that outlives the guardian, and must not either
             )
         )
+        self._holdings.known.groups.add(launched.pid)
         resources.keep(ours, outs[0], errs[0])
         self._logs.add(-self._holdings.master_starts - 1, "cservice", outs[0], errs[0])
         return Master(launched, Link(ours), safe=safe, now=now)
@@ -341,6 +350,7 @@ class Keeper:
             lambda: _end_group(master.pid),  # what it was running for its hooks ends with it
             lambda: self._logs.exited(-self._holdings.master_starts, failed=not master.expected),
         )
+        self._holdings.known.groups.discard(master.pid)
         if now - master.started >= WINDOW and not master.safe:
             self._safe_tries = 0
         if master.expected:

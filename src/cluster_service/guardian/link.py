@@ -6,16 +6,18 @@ Whatever is lost when a link is given up is no loss: the next master's snapshot 
 
 from __future__ import annotations
 
+import dataclasses
 import os
-import socket
 from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from cluster_service.machine import passing
 from cluster_service.wire import frames
 from cluster_service.wire.facts import ListenFailed, Message, Notified, Ready
 from cluster_service.wire.records import to_json
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Iterator
 
 _LIMIT = 4 * 1024 * 1024 + frames.LIMIT
@@ -31,11 +33,14 @@ _CHUNK = 256 * 1024
 
 
 class _Waiting(NamedTuple):
-    """What is to be written. *worker*: whose share it counts towards; 0: to none."""
+    """Bytes of a fact that are to be written."""
 
     data: memoryview
     descriptor: int | None
     worker: int
+    """Whose share they count towards; 0: to none."""
+    fact: Any
+    """The fact, where a descriptor comes with it."""
 
 
 class Overflow(Exception):
@@ -79,7 +84,8 @@ class Link:
         data = frames.encode(to_json(fact))
         if not worker and self._size + len(data) > _LIMIT:
             raise Overflow(f"{self._size} bytes wait to be read")
-        self._waiting.append(_Waiting(memoryview(data), None if descriptor is None else os.dup(descriptor), worker))
+        copy = None if descriptor is None else os.dup(descriptor)
+        self._waiting.append(_Waiting(memoryview(data), copy, worker, None if copy is None else fact))
         self._account(worker, len(data))
         self.flush()
 
@@ -94,23 +100,31 @@ class Link:
     def flush(self) -> None:
         """Write what the socket takes."""
         while self._waiting:
-            data, descriptor, worker = self._waiting[0]
+            data, descriptor, worker, fact = self._waiting[0]
             try:
-                if descriptor is None:
-                    sent = self.sock.send(data[:_CHUNK])
-                else:
-                    sent = socket.send_fds(self.sock, [data[:_CHUNK]], [descriptor])
-                    os.close(descriptor)
+                sent = passing.send(self.sock, data[:_CHUNK], () if descriptor is None else (descriptor,))
             except (BlockingIOError, InterruptedError):
                 return
-            except OSError:  # it has died: its successor will be told everything
-                self._discard()
+            except OSError as error:
+                if descriptor is not None and error.errno in passing.SHORTAGES:
+                    self._give_up_descriptor(descriptor, fact)
+                    continue
+                self._discard()  # it has died: its successor will be told everything
                 return
+            if descriptor is not None:
+                os.close(descriptor)
             self._account(worker, -sent)
             if sent == len(data):
                 self._waiting.popleft()
             else:
-                self._waiting[0] = _Waiting(data[sent:], None, worker)
+                self._waiting[0] = _Waiting(data[sent:], None, worker, None)
+
+    def _give_up_descriptor(self, descriptor: int, fact: Any) -> None:
+        """Send the first fact without its descriptor: the master asks for it again later."""
+        os.close(descriptor)
+        data = frames.encode(to_json(dataclasses.replace(fact, descriptor=False)))
+        self._account(0, len(data) - len(self._waiting[0].data))
+        self._waiting[0] = _Waiting(memoryview(data), None, 0, None)
 
     def receive(self) -> Iterator[dict[str, Any]]:
         """Return the messages that the next read completes; frames.FrameError is raised after the last before garbage.

@@ -1,25 +1,34 @@
 """The guardian's side of the log writer: hands it the workers' pipes, and starts it again when it dies.
 
 The guardian keeps each read end until the writer says that the pipe is at its end: so a writer that dies costs what
-it had in its hands, not the pipe. It never waits for the writer: what the writer does not take now is kept; lines are
-dropped when too many are.
+it had in its hands, not the pipe. Neither waits for the other: sends and receives never block on either side.
+
+A writer that has not answered for ``WRITER_TIMEOUT`` (it is stopped, or its disk is stalled) is killed and replaced.
+Pipes are handed over only to a writer that has answered. As long as none has for that time, whatever the reason, the
+guardian empties the pipes itself (``discard``): workers lose lines, which are counted, but never stop.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import json
 import os
 import select
 import signal
 import socket
 import sys
-from collections import deque
+import termios
+from array import array
 from typing import TYPE_CHECKING, Any
 
-from cluster_service.machine import shortage
+from cluster_service.machine import passing, shortage
+from cluster_service.machine.identity import OWN
 
 from . import child, spawn
+from .discard import INTERVAL, Discarder
+from .logsources import Outbox, Source
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,29 +37,31 @@ if TYPE_CHECKING:
     from .limits import Limits
     from .loop import Loop
 
+WRITER_TIMEOUT = 10.0
+"""Seconds without an answer after which a writer is replaced, and the workers' output is discarded."""
 TAIL_PATIENCE = 2.0
 """Seconds after a worker's exit until its last words are given up."""
+TAIL_LINES, TAIL_CHARACTERS = 20, 500
 LINGER = 5.0
 """Seconds beyond the longest stop that the writer waits for what is still written, once the guardian has ended."""
-_RESTART_PAUSE = 1.0
+EXITED_LIMIT = 500
+"""Workers that have exited whose pipes other processes keep open. Of more than these the oldest are closed."""
+_RESTART_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
+"""Seconds between two starts, at least; doubled each time that a writer ends within ``_LONGEST_PAUSE``."""
 _LOST_PAUSE = 1.0
-"""Seconds until a pipe is sent again for which the writer had no descriptor."""
-_LINES_LIMIT = 1000
-_LINE_LIMIT = 32 * 1024
+"""Seconds until a pipe is sent again for which there was no descriptor."""
+_ANSWERS = 100
+"""Messages of the writer that are read at a time."""
 _ENVIRONMENT = ("NO_COLOR", "TERM", "TZ", "LANG", "LC_ALL", "PATH")
 
 
-class _Source:
-    """One worker (number > 0) or master (< 0)."""
-
-    def __init__(self, label: str, out: int, err: int) -> None:
-        self.label = label
-        self.pipes = {"out": out, "err": err}
-        self.released = False
-        self.failed: bool | None = None
-        """None while it lives; then whether its end was a failure."""
-        self.tail_due: float | None = None
-        self.tail_told = False
+def _is_half_full(pipe: int) -> bool:
+    waiting = array("i", [0])
+    try:
+        fcntl.ioctl(pipe, termios.FIONREAD, waiting)
+        return 2 * waiting[0] >= fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ)
+    except OSError:
+        return False
 
 
 class Logs:
@@ -67,12 +78,20 @@ class Logs:
             "max_size": boot.log_max_size,
             "keep": boot.log_keep,
         }
-        self._sources: dict[int, _Source] = {}
-        self._waiting: deque[tuple[bytes, int | None]] = deque()
+        self._sources: dict[int, Source] = {}
+        self._outbox = Outbox()
+        self._discarder = Discarder(self._at_end)
         self._sock: socket.socket | None = None
         self.pid: int | None = None
+        self._heard = loop.now()
+        """When a writer last answered, whichever it was."""
+        self._pinged = False
+        self._killed = False
         self._started = -_RESTART_PAUSE
+        self._pause = _RESTART_PAUSE
         self._start_at: float | None = None
+        self._discard_at: float | None = None
+        """The next round, while output is discarded."""
         self._lost: set[tuple[int, str]] = set()
         """Pipes that the writer has not got."""
         self._send_at: float | None = None
@@ -80,46 +99,29 @@ class Logs:
         self.on_tail: Callable[[int, list[str]], None] = lambda _number, _lines: None
 
     def __repr__(self) -> str:
-        return f"<Logs: writer pid {self.pid}, {len(self._sources)} sources, {len(self._waiting)} messages wait>"
+        return f"<Logs: writer pid {self.pid}, {len(self._sources)} sources, {len(self._outbox.lines)} lines wait>"
 
     # ------------------------------------------------------------ what the guardian says
 
     def line(self, text: str, label: str = "cservice") -> None:
         """Write one line to the service's log."""
-        if len(self._waiting) < _LINES_LIMIT:
-            self._send({"do": "line", "label": label, "text": text[:_LINE_LIMIT]})
+        self._outbox.lines.add(text, label)
+        self._flush()
 
     def add(self, number: int, label: str, out: int, err: int) -> None:
         """Take over the read ends of a worker's pipes."""
         os.set_blocking(out, False)
         os.set_blocking(err, False)
-        self._sources[number] = _Source(label, out, err)
-        self._send_pipes(number)
-
-    def _send_pipes(self, number: int) -> None:
-        source = self._sources[number]
-        for stream in source.pipes:
-            self._send_pipe(number, stream)
-
-    def _send_pipe(self, number: int, stream: str) -> None:
-        source = self._sources.get(number)
-        if source is not None and stream in source.pipes:
-            message = {"do": "add", "source": number, "label": source.label, "stream": stream}
-            self._send(message, source.pipes[stream])
-
-    def _send_state(self, number: int) -> None:
-        source = self._sources.get(number)
-        if source is not None and source.released:
-            self._send({"do": "release", "source": number})
-        if source is not None and source.failed is not None:
-            self._send({"do": "exited", "source": number, "failed": source.failed})
+        source = self._sources[number] = Source(number, label, out, err)
+        self._send(source)
 
     def release(self, number: int) -> None:
         """The worker is up: its lines need not be held back."""
         source = self._sources.get(number)
         if source is not None and not source.released:
             source.released = True
-            self._send({"do": "release", "source": number})
+            source.unsent.append("release")
+            self._send(source)
 
     def exited(self, number: int, *, failed: bool) -> None:
         """The worker has exited: ``on_tail`` is called with its last lines, sooner or later, once."""
@@ -129,39 +131,75 @@ class Logs:
             return
         source.failed = failed
         source.tail_due = self._loop.now() + TAIL_PATIENCE
-        self._send({"do": "exited", "source": number, "failed": failed})
+        source.unsent.append("exited")
+        self._send(source)
+        kept = [each for each in self._sources.values() if each.tail_told]
+        for oldest in kept[: max(0, len(kept) - EXITED_LIMIT)]:
+            self._drop_pipes(oldest)
+
+    def is_blocked(self, number: int) -> bool:
+        """Return whether a process that writes to a pipe of worker *number* may have to wait for the log writer.
+
+        That is the case from a half full pipe on: its pages need not be full, pipe(7).
+        """
+        source = self._sources.get(number)
+        return source is not None and any(map(_is_half_full, source.pipes.values()))
 
     def reopen(self) -> None:
         """The log file was moved away."""
-        self._send({"do": "reopen"})
+        self._ask("reopen")
 
     # ------------------------------------------------------------ time
 
+    def suspended(self, now: float) -> None:
+        """The machine, or the guardian itself, did not run for a while: the writer is not blamed for that time."""
+        self._heard = now
+        self._pinged = False
+
     def deadline(self) -> float | None:
         """When ``tick`` has something to do."""
-        times = [source.tail_due for source in self._sources.values() if source.tail_due is not None]
-        times += [time for time in (self._start_at, self._send_at) if time is not None]
-        return min(times, default=None)
+        times = [source.tail_due for source in self._sources.values()]
+        times += [self._start_at, self._send_at, self._discard_at, self._ping_at(), self._kill_at()]
+        times += [self._heard + WRITER_TIMEOUT] if self._discard_at is None else []
+        return min((time for time in times if time is not None), default=None)
 
     def tick(self, now: float) -> None:
         """Do what has become due."""
         if self._start_at is not None and now >= self._start_at:
             self.start(now)
+        ping_at, kill_at = self._ping_at(), self._kill_at()
+        if ping_at is not None and now >= ping_at:
+            self._pinged = True
+            self._ask("ping")
+        if kill_at is not None and now >= kill_at:
+            self._replace(f"has not answered for {now - self._heard:.0f} s")
+        if now >= (self._heard + WRITER_TIMEOUT if self._discard_at is None else self._discard_at):
+            self._discarder.round(list(self._sources.values()))
+            self._discard_at = now + INTERVAL
         if self._send_at is not None and now >= self._send_at:
             lost, self._lost, self._send_at = self._lost, set(), None
             for number, stream in lost:
-                self._send_pipe(number, stream)
-                self._send_state(number)
+                if number in self._sources:
+                    self._sources[number].send_pipe_again(stream)
+                    self._outbox.add(self._sources[number])
+            self._flush()
         for number, source in list(self._sources.items()):
             if source.tail_due is not None and now >= source.tail_due:
                 self._tail(number, [])
 
+    def _ping_at(self) -> float | None:
+        """When the writer is asked whether it still reads."""
+        return self._heard + WRITER_TIMEOUT / 2 if self._outbox.answered and not self._pinged else None
+
+    def _kill_at(self) -> float | None:
+        """When the writer has not answered for too long."""
+        return None if self.pid is None or self._killed else max(self._heard, self._started) + WRITER_TIMEOUT
+
     # ------------------------------------------------------------ its process
 
     def start(self, now: float) -> None:
-        """Start the writer, and tell it everything that the one before it knew."""
+        """Start the writer, and send it everything that the one before it knew."""
         self._start_at = None
-        self._started = now
         try:
             with spawn.Resources() as resources:
                 ours, theirs = resources.pair(socket.SOCK_SEQPACKET)
@@ -171,43 +209,55 @@ class Logs:
             self._start_at = now + _RESTART_PAUSE
             return
         launched.sock.close()  # if it cannot be executed it will be seen to end
-        self.pid = launched.pid
-        self._sock = ours
-        lines = [(data, None) for data, descriptor in self._waiting if descriptor is None and b'"do": "line"' in data]
-        self._waiting.clear()
+        self._started = now
+        self.pid, self._sock = launched.pid, ours
+        self._pinged = self._killed = False
         self._lost, self._send_at = set(), None
+        self._outbox.restart((self._config, {"do": "ping"}), self._sources.values())
         self._loop.watch(ours.fileno(), self._ready)
-        self._send(self._config)
-        for number in self._sources:
-            self._send_pipes(number)
-            self._send_state(number)
-        self._waiting.extend(lines)
         self._flush()
 
     def _plan(self, control: int) -> child.Plan:
         env = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
         script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "__main__.py")
         argv = [sys.executable, "-I", "-S", script, "--log-writer", "3", self._title]
-        return child.Plan(argv, env, "/", 1, 2, [control], self._limits)
+        return child.Plan(argv, env, "/", 1, 2, [control], self._limits, OWN)
 
     def reaped(self, now: float) -> None:
         """The writer's process has ended."""
         self.pid = None
-        self._drop()
+        self._close()
         if not self._ending:
-            self._start_at = max(now, self._started + _RESTART_PAUSE)
+            if now - self._started >= _LONGEST_PAUSE:
+                self._pause = _RESTART_PAUSE
+            self._start_at = max(now, self._started + self._pause)
+            self._pause = min(_LONGEST_PAUSE, 2 * self._pause)
 
-    def _drop(self) -> None:
+    def _replace(self, why: str) -> None:
+        """Kill this writer. Its successor starts when it has ended, which may take long if its disk is stalled."""
+        self._killed = True
+        self._close()
+        self.line(f"killed the log writer (pid {self.pid}), which {why}; starting another")
+        self.kill()
+
+    def _close(self) -> None:
+        self._outbox.answered = False
         if self._sock is not None:
             self._loop.drop(self._sock.fileno())
             self._sock.close()
             self._sock = None
 
+    def finish(self) -> bool:
+        """Let the writer end once it has been sent everything. True as long as it runs."""
+        self._flush()
+        if not self._outbox:
+            self.end()
+        return self.pid is not None
+
     def end(self) -> None:
         """Let the writer write what it has, and end."""
         self._ending = True
-        self._flush()
-        self._drop()
+        self._close()
         for source in self._sources.values():
             for descriptor in source.pipes.values():
                 os.close(descriptor)
@@ -216,34 +266,58 @@ class Logs:
     def kill(self) -> None:
         """End the writer at once."""
         if self.pid is not None:
-            os.kill(self.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
 
-    # ------------------------------------------------------------ its socket
+    # ------------------------------------------------------------ to it
 
-    def _send(self, message: dict[str, Any], descriptor: int | None = None) -> None:
-        self._waiting.append((json.dumps(message).encode(), descriptor))
+    def _ask(self, what: str) -> None:
+        self._outbox.ask(what)
+        self._flush()
+
+    def _send(self, source: Source) -> None:
+        self._outbox.add(source)
+        self._flush()
+
+    def _drop_pipes(self, source: Source) -> None:
+        for stream in list(source.pipes):
+            self._at_end(source, stream)
+        self._outbox.drop(source)
         self._flush()
 
     def _flush(self) -> None:
+        """Send what the writer takes now."""
         sock = self._sock
         if sock is None:
             return
-        while self._waiting:
-            data, descriptor = self._waiting[0]
+        while (message := self._outbox.first()) is not None:
             try:
-                socket.send_fds(sock, [data], [] if descriptor is None else [descriptor], socket.MSG_DONTWAIT)
+                passing.send(sock, message.data, message.descriptors)
             except (BlockingIOError, InterruptedError):
                 break
-            except OSError:  # it has died: its end will be seen, and everything told anew
-                self._loop.change(sock.fileno(), 0)
-                return
-            self._waiting.popleft()
-        self._loop.change(sock.fileno(), select.EPOLLIN | (select.EPOLLOUT if self._waiting else 0))
+            except OSError as error:
+                if error.errno != errno.EMSGSIZE:
+                    self._cannot_send(sock, error)
+                    return
+            message.sent()
+        self._loop.change(sock.fileno(), select.EPOLLIN | (0 if message is None else select.EPOLLOUT))
+
+    def _cannot_send(self, sock: socket.socket, error: OSError) -> None:
+        """Try again later; or it has died: its end will be seen, and its successor is sent everything."""
+        if error.errno in passing.SHORTAGES:  # the socket polls writable all the same
+            self._loop.change(sock.fileno(), select.EPOLLIN)
+            self._send_at = self._send_at or self._loop.now() + _LOST_PAUSE
+        else:
+            self._loop.change(sock.fileno(), 0)
+
+    # ------------------------------------------------------------ from it
 
     def _ready(self, events: int) -> None:
         if events & select.EPOLLOUT:
             self._flush()
-        while self._sock is not None:
+        for _ in range(_ANSWERS):
+            if self._sock is None:
+                return
             try:
                 data = self._sock.recv(256 * 1024, socket.MSG_DONTWAIT)
             except (BlockingIOError, InterruptedError):
@@ -253,33 +327,59 @@ class Logs:
             if not data:
                 self._loop.drop(self._sock.fileno())
                 return
-            self._told(json.loads(data))
+            try:
+                self._told(json.loads(data))
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+                self._replace(f"sent an invalid message ({error!r})")
+                return
 
-    def _told(self, message: dict[str, Any]) -> None:
+    def _told(self, message: Any) -> None:
+        if not isinstance(message, dict):
+            raise TypeError("not an object")
+        self._hear()
         if "lost" in message:
             if not self._lost:
                 self.line(f"the log writer cannot read all that is written: {shortage.SENTENCES[errno.EMFILE]}")
                 self._send_at = self._loop.now() + _LOST_PAUSE
-            self._lost.add((int(message["lost"]), str(message["stream"])))
+            number, stream = int(message["lost"]), str(message["stream"])
+            if number in self._sources:
+                self._lost.add((number, stream))
         elif "tail" in message:
-            self._tail(int(message["tail"]), [str(line) for line in message["lines"]])
+            lines = [str(line)[:TAIL_CHARACTERS] for line in message["lines"][:TAIL_LINES]]
+            self._tail(int(message["tail"]), lines)
         elif "closed" in message:
             source = self._sources.get(int(message["closed"]))
-            descriptor = None if source is None else source.pipes.pop(str(message["stream"]), None)
-            if descriptor is not None:
-                os.close(descriptor)
-            self._forget(int(message["closed"]))
+            if source is not None:
+                self._at_end(source, str(message["stream"]))
+
+    def _hear(self) -> None:
+        """It reads, and writes: whatever was held back while none did is handed over."""
+        self._heard = self._loop.now()
+        self._pinged = False
+        if not self._outbox.answered:
+            self._outbox.answered = True
+            self._discard_at = None
+            for line in self._discarder.report():
+                self.line(line)
+            self._flush()
+
+    def _at_end(self, source: Source, stream: str) -> None:
+        """Nothing comes from this pipe any more."""
+        descriptor = source.forget_pipe(stream)
+        if descriptor is not None:
+            os.close(descriptor)
+        self._forget(source)
 
     def _tail(self, number: int, lines: list[str]) -> None:
         source = self._sources.get(number)
-        if source is None or source.tail_told:
+        if source is None or source.failed is None or source.tail_told:
             return
         source.tail_due = None
         source.tail_told = True
         self.on_tail(number, lines)
-        self._forget(number)
+        self._forget(source)
 
-    def _forget(self, number: int) -> None:
-        source = self._sources.get(number)
-        if source is not None and source.tail_told and not source.pipes:
-            del self._sources[number]
+    def _forget(self, source: Source) -> None:
+        if source.tail_told and not source.pipes:
+            self._sources.pop(source.number, None)
+            self._outbox.forget(source)

@@ -13,11 +13,14 @@ Control messages, one JSON object a datagram, from the guardian:
     {"do": "release", "source": 3}                  it is up: hold its lines back no longer
     {"do": "exited", "source": 3, "failed": true}   -> {"tail": 3, "lines": [...]}
     {"do": "line", "label": "cservice", "text": "..."}
+    {"do": "drop", "source": 3}                     stop reading its pipes
     {"do": "reopen"}
+    {"do": "ping"}                                  -> {"pong": true}, after a try to write what waits
 
 and to it, besides the tail: {"closed": 3, "stream": "out"} when a pipe is at its end, {"lost": 3, "stream": "out"} when
-it did not arrive, for want of a descriptor: it is sent again. The end of the control stream
-means: write what still comes, for *linger* seconds at most, and end.
+it did not arrive, for want of a descriptor: it is sent again. Neither side waits for the other: what the guardian does
+not take now is kept, and beyond ``ANSWERS_LIMIT`` answers the writer reads no further requests until it does. The end
+of the control stream means: write what still comes, for *linger* seconds at most, and end.
 
 A worker's first lines are held back for up to a second. If it has died by then, and a worker of its group had died
 with the same lines just before (but for digits: pids, times), one line says so: eight workers that cannot start are
@@ -38,17 +41,16 @@ from collections import deque
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from cluster_service.machine import shortage
+from cluster_service.machine import files, passing, shortage
 
-from . import rotate
+from . import logtext
 from .limits import raise_descriptors
+from .logstreams import TAIL_CHARACTERS, TAIL_LINES, Source, Stream
 from .sink import CHUNK, Sink
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-LONGEST_LINE = 64 * 1024
-TAIL_LINES, TAIL_CHARACTERS = 20, 500
 HOLD_SECONDS, HOLD_BYTES = 1.0, 64 * 1024
 PAUSE_AT = 256 * 1024
 """Bytes that wait for an output beyond which the pipes that go there are not read."""
@@ -57,61 +59,13 @@ DRAIN_LIMIT = 4 * 1024 * 1024
 FLUSH_SECONDS = 5.0
 _REQUEST = re.compile(rb'"[A-Z]+ [^"]* HTTP/[0-9.]+"')
 """A request in an access log, of any server's: no last word of a worker's, and there would be nothing but these."""
-_DIGITS = re.compile(rb"0x[0-9a-f]+|\d+")
 _COLOURS = (36, 32, 33, 35, 34, 96)
 OPEN_AGAIN = 5.0
 """Seconds until a log file is tried again that could not be opened."""
+ANSWERS_LIMIT = 1000
 GATHER_SECONDS = 0.01
 GATHER_BELOW = 16 * 1024
 """Bytes in a round: where more come at a time, there is nothing to be gained by waiting."""
-
-
-class Stream:
-    """The read end of one pipe of a worker."""
-
-    def __init__(self, source: Source, name: str, descriptor: int) -> None:
-        self.source = source
-        self.name = name
-        self.descriptor = descriptor
-        self.partial = b""
-
-    def lines(self, data: bytes) -> list[bytes]:
-        """Return the lines that *data* completes."""
-        *lines, rest = (self.partial + data).split(b"\n")
-        while len(rest) > LONGEST_LINE:
-            lines.append(rest[:LONGEST_LINE])
-            rest = rest[LONGEST_LINE:]
-        self.partial = rest
-        return lines
-
-    def rest(self) -> list[bytes]:
-        """Return what there is of a line that will not be completed."""
-        rest, self.partial = self.partial, b""
-        return [rest] if rest else []
-
-
-class Source:
-    """One worker (or the master)."""
-
-    def __init__(self, label: str, hold_until: float) -> None:
-        self.label = label
-        self.streams: dict[str, Stream] = {}
-        self.tail: deque[bytes] = deque(maxlen=TAIL_LINES)
-        self.exited = False
-        self.hold_until = hold_until
-        self.held: list[tuple[str, bytes, bytes]] | None = []
-        """(stream, line, line as it will be written), while lines are held back."""
-        self.held_size = 0
-
-    @property
-    def group(self) -> str:
-        """What workers of one group have in common: ``web.1`` -> ``web.``."""
-        head, dot, _ = self.label.rpartition(".")
-        return head + dot
-
-    def signature(self) -> list[tuple[str, bytes]]:
-        """Return the held lines, digits masked."""
-        return sorted((stream, _DIGITS.sub(b"#", line)) for stream, line, _ in self.held or ())
 
 
 class Writer:
@@ -135,13 +89,20 @@ class Writer:
         """Bytes read in this round."""
         self.end_by: float | None = None
         self.linger = 60.0
-        self.registered: set[int] = set()
+        self.registered: dict[int, int] = {}
+        """Descriptor → the events that are polled for."""
+        self.answers: deque[bytes] = deque()
+        """For the guardian, which has not taken them yet."""
+        self.pinged = False
+        self.rounds = 0
         self._verbs: dict[str, Callable[[dict[str, Any]], None]] = {
             "config": self._configure,
             "release": self._on_release,
             "exited": self._on_exited,
             "line": self._on_line,
+            "drop": self._on_drop,
             "reopen": lambda _message: self._open_log_file(),
+            "ping": self._on_ping,
         }
 
     # ------------------------------------------------------------ the loop
@@ -151,11 +112,7 @@ class Writer:
         while not self._finished():
             self._register()
             self._gather()
-            for descriptor, _ in self.poll.poll(self._timeout()):
-                if descriptor == self.control.fileno():
-                    self._receive()
-                elif descriptor in self.streams:
-                    self._read(self.streams[descriptor])
+            self._serve(self.poll.poll(self._timeout()))
             now = time.monotonic()
             for source in list(self.sources.values()):
                 if source.held is not None and now >= source.hold_until:
@@ -165,6 +122,21 @@ class Writer:
             self.out.flush()
             self.err.flush()
             self._turn_over()
+            self._pong()
+            self._send_answers()
+
+    def _serve(self, ready: list[tuple[int, int]]) -> None:
+        """Receive a request and read pipes once each, not always the same ones first: the output may soon be full."""
+        self.rounds += 1
+        begin = self.rounds % len(ready) if ready else 0
+        for descriptor, events in ready[begin:] + ready[:begin]:
+            if descriptor == self.control.fileno():
+                if events & ~select.POLLOUT:
+                    self._receive()
+            elif descriptor in self.streams:
+                stream = self.streams[descriptor]
+                if self._sink(stream.name).size < PAUSE_AT:
+                    self._read(stream)
 
     def _gather(self) -> None:
         """While lines come one by one in quick succession, let a few gather: being woken for each is dear.
@@ -186,18 +158,21 @@ class Writer:
 
     def _register(self) -> None:
         """Poll what is to be polled now."""
-        wanted = {} if self.end_by is not None else {self.control.fileno(): select.POLLIN}
+        wanted = {}
+        if self.end_by is None:
+            accepted = select.POLLIN if len(self.answers) < ANSWERS_LIMIT else 0
+            wanted[self.control.fileno()] = accepted | (select.POLLOUT if self.answers else 0)
         for descriptor, stream in self.streams.items():
             if self._sink(stream.name).size < PAUSE_AT:
                 wanted[descriptor] = select.POLLIN
         for sink in {self.out, self.err}:
             if sink.stuck:
                 wanted[sink.descriptor] = select.POLLOUT
-        for descriptor in self.registered - wanted.keys():
+        for descriptor in self.registered.keys() - wanted.keys():
             self.poll.unregister(descriptor)
-        for descriptor in wanted.keys() - self.registered:
-            self.poll.register(descriptor, wanted[descriptor])
-        self.registered = set(wanted)
+        for descriptor, events in wanted.items() - self.registered.items():
+            self.poll.register(descriptor, events)
+        self.registered = wanted
 
     def _timeout(self) -> float | None:
         times = [source.hold_until for source in self.sources.values() if source.held is not None]
@@ -236,7 +211,7 @@ class Writer:
 
     def _forget_descriptor(self, stream: Stream) -> None:
         if stream.descriptor in self.registered:
-            self.registered.discard(stream.descriptor)
+            del self.registered[stream.descriptor]
             self.poll.unregister(stream.descriptor)
         del self.streams[stream.descriptor]
         del stream.source.streams[stream.name]
@@ -293,13 +268,14 @@ class Writer:
 
     def _receive(self) -> None:
         try:
-            data, descriptors, _, _ = socket.recv_fds(self.control, 256 * 1024, 1, socket.MSG_DONTWAIT)
+            data, descriptors, _ = passing.receive(self.control, 256 * 1024, 1)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
             data, descriptors = b"", []
         if not data:
             self.end_by = time.monotonic() + self.linger
+            self.answers.clear()
             for source in list(self.sources.values()):
                 if source.held is not None:
                     self._release(source)
@@ -320,10 +296,10 @@ class Writer:
         if self.log_file is None:
             return
         try:
-            descriptor = os.open(self.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+            descriptor = files.open_for_append(self.log_file)
         except OSError as error:
             if self.open_at is None:
-                why = f"{self.log_file} cannot be opened: {shortage.explain(error)}; it is tried again"
+                why = f"cannot open {self.log_file}: {shortage.explain(error)}; retrying, writing where it did before"
                 self._on_line({"label": "cservice", "text": why})
             self.open_at = time.monotonic() + OPEN_AGAIN
             return
@@ -337,15 +313,13 @@ class Writer:
 
     def _turn_over(self) -> None:
         """Begin a new log file where this one has grown too large. Between two lines: nothing is cut in two."""
-        if self.log_file is None or self.out.size or not self.out.file:
-            return
-        if not rotate.has_grown(self.out.descriptor, self.max_size):
+        if self.log_file is None or self.open_at is not None or self.out.size or not self.out.has_grown(self.max_size):
             return
         try:
-            rotate.turn_over(self.log_file, self.keep)
+            files.rotate(self.log_file, self.keep, self.out.descriptor)
         except OSError as error:
             self.max_size = 0  # until it is configured again: to say it once is enough
-            why = f"{self.log_file} has grown and cannot be put aside: {shortage.explain(error)}; it grows on"
+            why = f"cannot rotate {self.log_file}: {shortage.explain(error)}; still appending to it"
             self._on_line({"label": "cservice", "text": why})
             return
         self._open_log_file()
@@ -388,20 +362,53 @@ class Writer:
         source.exited = True
         if not source.streams:
             self.sources.pop(number, None)
-        tail = [line.decode("utf-8", "replace").rstrip("\r")[:TAIL_CHARACTERS] for line in source.tail]
+        tail = [logtext.without_colours(line, TAIL_CHARACTERS) for line in source.tail]
         self._tell({"tail": number, "lines": tail})
 
     def _on_line(self, message: dict[str, Any]) -> None:
         prefix = self._prefix(str(message["label"]), self.err)
-        for line in str(message["text"]).splitlines() or [""]:
-            self.err.put(prefix + line.encode("utf-8", "replace") + b"\n")
+        first, *more = str(message["text"]).encode("utf-8", "backslashreplace").split(b"\n")
+        # What such a message quotes of others cannot look like a message of its own.
+        for line in (first, *(b"  " + line for line in more)):
+            if self.err.size < DRAIN_LIMIT:
+                self.err.put(prefix + logtext.clean(line) + b"\n")
+            else:
+                self.err.skip()
+
+    def _on_drop(self, message: dict[str, Any]) -> None:
+        source = self.sources.pop(int(message["source"]), None)
+        for stream in list(source.streams.values()) if source is not None else ():
+            self._read(stream)
+            if stream.descriptor in self.streams:
+                self._forget_descriptor(stream)
+
+    def _on_ping(self, _message: dict[str, Any]) -> None:
+        self.pinged = True
+
+    def _pong(self) -> None:
+        if self.pinged:
+            self.pinged = False
+            self._tell({"pong": True})
 
     def _tell(self, message: dict[str, Any]) -> None:
-        try:
-            self.control.send(json.dumps(message).encode())
-        except OSError as error:  # the guardian is gone
-            if error.errno not in (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN):
-                raise
+        if self.end_by is None:
+            self.answers.append(json.dumps(message).encode())
+
+    def _send_answers(self) -> None:
+        """Send what the guardian takes now."""
+        while self.answers:
+            try:
+                passing.send(self.control, self.answers[0])
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                if error.errno in passing.SHORTAGES:
+                    return
+                if error.errno not in (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN):
+                    raise
+                self.answers.clear()  # the guardian is gone, which is read next
+                return
+            self.answers.popleft()
 
 
 def main(descriptor: int) -> None:

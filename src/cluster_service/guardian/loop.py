@@ -20,8 +20,8 @@ from cluster_service.machine import shortage
 from cluster_service.wire import facts
 
 from . import limits, posix, reap, seccomp
-from .board import Board
 from .channels import Channels
+from .cleaner import Cleaner
 from .ending import Ending
 from .faults import Faults
 from .helper import Helper
@@ -121,9 +121,9 @@ class Guardian:
         self.logs = Logs(self._loop, found, boot)
         self.helper = Helper(self._loop, {DISCARD: discard}, self.logs.line, found, boot.title("helper"))
         self.ports = Ports(self.holdings, Told(self._bound, self._listening, self._bind_refused, self.logs.line))
-        self.board = Board()
+        self.cleaner = Cleaner(boot, self._loop, self.logs, found, self.holdings.known)
         self.faults = Faults(self.logs.line, self._loop.now)
-        self.keeper = Keeper(boot, self.holdings, self._loop, self.logs, found, self.board.descriptor, self.faults)
+        self.keeper = Keeper(boot, self.holdings, self._loop, self.logs, found, self.cleaner.instance, self.faults)
         self.notify_sockets = NotifySockets(boot.run_dir, boot.name, locked=boot.lock_fd is not None)
         self.channels = Channels(self._loop, self.helper, self.logs.line)
         self.workers = Workers(
@@ -132,13 +132,22 @@ class Guardian:
             self.logs,
             self.ports,
             found,
-            self.board,
+            self.cleaner.instance,
             self.channels,
             self.notify_sockets,
+            self.helper,
             self.faults,
         )
         self.ending = Ending(
-            boot, self.holdings, self.keeper, self.ports, self.logs, self.helper, self._loop, self.faults
+            boot,
+            self.holdings,
+            self.keeper,
+            self.ports,
+            self.logs,
+            self.helper,
+            self._loop,
+            self.cleaner,
+            self.faults,
         )
         self.verbs = Verbs(self.holdings, self.keeper, self.workers, self.ports, self.logs, self.faults)
         self.notifier = Notifier(boot.manager, self.holdings, self.keeper, self.ending, self.logs.line, now)
@@ -150,6 +159,7 @@ class Guardian:
             self.helper,
             self.logs,
             self.keeper,
+            self.cleaner,
             self.ending,
             self.notifier,
             self.channels,
@@ -234,6 +244,7 @@ class Guardian:
         late = 0.0 if deadline is None else now - max(deadline, self._woke)
         if late > self._patience or gap - self._sleep > self._patience:
             self.keeper.suspended(now)
+            self.logs.suspended(now)
         self._woke, self._sleep = now, gap
         self._reap()
         while self._signals:
@@ -253,6 +264,8 @@ class Guardian:
             self.keeper.reaped(str(end), now)
         elif pid == self.logs.pid:
             self.logs.reaped(now)
+        elif pid == self.cleaner.pid:
+            self.cleaner.reaped(now)
         elif not self.helper.reaped(pid):
             self.ending.before.discard(pid)
 
@@ -284,7 +297,9 @@ class Guardian:
         self.keeper.tell(facts.Signalled("HUP"))
 
     def _deliver_kept(self) -> None:
-        """Tell a new master what happened while there was none, and is not in its snapshot."""
+        """Send a new master what is not in its snapshot: descriptors, and what happened while there was none."""
+        for worker in self.holdings.alive():
+            self.workers.tell_monitoring(worker)
         self.channels.deliver_kept()
         if self._reload_asked:
             self._hang_up()

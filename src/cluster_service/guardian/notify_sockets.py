@@ -12,7 +12,7 @@ import contextlib
 import os
 import socket
 
-from cluster_service.machine import notify_place
+from cluster_service.machine import files, notify_place
 
 _PATH_LIMIT = 107  # sun_path of sockaddr_un, without its last byte
 
@@ -45,7 +45,7 @@ class NotifySockets:
         """Remove the file of the socket *name*; an abstract name has none."""
         if name.startswith("/"):
             with contextlib.suppress(OSError):
-                os.unlink(name)
+                files.remove(name)
 
     def close(self) -> None:
         """Remove the directories."""
@@ -69,7 +69,7 @@ def _at_path(directory: str, mode: int, path: str, uid: int) -> socket.socket:
             try:
                 os.chown(path, uid, -1, follow_symlinks=False)
             except OSError:
-                os.unlink(path)
+                files.remove(path)
                 raise
     except OSError:
         sock.close()

@@ -12,6 +12,7 @@ import os
 import socket
 from typing import TYPE_CHECKING, Any
 
+from cluster_service.machine import passing, shortage
 from cluster_service.wire import addresses, channel
 
 from . import opening
@@ -52,8 +53,8 @@ class Service:
             return False
         reply, shared = self._answer(worker, data)
         try:
-            socket.send_fds(pair, [channel.encode(reply)], shared, socket.MSG_DONTWAIT)
-        except OSError:  # it has died, or does not read its replies: it will wait for ever, but we do not
+            _send(pair, reply, shared)
+        except OSError:  # it has died, or does not read its replies: its pair is closed, and it shares no further ports
             return False
         return True
 
@@ -102,6 +103,16 @@ def _address(worker: Worker, text: str) -> tuple[addresses.Address, bytes | None
     path = text[len("unix:") :]
     directory = os.readlink(f"/proc/{worker.pid}/cwd")
     return addresses.parse(f"unix:{os.path.normpath(os.path.join(directory, path))}"), os.fsencode(path)
+
+
+def _send(pair: socket.socket, reply: dict[str, Any], descriptors: list[int]) -> None:
+    """Send *reply* without waiting. Raises OSError, BlockingIOError too: the worker has not read earlier replies."""
+    try:
+        passing.send(pair, channel.encode(reply), descriptors)
+    except OSError as error:
+        if not descriptors or error.errno not in passing.SHORTAGES:
+            raise
+        passing.send(pair, channel.encode(_failed(errno.ENOBUFS, shortage.explain(error))))
 
 
 def _failed(number: int, sentence: str) -> dict[str, Any]:

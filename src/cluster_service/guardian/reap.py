@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from cluster_service.wire.signals import signal_name
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterator
+    from collections.abc import Collection, Container, Iterator, Mapping
 
 
 class End(NamedTuple):
@@ -47,51 +47,68 @@ def ended() -> Iterator[tuple[int, End]]:
         yield pid, End(code, None) if code >= 0 else End(None, -code)
 
 
-class _Process(NamedTuple):
+class Process(NamedTuple):
+    """What /proc/PID/stat says of a process. *start*: in clock ticks since the machine was started."""
+
     parent: int
     group: int
+    start: int
     zombie: bool
 
 
-def _look(pid: int) -> _Process | None:
+def look(pid: int) -> Process | None:
+    """Return what is known of *pid*; None when there is no such process. Never blocks: stat needs no memory of it."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             # The name, in parentheses, may contain anything: what follows the last one is plain.
-            state, parent, group, *_ = file.read().rpartition(b")")[2].split()
-    except (OSError, ValueError):
+            fields = file.read().rpartition(b")")[2].split()
+        return Process(int(fields[1]), int(fields[2]), int(fields[19]), zombie=fields[0] in (b"Z", b"X"))
+    except (OSError, ValueError, IndexError):
         return None
-    return _Process(int(parent), int(group), zombie=state in (b"Z", b"X"))
 
 
-def _descends(pid: int, ancestor: int) -> bool:
-    while pid > 1:
-        process = _look(pid)
-        if process is None:
-            return False
-        if process.parent == ancestor:
-            return True
-        pid = process.parent
-    return False
+def processes() -> dict[int, Process]:
+    """Return every process of the machine that this one may see, by pid."""
+    found = ((int(entry), look(int(entry))) for entry in os.listdir("/proc") if entry.isdigit())
+    return {pid: process for pid, process in found if process is not None}
 
 
-def members(group: int) -> Iterator[int]:
-    """Yield the pids of the living members of *group* that descend from this process."""
-    guardian = os.getpid()
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            process = _look(int(entry))
-            living = process is not None and process.group == group and not process.zombie
-            if living and _descends(int(entry), guardian):
-                yield int(entry)
+def below(roots: Collection[int], known: Mapping[int, Process]) -> set[int]:
+    """Return the descendants of *roots* among the processes *known*."""
+    offspring: dict[int, list[int]] = {}
+    for pid, process in known.items():
+        offspring.setdefault(process.parent, []).append(pid)
+    found: set[int] = set()
+    todo = list(roots)
+    while todo:
+        for pid in offspring.get(todo.pop(), ()):
+            if pid not in found:
+                found.add(pid)
+                todo.append(pid)
+    return found
 
 
-def signal_group(group: int, number: int, *, leader_lives: bool, others: Container[int] = ()) -> bool:
+def living_groups() -> set[int]:
+    """Return the process groups that have a living member which descends from this process. One walk of /proc."""
+    known = processes()
+    return {known[pid].group for pid in below([os.getpid()], known) if not known[pid].zombie}
+
+
+def signal_group(
+    group: int,
+    number: int,
+    *,
+    leader_lives: bool,
+    others: Container[int] = (),
+    living: Container[int] | None = None,
+) -> bool:
     """Send *number* to every member of *group*. False when there is no group of ours of this number.
 
     *leader_lives*: its first process has not been reaped, so the number cannot be another's. *others*: pids of living
-    workers, one of which may have been given the number since.
+    workers, one of which may have been given the number since. *living*: ``living_groups``, where the caller has just
+    looked.
     """
-    if not leader_lives and (group in others or next(members(group), None) is None):
+    if not leader_lives and (group in others or group not in (living_groups() if living is None else living)):
         return False
     try:
         os.killpg(group, number)
@@ -107,5 +124,4 @@ def children() -> set[int]:
         with open(f"/proc/{own}/task/{own}/children", encoding="ascii") as file:
             return {int(pid) for pid in file.read().split()}
     except FileNotFoundError:  # a kernel without CONFIG_PROC_CHILDREN
-        processes = ((int(entry), _look(int(entry))) for entry in os.listdir("/proc") if entry.isdigit())
-        return {pid for pid, process in processes if process is not None and process.parent == own}
+        return {pid for pid, process in processes().items() if process.parent == own}

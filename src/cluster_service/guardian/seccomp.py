@@ -22,7 +22,7 @@ import signal
 import socket
 from typing import TYPE_CHECKING, NoReturn
 
-from cluster_service.machine import capabilities, shortage
+from cluster_service.machine import capabilities, passing, shortage
 from cluster_service.wire import addresses
 
 from . import opening, posix
@@ -278,7 +278,7 @@ def _probe_child(report: socket.socket, machine: Machine) -> None:
         if not capabilities.has(capabilities.CAP_SYS_ADMIN):
             posix.prctl(posix.PR_SET_NO_NEW_PRIVS, 1)
         listener = posix.install_filter(posix.bind_filter(machine), machine)
-        socket.send_fds(report, [b"listener"], [listener])
+        passing.send(report, b"listener", [listener])
         with socket.socket(socket.AF_UNIX) as sock:
             sock.bind(b"\0cluster-service probe %d" % os.getpid())
             replaced = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED)
@@ -300,7 +300,7 @@ _REASONS = {
 
 def _probe_parent(report: socket.socket) -> str:
     try:
-        data, descriptors, _, _ = socket.recv_fds(report, 4096, 1)
+        data, descriptors, _ = passing.receive(report, 4096, 1)
     except OSError as error:
         return f"the trial ended early ({error})"
     if not descriptors:

@@ -53,10 +53,19 @@ class Sink:
             raise BlockingIOError
         return os.write(descriptor, data[:_CAREFUL])
 
+    def has_grown(self, most: int) -> bool:
+        """Whether it is a file of *most* bytes or more; 0: it may have any size."""
+        return self.file and 0 < most <= os.fstat(self.descriptor).st_size
+
     def put(self, line: bytes) -> None:
         """Write *line* (or several), which ends in a newline, as soon as the output takes it."""
         self._waiting.append(line)
         self.size += len(line)
+
+    def skip(self) -> None:
+        """Count a line that is left out since too many wait."""
+        self._lost += 1
+        self._why = "the output was too slow"
 
     def flush(self) -> None:
         """Write what the output takes."""
@@ -110,4 +119,5 @@ class Sink:
 
     def close(self) -> None:
         """Close the descriptor of a log file."""
-        os.close(self.descriptor)
+        for descriptor in {self._original, self.descriptor}:
+            os.close(descriptor)

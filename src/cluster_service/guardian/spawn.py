@@ -13,12 +13,17 @@ import signal
 import socket
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from cluster_service.machine import capabilities, shortage
+from cluster_service.machine import capabilities, identity, passing, shortage
 
-from . import child, posix, receiving
+from . import board, child, posix, receiving
 
 if TYPE_CHECKING:
-    from .child import Identity, Plan
+    from cluster_service.machine.identity import Identity
+
+    from .child import Plan
+
+
+_CHECK_BACKLOG = 16
 
 
 class CannotSpawn(Exception):
@@ -63,6 +68,23 @@ class Resources:
         self._descriptors.append(descriptor)
         return descriptor
 
+    def board(self) -> int:
+        """Return a descriptor of a new board; -1 where the machine allows none."""
+        descriptor = board.create()
+        if descriptor >= 0:
+            self._descriptors.append(descriptor)
+        return descriptor
+
+    def check_socket(self) -> tuple[socket.socket, str]:
+        """Return a new listening socket on which one worker is checked, and its address."""
+        name = f"cservice-{os.urandom(12).hex()}"
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        self._sockets.append(sock)
+        receiving.refuse_descriptors(sock)
+        sock.bind(f"\0{name}")
+        sock.listen(_CHECK_BACKLOG)
+        return sock, f"unix:@{name}"
+
     def keep(self, *kept: socket.socket | int | None) -> None:
         """Do not close these."""
         self._sockets = [sock for sock in self._sockets if sock not in kept]
@@ -91,14 +113,13 @@ class Progress:
         """Read what there is. True when that was all: the program has been executed, or ``error`` says why not."""
         while True:
             try:
-                data, descriptors, _, _ = socket.recv_fds(self.sock, 4096, 1, socket.MSG_DONTWAIT)
+                data, descriptors, _ = passing.receive(self.sock, 4096, 1)
             except (BlockingIOError, InterruptedError):
                 return False
             except OSError:
                 return True
             if descriptors:
                 self.listener = descriptors[0]
-                os.set_inheritable(self.listener, False)  # noqa: FBT003 - positional only
             elif not data:
                 return True
             elif data == b"\0":  # a descriptor came with it, and there was no room for one more: recvmsg(2), MSG_CTRUNC
@@ -134,39 +155,19 @@ def launch(plan: Plan) -> Launch:
     return Launch(pid, ours)
 
 
-def identity_of(user: str | None, group: str | None) -> Identity | None:
-    """Return as whom to run. Raises CannotSpawn when there is no such user or group."""
-    if user is None and group is None:
-        return None
-    import grp  # noqa: PLC0415 - seldom needed, and the guardian is to be small
-    import pwd  # noqa: PLC0415 - as above
-
-    uid, gid, name = os.getuid(), os.getgid(), None
-    if user is not None:
-        try:
-            entry = pwd.getpwuid(int(user)) if user.isdigit() else pwd.getpwnam(user)
-            uid, gid, name = entry.pw_uid, entry.pw_gid, entry.pw_name
-        except KeyError:
-            if not user.isdigit():
-                raise CannotSpawn(f"there is no user {user} on this machine") from None
-            if group is None:
-                raise CannotSpawn(f"user {user} is not in the user database: name a group too") from None
-            uid = int(user)
-    if group is not None:
-        try:
-            gid = int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
-        except KeyError:
-            raise CannotSpawn(f"there is no group {group} on this machine") from None
-    if os.geteuid() != 0 and (uid, gid) != (os.getuid(), os.getgid()):
-        raise CannotSpawn(f"workers can run as user {user or uid} only when the service is started by root")
-    return child.Identity(uid, gid, name) if os.geteuid() == 0 else None
+def identity_of(user: str | None, group: str | None) -> Identity:
+    """Return the identity that an order names. Raises CannotSpawn when there is no such user or group."""
+    try:
+        return identity.of(user, group)
+    except identity.Unknown as error:
+        raise CannotSpawn(str(error)) from None
 
 
-def check_share(share: str, identity: Identity | None, known: dict[str, Any]) -> None:
+def check_share(share: str, worker: Identity, known: dict[str, Any]) -> None:
     """Raise CannotSpawn when *share* cannot be used here, or not for a worker of another user."""
     reason = known.get(share, f"there is no such way; there are: {', '.join(sorted(known))}")
     if reason:
         raise CannotSpawn(f"ports cannot be shared by {share}: {reason}")
-    other = identity is not None and identity.uid != os.geteuid()
+    other = worker.user_id != os.geteuid()
     if share == "seccomp" and other and not capabilities.has(capabilities.CAP_SYS_PTRACE):
         raise CannotSpawn("to share ports with workers of another user needs CAP_SYS_PTRACE; try: --share python")

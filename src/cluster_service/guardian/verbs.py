@@ -63,6 +63,7 @@ class Verbs:
             orders.Log: lambda order: self._logs.line(order.line),
             orders.Pong: lambda _order: None,  # that it came is all it says: the keeper has seen it
             orders.Status: self._status,
+            orders.InspectOutput: self._inspect_output,
             orders.Stopping: lambda order: self.ending.taken_over(order.deadline),
             orders.Bye: lambda order: self.ending.finish(order.code),
         }
@@ -105,6 +106,9 @@ class Verbs:
         if order.phase == "serving":
             self._ports.given.tell_unused()
 
+    def _inspect_output(self, order: orders.InspectOutput) -> None:
+        self._keeper.tell(facts.OutputInspected(order.worker, self._logs.is_blocked(order.worker)))
+
     def _spawn(self, order: orders.Spawn) -> None:
         if order.worker <= self._holdings.last_worker:
             raise No(f"worker {order.worker} was spawned before: numbers only grow", order.worker)
@@ -142,7 +146,7 @@ class Verbs:
             return
         if not worker.exited:
             raise No(f"worker {worker.number} has not exited", worker.number)
-        del self._holdings.workers[worker.number]
+        self._holdings.forget_worker(worker)
 
     def _listen(self, order: orders.Listen) -> None:
         try:
@@ -160,7 +164,7 @@ class Verbs:
     def _listening(self, order: orders.Listen, held: Held) -> None:
         try:
             descriptor = held.socket.fileno() if order.door else None
-            self._keeper.tell(facts.Listening(order.address, descriptor=order.door), descriptor)
+            self._keeper.tell(facts.Listening(order.address, descriptor=order.door, inode=held.inode), descriptor)
         except OSError as error:  # it is held, and cannot be handed over
             self._keeper.tell(facts.ListenFailed(order.address, f"{order.address}: {shortage.explain(error)}"))
 

@@ -12,14 +12,16 @@ import os
 import select
 import signal
 import socket
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from cluster_service.machine import shortage
 from cluster_service.wire import addresses, facts
 
-from . import child, limits, posix, pyports, seccomp, spawn
+from . import child, cleaner, limits, posix, pyports, seccomp, spawn
 from .holdings import Worker
 from .ports import Want
+from .receiving import refuses_descriptors
 from .spawn import CannotSpawn, Progress, Resources
 
 if TYPE_CHECKING:
@@ -27,9 +29,9 @@ if TYPE_CHECKING:
 
     from cluster_service.wire.orders import Spawn
 
-    from .board import Board
     from .channels import Channels
     from .faults import Faults
+    from .helper import Helper
     from .holdings import Held, Holdings
     from .limits import Limits
     from .logclient import Logs
@@ -51,9 +53,10 @@ class Workers:
         logs: Logs,
         ports: Ports,
         found: Limits,
-        board: Board,
+        instance: str,
         channels: Channels,
         notify: NotifySockets,
+        helper: Helper,
         faults: Faults,
     ) -> None:
         self._holdings = holdings
@@ -62,13 +65,14 @@ class Workers:
         self._ports = ports
         self._found = found
         """The limits of the guardian's own start."""
-        self._board = board
+        self._instance = instance
         self._python = pyports.Service(holdings, ports)
         self._launches: dict[int, tuple[Worker, Progress, tuple[int, int]]] = {}
         self._channels = channels
         self._notify = notify
+        self._helper = helper
         self._faults = faults
-        self.tell: Callable[[Any], None]
+        self.tell: Callable[..., None]
 
     # ------------------------------------------------------------ start
 
@@ -86,7 +90,8 @@ class Workers:
 
     def _not_forked(self, worker: Worker, why: str) -> None:
         """Release what the worker was to get. Resources has closed its pairs and pipes."""
-        worker.channel = worker.ports = None
+        worker.channel = worker.ports = worker.check = None
+        worker.board = -1
         self._faults.run(
             str(worker), *self._releases(worker), lambda: self.tell(facts.SpawnFailed(worker.number, why))
         )
@@ -94,7 +99,7 @@ class Workers:
     def _fork(self, worker: Worker, order: Spawn, resources: Resources) -> None:
         identity = spawn.identity_of(order.user, order.group)
         spawn.check_share(order.share, identity, self._holdings.share)
-        worker.uid = os.getuid() if identity is None else identity.uid
+        worker.uid = identity.user_id
         worker.is_private = order.private
         if order.private and order.share == "none":
             raise CannotSpawn(
@@ -103,7 +108,7 @@ class Workers:
             )
         inherited = [self._inherited(worker, text) for text in order.inherit] if order.share == "inherit" else []
         descriptors = [held.socket.fileno() for held in inherited]
-        env = dict(order.env)
+        env = {**order.env, cleaner.VARIABLE: self._instance}
         if inherited:
             env["LISTEN_FDS"] = str(len(inherited))
             names = [held.asked or held.given or str(held.address) for held in inherited]
@@ -112,10 +117,14 @@ class Workers:
             worker.channel, theirs = resources.pair(socket.SOCK_SEQPACKET)
             env["CSERVICE_CHANNEL"] = str(_FIRST_DESCRIPTOR + len(descriptors))
             descriptors.append(theirs.fileno())
-            worker.row = self._board.take()
-            if worker.row >= 0:
-                env["CSERVICE_BOARD"] = f"{_FIRST_DESCRIPTOR + len(descriptors)}:{worker.row}"
-                descriptors.append(self._board.descriptor)
+            worker.board = resources.board()
+            if worker.board >= 0:
+                env["CSERVICE_BOARD"] = str(_FIRST_DESCRIPTOR + len(descriptors))
+                descriptors.append(worker.board)
+        if order.channel and order.check:
+            worker.check, worker.check_address = resources.check_socket()
+            env["CSERVICE_CHECK"] = str(_FIRST_DESCRIPTOR + len(descriptors))
+            descriptors.append(worker.check.fileno())
         if order.share == "python":
             worker.ports, theirs = resources.pair(socket.SOCK_SEQPACKET)
             env["CSERVICE_PORTS"] = str(_FIRST_DESCRIPTOR + len(descriptors))
@@ -137,7 +146,7 @@ class Workers:
             listen_fds=bool(inherited),
         )
         launch = spawn.launch(plan)
-        resources.keep(worker.channel, worker.ports, outs[0], errs[0])
+        resources.keep(worker.channel, worker.ports, worker.check, worker.board, outs[0], errs[0])
         worker.pid = launch.pid
         worker.started_at = self._loop.now()
         self._holdings.add_worker(worker)
@@ -187,10 +196,23 @@ class Workers:
             lambda: self._logs.add(worker.number, worker.label, *pipes),
             lambda: self._channels.add(worker),
             lambda: self._watch_ports(worker, progress),
-            lambda: self.tell(facts.Spawned(worker.number, worker.pid, worker.started_at, worker.row)),
+            lambda: self.tell(facts.Spawned(worker.number, worker.pid, worker.started_at)),
+            lambda: self.tell_monitoring(worker),
         )
         for asked, address in worker.private.items():  # those that it has inherited
             self.tell(facts.Listening(address, worker.number, asked=asked))
+
+    def tell_monitoring(self, worker: Worker) -> None:
+        """Send the master what it needs to observe *worker*: nothing, for a program without our runtime."""
+        if worker.board < 0 and worker.check is None:
+            return
+        has_board = worker.board >= 0
+        inode = os.fstat(worker.board).st_ino if has_board else 0
+        fact = facts.Monitoring(worker.number, worker.uid, has_board, inode, worker.check_address)
+        try:
+            self.tell(fact, worker.board if has_board else None)
+        except OSError:  # no descriptor to spare for the copy that waits: the worker is not observed
+            self.tell(replace(fact, descriptor=False))
 
     def _watch_ports(self, worker: Worker, progress: Progress) -> None:
         if worker.ports is not None:
@@ -200,8 +222,7 @@ class Workers:
 
     def _never_was(self, worker: Worker, progress: Progress, pipes: tuple[int, int]) -> None:
         """Take the worker back: its process ends by itself, and is reaped as an orphan."""
-        self._holdings.by_pid.pop(worker.pid, None)
-        self._holdings.workers.pop(worker.number, None)
+        self._holdings.forget_worker(worker)
         descriptors = pipes if progress.listener is None else (*pipes, progress.listener)
         self._faults.run(
             str(worker),
@@ -230,9 +251,20 @@ class Workers:
         sock, worker.ports = worker.ports, None
         self._channels.close(worker, sock)
 
-    def _give_back_row(self, worker: Worker) -> None:
-        row, worker.row = worker.row, -1
-        self._board.give_back(row)
+    def _close_board(self, worker: Worker) -> None:
+        board, worker.board = worker.board, -1
+        if board >= 0:
+            os.close(board)
+
+    def _close_check(self, worker: Worker) -> None:
+        """Connections that wait in its queue may bring descriptors: the worker could allow that again."""
+        sock, worker.check = worker.check, None
+        if sock is None:
+            return
+        if not worker.launched and refuses_descriptors(sock):
+            sock.close()
+        else:
+            self._helper.close(sock.detach())
 
     # ------------------------------------------------------------ end
 
@@ -243,7 +275,8 @@ class Workers:
             lambda: self._channels.close(worker, worker.notify),
             lambda: self._notify.remove(worker.notify_name),
             lambda: self._close_ports(worker),
-            lambda: self._give_back_row(worker),
+            lambda: self._close_board(worker),
+            lambda: self._close_check(worker),
             lambda: self._ports.gone(worker),
         ]
 

@@ -7,6 +7,8 @@ import os
 import stat
 import zlib
 
+from . import files
+
 _SHARED = ("/run", "/tmp")  # noqa: S108 - a directory there is used only if it is ours
 OWN_MODE, SHARED_MODE = 0o700, 0o711
 
@@ -41,7 +43,7 @@ def empty(directory: str) -> None:
         if stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid():
             for entry in os.listdir(directory):
                 with contextlib.suppress(OSError):
-                    os.unlink(os.path.join(directory, entry))
+                    files.remove(os.path.join(directory, entry))
 
 
 def remove_all(run_dir: str, name: str) -> None:

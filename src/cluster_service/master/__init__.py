@@ -16,6 +16,7 @@ It holds no truth. A cold start, the successor of a master that died and an upgr
 ``gauges``     memory, CPU and connections       ``pulses``     how the workers do
 ``checks``     asking the workers                ``stacks``     what one that hangs is doing
 ``schedule``   times of day                      ``jobs``       work that takes its time
-``board``      deadlines, in shared memory       ``orphans``    the end, when the guardian has died
+``board``      memory shared with one worker     ``processes``  whose a process is
+``untrusted``  text that a worker wrote
 ``api``        ``cservice.start`` and friends    ``context``    what a command is given
 """

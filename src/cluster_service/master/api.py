@@ -68,7 +68,7 @@ def command(
 
     *name*: by default the function's. A built-in command's name overrides that one; what its handler returns for
     ``health`` is added to the built-in's. *access*: who may give it: ``remote`` (whoever has an access key), ``local``
-    (the owner, or a key from this machine; the default), ``inproc`` (only the service's own processes), ``disabled``.
+    (the owner at the Unix socket; the default), ``inproc`` (only the service's own processes), ``disabled``.
     *timeout*: seconds or "10s" (default: 60 s) after which its caller is told that it is late. *help*: by default the
     docstring. *workers*: whether workers may trigger it; by default they may, unless it overrides a built-in command
     that changes something. The function's arguments are the command's (``signature``); one called ``context``, the

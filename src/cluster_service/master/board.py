@@ -1,20 +1,33 @@
-"""The board (``wire.board``), as the master reads it."""
+"""A worker's board (``wire.board``), as the master reads it.
+
+The worker has the same memory open and may do to it what it likes, at any time. So the master only ever calls pread(2)
+on it: writing, moving the file position or touching a mapping takes a lock that the worker can hold for ever, by
+copying to the board from memory whose pages it supplies itself (userfaultfd(2), FUSE). It cannot change the size.
+"""
 
 from __future__ import annotations
 
-import mmap
 import os
+import time
 
-from cluster_service.wire.board import SIZE, Row, cells_of, read_row
+from cluster_service.wire.board import ROW, STACKS_AT, STACKS_SIZE, Row, read_row
 
 
 class Board:
-    """The rows of all workers. Raises OSError or ValueError where *descriptor* is no board. It takes the descriptor."""
+    """One worker's board. It takes the descriptor over."""
 
     def __init__(self, descriptor: int) -> None:
-        self._cells = cells_of(mmap.mmap(descriptor, SIZE))
-        os.close(descriptor)
+        self._descriptor = descriptor
 
-    def read(self, row: int) -> Row:
-        """What the row says now."""
-        return read_row(self._cells, row)
+    def read(self) -> Row:
+        """Return what its cells say now."""
+        return read_row(os.pread(self._descriptor, ROW, 0), time.monotonic_ns())
+
+    def stacks(self, start: int = 0, size: int = STACKS_SIZE) -> bytes:
+        """Return at most *size* bytes of the text that begins *start* bytes into the room for stacks."""
+        return os.pread(self._descriptor, min(size, STACKS_SIZE - start), STACKS_AT + start).partition(b"\0")[0]
+
+    def close(self) -> None:
+        """Read no more."""
+        os.close(self._descriptor)
+        self._descriptor = -1  # a later read raises OSError: the number may be another file's by then

@@ -1,21 +1,70 @@
-"""Carrying out what the core asks for: orders to the guardian, and work of our own."""
+"""Carrying out what the core asks for: orders to the guardian, and work of our own.
+
+The failure of one action never loses another. A start, a check or a test that could not even be asked for is reported
+to the core like one that failed; an order that the guardian did not receive makes this master end, since its successor
+sees in the guardian's snapshot what is missing; anything else is an error in the log.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
+import traceback
+from functools import partial
 from typing import TYPE_CHECKING
 
-from cluster_service.core import actions
-from cluster_service.wire import orders
+from cluster_service.core import actions, events, reports
+from cluster_service.machine import shortage
+from cluster_service.wire import facts, orders
 
 from . import launch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Sequence
     from typing import Any
 
     from .loop import Master
+
+
+def carry_out(master: Master, todo: Sequence[actions.Action]) -> None:
+    """Write the notebook, then carry out *todo* in its order. Raises what writing raises; then nothing was done."""
+    published = [action for action in todo if isinstance(action, actions.Publish)]
+    numbers = master.publisher.number(len(published))
+    master.note()
+    for action in todo:
+        try:
+            if isinstance(action, actions.Publish):
+                _publish(master, next(numbers), action.event)
+            else:
+                CARRY_OUT[type(action)](master, action)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the actions after it must not be lost
+            master.log(f"{action} could not be carried out: {story_of(error)}")
+            _FAILED.get(type(action), _nothing)(master, action, shortage.explain(error))
+
+
+def each(master: Master, calls: Iterable[Callable[[], object]]) -> None:
+    """Make all of *calls*, whatever becomes of one. Of a master without memory nothing is to be trusted: it ends."""
+    for call in calls:
+        try:
+            call()
+        except MemoryError:
+            master.fail("the master has no memory left")
+        except Exception as error:  # noqa: BLE001 - as above
+            master.log(f"the master failed after a turn: {story_of(error)}")
+
+
+def story_of(error: BaseException) -> str:
+    """The traceback of *error*."""
+    return "".join(traceback.format_exception(error)).rstrip()
+
+
+def _publish(master: Master, number: int, event: events.Event) -> None:
+    calls: list[Callable[[], object]] = [partial(master.publisher.publish, number, event)]
+    if isinstance(event, events.WorkerReady):
+        calls.append(partial(tell_serving, master, event.pid))
+    if isinstance(event, events.OperationEnd):
+        calls.append(master.operation_ended)
+    each(master, calls)
 
 
 def _start(master: Master, action: actions.Start) -> None:
@@ -91,6 +140,36 @@ CARRY_OUT: dict[type, Callable[[Master, Any], None]] = {
     actions.RunTest: _test,
     actions.Abandon: _abandon,
     actions.Dump: lambda master, action: master.pulses.dump(action),
+    actions.Fault: lambda master, action: master.log(f"error: {action.what} (please report this)"),
     actions.End: lambda master, action: master.end(action),
 }
 """Each kind of action, but for what is to be told."""
+
+
+def _nothing(_master: Master, _action: Any, _why: str) -> None:
+    """It is in the log; nothing waits for it."""
+
+
+def _give_way(master: Master, action: Any, why: str) -> None:
+    master.fail(f"the guardian was not given an order ({type(action).__name__}): {why}")
+
+
+def _dumped(master: Master, action: actions.Dump, _why: str) -> None:
+    worker = master.cluster.workers.get(action.worker)
+    if worker is not None:
+        master.report_soon(reports.Dumped(worker.group, worker.slot, worker.pid or 0, action.why))
+
+
+_FAILED: dict[type, Callable[[Master, Any, str], None]] = {
+    actions.Start: lambda master, action, why: master.report_soon(facts.SpawnFailed(action.worker, why)),
+    actions.Check: lambda master, action, why: master.report_soon(reports.Checked(action.operation, why)),
+    actions.RunTest: lambda master, action, why: master.report_soon(reports.Tested(action.operation, why)),
+    actions.Dump: _dumped,
+    actions.Stop: _give_way,
+    actions.Kill: _give_way,
+    actions.Sweep: _give_way,
+    actions.Forget: _give_way,
+    actions.CloseListener: _give_way,
+    actions.End: _give_way,
+}
+"""What is done for an action that could not be carried out, by its kind."""

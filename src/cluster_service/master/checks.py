@@ -1,7 +1,8 @@
-"""Active checks: each worker that serves is asked every now and then whether it is well, on an address of its own.
+"""Health checks: each worker that serves is checked again and again, over HTTP on a socket of its own, or by a command.
 
-The runtime opens that address for an app on uvicorn, and says so by sd_notify's ``X_CSERVICE_CHECK``; nobody else is
-told of it. A command is run in the environment of the worker's release.
+The guardian makes that socket and names its address. The runtime, which serves it for an app on uvicorn, reports the
+same address by sd_notify's ``X_CSERVICE_CHECK``. Another address than its own is never connected to: the master may be
+root, and a worker must not choose what it opens. A command is run in the environment of the worker's release.
 """
 
 from __future__ import annotations
@@ -10,11 +11,14 @@ import asyncio
 import os
 from typing import TYPE_CHECKING, Any
 
+from cluster_service.config.releases import identity_of
+from cluster_service.control.errors import CommandError
 from cluster_service.core.reports import Examined
 from cluster_service.wire import facts
 from cluster_service.wire.channel import CHECK_ADDRESS
 
 from . import launch
+from .untrusted import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,27 +28,57 @@ if TYPE_CHECKING:
     from cluster_service.core.worker import Worker
 
 
-class Checks:
-    """One task for each worker that is to be asked. *tell* takes the reports."""
+MAX_ADDRESS = 200
+"""Characters of an address that are logged."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, tell: Callable[[Examined], None], service: str) -> None:
+
+class Checks:
+    """One task for each worker that is to be checked. *tell* takes the reports."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        tell: Callable[[Examined], None],
+        service: str,
+        log: Callable[[str], None],
+    ) -> None:
         self._loop = loop
         self._tell = tell
         self._service = service
-        self._addresses: dict[int, str] = {}
+        self._log = log
+        self._given: dict[int, str] = {}
+        """Worker -> the address that the guardian opened for it."""
+        self._reported: dict[int, str] = {}
+        """Worker -> the address on which it says that it answers."""
+        self._refused: set[int] = set()
         self._tasks: dict[int, asyncio.Task[None]] = {}
 
     def learn(self, fact: Any) -> None:
-        """Take from *fact* where a worker is to be asked."""
+        """Take from *fact* where a worker answers health checks."""
         if isinstance(fact, facts.Notified) and CHECK_ADDRESS in fact.fields:
-            self._addresses[fact.worker] = fact.fields[CHECK_ADDRESS]
-        elif isinstance(fact, facts.Exited):
-            self._addresses.pop(fact.worker, None)
+            self._reported[fact.worker] = fact.fields[CHECK_ADDRESS]
+        elif isinstance(fact, facts.Monitoring):
+            self._given[fact.worker] = fact.check
+        elif isinstance(fact, (facts.Exited, facts.SpawnFailed)):
+            self._given.pop(fact.worker, None)
+            self._reported.pop(fact.worker, None)
+            self._refused.discard(fact.worker)
         elif isinstance(fact, facts.Snapshot):
             notified = {state["worker"]: state["notified"] for state in fact.workers if not state["exited"]}
-            self._addresses = {
+            self._reported = {
                 number: fields[CHECK_ADDRESS] for number, fields in notified.items() if CHECK_ADDRESS in fields
             }
+
+    def address_of(self, worker: Worker) -> str:
+        """Return where *worker* answers health checks; empty: nowhere. Log an address once that is not its own."""
+        reported, given = self._reported.get(worker.number, ""), self._given.get(worker.number, "")
+        if reported in ("", given):
+            return reported
+        if worker.number not in self._refused:
+            self._refused.add(worker.number)
+            shown = printable(reported, MAX_ADDRESS)
+            self._log(f"{worker.name} (pid {worker.pid}) reported {shown} for health checks; ignored: not its own")
+        return ""
 
     def follow(self, cluster: Cluster) -> None:
         """Ask those workers of *cluster*, from now on, that serve and are to be asked."""
@@ -84,7 +118,7 @@ class Checks:
         check, error = group.check, ""
         if check is None:
             return ""
-        address = self._addresses.get(worker.number, "")
+        address = self.address_of(worker) if check.path is not None else ""
         if check.path is not None and address:
             error = await trials.http_check(address, check.path, check.timeout, statuses=check.status)
         if check.command and not error:
@@ -103,9 +137,10 @@ class Checks:
                     env={**launch.of_release(release, os.environ), **variables},
                     within=check.timeout,
                     on_line=lambda _line: None,
-                    user=release.within.user,
-                    group=release.within.user_group,
+                    identity=identity_of(release.within),
                 )
+            except CommandError as refusal:
+                error = refusal.message
             except OSError as failure:
                 error = f"{check.command[0]} could not be run: {failure.strerror or failure}"
         return error

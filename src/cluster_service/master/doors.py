@@ -17,7 +17,7 @@ import errno
 import resource
 import socket
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cluster_service.config import keys
 from cluster_service.control.access import Access
@@ -76,12 +76,8 @@ class Doors:
             tcp = tcp if self._secure(settings) else ()
         self._access = Access(
             self._current(settings) or (),  # none that opens, where the file cannot be read
-            trusted_hosts=settings.trusted_hosts,
             bound=[settings.host],
-            allow_query_key=settings.allow_query_key,
-            allow_http_get=settings.allow_http_get,
-            remote_commands=settings.remote_commands,
-            upgrade_roots=settings.upgrade_roots,
+            **_rules(settings),
         )
         places = [_Place(f"unix:{settings.socket}")] if settings.run_dir else []
         places += [_Place(address, self._tls, optional=number > 0) for number, address in enumerate(tcp)]
@@ -135,13 +131,7 @@ class Doors:
     def adopt(self, settings: Settings) -> None:
         """Go by the rules, keys and certificate of *settings* from now on."""
         if self._access is not None:
-            self._access.rule(
-                trusted_hosts=settings.trusted_hosts,
-                allow_query_key=settings.allow_query_key,
-                allow_http_get=settings.allow_http_get,
-                remote_commands=settings.remote_commands,
-                upgrade_roots=settings.upgrade_roots,
-            )
+            self._access.rule(**_rules(settings))
         self.rekey(settings)
 
     def rekey(self, settings: Settings) -> None:
@@ -204,6 +194,14 @@ class Doors:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=seconds)
+
+
+def _rules(settings: Settings) -> dict[str, Any]:
+    """Return the rules of ``Access`` that stand in *settings*."""
+    names = (
+        "trusted_hosts", "allow_query_key", "allow_http_get", "remote_commands", "upgrade_roots", "trust_loopback",
+    )  # fmt: skip
+    return {name: getattr(settings, name) for name in names}
 
 
 def _raise_descriptors() -> None:

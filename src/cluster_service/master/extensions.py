@@ -27,7 +27,7 @@ from cluster_service.control.errors import CommandError
 from cluster_service.control.registry import COMMANDS, NAME, Command, Level, Registry
 
 from .context import Context
-from .handlers import HANDLERS, Crowded, Late, Raised
+from .handlers import HANDLERS, Crowded, Late, Raised, Unstarted
 from .signature import signature_of
 
 if TYPE_CHECKING:
@@ -128,6 +128,8 @@ class Custom:
             raise CommandError(
                 "unavailable", f"{name}: {HANDLERS.most} commands of the service's own are at work already"
             ) from None
+        except Unstarted as why:
+            raise CommandError("unavailable", f"{name} was not started: {why}", "Try again.") from None
         except Raised as raised:
             if isinstance(raised.error, CommandError):
                 raise raised.error from None

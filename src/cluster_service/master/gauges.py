@@ -1,16 +1,15 @@
 """What the machine says of the workers: memory, CPU and connections. Read from /proc, see proc(5).
 
-A worker's own children count as its. Whatever has gone while we look counts as nothing.
+A worker's own children count as its. Whatever has gone while we look counts as nothing. Nothing is
+opened that belongs to a worker, and only files are read that never wait for it; of /proc/PID/fd, only the links.
 """
 
 from __future__ import annotations
 
-import fcntl
+import itertools
 import os
-import termios
+import threading
 import time
-from array import array
-from fcntl import F_GETPIPE_SZ
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -18,6 +17,12 @@ if TYPE_CHECKING:
 
 ESTABLISHED = " 01 "
 """The state of an established connection in /proc/net/tcp (include/net/tcp_states.h)."""
+
+MAX_PROCESSES = 1000
+"""Processes of one worker that are looked at."""
+
+MAX_DESCRIPTORS = 20_000
+"""Descriptors of one process that are looked at."""
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -70,6 +75,8 @@ def _family(pid: int) -> list[int]:
     """*pid* and all that descend from it."""
     found = [pid]
     for parent in found:  # grows while it is read
+        if len(found) >= MAX_PROCESSES:
+            return found[:MAX_PROCESSES]
         try:
             for thread in os.listdir(f"/proc/{parent}/task"):
                 with open(f"/proc/{parent}/task/{thread}/children", encoding="ascii") as children:
@@ -88,45 +95,66 @@ def _use(pid: int) -> Use | None:
     return Use((int(fields[11]) + int(fields[12])) / _TICKS, int(fields[19]) / _TICKS, int(fields[21]) * _PAGE)
 
 
-def memory(pid: int, how: str) -> int:
-    """Bytes that *pid* and its children use. *how*: rss; or pss, and rss where that must not be seen."""
-    return sum(_memory(each, how) for each in _family(pid))
+class Scales:
+    """Weighs workers, without ever waiting for one.
+
+    Reading the proportional set size waits for the lock of the process's memory map, which the process can hold for
+    ever. So a thread reads it for the next look: one a worker at most. While that is stuck the resident set size
+    counts, which is never smaller.
+    """
+
+    def __init__(self) -> None:
+        self._readings: dict[int, _Reading] = {}
+
+    def memory(self, worker: int, pid: int, how: str) -> int:
+        """Return the bytes that *pid*, of *worker*, and its children use; 0: not known yet. *how*: rss, or pss."""
+        pids = _family(pid)
+        if how == "pss":
+            reading = self._readings.setdefault(worker, _Reading())
+            if reading.begin(pids):
+                return reading.bytes
+        return sum(map(_resident, pids))
+
+    def forget(self, worker: int) -> None:
+        """The worker is gone."""
+        self._readings.pop(worker, None)
 
 
-def _memory(pid: int, how: str) -> int:
-    if how == "pss":
+class _Reading:
+    """The last proportional set size that was read of one worker, and the thread that reads the next."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self._thread: threading.Thread | None = None
+
+    def begin(self, pids: list[int]) -> bool:
+        """Begin to read. False when that cannot be: the last thread is stuck, or there is none to be had."""
+        if self._thread is not None and self._thread.is_alive():
+            return False
+        self._thread = threading.Thread(target=self._read, args=(pids,), daemon=True)
         try:
-            with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as sums:
-                return next((int(line.split()[1]) * 1024 for line in sums if line.startswith("Pss:")), 0)
-        except OSError:
-            pass
+            self._thread.start()
+        except RuntimeError:
+            self._thread = None
+            return False
+        return True
+
+    def _read(self, pids: list[int]) -> None:
+        self.bytes = sum(map(_proportional, pids))
+
+
+def _proportional(pid: int) -> int:
+    """Return the proportional set size; the resident one where that must not be seen."""
+    try:
+        with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as sums:
+            return next((int(line.split()[1]) * 1024 for line in sums if line.startswith("Pss:")), 0)
+    except OSError:
+        return _resident(pid)
+
+
+def _resident(pid: int) -> int:
     use = _use(pid)
     return use.memory if use is not None else 0
-
-
-def waits_for_its_output(pid: int) -> bool:
-    """Whether nobody reads what *pid* writes: its standard output or error is a pipe that is half full, or more.
-
-    (A writer may have to wait from then on: the pipe's pages need not be full, pipe(7).) False where it is not known.
-    """
-    return any(_is_half_full(f"/proc/{pid}/fd/{descriptor}") for descriptor in (1, 2))
-
-
-def _is_half_full(name: str) -> bool:
-    try:
-        if not os.readlink(name).startswith("pipe:"):
-            return False
-        pipe = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        waiting = array("i", [0])
-        fcntl.ioctl(pipe, termios.FIONREAD, waiting)
-        return 2 * waiting[0] >= fcntl.fcntl(pipe, F_GETPIPE_SZ)
-    except OSError:
-        return False
-    finally:
-        os.close(pipe)
 
 
 def _established(ports: set[int]) -> set[str]:
@@ -151,7 +179,7 @@ def _sockets(pid: int) -> set[str]:
     """The inodes of the sockets that a process has open."""
     found: set[str] = set()
     try:
-        for entry in os.scandir(f"/proc/{pid}/fd"):
+        for entry in itertools.islice(os.scandir(f"/proc/{pid}/fd"), MAX_DESCRIPTORS):
             try:
                 target = os.readlink(entry.path)
             except OSError:

@@ -14,6 +14,8 @@ import threading
 import traceback
 from typing import TYPE_CHECKING, Any
 
+from cluster_service.machine import shortage
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
@@ -30,6 +32,10 @@ class Late(Exception):
 
 class Crowded(Exception):
     """Too many are at work already."""
+
+
+class Unstarted(Exception):
+    """It has not been started: there is no thread or no memory for it."""
 
 
 class Raised(Exception):
@@ -59,12 +65,19 @@ class Handlers:
         self.at_work = 0
 
     async def run(self, call: Callable[[], Any], seconds: float, *, on_loop: bool) -> Any:
-        """Return what ``call()`` returns or what the awaitable it returns comes to. Raises Late, Crowded, Raised.
+        """Return what ``call()`` returns or what the awaitable it returns comes to. Raises Late, Crowded, Unstarted and
+        Raised.
 
         *on_loop*: call it on the loop, rather than in a thread.
         """
         until = asyncio.get_running_loop().time() + seconds
-        result = call() if on_loop else await self._outcome(self._in_thread, call, until)
+        if on_loop:
+            try:
+                result = call()
+            except Exception as refused:  # noqa: BLE001 - whatever a user's code raises
+                raise Raised(refused) from None
+        else:
+            result = await self._outcome(self._in_thread, call, until)
         if inspect.isawaitable(result):
             result = await self._outcome(self._on_loop, result, until)
         return result
@@ -75,7 +88,13 @@ class Handlers:
                 work.close()
             raise Crowded
         self.at_work += 1
-        future = begin(work)
+        try:
+            future = begin(work)
+        except Exception as refused:
+            self.at_work -= 1
+            if inspect.iscoroutine(work):
+                work.close()
+            raise Unstarted(shortage.explain(refused)) from refused
         try:
             await asyncio.wait((future,), timeout=max(0.0, until - asyncio.get_running_loop().time()))
             if not future.done():

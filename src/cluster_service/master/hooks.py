@@ -14,6 +14,7 @@ raises is written to the log and harms nothing; of one that falls behind, the ol
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import difflib
 import inspect
 import sys
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster_service.config.table import canonical
 from cluster_service.core.events import EVENTS
+from cluster_service.machine import shortage
 from cluster_service.wire.records import name_of
 
 from .extensions import Extensions
@@ -40,6 +42,8 @@ WAITING = 1000
 """Events that may wait for one handler."""
 SECONDS = 60.0
 """How long an async handler may take for one event."""
+TRY_AGAIN = 1.0
+"""Seconds until a handler is started again that could not be: there was no thread, or no memory, for it."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +126,9 @@ class _Handler:
         self._busy = False
         self._dropped = 0
         self._idle: asyncio.Event | None = None
+        """Set once it has had its events."""
         self._task: asyncio.Task[None] | None = None
+        self._retry: asyncio.TimerHandle | None = None
 
     @property
     def name(self) -> str:
@@ -131,7 +137,6 @@ class _Handler:
 
     def take(self, event: Published) -> None:
         """Have it called for *event*, soon. On the loop."""
-        loop = asyncio.get_running_loop()
         with self._lock:
             if len(self._waiting) >= WAITING:
                 self._waiting.popleft()
@@ -139,16 +144,51 @@ class _Handler:
                 if self._dropped == 1:
                     _say(f"the handler {self.name} is {WAITING} events behind: the oldest are dropped")
             self._waiting.append(event)
-            start = not self._busy
+        self._begin()
+
+    def _begin(self) -> None:
+        """Have it called for the events that wait, unless it is being called already. Where that cannot be begun, they
+        wait on, and it is tried again.
+        """
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            if self._busy or not self._waiting:
+                return
             self._busy = True
-        if not start:
-            return
-        self._idle = asyncio.Event()
-        if inspect.iscoroutinefunction(self.call):
-            self._task = loop.create_task(self._on_loop(self._idle))
+        if self._idle is None or self._idle.is_set():
+            self._idle = asyncio.Event()
+        try:
+            if inspect.iscoroutinefunction(self.call):
+                self._begin_on_loop(loop, self._idle)
+            else:
+                args = (loop, self._idle)
+                threading.Thread(target=self._in_thread, args=args, name="cservice events", daemon=True).start()
+        except Exception as error:  # noqa: BLE001 - no thread, no memory: it must not count as busy for ever
+            with self._lock:
+                self._busy = False
+            self._try_again(loop, error)
         else:
-            args = (loop, self._idle)
-            threading.Thread(target=self._in_thread, args=args, name="cservice events", daemon=True).start()
+            self._stop_trying()
+
+    def _begin_on_loop(self, loop: asyncio.AbstractEventLoop, idle: asyncio.Event) -> None:
+        work = self._on_loop(idle)
+        try:
+            self._task = loop.create_task(work)
+        except BaseException:
+            work.close()
+            raise
+
+    def _try_again(self, loop: asyncio.AbstractEventLoop, error: Exception) -> None:
+        if self._retry is None:
+            _say(f"the handler {self.name} was not started: {shortage.explain(error)}; its events wait")
+        else:
+            self._retry.cancel()
+        self._retry = loop.call_later(TRY_AGAIN, self._begin)
+
+    def _stop_trying(self) -> None:
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
 
     def _next(self) -> Published | None:
         with self._lock:
@@ -159,7 +199,10 @@ class _Handler:
 
     async def _on_loop(self, idle: asyncio.Event) -> None:
         while (event := self._next()) is not None:
-            await self._await(event, self.call(event))
+            try:
+                await self._await(event, self.call(event))
+            except Exception as error:  # noqa: BLE001 - it does not take an event, say
+                self._failed(event, error)
         idle.set()
 
     async def _await(self, event: Published, result: Any) -> None:
@@ -187,11 +230,12 @@ class _Handler:
             return  # the master has ended meanwhile
 
     def _failed(self, event: Published, error: BaseException) -> None:
-        _say(f"the handler {self.name} of {event.event} failed:\n{Raised(error).story()}")
+        with contextlib.suppress(Exception):  # what a user's exception says of itself is their code too
+            _say(f"the handler {self.name} of {event.event} failed:\n{Raised(error).story()}")
 
     async def idle(self, seconds: float) -> None:
         """Wait until it has had its events."""
-        if self._busy and self._idle is not None:
+        if self._idle is not None:
             try:
                 await asyncio.wait_for(self._idle.wait(), max(0.0, seconds))
             except TimeoutError:
@@ -199,7 +243,8 @@ class _Handler:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)  # noqa: T201
+    with contextlib.suppress(OSError, ValueError):
+        print(text, file=sys.stderr, flush=True)  # noqa: T201
 
 
 HOOKS = Hooks()

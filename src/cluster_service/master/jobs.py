@@ -10,6 +10,7 @@ import asyncio
 import os
 from typing import TYPE_CHECKING, Any
 
+from cluster_service.config.releases import identity_of
 from cluster_service.control.errors import CommandError
 from cluster_service.core import reports
 from cluster_service.machine import shortage
@@ -75,7 +76,7 @@ class Jobs:
         try:
             environ = launch.of_release(release, os.environ)
             notes = await asyncio.to_thread(
-                check_release, release, environ=environ, user=release.within.user, user_group=release.within.user_group
+                check_release, release, identity=identity_of(release.within), environ=environ
             )
         except CommandError as error:
             self._done(reports.Checked(operation, error.message))
@@ -100,9 +101,10 @@ class Jobs:
                     env={**launch.of_release(release, os.environ), **self._variables(order)},
                     within=order.timeout,
                     on_line=lines.add,
-                    user=release.within.user,
-                    group=release.within.user_group,
+                    identity=identity_of(release.within),
                 )
+        except CommandError as refusal:
+            error = refusal.message
         except Exception as error_:  # noqa: BLE001 - as above
             error = f"the test could not be run: {shortage.explain(error_)}"
         lines.flush()

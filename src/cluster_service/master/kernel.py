@@ -7,9 +7,9 @@ before it believes a clock, since a master that was stopped for a while finds ti
 from __future__ import annotations
 
 import os
-import socket
 from typing import TYPE_CHECKING, Any
 
+from cluster_service.machine import passing
 from cluster_service.wire import facts, frames, orders
 from cluster_service.wire.records import UnknownRecord, to_json
 
@@ -17,6 +17,7 @@ from . import intake
 
 if TYPE_CHECKING:
     import asyncio
+    import socket
     from collections.abc import Callable
 
 CHUNK = 256 * 1024
@@ -29,9 +30,9 @@ LOG_SECONDS = 10.0
 class Kernel:
     """The stream to the guardian, on an asyncio loop.
 
-    *on_fact(fact, descriptor)*: descriptor is that of a door, or None. *on_lost()*: the guardian is gone. *on_fault()*:
-    a fact was not taken in whole, so that what is known is not to be trusted any more. *log* takes a line about a
-    message that cannot be used; it is dropped, and nothing else is.
+    *on_fact(fact, descriptor)*: descriptor is what came with the fact (a door, a worker's board), or None. *on_lost()*:
+    the guardian is gone. *on_fault()*: a fact was not taken in whole, so that what is known is not to be trusted any
+    more. *log* takes a line about a message that cannot be used; it is dropped, and nothing else is.
     """
 
     def __init__(
@@ -80,13 +81,11 @@ class Kernel:
     def _pump(self) -> None:
         while not self.lost:
             try:
-                data, descriptors, _flags, _address = socket.recv_fds(self._stream, CHUNK, DESCRIPTORS)
+                data, descriptors, _ = passing.receive(self._stream, CHUNK, DESCRIPTORS)
             except (BlockingIOError, InterruptedError):
                 return
             except OSError:
                 data, descriptors = b"", []
-            for descriptor in descriptors:
-                os.set_inheritable(descriptor, False)  # noqa: FBT003
             self._descriptors += descriptors
             if not data:
                 self._lose()
@@ -113,10 +112,23 @@ class Kernel:
         except intake.Invalid as error:
             self._drop(f"a message of worker {getattr(fact, 'worker', 0)} is invalid ({error}): dropped")
             return
-        descriptor = None
-        if isinstance(fact, facts.Listening) and fact.descriptor and self._descriptors:
-            descriptor = self._descriptors.pop(0)
-        self._on_fact(fact, descriptor)
+        self._on_fact(fact, self._descriptor_of(fact))
+
+    def _descriptor_of(self, fact: Any) -> int | None:
+        """Return the descriptor that came with *fact*; None: none, or it was lost.
+
+        Descriptors come in the order of their facts, but any may be missing: one that cannot be received, because this
+        process has too many, is lost. So each is recognised by its inode, and those before it are closed.
+        """
+        if not isinstance(fact, (facts.Listening, facts.Monitoring)) or not fact.descriptor:
+            return None
+        for place, descriptor in enumerate(self._descriptors):
+            if fact.inode in (0, os.fstat(descriptor).st_ino):
+                for unclaimed in self._descriptors[:place]:
+                    os.close(unclaimed)
+                del self._descriptors[: place + 1]
+                return descriptor
+        return None
 
     def _flush(self) -> None:
         while self._out and not self.lost:

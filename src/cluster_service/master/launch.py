@@ -9,6 +9,7 @@ import os
 from typing import TYPE_CHECKING
 
 from cluster_service.core import limits
+from cluster_service.machine import identity
 from cluster_service.wire import orders
 
 if TYPE_CHECKING:
@@ -62,21 +63,8 @@ def environment(service: str, start: Start, release: Release, share: str, base: 
 
 def of_release(release: Release, base: Mapping[str, str]) -> dict[str, str]:
     """Return the environment in which a release's code runs, without what is a worker's own. *base*: the service's."""
-    outer = {**base, **_account(release.within.user), **dict(release.env_from_files)}
+    outer = {**base, **identity.variables(release.within.user), **dict(release.env_from_files)}
     return {**{key: value for key, value in outer.items() if key not in PRIVATE}, **dict(release.env)}
-
-
-def _account(user: str | None) -> dict[str, str]:
-    """The variables that tell a program who it is, where it is not whom the service runs as."""
-    if user is None or os.geteuid() != 0:
-        return {}
-    import pwd  # noqa: PLC0415 - rarely needed
-
-    try:
-        entry = pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
-    except KeyError:
-        return {}
-    return {"HOME": entry.pw_dir, "USER": entry.pw_name, "LOGNAME": entry.pw_name}
 
 
 def spawn(
@@ -93,7 +81,7 @@ def spawn(
     to say in the process list what it is.
     """
     within = release.within
-    env = {**environment(service, start, release, share, base), **_checked(group)}
+    env = environment(service, start, release, share, base)
     if titles and release.kind != "command":
         env["CSERVICE_TITLE"] = f"cservice: {service} {start.group}.{start.slot}"
     soft_and_hard = [limits.numbers(limit) for limit in within.limits]
@@ -107,6 +95,7 @@ def spawn(
         share=share,
         inherit=list(release.binds) if share == "inherit" else [],
         channel=release.kind != "command",
+        check=group.check is not None and group.check.path is not None,
         private=start.private,
         user=within.user,
         group=within.user_group,
@@ -116,10 +105,6 @@ def spawn(
         cpus=_cpus(within.cpu_affinity, start.slot),
         oom_score_adj=within.oom_score_adj,
     )
-
-
-def _checked(group: GroupSpec) -> dict[str, str]:
-    return {"CSERVICE_CHECK": "1"} if group.check is not None and group.check.path is not None else {}
 
 
 def _cpus(affinity: str | None, slot: int) -> list[int]:

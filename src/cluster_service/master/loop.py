@@ -7,6 +7,7 @@ between any two of them has a successor that knows at least as much as the guard
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -15,20 +16,20 @@ import time
 import traceback
 from typing import TYPE_CHECKING, Any
 
-from cluster_service import rundir
-from cluster_service.core import actions, events
+from cluster_service.core import shutdown
 from cluster_service.core.cluster import Cluster
 from cluster_service.core.requests import Rejected, Tick
 from cluster_service.core.standing import standing
-from cluster_service.machine import notify_place
 from cluster_service.wire import facts, orders
 
-from . import launch, orphans
+from . import carrying, launch
+from .audited import AuditFile, Auditor
 from .bus import Bus
-from .carrying import CARRY_OUT, tell_serving
+from .carrying import story_of
 from .checks import Checks
 from .jobs import Jobs
 from .kernel import Kernel
+from .leaving import Leaving
 from .memory import Memory
 from .publishing import Publisher
 from .pulses import Pulses
@@ -38,8 +39,12 @@ from .sockets import Sockets
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable, Iterator
 
     from cluster_service.config import Settings
+    from cluster_service.core import actions
+    from cluster_service.core.operations import Operation
+    from cluster_service.core.requests import Request
     from cluster_service.core.spec import Release
 
     from .doors import Doors
@@ -49,7 +54,7 @@ FAILED = 70
 """The exit code of a master that found itself wrong: EX_SOFTWARE of sysexits(3)."""
 
 TAKE_OVER = 15.0
-"""Seconds that the guardian gives us, beyond the longest stop timeout, before it ends a shutdown itself."""
+"""Seconds that the guardian gives us, beyond the time for stopping, before it ends a shutdown itself."""
 
 
 class Master:
@@ -80,12 +85,17 @@ class Master:
         self._standing: orders.Status | None = None
         """What the guardian was last told of the whole."""
         self.jobs = Jobs(settings.spec.name, self._on_report)
-        self._memory = Memory(settings.state, self.log)
-        self.pulses: Pulses = Pulses(self._loop, self._on_report, lambda: self.cluster)
-        self._checks = Checks(self._loop, self._on_report, settings.spec.name)
+        self.memory = Memory(settings.state, self.log)
+        self.auditor = Auditor(AuditFile(settings.audit_file, self.log), self.log)
+        self.pulses: Pulses = Pulses(self._loop, self._on_report, self._kernel.send, lambda: self.cluster, self.log)
+        self._checks = Checks(self._loop, self._on_report, settings.spec.name, self.log)
         self._schedule = Schedule(self._loop, self._on_report, self._times_of_day)
         self._bus = Bus(self)
         self.reloading = Reloading(self)
+        self.leaving = Leaving(self)
+        self._after_turn: tuple[Callable[[], None], ...] = (
+            self._set_timer, self._wake, self._watch, self._follow, self.tell_standing,
+        )  # fmt: skip
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -99,13 +109,14 @@ class Master:
             begun.result()
         begun.cancel()  # it may wait for what nobody will tell any more
         code = await self._over
-        await self._memory.settle()
+        await self.memory.settle()
         self._bus.close()
         self.reloading.close()
         await self.jobs.close()
         await self._checks.close()
         if self.doors is not None:
             await self.doors.close(0.5)
+        await asyncio.to_thread(self.auditor.close)
         self._kernel.close()
         return code
 
@@ -119,7 +130,7 @@ class Master:
             if self.hello.notebook:
                 raise  # a service that runs is never ended for what its master cannot read: the next one may
             self.log(str(error))
-            self._say(orders.Bye(1))
+            self.say_bye(orders.Bye(1))
 
     async def _take_over(self) -> None:
         """Restore the core from the notebook, or begin."""
@@ -131,11 +142,11 @@ class Master:
             self.cluster = Cluster(spec)
             what = ", ".join(f"{group.count} × {group.release.target}" for group in spec.groups)
             self.log(f"service {spec.name!r} (pid {self.hello.guardian_pid}): {what}")
-            self._memory.recall(self.cluster)
+            self.memory.recall(self.cluster)
             await self._open_ports()
         else:
             self._restore(notebook)
-            self._memory.save(self.cluster)  # the master before us may have died with it in its hands
+            self.memory.save(self.cluster)  # the master before us may have died with it in its hands
         early, self._early = self._early or [], None
         for event in (self.hello, *early):
             self._hear(event)
@@ -185,62 +196,81 @@ class Master:
             self._over.set_result(FAILED)
 
     def _on_lost(self) -> None:
-        """The guardian has died: end the workers, so that nothing is left behind."""
-        if self._bye:  # it did as it was told
-            if not self._over.done():
-                self._over.set_result(0)
-            return
-        self._ending = self._loop.create_task(self._outlive())
-
-    async def _outlive(self) -> None:
-        self.log("the guardian has died: ending the workers")
-        if self.doors is not None:
-            await self.doors.close(0.5)
-        await asyncio.to_thread(orphans.end, {} if self._early is not None else orphans.left_by(self.cluster))
-        if self.settings.run_dir:
-            rundir.clean_up(self.settings.run_dir, self.settings.name)
-        if self._early is None:  # where the service had no lock
-            unlocked = f"{self.settings.name}.{self.hello.guardian_pid}"
-            notify_place.remove_all(self.settings.run_dir or "", unlocked)
+        """The guardian is ending, or is dead and the kernel has killed us already: nothing is left to decide."""
         if not self._over.done():
-            self._over.set_result(1)
+            self._over.set_result(0 if self._bye else 1)
 
     # -- the turn -----------------------------------------------------------------------------------------------------
 
-    def turn(self, event: Any) -> None:
-        """Feed *event* to the core and carry out what it answers. Raises Rejected for a request that is refused.
-
-        After any other failure of the core its state is not to be trusted: this master ends, and its successor goes on
-        from the notebook.
-        """
-        if self._kernel.lost or self._over.done():
+    def handle(self, fact: Any) -> None:
+        """Feed *fact* (the guardian's, a report or ``Tick``) to the core and carry out what it answers."""
+        if self._gone:
             return
+        with self._core_trusted(fact):
+            self._carry_out(self.cluster.handle(fact, time.monotonic()))
+
+    def request(self, request: Request) -> Operation:
+        """Have the core carry out *request* and return its operation. Raises Rejected; then nothing was changed."""
+        if self._bye:
+            raise Rejected("stopping", "the service has ended", "start it again")
+        if self._gone:
+            raise Rejected("stopping", "the master is being replaced", "give the command again in a moment")
         try:
-            todo = self.cluster.receive(event, time.monotonic())
+            with self._core_trusted(request):
+                operation, todo = self.cluster.request(request, time.monotonic())
+                self._carry_out(todo)
+        except Rejected as refusal:
+            if refusal.__cause__ is not None:
+                self.log(f"{request!r} was refused for a mistake in the service itself: {story_of(refusal.__cause__)}")
+            raise
+        return operation
+
+    @property
+    def _gone(self) -> bool:
+        """Whether this master decides nothing any more."""
+        return self._kernel.lost or self._over.done()
+
+    @contextlib.contextmanager
+    def _core_trusted(self, event: Any) -> Iterator[None]:
+        """After any failure of the core but Rejected its state is not to be trusted: this master ends, and its
+        successor goes on from the notebook.
+        """
+        try:
+            yield
         except Rejected:
             raise
-        except Exception:
-            self.log(f"the master failed at {event!r}:\n{traceback.format_exc()}")
-            self._over.set_result(FAILED)
+        except Exception as error:
+            self.fail(f"the master failed at {event!r}:\n{story_of(error)}")
             raise
-        if todo:
-            numbers = self.publisher.number(sum(isinstance(action, actions.Publish) for action in todo))
-            self.note()
-            for action in todo:
-                if isinstance(action, actions.Publish):
-                    self.publisher.publish(next(numbers), action.event)
-                    if isinstance(action.event, events.WorkerReady):
-                        tell_serving(self, action.event.pid)
-                    if isinstance(action.event, events.OperationEnd):
-                        self._memory.save(self.cluster)
-                        self._loop.call_soon(self._schedule.look)  # a reload may have changed it
-                else:
-                    CARRY_OUT[type(action)](self, action)
-        self._wake()
-        self._set_timer()
-        self.pulses.watch(self.cluster.pace() if not self._over.done() else None)
+
+    def fail(self, why: str) -> None:
+        """End this master; its successor goes on from the notebook and from what the guardian knows."""
+        self.log(why)
+        if not self._over.done():
+            self._over.set_result(FAILED)
+
+    def _carry_out(self, todo: list[actions.Action]) -> None:
+        """Carry out *todo*. Whatever fails of it, the rest is carried out, and the timer is set."""
+        try:
+            if todo:
+                carrying.carry_out(self, todo)
+        finally:
+            carrying.each(self, self._after_turn)
+
+    def report_soon(self, report: Any) -> None:
+        """Feed *report* to the core, once what it orders now has been carried out."""
+        self._loop.call_soon(self._on_report, report)
+
+    def operation_ended(self) -> None:
+        """Keep what is to be remembered of it."""
+        self.memory.save(self.cluster)
+        self._loop.call_soon(self._schedule.look)  # a reload may have changed it
+
+    def _watch(self) -> None:
+        self.pulses.watch(None if self._over.done() else self.cluster.pace())
+
+    def _follow(self) -> None:
         self._checks.follow(self.cluster)
-        self.tell_standing()
 
     def tell_standing(self) -> None:
         """Let the guardian know how the service is, where that is not what it knows."""
@@ -267,6 +297,7 @@ class Master:
         self._kernel.send(orders.Note(json.dumps(notebook, separators=(",", ":"))))
 
     def _set_timer(self) -> None:
+        """Have the core asked again when it wants to be."""
         if self._timer is not None:
             self._timer.cancel()
         at = self.cluster.deadline()
@@ -275,11 +306,11 @@ class Master:
     def _on_report(self, report: Any) -> None:
         """Feed what we found out ourselves to the core; what was heard before that goes first."""
         self._kernel.pump()
-        self.turn(report)
+        self.handle(report)
 
     def _on_time(self) -> None:
         self._kernel.pump()  # what was heard goes before what the clock says
-        self.turn(Tick())
+        self.handle(Tick())
 
     async def next_turn(self, wait: float) -> None:
         """Return after the next turn, or after *wait* seconds."""
@@ -305,13 +336,15 @@ class Master:
             return
         if isinstance(fact, (facts.Listening, facts.ListenFailed)) and fact.worker is None:
             self.sockets.settle(fact, descriptor)
-        self.pulses.learn(fact)
+        self.pulses.learn(fact, descriptor)
         self._checks.learn(fact)
+        if isinstance(fact, (facts.Monitoring, facts.OutputInspected)):
+            return  # the core hears what comes of it
         if isinstance(fact, facts.Signalled) and fact.signal == "HUP":
             self._hangups += 1
         elif isinstance(fact, facts.Signalled):
             delay = self.settings.spec.shutdown_delay
-            self._kernel.send(orders.Stopping(delay + self._longest_stop() + TAKE_OVER))
+            self._kernel.send(orders.Stopping(delay + self._time_to_stop() + TAKE_OVER))
         if self._early is None:
             self._hear(fact)
         else:
@@ -322,28 +355,22 @@ class Master:
         if isinstance(fact, facts.Signalled) and fact.signal == "HUP" and self.reloading.on_signal():
             self.tell_standing()
             return
-        self.turn(fact)
+        self.handle(fact)
 
-    def _longest_stop(self) -> float:
-        return max((group.stop_timeout for group in self.settings.spec.groups), default=0.0)
+    def _time_to_stop(self) -> float:
+        """Seconds after which every worker has been killed that does not end by itself, at most."""
+        if self._early is None:
+            return shutdown.time_needed(self.cluster)
+        return shutdown.configured_time(self.settings.spec.groups)  # the core is not there yet
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
     def end(self, action: actions.End) -> None:
         """Every worker is gone."""
-        self._ending = self._loop.create_task(self._say_bye(action))
+        self._ending = self._loop.create_task(self.leaving.say_bye(action))
 
-    async def _say_bye(self, action: actions.End) -> None:
-        """Let the doors give their last answers, then have the guardian end."""
-        if action.code:
-            self.log(f"every slot is broken: the service ends with exit code {action.code}")
-        if self.doors is not None:
-            await self.doors.close(0.5 if action.now else 2.0)
-        await self.hooks.idle(0.5 if action.now else 2.0)
-        await self._memory.settle()  # before anybody can start a service in our place
-        self._say(orders.Bye(action.code))
-
-    def _say(self, bye: orders.Bye) -> None:
+    def say_bye(self, bye: orders.Bye) -> None:
+        """Have the guardian end."""
         self._bye = True
         self._kernel.send(bye)
 
@@ -376,5 +403,17 @@ class Master:
         return self._kernel.behind
 
     def log(self, line: str) -> None:
-        """Write *line* to the service's log."""
-        print(line, file=sys.stderr, flush=True)  # noqa: T201
+        """Write *line* to the service's log, from any thread.
+
+        It goes through the guardian, which never waits: a full pipe to a log writer that does not read would stop us.
+        """
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            self._loop.call_soon_threadsafe(self.log, line)
+            return
+        if not self._kernel.lost:
+            self._kernel.send(orders.Log(line))
+            return
+        with contextlib.suppress(OSError, ValueError):  # nothing can be said of a log that cannot be written
+            print(line, file=sys.stderr, flush=True)  # noqa: T201

@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cluster_service.config import envfiles
+from cluster_service.config.releases import identity_of
 from cluster_service.control.errors import CommandError
 from cluster_service.core import memory
 
@@ -92,7 +93,7 @@ class Memory:
 async def _written(state: State, text: str) -> bool:
     try:
         return await asyncio.to_thread(state.write, text)
-    except RuntimeError:  # there is no thread to be had
+    except (RuntimeError, MemoryError):  # there is no thread to be had
         return False
 
 
@@ -109,6 +110,6 @@ def missing(release: Release) -> str:
 def filled(release: Release) -> Release | None:
     """Return *release* with what its files of variables say now; None when they cannot be read."""
     try:
-        return replace(release, env_from_files=envfiles.read(release.env_files))
+        return replace(release, env_from_files=envfiles.read(release.env_files, identity_of(release.within)))
     except CommandError:
         return None

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from cluster_service.config import Settings
 from cluster_service.config.looking import look, verdict
 from cluster_service.config.resolve import keys_of, resolve
+from cluster_service.control.caller import CALLER
 from cluster_service.control.errors import CommandError
 from cluster_service.core import reload as core
 from cluster_service.core import requests
@@ -26,14 +27,15 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from cluster_service.config.record import Origin
+    from cluster_service.core.operations import Operation
 
     from .loop import Master
 
 Json = dict[str, Any]
 
 AT_ONCE = (
-    "allow_query_key", "trusted_hosts", "allow_http_get", "remote_commands", "upgrade_roots", "require_control",
-    "tls_key",
+    "allow_query_key", "trusted_hosts", "allow_http_get", "remote_commands", "upgrade_roots", "trust_loopback",
+    "require_control", "tls_key",
 )  # fmt: skip
 """Settings of the service that the running one takes up."""
 ANEW = (
@@ -79,11 +81,13 @@ class Reloading:
         timeout: float | None = None,  # noqa: ASYNC109 - the workers'
         *,
         everybody: bool = False,
-    ) -> None:
-        """Begin the operation. *everybody*: every worker is replaced. Raises CommandError; then nothing was changed."""
+    ) -> Operation:
+        """Begin the operation and return it. *everybody*: every worker is replaced. Raises CommandError; then nothing
+        was changed.
+        """
         async with self._lock:
             new = await self._read()
-            self._take_up(new, requests.Reload(new.spec, monitor, timeout, everybody=everybody))
+            return self._take_up(new, requests.Reload(new.spec, monitor, timeout, everybody=everybody))
 
     async def configuration(self, action: str) -> Json:
         """Return what is in effect, or whether the files could be taken up. Raises CommandError."""
@@ -104,7 +108,20 @@ class Reloading:
 
     async def _read(self) -> Settings:
         origin = self._origin()
-        return await asyncio.to_thread(resolve, origin, origin.environ(os.environ))
+        try:
+            new = await asyncio.to_thread(resolve, origin, origin.environ(os.environ))
+        except RuntimeError as error:
+            raise CommandError(
+                "unavailable", f"the configuration cannot be read: {shortage.explain(error)}", "Try again."
+            ) from None
+        before, now = (settings.shown.get("file") for settings in (self._master.settings, new))
+        if CALLER.get().door == "tcp" and now != before:
+            raise CommandError(
+                "forbidden",
+                f"the service runs with {before or 'no configuration file'}, and now {now or 'none'} would be read",
+                "A key may only take up changes in the same file: cservice reload over the Unix socket reads this one.",
+            )
+        return new
 
     def _compare(self, new: Settings) -> tuple[Settings, list[core.Change]]:
         """Return what would be in effect, and what changes by it."""
@@ -122,27 +139,27 @@ class Reloading:
             kept |= {"tls_cert": old.tls_cert, "tls_key": old.tls_key}
         return replace(new, spec=spec, shown=_shown(old.shown, new.shown), **kept), found
 
-    def _take_up(self, new: Settings, request: requests.Reload) -> None:
+    def _take_up(self, new: Settings, request: requests.Reload) -> Operation:
         master = self._master
         merged, changes = self._compare(new)
         notes = tuple(f"service: {each.text}" for each in _of_the_service(master.settings, new))
-        before = master.settings, self._taken
+        before = master.settings, self._taken, self._signalled
         master.settings = merged  # before the turn: it writes the notebook
         self._taken = kept(merged)
         self._signalled = self._signalled and not request.everybody
         try:
-            master.turn(replace(request, spec=merged.spec, notes=notes))
+            operation = master.request(replace(request, spec=merged.spec, notes=notes))
         except requests.Rejected as refusal:
-            master.settings, self._taken = before
+            master.settings, self._taken, self._signalled = before
             raise CommandError(refusal.code, refusal.message, refusal.hint) from None
         if master.doors is not None:
             master.doors.adopt(merged)
-        operation = master.cluster.last_operation.id
         told = [f"{each.group or 'service'}: {each.text}" for each in changes]
         line = f"the configuration was read again: {len(told) or 'no'} change{'' if len(told) == 1 else 's'}"
         for note in notes:
             master.log(f"reload: {note}")
-        master.tell("config_reload", {"operation": operation, "changes": told}, line)
+        master.tell("config_reload", {"operation": operation.id, "changes": told}, line)
+        return operation
 
     # -- SIGHUP --------------------------------------------------------------------------------------------------------
 

@@ -43,6 +43,7 @@ class Schedule:
         wanted = self._wanted()
         if not wanted:
             return
+        self._timer = self._loop.call_later(PACE, self.look)  # first: whatever becomes of this look, there is another
         now = time.time()
         since = min(self._looked, now)  # the clock may have been set back
         nearest = now + PACE
@@ -53,6 +54,7 @@ class Schedule:
                 at = following(schedule, now)
             nearest = min(nearest, at or nearest)
         self._looked = now
+        self._timer.cancel()
         self._timer = self._loop.call_later(max(0.0, nearest - now) + 0.01, self.look)
 
 

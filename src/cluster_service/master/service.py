@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import errno
 import os
+import stat
 import sys
 import time
 from typing import TYPE_CHECKING, Any
 
 import cluster_service
 from cluster_service.control import audit
+from cluster_service.control.caller import CALLER
 from cluster_service.control.errors import CommandError
 from cluster_service.control.registry import COMMANDS
 from cluster_service.core import requests, views, wanted
+from cluster_service.machine import files
 
-from .audited import AuditFile
 from .gauges import Gauges
 
 if TYPE_CHECKING:
@@ -34,7 +39,6 @@ class RunningService:
         self.name = master.settings.spec.name
         self._master = master
         self._gauges = Gauges()
-        self._audited = AuditFile(master.settings.audit_file, master.log)
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -127,20 +131,21 @@ class RunningService:
         """See ``Service.shutdown``."""
         return self._request(requests.Shutdown(selector, timeout))
 
-    def start(self, target: str, options: Mapping[str, Any]) -> Json:
+    async def start(self, target: str, options: Mapping[str, Any]) -> Json:
         """See ``Service.start``."""
         from cluster_service.config import group_settings  # noqa: PLC0415 - rarely needed
 
         cluster = self._master.cluster
         taken = [name for name, group in cluster.groups.items() if group.slots or cluster.of_group(name)]
-        group = group_settings(target, options, directory=str(options.get("cwd") or "/"), taken=taken)
+        directory = str(options.get("cwd") or "/")
+        group = await asyncio.to_thread(group_settings, target, options, directory=directory, taken=taken)
         try:
             self._master.share_of(group.name, group.release)
         except ValueError as error:
             raise CommandError("bad_request", str(error)) from None
         return self._request(requests.StartGroup(group))
 
-    def upgrade(self, selector: str, target: str, options: Mapping[str, Any]) -> Json:
+    async def upgrade(self, selector: str, target: str, options: Mapping[str, Any]) -> Json:
         """See ``Service.upgrade``."""
         from cluster_service.config.releases import release_of  # noqa: PLC0415 - rarely needed
 
@@ -150,7 +155,8 @@ class RunningService:
         except requests.Rejected as refusal:
             raise CommandError(refusal.code, refusal.message, refusal.hint) from None
         try:
-            release = release_of(
+            release = await asyncio.to_thread(
+                release_of,
                 target,
                 options,
                 directory=str(options.get("cwd") or group.release.cwd),
@@ -188,8 +194,7 @@ class RunningService:
         reloading = self._master.reloading
         if plan:
             return await reloading.plan()
-        await reloading.take_up(monitor, timeout)
-        return self._view(self._master.cluster.last_operation)
+        return self._view(await reloading.take_up(monitor, timeout))
 
     async def configuration(self, action: str) -> Json:
         """See ``Service.configuration``."""
@@ -208,30 +213,28 @@ class RunningService:
 
     def exit_now(self) -> Json:
         """See ``Service.exit_now``."""
-        self._master.turn(requests.ExitNow())
+        with contextlib.suppress(requests.Rejected):  # it has ended, or this master has, and so cannot be in its way
+            self._master.request(requests.ExitNow())
         return {"exiting": True}
 
     def recent_events(self, limit: int) -> list[Json]:
         """See ``Service.recent_events``."""
         return [event.to_json() for event in self._master.publisher.history][-limit:] if limit > 0 else []
 
-    def log_lines(self, count: int) -> Json:
+    async def log_lines(self, count: int) -> Json:
         """See ``Service.log_lines``."""
         file = self._master.settings.log_file
         if file is None:
             hint = "It goes to the standard output of whoever started it; --log-file FILE keeps it."
             raise CommandError("failed", "this service writes no log file", hint)
         try:
-            return {"file": file, "lines": tail(file, max(0, count))}
+            return {"file": file, "lines": await asyncio.to_thread(tail, file, max(0, count))}
         except OSError as error:
             raise CommandError("failed", f"the log file {file} cannot be read: {error.strerror}") from None
 
     def audit(self, entry: Json, *, aloud: bool) -> None:
         """See ``Service.audit``. A command that changes something, or would have, is an event too."""
-        told = audit.line(entry)
-        kept = self._audited.write(told)
-        if aloud or not kept:
-            self._master.log(f"audit {told}")
+        self._master.auditor.add(audit.line(entry), aloud=aloud)
         try:
             changes = COMMANDS.get(entry["command"]).changes
         except CommandError:
@@ -242,10 +245,12 @@ class RunningService:
 
     def _request(self, request: requests.Request) -> Json:
         try:
-            self._master.turn(request)
+            operation = self._master.request(request)
         except requests.Rejected as refusal:
             raise CommandError(refusal.code, refusal.message, refusal.hint) from None
-        return self._view(self._master.cluster.last_operation)
+        if isinstance(request, requests.Shutdown) and self._master.cluster.ending and CALLER.get().door in DOORS:
+            self._master.leaving.owe(operation)
+        return self._view(operation)
 
     def _find(self, operation_id: str) -> Operation:
         for operation in self._master.cluster.operations:
@@ -255,16 +260,25 @@ class RunningService:
 
     def _view(self, operation: Operation) -> Json:
         now = time.monotonic()
+        self._master.leaving.answered(operation)
         return views.operation(self._master.cluster, operation, now, time.time() - now)
 
+
+DOORS = ("unix", "tcp")
+"""The endpoints of clients, which fetch what became of their commands."""
 
 MOST_LOG = 1 << 20
 """Bytes that are read from the end of the log file."""
 
 
 def tail(path: str, count: int) -> list[str]:
-    """Return the last *count* whole lines of the file, as far as they stand in its last ``MOST_LOG`` bytes."""
-    with open(path, "rb") as file:
+    """Return the last *count* whole lines of the file, as far as they stand in its last ``MOST_LOG`` bytes.
+
+    Raises OSError; for what is not a regular file too.
+    """
+    with open(files.open_for_reading(path), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file")
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - MOST_LOG))
         lines = file.read().decode("utf-8", "replace").splitlines()

@@ -195,8 +195,10 @@ def _as_before(made: Parameter, shape: Shape, before: Parameter | None) -> Param
         or (shape.kind == "string" and before.kind in TEXTS)
         or (shape.kind == "number" and before.kind in TIMES)
     )
-    if before is None or not same:
-        return made
+    if before is None:
+        return replace(made, remote="plain")
+    if not same:
+        return replace(made, remote=before.remote)  # what a handler may pass on to the built-in
     return replace(before, required=made.required, default=made.default or before.default)
 
 

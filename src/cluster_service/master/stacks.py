@@ -1,65 +1,78 @@
 """What a worker that hangs is doing: its Python stacks, by faulthandler, which needs no loop that turns nor the GIL.
 
-The runtime has prepared for it (``worker.stacks``): the worker's row says which process that is, and which of its
-descriptors faulthandler writes to when the signal comes. The signal goes to that process and to no other: its pid may
-be another's by now, so it is held by a descriptor, and must have the file, before it is sent anything.
+The runtime has prepared for it (``worker.stacks``): on a signal the process writes its stacks to the worker's board.
+The board says which process that is; it gets the signal only if it is proved to be the worker's (``processes``). The
+text is untrusted, and may change while it is read.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 from typing import TYPE_CHECKING
 
-from cluster_service.wire.board import STACKS_FILE, dump_signal, main_signal
+from cluster_service.wire.board import dump_signal, main_signal
+
+from .processes import NotOfWorker, process_of_worker
+from .untrusted import printable
 
 if TYPE_CHECKING:
-    from cluster_service.wire.board import Row
+    from .board import Board
 
-PATIENCE = 1.0
-"""Seconds for the process to begin to write."""
-QUIET = 0.2
-"""Seconds without a further word that mean that this was all: on a busy machine it is slow."""
+START_SECONDS = 1.0
+"""How long the process may take to begin to write."""
+QUIET_SECONDS = 0.2
+"""Time without further text that means that this was all: on a busy machine it is slow."""
+MAX_SECONDS = 5.0
+"""How long it may go on writing."""
 ENDS = (b" in <module>\n", b"...\n")
 """The last words, where it is as usual: the main thread is the last of all, if there are no more than are told of."""
-STEP = 0.02
+STEP_SECONDS = 0.02
 MAIN, AGAIN = "Stack (", "Current thread "
 """How faulthandler names the thread that it runs in, the main one: alone, and among a hundred others."""
-MOST = 64 * 1024
-"""Bytes that are read at most."""
+MAX_BYTES = 64 * 1024
+"""Bytes that are read of each of the two texts at most."""
+MAX_LINES, MAX_LINE = 1000, 500
 OWN = f"{os.sep}cluster_service{os.sep}"
 
 
-async def dump(row: Row | None) -> tuple[str, ...]:
-    """Have the process of *row* write its stacks and return their lines; none where it cannot be had."""
-    if row is None or not row.stacks_pid:
-        return ()
-    with contextlib.ExitStack() as opened, contextlib.suppress(OSError):
-        process = os.pidfd_open(row.stacks_pid)
-        opened.callback(os.close, process)
-        name = f"/proc/{row.stacks_pid}/fd/{row.stacks_fd}"
-        if STACKS_FILE not in os.readlink(name):
-            return ()
-        file = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
-        opened.callback(os.close, file)
-        main = await _said(process, main_signal(), file)  # first: what it waits in may be ended by a signal
-        return tuple(readable(main + (await _said(process, dump_signal(), file) if main else [])))
-    return ()
+async def dump(board: Board, worker: int, uid: int) -> tuple[tuple[str, ...], str]:
+    """Have a worker's process write its stacks; return their lines, and why there are none where that is worth a word.
+
+    *worker*: the pid of the worker's own process. *uid*: as whom it was started.
+    """
+    pid = board.read().stacks_pid
+    if not pid:
+        return (), ""
+    signals = (main_signal(), dump_signal())  # the main thread first: what it waits in may be ended by a signal
+    lines: list[str] = []
+    try:
+        with process_of_worker(pid, worker=worker, uid=uid, handles=signals) as process:
+            for number in signals:
+                said = await _said(process, number, board)
+                if not said:
+                    break
+                lines += said
+    except NotOfWorker as error:
+        return (), str(error)
+    except OSError:  # it has ended
+        pass
+    return tuple(readable(lines)[:MAX_LINES]), ""
 
 
-async def _said(process: int, number: int, file: int) -> list[str]:
-    """What *process* writes to *file* when it is sent the signal *number*."""
-    before = os.fstat(file).st_size
+async def _said(process: int, number: int, board: Board) -> list[str]:
+    """Return what *process* writes to *board* when it is sent the signal *number*."""
+    before = len(board.stacks())
     signal.pidfd_send_signal(process, number)
-    data, quiet = b"", 0.0
-    while not data.endswith(ENDS) and quiet < (QUIET if data else PATIENCE):
-        await asyncio.sleep(STEP)
-        now = os.pread(file, MOST, before)
-        quiet = quiet + STEP if now == data else 0.0
+    data, quiet, waited = b"", 0.0, 0.0
+    while not data.endswith(ENDS) and quiet < (QUIET_SECONDS if data else START_SECONDS) and waited < MAX_SECONDS:
+        await asyncio.sleep(STEP_SECONDS)
+        waited += STEP_SECONDS
+        now = board.stacks(before, MAX_BYTES)
+        quiet = quiet + STEP_SECONDS if now == data else 0.0
         data = now
-    return data.decode("utf-8", "replace").splitlines()
+    return [printable(line, MAX_LINE) for line in data.decode("utf-8", "replace").split("\n")]
 
 
 def readable(lines: list[str]) -> list[str]:

@@ -7,14 +7,13 @@ run), is put aside as FILE.bad; a file that cannot be written is a warning, once
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import stat
 import sys
 from typing import TYPE_CHECKING, Any
 
-from cluster_service.machine import shortage
+from cluster_service.machine import files, shortage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +30,7 @@ class State:
     """The file *path*. *warn* is given sentences for the log."""
 
     def __init__(self, path: str, warn: Callable[[str], None] = _say) -> None:
-        self.path = os.path.realpath(path)
+        self.path = os.path.abspath(path)
         self._warn = warn
         self._written: str | None = None
         self._failed = False
@@ -75,7 +74,7 @@ class State:
         if text == self._written:
             return True
         try:
-            self._write(text)
+            files.replace(self.path, text.encode(), 0o600, follow=True, sync=True)
         except OSError as error:
             if not self._failed:
                 self._warn(f"the state cannot be written to {self.path}: {shortage.explain(error)}; it is tried again")
@@ -88,7 +87,7 @@ class State:
 
     def _read(self) -> str:
         """Raises OSError, UnicodeDecodeError, and ValueError with a sentence."""
-        fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        fd = files.open_for_reading(self.path)
         try:
             found = os.fstat(fd)
             if not stat.S_ISREG(found.st_mode) or found.st_size > MOST:
@@ -107,30 +106,8 @@ class State:
         self._written = None
         aside = f"{self.path}.bad"
         try:
-            os.replace(self.path, aside)
+            files.add_suffix(self.path, ".bad")
         except OSError as error:
             self._warn(f"the state in {self.path} is not used: {why}; it cannot be put aside either: {error.strerror}")
         else:
             self._warn(f"the state in {self.path} is not used: {why}; it is kept as {aside}")
-
-    def _write(self, text: str) -> None:
-        folder = os.path.dirname(self.path)
-        new = f"{self.path}.new"
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(new)  # of a service that was killed while it wrote
-        try:
-            fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            with open(fd, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(fd)
-            os.replace(new, self.path)
-        except OSError:
-            with contextlib.suppress(OSError):
-                os.unlink(new)
-            raise
-        directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)

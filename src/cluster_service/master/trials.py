@@ -14,18 +14,19 @@ import sys
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from cluster_service.config import asking
-from cluster_service.config.check import identity
-from cluster_service.config.targets import is_python
+from cluster_service.config import asuser, running
 from cluster_service.control.errors import CommandError
 from cluster_service.core import masks
 from cluster_service.wire import addresses
 from cluster_service.wire.signals import signal_name
 
+from .untrusted import printable
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from cluster_service.core.spec import Release
+    from cluster_service.machine.identity import Identity
 
 HTTP_TIMEOUT = 10.0
 """Seconds that a health check may take, where nothing else was said."""
@@ -35,6 +36,9 @@ LINE = 1000
 
 MOST = 1 << 20
 """Bytes of output that are told."""
+
+MAX_HEADS = 4
+"""Heads of an answer that are read, 100 Continue and the like among them; each of 64 KiB at most."""
 
 BODY = 500
 """Bytes of a bad answer that are looked at."""
@@ -47,21 +51,20 @@ async def run_script(
     env: Mapping[str, str],
     within: float | None,
     on_line: Callable[[str], None],
-    user: str | None = None,
-    group: str | None = None,
+    identity: Identity,
 ) -> str:
     """Run *script* in the directory of *release*; return why it failed, or nothing when it ended with exit code 0.
 
     A Python file is run by the release's interpreter (ours, where it has none) and can import the release's code; any
     other must be executable. A relative path starts from the release's directory. *env*: the whole environment.
     *within*: seconds, after which it is killed; None or 0: any. *on_line* is given each line of its output and errors
-    as it comes. *user*, *group*: as whom it runs; None: as we do. All its processes are gone when this returns or
-    raises, also when it is cancelled.
+    as it comes. *identity*: as whom it is looked at and run. All its processes are gone when this returns or raises,
+    also when it is cancelled.
     """
     script = os.path.join(release.cwd, script)
     python = release.python or sys.executable
     try:
-        by_python = _check(script, release.cwd)
+        by_python = await asyncio.to_thread(asuser.call, identity, "script", script, release.cwd)
     except CommandError as error:
         return error.message
     return await run_command(
@@ -71,8 +74,7 @@ async def run_script(
         env=_environment(env, release, by_python=by_python),
         within=within,
         on_line=on_line,
-        user=user,
-        group=group,
+        identity=identity,
     )
 
 
@@ -84,19 +86,15 @@ async def run_command(
     env: Mapping[str, str],
     within: float | None,
     on_line: Callable[[str], None],
-    user: str | None = None,
-    group: str | None = None,
+    identity: Identity,
 ) -> str:
     """Run *argv*, which *what* calls by a name, in *cwd*; otherwise as ``run_script``."""
-    try:
-        become = identity(user, group)
-    except CommandError as error:
-        return error.message
     output = _Output(on_line)
     late = False
-    job = _Job(asking.job(argv, become), cwd, dict(env))
+    job = _Job()
     try:
-        await job.start(output)
+        with running.job(identity, argv, cwd=cwd, env=env) as (command, descriptor):
+            await job.start(command, descriptor, output)
         try:
             async with asyncio.timeout(within or None):
                 await job.ended()
@@ -106,21 +104,6 @@ async def run_command(
         code = await job.close()
     output.end()
     return f"{what} took longer than {within:g} s and was killed" if late else _why(what, code, output)
-
-
-def _check(script: str, cwd: str) -> bool:
-    """Return whether *script* is for a Python interpreter. Raises CommandError when it cannot be run in *cwd*."""
-    if not os.path.isdir(cwd):
-        raise CommandError("failed", f"the test {script} cannot be run: there is no directory {cwd}")
-    if not os.path.isfile(script):
-        what = "is a directory" if os.path.isdir(script) else "does not exist"
-        raise CommandError("failed", f"the test {script} {what}")
-    executable = os.access(script, os.X_OK)
-    if script.endswith(".py") or (not executable and os.access(script, os.R_OK) and is_python(script)):
-        return True
-    if not executable:
-        raise CommandError("failed", f"the test {script} is neither Python nor executable: chmod +x {script}")
-    return False
 
 
 def _environment(env: Mapping[str, str], release: Release, *, by_python: bool) -> dict[str, str]:
@@ -135,7 +118,7 @@ def _environment(env: Mapping[str, str], release: Release, *, by_python: bool) -
 def _why(what: str, code: int, output: _Output) -> str:
     if code == 0:
         return ""
-    if code == asking.CANNOT_RUN and " cannot be run: " in output.last:
+    if code == running.CANNOT_RUN and " cannot be run: " in output.last:
         return f"{what.rpartition(' ')[0]} {output.last}"
     how = f"failed with exit code {code}" if code > 0 else f"was killed by {signal_name(-code)}"
     return f"{what} {how}" + (f": {output.last}" if output.last else "")
@@ -144,18 +127,15 @@ def _why(what: str, code: int, output: _Output) -> str:
 class _Job:
     """``job.py`` with a program, from its start until nothing of it is left."""
 
-    def __init__(self, argv: list[str], cwd: str, env: dict[str, str]) -> None:
-        self._argv = argv
-        self._cwd = cwd
-        self._env = env
+    def __init__(self) -> None:
         self._process: asyncio.subprocess.Process | None = None
         self._lifeline = -1
         """A pipe of which we alone hold this end: when it closes, the program is killed."""
         self._pipe: asyncio.ReadTransport | None = None
         self._output_ended = asyncio.Event()
 
-    async def start(self, output: _Output) -> None:
-        """Start the program; *output* is given what it writes. Raises OSError."""
+    async def start(self, command: Sequence[str], descriptor: int, output: _Output) -> None:
+        """Start *command*, which inherits *descriptor*; *output* is given what it writes. Raises OSError."""
         held, self._lifeline = os.pipe()
         read, written = os.pipe()
         try:
@@ -163,9 +143,9 @@ class _Job:
                 lambda: _Reader(output, self._output_ended), os.fdopen(read, "rb", buffering=0)
             )
             self._process = await asyncio.create_subprocess_exec(
-                *self._argv,
-                cwd=self._cwd,
-                env=self._env,
+                *command,
+                cwd="/",
+                pass_fds=(descriptor,),
                 stdin=held,
                 stdout=written,
                 stderr=written,
@@ -240,11 +220,9 @@ class _Output:
         self._line += data[: max(0, 4 * LINE + 1 - len(self._line))]  # a character has at most 4 bytes
 
     def _tell(self) -> None:
-        line = self._line.decode("utf-8", "replace").rstrip("\r")
+        line = printable(self._line.decode("utf-8", "replace").rstrip("\r"), LINE)
         size = len(self._line) + 1
         self._line.clear()
-        if len(line) > LINE:
-            line = line[:LINE] + " …"
         self.last = line.strip() or self.last
         if self._told <= MOST:
             self._told += size
@@ -263,7 +241,7 @@ async def http_check(
     what = f"the health check GET {masks.text(path)} at {address}"
     try:
         async with asyncio.timeout(within or None):
-            status, text = await _get(addresses.parse(address), path)
+            status, text = await _get(addresses.parse(address), path)  # redirects are not followed
     except TimeoutError:
         return f"{what} was not answered in {within:g} s"
     except (OSError, EOFError, ValueError) as error:
@@ -302,7 +280,7 @@ async def _get(address: addresses.Address, path: str) -> tuple[int, str]:
 
 
 async def _status(reader: asyncio.StreamReader) -> int:
-    while True:
+    for _ in range(MAX_HEADS):
         try:
             head = await reader.readuntil(b"\r\n\r\n")
         except asyncio.IncompleteReadError as error:
@@ -315,6 +293,7 @@ async def _status(reader: asyncio.StreamReader) -> int:
             raise ValueError("the answer is not HTTP")
         if not rest.startswith(b"1"):  # 100 Continue and the like come before the answer
             return int(rest[:3])
+    raise ValueError("the answer does not begin")
 
 
 async def _first_line(reader: asyncio.StreamReader) -> str:

@@ -5,7 +5,6 @@ Invariants, which the contract tests hold it and the real guardian to:
 - A worker's number is used once, whether or not the fork succeeded; a number not greater than all before it is refused.
 - A signal order's name reaches a worker once.
 - A private worker's sockets are its own: they stand under ``private``, never among the listeners.
-- A row of the board belongs to one living worker at a time, and to none without a channel.
 - Nothing is told before ``Hello``; the first fact of a connection is the ``Snapshot``, and it leaves out nothing that
   earlier connections were told and have not asked to forget.
 - What a connection was not told when it broke is not told again: it is in the next snapshot.
@@ -206,15 +205,14 @@ class FakeKernel:
         entry = self.programs[order.argv[0]]
         program = entry if isinstance(entry, Program) else entry(order)
         pid = next(self._pids)
-        row = self._free_row() if order.channel else -1
-        state = WorkerState(order.worker, pid, meta=dict(order.meta), started_at=self.clock.now, row=row)
+        state = WorkerState(order.worker, pid, meta=dict(order.meta), started_at=self.clock.now)
         process = Process(
             order, program, self.clock, state,
             on_listen=self._process_listens, on_told=self._process_told, on_notify=self._process_notifies,
             on_exit=self._process_exited,
         )
         self.processes[order.worker] = process
-        self._tell(Spawned(order.worker, pid, self.clock.now, row))
+        self._tell(Spawned(order.worker, pid, self.clock.now))
         process.begin()
 
     def _spawn_error(self, order: orders.Spawn) -> str:
@@ -332,7 +330,7 @@ class FakeKernel:
         self._tell(Notified(process.worker, dict(fields)))
 
     def _process_exited(self, process: Process, code: int | None, signal: int | None) -> None:
-        self._change(process, exited=True, code=code, signal=signal, row=-1)
+        self._change(process, exited=True, code=code, signal=signal)
         self.on_exit(process)
         self._tell(Exited(process.worker, code, signal))
         self.clock.call_later(0.01, lambda: self._output(process))
@@ -343,10 +341,6 @@ class FakeKernel:
             self._tell(Output(process.worker, list(process.program.lines)))
 
     # Small things.
-
-    def _free_row(self) -> int:
-        taken = {process.state.row for process in self.processes.values()}
-        return next(row for row in itertools.count() if row not in taken)
 
     def _known(self, order: orders.Signal | orders.Tell) -> Process | None:
         process = self.processes.get(order.worker)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cluster_service.core.events import Event
+    from cluster_service.core.operations import Operation
     from cluster_service.core.requests import Request
 
     from .clock import Timer
@@ -97,6 +98,8 @@ class World:
         self.cluster: Cluster | None = None
         """The core of the living master; None while there is none."""
         self.hung = False
+        self.asked = ""
+        """The id of the operation that the last request has."""
         self.history: list[Occurrence] = []
         self.events: list[Event] = []
         self._hooks: list[Callable[[Event], None]] = []
@@ -152,14 +155,17 @@ class World:
 
     # Acting.
 
-    def request(self, request: Request) -> None:
-        """Ask the master for something. Raises Rejected as the core does, and MasterAway."""
+    def request(self, request: Request) -> Operation:
+        """Ask the master for something and return its operation. Raises Rejected as the core does, and MasterAway."""
         self._settle()
-        if not self.answers:
+        if not self.answers or self.cluster is None:
             raise MasterAway
         self._remember("request", request)
-        self._turn(request)
+        operation, todo = self._request(self.cluster, request)
+        self.asked = operation.id
+        self._perform(self.cluster, todo)
         self._settle()
+        return operation
 
     def signal(self, name: str) -> None:
         """Send the guardian TERM, INT or HUP."""
@@ -291,17 +297,22 @@ class World:
         cluster = self.cluster
         if cluster is None:
             return
-        wanted = self._decide(cluster, event)
+        self._perform(cluster, self._decide(cluster, event))
+
+    def _perform(self, cluster: Cluster, todo: list[actions.Action]) -> None:
         try:
-            if wanted:
+            if todo:
                 self._send(orders.Note(json.dumps(cluster.snapshot())))
-            for action in wanted:
+            for action in todo:
                 self._carry_out(action)
         except _MasterDied:
             self._master_dies()
 
     def _decide(self, cluster: Cluster, event: Any) -> list[actions.Action]:
-        return cluster.receive(event, self.clock.now)
+        return cluster.handle(event, self.clock.now)
+
+    def _request(self, cluster: Cluster, request: Request) -> tuple[Operation, list[actions.Action]]:
+        return cluster.request(request, self.clock.now)
 
     def _carry_out(self, action: actions.Action) -> None:
         match action:
@@ -342,6 +353,8 @@ class World:
                 self.events.append(event)
                 for hook in self._hooks:
                     hook(event)
+            case actions.Fault(what):
+                raise AssertionError(f"{what}\n{self.story()}")
             case actions.End(code):
                 self._send(orders.Bye(code))
 

@@ -5,7 +5,7 @@
 ``facts``    what the guardian says to the master.
 ``channel``  what a worker and the guardian say to each other, one JSON object a datagram.
 ``signals``  the names of the numbers that they tell.
-``board``    what a worker writes for the master without a word: that its loop turns, how many answers it gave.
+``board``    memory that a worker shares with the master: that its loop turns, its answers, its stacks.
 
 This package is imported by workers under the user's interpreter: standard library only, Python 3.9 syntax.
 """

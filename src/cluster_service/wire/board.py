@@ -1,73 +1,71 @@
-"""The board: one piece of memory that the guardian makes, the workers write, and the master reads.
+"""The board: memory that one worker and the master share. The guardian makes one for each worker.
 
-Each worker has a row of it, so that the master can see how a worker does without a message or a system call of either.
-Cells are native 64-bit integers; each is written by one process only, and a reader may see one cell older than another.
+The worker writes how it is doing and the master reads it, without a message or a system call of the worker. Its first
+page holds eight cells, native 64-bit integers, each written by one process only. Behind it is room for the stacks of
+the worker's threads, which faulthandler writes as text; the bytes that were never written are 0.
+
+Whatever the worker wrote is untrusted: ``read_row`` returns values in their range, and ``master.pulses`` bounds how
+fast they may grow.
 """
 
 from __future__ import annotations
 
 import signal
+import struct
 from typing import Any, NamedTuple
-
-ROWS = 4096
-"""More than there can be workers of one service at a time."""
 
 CELLS = 8
 CELL = 8
 ROW = CELLS * CELL
-"""Bytes of a row: one cache line, so that workers do not slow one another down."""
-SIZE = ROWS * ROW
+"""Bytes of the cells."""
+PAGE = 4096
+"""Bytes that the worker maps."""
+STACKS_AT = PAGE
+"""Where the stacks begin."""
+STACKS_SIZE = 256 * 1024
+"""Bytes of room for them."""
+SIZE = STACKS_AT + STACKS_SIZE
 """Bytes of the whole board."""
 
 BEAT, REQUESTS, ERRORS, STACKS = 0, 1, 2, 3
-"""The places of the cells in a row. The others are free."""
+"""The places of the cells. The others are free."""
 
-STACKS_FILE = "memfd:cservice-stacks"
-"""How the system names the file that a worker's stacks are written to."""
+MAX_PID = 1 << 22
+"""PID_MAX_LIMIT of linux/threads.h: every pid is smaller."""
+
+_CELLS = struct.Struct(f"={CELLS}Q")
 
 
 def dump_signal() -> int:
-    """The signal that has a worker write its stacks, where its row says that it can: real-time, and late among them."""
+    """Return the signal on which a process writes the stacks of all its threads: real-time, and late among them."""
     return int(signal.SIGRTMAX) - 2
 
 
 def main_signal() -> int:
-    """The signal that has it write the main thread's alone."""
+    """Return the signal on which it writes the main thread's alone."""
     return int(signal.SIGRTMAX) - 3
 
 
 class Row(NamedTuple):
-    """What a row says."""
+    """What the cells say."""
 
     beat: int
     """``time.monotonic_ns()`` when its loop last turned; 0: it gives no beat."""
     requests: int
     """Answers that it has begun to give."""
     errors: int
-    """Those among them that were server errors (status 500 to 599)."""
+    """Those among them that were server errors (status 500 to 599); never more than *requests*."""
     stacks_pid: int = 0
     """The process that writes its stacks when it gets ``dump_signal``; 0: none does."""
-    stacks_fd: int = -1
-    """The descriptor there of the file that it writes them to."""
-
-
-def stacks_cell(pid: int, descriptor: int) -> int:
-    """What the cell ``STACKS`` says of them."""
-    return pid << 32 | descriptor
 
 
 def cells_of(memory: Any) -> memoryview:
-    """The cells of *memory*, a writable buffer of ``SIZE`` bytes (an ``mmap``)."""
-    return memoryview(memory).cast("B").cast("Q")
+    """Return the cells in *memory*, a writable buffer of at least ``ROW`` bytes (an ``mmap``)."""
+    return memoryview(memory).cast("B")[:ROW].cast("Q")
 
 
-def row_of(cells: memoryview, row: int) -> memoryview:
-    """The cells of one row, to be written to."""
-    return cells[row * CELLS : (row + 1) * CELLS]
-
-
-def read_row(cells: memoryview, row: int) -> Row:
-    """What a row says now."""
-    start = row * CELLS
-    stacks = cells[start + STACKS]
-    return Row(cells[start + BEAT], cells[start + REQUESTS], cells[start + ERRORS], stacks >> 32, stacks & 0xFFFFFFFF)
+def read_row(data: bytes, now: int) -> Row:
+    """Return what the first ``ROW`` bytes of a board say, each value in its range. *now*: ``time.monotonic_ns()``."""
+    cells = _CELLS.unpack_from(data)
+    requests, pid = cells[REQUESTS], cells[STACKS]
+    return Row(min(cells[BEAT], now), requests, min(cells[ERRORS], requests), pid if pid < MAX_PID else 0)

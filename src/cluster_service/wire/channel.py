@@ -49,7 +49,7 @@ from typing import Any, Dict
 from . import validation
 
 CHECK_ADDRESS = "X_CSERVICE_CHECK"
-"""The field of a ``notify`` that says where the worker may be asked whether it is well."""
+"""The field of a ``notify`` by which the worker says that it answers health checks: the address of CSERVICE_CHECK."""
 LIMIT = validation.MAX_BYTES
 """The longest datagram, in bytes."""
 BUS_LIMIT = 60 * 1024

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Dict, List, Optional
 
 from .records import Family
@@ -35,8 +35,12 @@ class WorkerState:
     """The sentence of the last bind that failed ("port 8000 is held by pid 71 (nginx)")."""
     private: Dict[str, str] = field(default_factory=dict)
     """Of a private worker: what it asked for -> the private address, for those that listen."""
-    row: int = -1
-    """Its row on the board (``wire.board``); -1: none."""
+
+    @classmethod
+    def from_json(cls, state: Dict[str, Any]) -> WorkerState:
+        """Return the record that *state*, one of ``Snapshot.workers``, is. Fields that are not known are ignored."""
+        known = {each.name for each in fields(cls)}
+        return cls(**{key: value for key, value in state.items() if key in known})
 
 
 @dataclass(frozen=True)
@@ -69,8 +73,33 @@ class Spawned:
     worker: int
     pid: int
     at: float = 0.0
-    row: int = -1
-    """Its row on the board (``wire.board``); -1: none."""
+
+
+@dataclass(frozen=True)
+class Monitoring:
+    """How the master observes a worker. Follows ``Spawned`` and, for each living worker, ``Snapshot``.
+
+    Where *inode* is not 0 there is a board (``wire.board``), and a descriptor of it comes along if it could be sent.
+    """
+
+    worker: int
+    uid: int
+    """As whom the worker was started."""
+    descriptor: bool = False
+    """A descriptor of the board comes with this fact."""
+    inode: int = 0
+    """The board's inode number, by which that descriptor is recognised; 0: there is none."""
+    check: str = ""
+    """The address that the guardian opened for its health checks; empty: none."""
+
+
+@dataclass(frozen=True)
+class OutputInspected:
+    """The answer to ``InspectOutput``."""
+
+    worker: int
+    blocked: bool
+    """Whether a process that writes to the worker's standard output or error may have to wait until it is read."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +135,8 @@ class Listening:
     worker: Optional[int] = None
     descriptor: bool = False
     """A descriptor of the socket comes with this fact (doors)."""
+    inode: int = 0
+    """The socket's inode number, by which that descriptor is recognised; 0: not known."""
     bound: bool = False
     """It has only bound the address so far. The socket listens already, for others: it may never call listen (gunicorn
     asks SO_ACCEPTCONN first), but it may also be far from ready."""
@@ -172,6 +203,8 @@ class Ping:
 FACTS: Family[Any] = Family(
     Snapshot,
     Spawned,
+    Monitoring,
+    OutputInspected,
     SpawnFailed,
     Exited,
     Output,

@@ -62,6 +62,8 @@ class Spawn:
     cpus: List[int] = field(default_factory=list)
     """On which it may run; none: on those of the guardian."""
     oom_score_adj: Optional[int] = None
+    check: bool = False
+    """Give it a socket of its own for health checks (CSERVICE_CHECK), if it has a channel."""
     private: bool = False
     """A dark canary: each address that it binds becomes one of its own that no client knows (an ephemeral port on
     loopback, an abstract Unix socket), in every share mode but none."""
@@ -121,6 +123,13 @@ class Log:
 
 
 @dataclass(frozen=True)
+class InspectOutput:
+    """Look whether *worker* may have to wait until its output is read. Answered by ``OutputInspected``."""
+
+    worker: int
+
+
+@dataclass(frozen=True)
 class Pong:
     """The master's loop turns (answer to a ``Ping`` fact)."""
 
@@ -153,4 +162,6 @@ class Bye:
     code: int = 0
 
 
-ORDERS: Family[Any] = Family(Hello, Note, Spawn, Signal, Tell, Forget, Listen, Close, Log, Pong, Status, Stopping, Bye)
+ORDERS: Family[Any] = Family(
+    Hello, Note, Spawn, Signal, Tell, Forget, Listen, Close, Log, InspectOutput, Pong, Status, Stopping, Bye
+)

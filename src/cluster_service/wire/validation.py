@@ -34,7 +34,6 @@ _ALIKE = bytes.maketrans(b"{}", b"[]")
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-_CHECK_ADDRESS = re.compile(r"unix:@[0-9a-f]{1,16}\Z")
 
 
 class Invalid(Exception):
@@ -213,7 +212,8 @@ def _microseconds(text: str) -> Optional[str]:
 
 
 def _check_address(text: str) -> Optional[str]:
-    return text if _CHECK_ADDRESS.match(text) else None
+    """Take any short text: the master compares it with the address that the worker was given."""
+    return text if len(text) <= MAX_NAME and not _CONTROL.search(text) else None
 
 
 NOTIFY_FIELDS: Dict[str, Callable[[str], Optional[str]]] = {

@@ -46,16 +46,13 @@ def load_in_child() -> Any:
 class Child:
     """Called in the child, in place of granian's own function that serves there, and with its arguments."""
 
-    def __init__(
-        self, target: str, pipe: Connection, channel: Optional[int], relay: Optional[int], board: int, row: int
-    ) -> None:
+    def __init__(self, target: str, pipe: Connection, channel: Optional[int], relay: Optional[int], board: int) -> None:
         self.target = target
         self.pipe = pipe
         self.channel = channel
         self.relay = relay
         """Where the supervisor passes on what comes on the channel, which it alone reads."""
         self.board = board
-        self.row = row
 
     def __reduce__(self) -> Any:
         """Travel to a child that is no fork, with the channel's descriptor."""
@@ -63,7 +60,7 @@ class Child:
 
         channel, relay = (None if each is None else DupFd(each) for each in (self.channel, self.relay))
         board = None if self.board < 0 else DupFd(self.board)
-        return _arrive, (self.target, self.pipe, channel, relay, board, self.row)
+        return _arrive, (self.target, self.pipe, channel, relay, board)
 
     def __call__(self, *args: Any) -> None:
         """Be the child."""
@@ -71,7 +68,7 @@ class Child:
 
         runtime = current()
         if runtime is None:
-            pulse = Pulse(f"{self.board}:{self.row}" if self.board >= 0 else None)
+            pulse = Pulse(self.board if self.board >= 0 else None)
             runtime = Runtime(self.channel, "none", pulse, Titles(None))
             install(runtime)
         else:
@@ -128,9 +125,9 @@ class Child:
             self._insist(main)
 
 
-def _arrive(target: str, pipe: Connection, channel: Any, relay: Any, board: Any, row: int) -> Child:
+def _arrive(target: str, pipe: Connection, channel: Any, relay: Any, board: Any) -> Child:
     opened = [None if each is None else each.detach() for each in (channel, relay, board)]
-    return Child(target, pipe, opened[0], opened[1], -1 if opened[2] is None else opened[2], row)
+    return Child(target, pipe, opened[0], opened[1], -1 if opened[2] is None else opened[2])
 
 
 def _with(args: Tuple[Any, ...], spawn: Callable[..., Any], **changes: Any) -> Tuple[Any, ...]:

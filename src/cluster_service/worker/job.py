@@ -1,10 +1,13 @@
-"""Runs one program for the master and lets nothing of it outlive it: ``python -I -S job.py UID GID GROUPS ARGV…``.
+"""Runs one program for the service and lets nothing of it outlive it: ``python -I -S job.py DESCRIPTOR``.
 
-Started with a pipe as its standard input, of which the master alone holds the other end, and in a session of its own.
-The program gets the rest: output, environment, directory; an empty standard input; a session and process group of its
-own. It is run as user *UID* (``-``: as we are), with the groups *GID* and *GROUPS* (``4,24``; ``-``: none).
+DESCRIPTOR holds a JSON object: ``argv``, ``env``, ``cwd``, ``uid``, ``gid``, ``groups`` (uid -1: as this process) and
+``no_new_privs``. This process keeps the service's own user and environment: variables such as LD_PRELOAD reach only
+the program, which is started after groups, gid and uid are changed, and enters its directory as that user.
 
-When the program has ended, when the pipe ends (the master has let go of it, or is dead), or on SIGTERM, SIGINT or
+Started with a pipe as its standard input, of which the caller alone holds the other end, and in a session of its own.
+The program gets the output; an empty standard input; a session and process group of its own; no other descriptor.
+
+When the program has ended, when the pipe ends (the caller has closed it, or is dead), or on SIGTERM, SIGINT or
 SIGHUP, everything that descends from it is killed, whatever sessions and groups it has made for itself: this process
 is a child subreaper, so no orphan gets past it. Then it ends just as the program did: by the same exit code or signal.
 Should it be killed itself, the kernel kills the program.
@@ -14,15 +17,17 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import json
 import os
 import resource
 import select
 import signal
 import sys
-from typing import List, NoReturn, Optional, Sequence
+from typing import Any, Dict, List, NoReturn, Optional
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
+PR_SET_NO_NEW_PRIVS = 38
 
 CANNOT_RUN = 126
 """The exit code of a program that could not be executed, as shells have it."""
@@ -33,9 +38,10 @@ def _prctl(option: int, value: int) -> None:
         raise OSError(ctypes.get_errno(), f"prctl {option}")
 
 
-def main(arguments: Sequence[str]) -> NoReturn:
-    """Run the program in *arguments*; see the module."""
-    uid, gid, groups, *argv = arguments
+def main(descriptor: int) -> NoReturn:
+    """Run the program that *descriptor* describes; see the module."""
+    with open(descriptor, "rb") as file:
+        plan = json.load(file)
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
     awake, waker = os.pipe()
     for end in (awake, waker):
@@ -46,7 +52,7 @@ def main(arguments: Sequence[str]) -> NoReturn:
     own = os.getpid()
     program = os.fork()
     if program == 0:
-        _become(uid, gid, groups, argv, own)
+        _become(plan, own)
     null = os.open(os.devnull, os.O_RDWR)
     for stream in (1, 2):  # the program's alone now: its end is the end of the output
         os.dup2(null, stream)
@@ -58,8 +64,9 @@ def main(arguments: Sequence[str]) -> NoReturn:
     _end_as(status)
 
 
-def _become(uid: str, gid: str, groups: str, argv: List[str], parent: int) -> NoReturn:
+def _become(plan: Dict[str, Any], parent: int) -> NoReturn:
     """In the child: execute the program."""
+    program = plan["argv"][0]
     try:
         signal.set_wakeup_fd(-1)
         for number in signal.valid_signals():
@@ -67,21 +74,37 @@ def _become(uid: str, gid: str, groups: str, argv: List[str], parent: int) -> No
                 signal.signal(number, signal.SIG_DFL)
         os.setsid()
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        if uid != "-":
-            os.setgroups([int(group) for group in groups.split(",") if group != "-"])
-            os.setgid(int(gid))
-            os.setuid(int(uid))
+        os.closerange(3, 1 << 20)
+        if plan["uid"] >= 0:
+            os.setgroups(plan["groups"])
+            os.setresgid(plan["gid"], plan["gid"], plan["gid"])
+            os.setresuid(plan["uid"], plan["uid"], plan["uid"])
+        if plan["no_new_privs"]:
+            _prctl(PR_SET_NO_NEW_PRIVS, 1)
         _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # after setuid, which clears it
+        _enter(plan["cwd"], program)
         if os.getppid() == parent:
-            os.execv(argv[0], argv)  # noqa: S606 - that is what this is for
+            os.execve(program, plan["argv"], plan["env"])  # noqa: S606 - that is what this is for
     except OSError as error:
         why = {
             errno.ENOENT: "the interpreter that its first line names does not exist",
             errno.ENOEXEC: "it is no program for this machine, and has no first line like #!/bin/sh",
         }.get(error.errno or 0, error.strerror)
-        os.write(2, f"{argv[0]} cannot be run: {why}\n".encode("utf-8", "replace"))
+        _refuse(program, str(why))
     finally:
         os._exit(CANNOT_RUN)
+
+
+def _enter(directory: str, program: str) -> None:
+    try:
+        os.chdir(directory)
+    except OSError as error:
+        _refuse(program, f"cannot enter {directory}: {error.strerror}")
+        os._exit(CANNOT_RUN)
+
+
+def _refuse(program: str, why: str) -> None:
+    os.write(2, f"{program} cannot be run: {why}\n".encode("utf-8", "replace"))
 
 
 def _wait(program: int, awake: int) -> Optional[int]:
@@ -168,4 +191,4 @@ def _end_as(status: int) -> NoReturn:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(int(sys.argv[1]))

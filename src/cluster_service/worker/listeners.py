@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 _FIRST_FD = 3
 """SD_LISTEN_FDS_START."""
-_OWN_BACKLOG = 16
 
 
 def open_listeners(binds: List[str], share: str) -> List[socket.socket]:
@@ -99,20 +98,18 @@ def _is_abandoned(path: str) -> bool:
 
 
 def own_listener(runtime: Runtime) -> List[socket.socket]:
-    """Return a listening socket that is this worker's alone, where it is to be asked whether it is well; else none.
+    """Return the listening socket on which this worker alone is checked, where it is to be; else none.
 
-    Its address is an abstract one that the system chooses, and only the service is told of it. It is no secret.
+    The guardian has made it, so that the service need not believe the worker about the address. It is no secret.
     """
-    if not runtime.checked:
+    if runtime.check is None:
         return []
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        listener.bind("")  # unix(7), autobind
-        listener.listen(_OWN_BACKLOG)
+        listener = socket.socket(fileno=runtime.check)
+        name = listener.getsockname()
     except OSError as error:
-        complain(f"the worker cannot be asked whether it is well: {error.strerror}")
-        listener.close()
+        complain(f"the worker cannot be checked: {error.strerror}")
         return []
-    runtime.pulse.accepting.spared.add(listener.getsockname())
-    runtime.notify({CHECK_ADDRESS: f"unix:@{listener.getsockname()[1:].decode('ascii')}"})
+    runtime.pulse.accepting.spared.add(name)
+    runtime.notify({CHECK_ADDRESS: f"unix:@{name[1:].decode('ascii')}"})
     return [listener]

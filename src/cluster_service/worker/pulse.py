@@ -1,4 +1,4 @@
-"""The worker's row of the board: proof that its loop turns, and the count of its answers.
+"""The worker's board: proof that its loop turns, and the count of its answers.
 
 - Written without a system call; an answer costs less than a microsecond.
 - A fork of the worker is not the worker, and writes into memory of its own instead.
@@ -37,33 +37,31 @@ SOON = 0.02
 
 
 class Pulse:
-    """The row. *place*: ``descriptor:row`` as the guardian gave it; None: it gave none, and nothing is told."""
+    """The cells of the board. *descriptor*: as the guardian gave it; None: it gave none, and nothing is reported."""
 
-    def __init__(self, place: Optional[str]) -> None:
-        self.descriptor = self.row = -1
+    def __init__(self, descriptor: Optional[int]) -> None:
+        self.descriptor = -1
         self._cells: Any = array("Q", [0] * board.CELLS)
         self._main = get_ident()
         self._loop: Optional[Tuple[object, bool]] = None
         """The loop whose beat it is, and whether that is the main thread's."""
         self._pools: List[Callable[[], bool]] = []
         self.accepting = Accepting()
-        if place:
+        if descriptor is not None:
             try:
-                descriptor, row = map(int, place.split(":"))
-                os.set_inheritable(descriptor, False)  # noqa: FBT003
-                self._open(descriptor, row)
+                self._open(descriptor)
             except (ValueError, OSError):
                 pass  # the worker does without
         os.register_at_fork(after_in_child=self._be_fork)
         os.execv, os.execve = self._leaving(os.execv), self._leaving(os.execve)
 
-    def _open(self, descriptor: int, row: int) -> None:
-        self._cells = board.row_of(board.cells_of(mmap.mmap(descriptor, board.SIZE)), row)
-        self.descriptor, self.row = descriptor, row
+    def _open(self, descriptor: int) -> None:
+        self._cells = board.cells_of(mmap.mmap(descriptor, board.PAGE))
+        self.descriptor = descriptor
         stacks.prepare(self)
 
     def leave(self) -> None:
-        """Write no more to the row: another process does, or nobody is to."""
+        """Write no more to the board: another process does, or none is to."""
         self._cells = array("Q", [0] * board.CELLS)
         self._main = get_ident()
         self._loop = None
@@ -90,9 +88,9 @@ class Pulse:
 
         return leave_and_execute
 
-    def tells_stacks(self, pid: int, descriptor: int) -> None:
-        """The process *pid* writes its stacks there when it gets the signal for it."""
-        self._cells[STACKS] = board.stacks_cell(pid, descriptor)
+    def writes_stacks(self, pid: int) -> None:
+        """The process *pid* writes its stacks to the board when it gets the signal for it."""
+        self._cells[STACKS] = pid
 
     def needs(self, stuck: Callable[[], bool]) -> None:
         """There is no beat while *stuck*, which is asked in the thread that gives it."""
@@ -125,9 +123,9 @@ class Pulse:
             self.accepting.look(stuck=beat > 0 and time.monotonic_ns() - beat > 2 * PACE * 1e9)
 
     def take_over(self) -> None:
-        """In a fork that does the worker's work: it writes the row from now on."""
+        """In a fork that does the worker's work: it writes to the board from now on."""
         if self.descriptor >= 0:
-            self._open(self.descriptor, self.row)
+            self._open(self.descriptor)
 
     def beat(self, loop: object) -> None:
         """*loop* has turned. To be called in the thread that it runs in."""

@@ -30,10 +30,10 @@ def main(arguments: Sequence[str]) -> None:
     runtime = Runtime(
         _descriptor(settings.get("CSERVICE_CHANNEL")),
         settings.get("CSERVICE_SHARE", "none"),
-        Pulse(settings.get("CSERVICE_BOARD")),
+        Pulse(_descriptor(settings.get("CSERVICE_BOARD"))),
         Titles(settings.get("CSERVICE_TITLE")),
     )
-    runtime.checked = "CSERVICE_CHECK" in settings
+    runtime.check = _descriptor(settings.get("CSERVICE_CHECK"))
     ports = _descriptor(settings.get("CSERVICE_PORTS"))
     install(runtime)
     runtime.start()

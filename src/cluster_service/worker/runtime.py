@@ -52,8 +52,8 @@ class Runtime:
     def __init__(self, channel: Optional[int], share: str, pulse: Pulse, titles: Titles) -> None:
         self.share = share
         self.pulse = pulse
-        self.checked = False
-        """The worker is to have an address of its own, to be asked whether it is well."""
+        self.check: Optional[int] = None
+        """The descriptor of the socket on which the worker is checked, where it is to be."""
         self.titles = titles
         self.pid = os.getpid()
         """The worker's process; a fork of it has another."""

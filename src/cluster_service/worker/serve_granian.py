@@ -63,7 +63,7 @@ class _Granian(granian.Granian):  # type: ignore[misc,valid-type]
             bus.relay(ours.detach())
             relay = theirs.detach()
         pulse.leave()  # it is the child's from now on
-        return Child(target, self._childs_end, self.worker.channel_fd, relay, pulse.descriptor, pulse.row)
+        return Child(target, self._childs_end, self.worker.channel_fd, relay, pulse.descriptor)
 
     def serve(self, *args: Any, **kwargs: Any) -> None:
         try:

@@ -25,10 +25,19 @@ COMMAND = Command(
     """,
     run=run,
     parameters=(
-        Parameter("operation", "text", "the operation's id", positional=True, metavar="ID", default="the only one"),
+        Parameter(
+            "operation",
+            "text",
+            "the operation's id",
+            positional=True,
+            metavar="ID",
+            default="the only one",
+            remote="plain",
+        ),
         NO_WAIT,
     ),
     operation=True,
+    remote=True,
     succeeds="cancelled",
     render="operation",
 )

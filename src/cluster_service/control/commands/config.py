@@ -59,11 +59,14 @@ COMMAND = Command(
     """,
     run=run,
     parameters=(
-        Parameter("action", "choice", "what to do", required=True, positional=True, choices=("check", "show")),
+        Parameter(
+            "action", "choice", "what to do", required=True, positional=True, choices=("check", "show"), remote="plain"
+        ),
         Parameter("file", "file", "the file", positional=True, default="cluster-service.toml, pyproject.toml"),
-        Parameter("running", "flag", "what the running service was started with"),
+        Parameter("running", "flag", "what the running service was started with", remote="plain"),
     ),
     changes=False,
+    remote=True,
     render="config",
     here=here,
 )

@@ -27,10 +27,11 @@ COMMAND = Command(
     """,
     run=run,
     parameters=(
-        Parameter("limit", "integer", "how many, at most", positional=True, metavar="N", default="50"),
-        Parameter("follow", "flag", "go on with those that happen, until Ctrl-C", short="-f"),
+        Parameter("limit", "integer", "how many, at most", positional=True, metavar="N", default="50", remote="plain"),
+        Parameter("follow", "flag", "go on with those that happen, until Ctrl-C", short="-f", remote="plain"),
     ),
     access="remote",
     changes=False,
+    remote=True,
     render="events",
 )

@@ -27,8 +27,9 @@ COMMAND = Command(
     parameters=(
         Parameter(
             "when", "choice", "write `exit now` to kill every worker at once, or `shutdown all` for a graceful end",
-            required=True, positional=True, choices=("now",),
+            required=True, positional=True, choices=("now",), remote="plain",
         ),
     ),
+    remote=True,
     render="exiting",
 )  # fmt: skip

@@ -21,5 +21,6 @@ COMMAND = Command(
     run=run,
     access="remote",
     changes=False,
+    remote=True,
     render="health",
 )

@@ -21,9 +21,10 @@ COMMAND = Command(
     name="help",
     doc="""Show the commands, or one of them with its arguments.""",
     run=run,
-    parameters=(Parameter("command", "text", "the command", positional=True),),
+    parameters=(Parameter("command", "text", "the command", positional=True, remote="plain"),),
     access="remote",
     changes=False,
+    remote=True,
     render="help",
     without_service=True,
 )

@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from cluster_service.control.service import Service
 
 
-def run(service: Service, lines: int = 100, *, follow: bool = False) -> dict[str, Any]:
+async def run(service: Service, lines: int = 100, *, follow: bool = False) -> dict[str, Any]:
     """Return the last lines of the log file. Raises CommandError: failed when there is none, bad_request."""
     if follow:
         raise CommandError("bad_request", "logs: only the command line can follow", "Leave out follow.")
-    return service.log_lines(lines)
+    return await service.log_lines(lines)
 
 
 COMMAND = Command(
@@ -26,10 +26,17 @@ COMMAND = Command(
     """,
     run=run,
     parameters=(
-        Parameter("lines", "integer", "how many, at most", positional=True, metavar="N", default="100"),
-        Parameter("follow", "flag", "go on with what is written, until Ctrl-C (on this machine only)", short="-f"),
+        Parameter("lines", "integer", "how many, at most", positional=True, metavar="N", default="100", remote="plain"),
+        Parameter(
+            "follow",
+            "flag",
+            "go on with what is written, until Ctrl-C (on this machine only)",
+            short="-f",
+            remote="plain",
+        ),
     ),
     access="local",
     changes=False,
+    remote=True,
     render="logs",
 )

@@ -23,8 +23,12 @@ COMMAND = Command(
     name="operations",
     doc="""Show the operations, newest first, or rejoin one: `operations ID` follows it to its end.""",
     run=run,
-    parameters=(Parameter("operation", "text", "the operation's id", positional=True, metavar="ID"), NO_WAIT),
+    parameters=(
+        Parameter("operation", "text", "the operation's id", positional=True, metavar="ID", remote="plain"),
+        NO_WAIT,
+    ),
     access="remote",
     changes=False,
+    remote=True,
     render="operations",
 )

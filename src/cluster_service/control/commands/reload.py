@@ -35,9 +35,10 @@ COMMAND = Command(
     parameters=(
         TIMEOUT,
         MONITOR,
-        Parameter("plan", "flag", "only show what would change, and who would restart"),
+        Parameter("plan", "flag", "only show what would change, and who would restart", remote="plain"),
         NO_WAIT,
     ),
     operation=True,
+    remote=True,
     render="reload",
 )

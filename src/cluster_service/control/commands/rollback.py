@@ -28,11 +28,14 @@ COMMAND = Command(
     """,
     run=run,
     parameters=(
-        Parameter("selector", "selector", "the group", positional=True, metavar="all|GROUP", default="all"),
+        Parameter(
+            "selector", "selector", "the group", positional=True, metavar="all|GROUP", default="all", remote="plain"
+        ),
         TIMEOUT,
         replace(MONITOR, doc="how long it is watched", default="0s"),
         NO_WAIT,
     ),
     operation=True,
+    remote=True,
     render="operation",
 )

@@ -26,5 +26,6 @@ COMMAND = Command(
     run=run,
     parameters=(SELECTOR, TIMEOUT, NO_WAIT),
     operation=True,
+    remote=True,
     render="operation",
 )

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from cluster_service.control.service import Service
 
 
-def run(service: Service, target: str, **options: Any) -> dict[str, Any]:
+async def run(service: Service, target: str, **options: Any) -> dict[str, Any]:
     """Start the operation."""
-    return service.start(target, options)
+    return await service.start(target, options)
 
 
 def _parameter(setting: Setting) -> Parameter:
@@ -30,9 +30,15 @@ def _parameter(setting: Setting) -> Parameter:
         many=setting.many,
         metavar=setting.metavar or "|".join(setting.choices),
         default=setting.shown or ("" if setting.default in (None, ()) else str(setting.default)),
+        remote="plain" if setting.name in _REMOTE else "",
     )
 
 
+_REMOTE = (
+    "group", "workers", "ready_timeout", "stop_timeout", "ready_after", "auto_restart", "restart_delay",
+    "restarts_per_minute", "monitor", "server",
+)  # fmt: skip
+"""Settings that a remote key may give: names, numbers and times, which neither run nor open anything."""
 _OWN = ("target", "cwd", "timeout", "args")
 
 COMMAND = Command(
@@ -50,14 +56,18 @@ COMMAND = Command(
             "what to run: worker.py, package.module:app, or -- any program",
             required=True,
             positional=True,
+            remote="target",
         ),
-        Parameter("cwd", "caller", "the workers' directory", positional=True, default="the caller's"),
+        Parameter(
+            "cwd", "caller", "the workers' directory", positional=True, default="the caller's", remote="directory"
+        ),
         Parameter(
             "timeout",
             "timeout",
             "how long each worker may take to become ready, and to end",
             positional=True,
             default="60s",
+            remote="plain",
         ),
         *(_parameter(setting) for setting in SETTINGS if setting.scope == GROUP and setting.name not in _OWN),
         Parameter("args", "text", "arguments of the target: what stands after --", many=True),
@@ -65,5 +75,6 @@ COMMAND = Command(
         NO_WAIT,
     ),
     operation=True,
+    remote=True,
     render="operation",
 )

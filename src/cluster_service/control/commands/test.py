@@ -28,13 +28,14 @@ COMMAND = Command(
     """,
     run=run,
     parameters=(
-        Parameter("script", "file", "the script", required=True, positional=True),
+        Parameter("script", "file", "the script", required=True, positional=True, remote="file"),
         Parameter(
             "timeout", "milliseconds", "how long it may take, in milliseconds unless a unit is given", positional=True,
-            default="no limit",
+            default="no limit", remote="plain",
         ),
         NO_WAIT,
     ),
     operation=True,
+    remote=True,
     render="operation",
 )  # fmt: skip

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from cluster_service.control.service import Service
 
 
-def run(service: Service, selector: str, target: str, **options: Any) -> dict[str, Any]:
+async def run(service: Service, selector: str, target: str, **options: Any) -> dict[str, Any]:
     """Start the operation."""
-    return service.upgrade(selector, target, options)
+    return await service.upgrade(selector, target, options)
 
 
 COMMAND = Command(
@@ -31,23 +31,32 @@ COMMAND = Command(
         SELECTOR,
         Parameter(
             "target", "target", "what to run: worker.py, package.module:app, or -- any program", required=True,
-            positional=True,
+            positional=True, remote="target",
         ),
-        Parameter("cwd", "caller", "the workers' directory", positional=True, default="the caller's"),
+        Parameter(
+            "cwd", "caller", "the workers' directory", positional=True, default="the caller's", remote="directory",
+        ),
         TIMEOUT,
         Parameter(
             "python", "executable", "interpreter of the workers", metavar="PATH", default="the release's own .venv"
         ),
         Parameter("env", "text", "set a variable in the workers' environment (repeatable)", many=True, metavar="K=V"),
-        Parameter("server", "choice", "what serves an app", choices=("uvicorn", "granian")),
+        Parameter("server", "choice", "what serves an app", choices=("uvicorn", "granian"), remote="plain"),
         Parameter("args", "text", "arguments of the target (also after --)", many=True, metavar="ARG"),
         MONITOR,
-        Parameter("test", "file", "a script to run against one worker that no client reaches, first", metavar="SCRIPT"),
-        Parameter("health_check", "url path", "a path that this worker must answer well, /health", metavar="PATH"),
+        Parameter(
+            "test", "file", "a script to run against one worker that no client reaches, first", metavar="SCRIPT",
+            remote="file",
+        ),
+        Parameter(
+            "health_check", "url path", "a path that this worker must answer well, /health", metavar="PATH",
+            remote="plain",
+        ),
         Parameter("program", "flag", "the target may be any program, as after --"),
-        Parameter("allow_port_change", "flag", "the new code may leave ports of the old one"),
+        Parameter("allow_port_change", "flag", "the new code may leave ports of the old one", remote="plain"),
         NO_WAIT,
     ),
     operation=True,
+    remote=True,
     render="operation",
 )  # fmt: skip

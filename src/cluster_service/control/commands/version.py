@@ -22,6 +22,7 @@ COMMAND = Command(
     run=run,
     access="remote",
     changes=False,
+    remote=True,
     render="version",
     without_service=True,
 )

@@ -25,5 +25,6 @@ COMMAND = Command(
     run=run,
     access="remote",
     changes=False,
+    remote=True,
     render="workers",
 )

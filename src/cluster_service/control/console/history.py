@@ -14,6 +14,7 @@ from prompt_toolkit.history import History
 
 from cluster_service import rundir
 from cluster_service.core import masks
+from cluster_service.machine import files
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -41,7 +42,7 @@ class FileHistory(History):
         lines = self._read()
         if len(lines) > 2 * KEPT:
             lines = lines[-KEPT:]
-            self._write("".join(line + "\n" for line in lines), os.O_TRUNC)
+            self._keep("".join(line + "\n" for line in lines))
         return reversed(lines[-KEPT:])
 
     def store_string(self, string: str) -> None:
@@ -49,7 +50,7 @@ class FileHistory(History):
         line = " ".join(string.split("\n"))
         words = line.split()
         if not _SECRET.search(line) and masks.arguments(words) == words:
-            self._write(line + "\n", os.O_APPEND)
+            self._add(line + "\n")
 
     def _read(self) -> list[str]:
         if self._path is None:
@@ -60,13 +61,20 @@ class FileHistory(History):
         except OSError:
             return []
 
-    def _write(self, text: str, how: int) -> None:
+    def _add(self, text: str) -> None:
         if self._path is None:
             return
         try:
             os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | how
-            with open(os.open(self._path, flags, 0o600), "w", encoding="utf-8", errors="replace") as file:
-                file.write(text)
+            with open(files.open_for_append(self._path, 0o600), "ab") as file:
+                file.write(text.encode("utf-8", "replace"))
         except OSError:
             self._path = None  # as if there were no place for it
+
+    def _keep(self, text: str) -> None:
+        if self._path is None:
+            return
+        try:
+            files.replace(self._path, text.encode("utf-8", "replace"), 0o600, follow=False)
+        except OSError:
+            self._path = None

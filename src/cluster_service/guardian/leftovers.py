@@ -1,0 +1,179 @@
+"""Which processes a dead guardian has left, and ending them.
+
+What it ends is proven to be the service's. The children of a dead guardian become children of the process that also
+became this one's parent. Of those, younger than the service, it takes the ones that are in the process group of a
+worker or master, that hold a socket which the guardian opened, or whose first environment holds this guardian's
+random ``CSERVICE_INSTANCE``; and everything that descends from them. Each is signalled by a pidfd, after its start
+time was compared. A process that has left its group, cleared its environment and holds no port of ours is not found.
+
+SIGTERM first; SIGKILL when ``stop_timeout`` is over. /proc/PID/environ is read in processes of its own: it lies in the
+memory of that process, and reading it can block.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import time
+from typing import TYPE_CHECKING, NoReturn
+
+from . import reap
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from .known import Known
+
+_LOOK_AGAIN = 1.0
+"""Seconds until it looks for further processes, when none of those it knows has ended."""
+_KILL_TIME = 10.0
+"""Seconds after the first SIGKILL until it gives up on what cannot be killed."""
+_ENVIRONMENT_TIME = 0.5
+_MAX_ENVIRONMENTS = 256
+"""Environments that are read at a time."""
+_MAX_ENVIRONMENT_BYTES = 1 << 20
+
+
+def wait_for(pidfd: int, seconds: float | None = None) -> bool:
+    """Wait for the end of a process, *seconds* at most; return whether it has ended."""
+    poller = select.poll()
+    poller.register(pidfd, select.POLLIN)
+    return bool(poller.poll(None if seconds is None else seconds * 1000))
+
+
+class Leftovers:
+    """The processes that a dead guardian has left.
+
+    *marker*: what the environment of its processes holds; *since*: when the service was started, in clock ticks;
+    *say*: writes a line.
+    """
+
+    def __init__(self, known: Known, marker: bytes, since: int, say: Callable[[str], None]) -> None:
+        self._groups = known.groups.read()
+        self._sockets = {f"socket:[{inode}]" for inode in known.sockets.read()}
+        self._marker = marker
+        self._since = since
+        self._say = say
+        self._parent = os.getppid()
+        """Whose children the guardian's have become."""
+        self._ours: dict[tuple[int, int], int] = {}
+        """Pid and start time -> a pidfd."""
+        self._others: set[tuple[int, int]] = set()
+        """Children of the same parent that are none of ours."""
+
+    def end(self, seconds: float) -> None:
+        """End everything; SIGKILL after *seconds*."""
+        deadline = time.monotonic() + seconds
+        self._look()
+        self._say("the guardian has died: ending the workers")
+        for pidfd in self._ours.values():
+            _send(pidfd, signal.SIGTERM)
+        asked = set(self._ours)
+        while self._ours:
+            now = time.monotonic()
+            if now >= deadline + _KILL_TIME:
+                self._say(f"cannot end {', '.join(str(pid) for pid, _ in self._ours)}")
+                return
+            if now >= deadline:
+                for pidfd in self._ours.values():
+                    _send(pidfd, signal.SIGKILL)
+            elif not any(pid in self._groups for pid, _ in self._ours):  # what they started had its worker's time
+                for process in self._ours.keys() - asked:
+                    _send(self._ours[process], signal.SIGTERM)
+                asked |= self._ours.keys()
+            self._wait(min(_LOOK_AGAIN, max(0.05, deadline - now)))
+            self._look()
+
+    def _wait(self, seconds: float) -> None:
+        poller = select.poll()
+        for pidfd in self._ours.values():
+            poller.register(pidfd, select.POLLIN)
+        poller.poll(seconds * 1000)
+
+    def _look(self) -> None:
+        """Take up what is new, and forget what has ended."""
+        processes = reap.processes()
+        for key in [key for key in self._ours if _gone(key, processes)]:
+            os.close(self._ours.pop(key))
+        candidates = {
+            (pid, process.start)
+            for pid, process in processes.items()
+            if process.parent == self._parent and process.start >= self._since and pid != os.getpid()
+        }
+        new = candidates - self._others - self._ours.keys()
+        proven = {key for key in new if self._is_ours(key[0], processes[key[0]])}
+        asked = set(list(new - proven)[:_MAX_ENVIRONMENTS])
+        proven |= self._marked(asked)
+        self._others = (self._others & candidates) | (asked - proven)
+        roots = {pid for pid, _ in (*self._ours, *proven)}
+        for pid in reap.below(roots, processes) | roots:
+            self._take(pid, processes[pid].start)
+
+    def _is_ours(self, pid: int, process: reap.Process) -> bool:
+        return process.group in self._groups or (bool(self._sockets) and _holds(pid, self._sockets))
+
+    def _take(self, pid: int, start: int) -> None:
+        if (pid, start) in self._ours:
+            return
+        with contextlib.suppress(OSError):  # it has ended
+            pidfd = os.pidfd_open(pid)
+            process = reap.look(pid)  # of this pidfd's process, as long as it has not ended
+            if process is not None and process.start == start and not process.zombie:
+                self._ours[pid, start] = pidfd
+            else:
+                os.close(pidfd)
+
+    def _marked(self, candidates: Iterable[tuple[int, int]]) -> set[tuple[int, int]]:
+        """Return those whose environment holds the marker. One that cannot be read in time is not proven."""
+        readers: dict[int, tuple[tuple[int, int], int]] = {}
+        for key in candidates:
+            try:
+                pid = os.fork()
+            except OSError:
+                break
+            if pid == 0:
+                _answer(key[0], self._marker)
+            readers[pid] = (key, os.pidfd_open(pid))
+        end = time.monotonic() + _ENVIRONMENT_TIME
+        found = set()
+        for pid, (key, pidfd) in readers.items():
+            if not wait_for(pidfd, max(0.0, end - time.monotonic())):
+                _send(pidfd, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
+                ended, status = os.waitpid(pid, os.WNOHANG)
+                if ended and os.WIFEXITED(status) and os.WEXITSTATUS(status) == 1:
+                    found.add(key)
+            os.close(pidfd)
+        return found
+
+
+def _answer(pid: int, marker: bytes) -> NoReturn:
+    """In a process of its own: exit with 1 if the environment of *pid* holds *marker*."""
+    code = 0
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            code = int(marker in file.read(_MAX_ENVIRONMENT_BYTES).split(b"\0"))
+    finally:
+        os._exit(code)
+
+
+def _gone(key: tuple[int, int], processes: Mapping[int, reap.Process]) -> bool:
+    process = processes.get(key[0])
+    return process is None or process.start != key[1] or process.zombie
+
+
+def _send(pidfd: int, number: int) -> None:
+    with contextlib.suppress(OSError):  # it has ended, or has become another user's
+        signal.pidfd_send_signal(pidfd, number)
+
+
+def _holds(pid: int, wanted: set[str]) -> bool:
+    directory = f"/proc/{pid}/fd"
+    with contextlib.suppress(OSError):
+        for entry in os.listdir(directory):
+            with contextlib.suppress(OSError):
+                if os.readlink(f"{directory}/{entry}") in wanted:
+                    return True
+    return False

@@ -1,0 +1,100 @@
+"""The user as whom a program runs, and how a process becomes that user.
+
+The rights of the service are not lent: whatever is executed, opened or looked up because a user's configuration or
+release names it is executed, opened and looked up with an ``Identity``, which has no default.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from typing import NamedTuple
+
+PR_SET_NO_NEW_PRIVS = 38
+
+
+class Unknown(Exception):
+    """There is no such user or group, or this process cannot become it: a sentence for the operator."""
+
+
+class Identity(NamedTuple):
+    """A user, its primary group, and the account whose further groups it has (None: no further groups)."""
+
+    uid: int
+    gid: int
+    name: str | None = None
+
+    @property
+    def user_id(self) -> int:
+        """The uid in effect: this process's own for ``OWN``."""
+        return os.geteuid() if self.uid < 0 else self.uid
+
+    def groups(self) -> list[int]:
+        """Return the supplementary groups."""
+        return os.getgrouplist(self.name, self.gid) if self.name is not None else []
+
+
+OWN = Identity(-1, -1)
+"""The identity that this process has: nothing is changed."""
+
+
+def of(user: str | None, group: str | None) -> Identity:
+    """Return the identity that the settings ``user`` and ``user_group`` name. Raises Unknown."""
+    if user is None and group is None:
+        return OWN
+    import grp  # noqa: PLC0415 - seldom needed, and the guardian is to be small
+    import pwd  # noqa: PLC0415 - as above
+
+    uid, gid, name = os.getuid(), os.getgid(), None
+    if user is not None:
+        try:
+            entry = pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
+            uid, gid, name = entry.pw_uid, entry.pw_gid, entry.pw_name
+        except (KeyError, OverflowError):
+            if not user.isdecimal():
+                raise Unknown(f"there is no user {user} on this machine") from None
+            if group is None:
+                raise Unknown(f"user {user} is not in the user database: name a group too") from None
+            uid = int(user)
+    if group is not None:
+        try:
+            gid = int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
+        except KeyError:
+            raise Unknown(f"there is no group {group} on this machine") from None
+    if os.geteuid() == 0:
+        return Identity(uid, gid, name)
+    if (uid, gid) != (os.getuid(), os.getgid()):
+        raise Unknown(f"workers can run as user {user or uid} only when the service is started by root")
+    return OWN
+
+
+def become(identity: Identity) -> None:
+    """Change groups, gid and uid of this process, for good. Raises OSError."""
+    if identity == OWN:
+        return
+    if identity.name is None:
+        os.setgroups([])
+    else:
+        os.initgroups(identity.name, identity.gid)
+    os.setresgid(identity.gid, identity.gid, identity.gid)
+    os.setresuid(identity.uid, identity.uid, identity.uid)
+
+
+def forbid_new_privileges() -> None:
+    """Make sure that nothing this process executes gains rights, by setuid files for example. Raises OSError."""
+    zero = ctypes.c_ulong(0)
+    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_NO_NEW_PRIVS, ctypes.c_ulong(1), zero, zero, zero):
+        raise OSError(ctypes.get_errno(), "prctl PR_SET_NO_NEW_PRIVS")
+
+
+def variables(user: str | None) -> dict[str, str]:
+    """Return the variables that describe the account *user* to its programs, where it is not this process's."""
+    if user is None or os.geteuid() != 0:
+        return {}
+    import pwd  # noqa: PLC0415 - rarely needed
+
+    try:
+        entry = pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
+    except (KeyError, OverflowError):
+        return {}
+    return {"HOME": entry.pw_dir, "USER": entry.pw_name, "LOGNAME": entry.pw_name}

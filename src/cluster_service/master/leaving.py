@@ -1,0 +1,62 @@
+"""The last things that a master does when its service has ended."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+from cluster_service.wire import orders
+
+from .carrying import story_of
+
+if TYPE_CHECKING:
+    from cluster_service.core.actions import End
+    from cluster_service.core.operations import Operation
+
+    from .loop import Master
+
+FETCH_SECONDS = 1.0
+"""Seconds that a client which asked for the shutdown has to fetch the result, once the last worker has ended."""
+
+DOOR_SECONDS, DOOR_SECONDS_NOW = 2.0, 0.5
+"""Seconds for answers and handlers under way to come to their end; where the service ends by ``exit now``."""
+
+
+class Leaving:
+    """The end of *master*."""
+
+    def __init__(self, master: Master) -> None:
+        self._master = master
+        self._owed = ""
+        """The id of the operation whose result a client still has to fetch."""
+        self._fetched = asyncio.Event()
+
+    def owe(self, operation: Operation) -> None:
+        """Keep the endpoints open at the end, for a moment, until the result of *operation* was fetched."""
+        self._owed = operation.id
+        self._fetched.clear()
+
+    def answered(self, operation: Operation) -> None:
+        """A client was sent *operation* as it is now."""
+        if operation.id == self._owed and not operation.running:
+            self._fetched.set()
+
+    async def say_bye(self, action: End) -> None:
+        """Give the last answers, then have the guardian end. Whatever fails of the former, the latter happens."""
+        master = self._master
+        if action.code:
+            master.log(f"every slot is broken: the service ends with exit code {action.code}")
+        seconds = DOOR_SECONDS_NOW if action.now else DOOR_SECONDS
+        try:
+            if self._owed and master.doors is not None and not action.now:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._fetched.wait(), FETCH_SECONDS)
+            if master.doors is not None:
+                await master.doors.close(seconds)
+            await master.hooks.idle(seconds)
+            await master.memory.settle()  # before anybody can start a service in our place
+            await asyncio.to_thread(master.auditor.close)
+        except Exception as error:  # noqa: BLE001 - a service that was asked to end must end
+            master.log(f"the master failed as the service ended: {story_of(error)}")
+        master.say_bye(orders.Bye(action.code))

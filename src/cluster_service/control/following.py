@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from typing import TYPE_CHECKING, Any
 
 from . import render
 from .errors import CommandError
 from .feed import feed
+from .json_text import encode_for_terminal
 from .session import INTERRUPTED, out
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def _events(session: Session, client: Client, given: Mapping[str, Any]) -> int:
 
 
 def _print(session: Session, event: Mapping[str, Any]) -> None:
-    out(json.dumps(event, ensure_ascii=False) if session.as_json else render.event(event))
+    out(encode_for_terminal(event) if session.as_json else render.event(event))
 
 
 def _logs(session: Session, client: Client, given: Mapping[str, Any]) -> int:

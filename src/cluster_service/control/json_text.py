@@ -19,6 +19,7 @@ MAX_DIGITS = 40
 """The longest whole number, in characters: more is no count, pid, port, time or size."""
 
 _BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
+_STEERS = re.compile("[\x7f-\x9f\u2028-\u202e\u2060-\u2069]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -47,6 +48,12 @@ def encode_json(data: Any) -> str:
     if "\\ud" in text:  # an escaped surrogate: a pair, which is a character, or half of one
         text = json.dumps(_cleaned(json.loads(text), None))
     return text
+
+
+def encode_for_terminal(data: Any, *, indent: int | None = None) -> str:
+    """Return *data* as JSON for people to read: letters of all scripts, but nothing that could steer a terminal."""
+    text = json.dumps(json.loads(encode_json(data)), ensure_ascii=False, indent=indent)
+    return _STEERS.sub(lambda found: json.dumps(found.group())[1:-1], text)  # they can only stand within strings
 
 
 def _cleaned(value: Any, depth: int | None) -> Any:

@@ -71,4 +71,5 @@ def _family(name: str, kind: str, doc: str, samples: Iterable[Sample]) -> str:
 
 
 def _escaped(text: object) -> str:
-    return str(text).replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
+    plain = str(text).encode("utf-8", "replace").decode()
+    return plain.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')

@@ -6,7 +6,6 @@ and nothing else, the error object when the command failed; the sentence goes to
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 from . import arguments, render
 from .client import Client, OperationFailed, connect
 from .errors import CommandError
+from .json_text import encode_for_terminal
 from .registry import COMMANDS, Command
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class Session:
 
     def document(self, data: Mapping[str, Any]) -> None:
         """Print a JSON document."""
-        out(json.dumps(data, indent=None if self.compact else 2, ensure_ascii=False))
+        out(encode_for_terminal(data, indent=None if self.compact else 2))
 
     def failed(self, error: CommandError) -> int:
         """Tell an error; return its exit code."""

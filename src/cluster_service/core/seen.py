@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
+from cluster_service.wire import validation
 from cluster_service.wire.facts import WorkerState
 from cluster_service.wire.signals import signal_name
 
@@ -226,8 +227,9 @@ def notified(cluster: Cluster, fact: facts.Notified, now: float) -> None:
             _speaks(cluster, worker, "notify")
         worker.status = fact.fields.get("STATUS", worker.status)
         worker.watchdog += fact.fields.get("WATCHDOG") == "1"
-        if fact.fields.get("EXTEND_TIMEOUT_USEC", "").isdecimal():
-            watch.extend(worker, int(fact.fields["EXTEND_TIMEOUT_USEC"]) / 1e6, now)
+        longer = validation.seconds_of(fact.fields, "EXTEND_TIMEOUT_USEC")
+        if longer is not None:
+            watch.extend(worker, longer, now)
         if fact.fields.get("WATCHDOG") == "trigger":
             watch.hung(cluster, worker, "says that it hangs (WATCHDOG=trigger)", now)
 

@@ -14,7 +14,7 @@ import signal
 import time
 from typing import TYPE_CHECKING, NoReturn
 
-from cluster_service.machine import shortage
+from cluster_service.machine import notify_place, shortage
 from cluster_service.machine.title import Title
 
 from . import limits, spawn
@@ -51,7 +51,8 @@ class Cleaner:
         self._short = False
         """Whether the last try to start it failed."""
         self._start_at: float | None = 0.0
-        self._guardian = os.pidfd_open(os.getpid())
+        self._guardian_pid = os.getpid()
+        self._guardian = os.pidfd_open(self._guardian_pid)
         self._output: tuple[int, int] | None = None
 
     def deadline(self) -> float | None:
@@ -125,6 +126,8 @@ class Cleaner:
             marker = f"{VARIABLE}={self.instance}".encode()
             Leftovers(self._known, marker, self._since, self._say).end(self._boot.stop_timeout)
             clean_up(self._boot.run_dir, self._boot.name)
+            # Their name where the service had no lock: see NotifySockets.
+            notify_place.remove_all(self._boot.run_dir, f"{self._boot.name}.{self._guardian_pid}")
         except BaseException as error:  # noqa: BLE001 - reported, in the only way there is
             self._say(f"the cleaner failed: {error!r}")
         finally:
@@ -164,6 +167,7 @@ def clean_up(run_dir: str, name: str) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if os.path.samestat(os.fstat(descriptor), os.stat(lock)):
+            notify_place.remove_all(run_dir, name)
             for left in (f"{name}.sock", f".{name}.sock.cservice", f"{name}.lock"):  # the lock last, while it is held
                 with contextlib.suppress(OSError):
                     os.unlink(os.path.join(run_dir, left))

@@ -11,6 +11,7 @@ Asked by the master: ``Bye``. However it comes, in the end there is no process, 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 from typing import TYPE_CHECKING
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from .boot import Boot
     from .cleaner import Cleaner
+    from .faults import Faults
     from .helper import Helper
     from .holdings import Holdings
     from .keeper import Keeper
@@ -55,6 +57,7 @@ class Ending:
         helper: Helper,
         loop: Loop,
         cleaner: Cleaner,
+        faults: Faults,
     ) -> None:
         self._boot = boot
         self._holdings = holdings
@@ -64,6 +67,7 @@ class Ending:
         self._helper = helper
         self._loop = loop
         self._cleaner = cleaner
+        self._faults = faults
         self.before = reap.children()
         """Children that this process had before it was the guardian: none of ours."""
         self.code: int | None = None
@@ -132,11 +136,12 @@ class Ending:
         self.draining = True
         self._kill_by = now + self._boot.stop_timeout
         self._logs.line(f"{why}: stopping {len(self._holdings.by_pid)} workers without it")
-        self._keeper.retire(now)
-        self._ports.close_all(doors=False)
-        for worker in self._holdings.alive():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(worker.pid, signal.SIGTERM)
+        self._faults.run(
+            "draining",
+            lambda: self._keeper.retire(now),
+            lambda: self._ports.close_all(doors=False),
+            *(functools.partial(_terminate, worker.pid) for worker in self._holdings.alive()),
+        )
 
     def _kill_workers(self) -> None:
         for worker in list(self._holdings.workers.values()):
@@ -144,22 +149,28 @@ class Ending:
 
     # ------------------------------------------------------------ the end
 
-    def close_down(self, turn: Callable[[float], None]) -> None:
-        """Leave nothing behind. *turn* runs the loop once, until a time of the monotonic clock at most, and reaps."""
+    def close_down(self, turn: Callable[[float], None], *more: Callable[[], object]) -> None:
+        """Leave nothing behind. *turn* runs the loop once, until a time of the monotonic clock at most, and reaps.
+
+        *more*: steps to be taken before the lock is released.
+        """
         self._keeper.retired = True
-        self._cleaner.end()
-        self._kill_workers()
-        self._ports.close_all()
-        self._keeper.hang_up()
-        if not self.draining:
-            self._wait(turn, _MASTER_TIME, lambda: self._keeper.master is not None)
-        self._keeper.kill_now()
-        self._wait(turn, _HELPER_TIME, lambda: self._helper.busy)
-        self._helper.end()
-        self._wait(turn, _KILL_TIME, self._kill_children)
-        self._wait(turn, _WRITER_TIME, self._logs.finish)
-        self._logs.kill()
-        self._remove_files()
+        self._faults.run(
+            "the end of the service",
+            self._cleaner.end,
+            self._kill_workers,
+            self._ports.close_all,
+            self._keeper.hang_up,
+            lambda: self._wait(turn, _MASTER_TIME, lambda: self._keeper.master is not None and not self.draining),
+            self._keeper.kill_now,
+            lambda: self._wait(turn, _HELPER_TIME, lambda: self._helper.busy),
+            self._helper.end,
+            lambda: self._wait(turn, _KILL_TIME, self._kill_children),
+            lambda: self._wait(turn, _WRITER_TIME, self._logs.finish),
+            self._logs.kill,
+            *more,
+            self._remove_files,
+        )
 
     def _wait(self, turn: Callable[[float], None], seconds: float, unfinished: Callable[[], bool]) -> None:
         end = self._loop.now() + seconds
@@ -181,6 +192,11 @@ class Ending:
         for path in paths:
             with contextlib.suppress(OSError):
                 files.remove(path)
+
+
+def _terminate(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
 
 
 def _names_us(pid_file: str) -> bool:

@@ -121,7 +121,8 @@ class Helper:
         self._title = title
         self.pid: int | None = None
         self._sock: socket.socket | None = None
-        self._queue: deque[_Request] = deque()
+        self._requests: deque[_Request] = deque()
+        self._closing: deque[int] = deque()
         self._current: _Request | None = None
         self._idle_at: float | None = None
         self._retry_at: float | None = None
@@ -131,7 +132,7 @@ class Helper:
         self._ended = False
 
     def __repr__(self) -> str:
-        return f"<Helper pid {self.pid}: {len(self._queue)} requests wait>"
+        return f"<Helper pid {self.pid}: {len(self._requests)} requests, {len(self._closing)} descriptors to close>"
 
     # ------------------------------------------------------------ interface
 
@@ -142,22 +143,18 @@ class Helper:
 
         *descriptors* are lent: they must stay open until then, or be given to ``close``. Requests are run in order.
         """
-        self._queue.append(_Request(duty, values, list(descriptors), on_answer))
+        self._requests.append(_Request(duty, values, list(descriptors), on_answer))
         self._go_on()
 
     def close(self, descriptor: int) -> None:
         """Let the helper close *descriptor*, which the caller gives away: its last close may take long."""
-        last = self._queue[-1] if self._queue else None
-        if last is not None and last.on_answer is None and len(last.descriptors) < _BATCH:
-            last.descriptors.append(descriptor)
-        else:
-            self._queue.append(_Request(_CLOSE, {}, [descriptor], None))
+        self._closing.append(descriptor)
         self._go_on()
 
     @property
     def busy(self) -> bool:
         """Whether something is left to do."""
-        return bool(self._queue or self._current)
+        return bool(self._requests or self._closing or self._current)
 
     def end(self) -> None:
         """Start no further helper, and let this one end. Requests that are left are answered with ECANCELED."""
@@ -201,15 +198,14 @@ class Helper:
 
     def _go_on(self) -> None:
         """Send the next request, unless one is being worked on."""
-        while self._ended and self._queue:
-            # What is to be closed after the end is closed by the exit of this process, which lingers for no socket.
-            self._current = self._queue.popleft()
+        while self._ended and self._requests:
+            self._current = self._requests.popleft()
             self._finish(_CANCELLED, resume=False)
-        while self._queue and self._current is None and self._retry_at is None:
-            request = self._queue.popleft()
+        # What is to be closed after the end is closed by the exit of this process, which lingers for no socket.
+        while not self._ended and self._current is None and self._retry_at is None and self.busy:
+            request = self._next()
             error = self._send(request)
             if error is not None and request.on_answer is None:
-                self._queue.appendleft(request)
                 self._retry_at = self._loop.now() + _RETRY_SECONDS
                 self._report("close", f"cannot pass descriptors to the helper: {shortage.explain(error)}; trying again")
                 return
@@ -217,8 +213,24 @@ class Helper:
             if error is not None:
                 self._finish(Answer({}, [], error.errno or errno.EIO, shortage.explain(error)), resume=False)
             elif request.on_answer is None:
-                for descriptor in request.descriptors:  # the message holds them too, so nothing ends here
+                for descriptor in request.descriptors:  # the helper holds them too, so nothing ends here
+                    self._closing.popleft()
                     os.close(descriptor)
+                self._let_close()
+
+    def _let_close(self) -> None:
+        """Let the helper close what it was sent: our copies are closed, so its are the last."""
+        try:
+            if self._sock is not None:
+                self._sock.send(b"{}", socket.MSG_DONTWAIT)
+        except OSError:  # it has died, and its end closes them
+            return
+
+    def _next(self) -> _Request:
+        if self._closing:
+            some = [self._closing[at] for at in range(min(_BATCH, len(self._closing)))]
+            return _Request(_CLOSE, {}, some, None)
+        return self._requests.popleft()
 
     def _send(self, request: _Request) -> OSError | None:
         """Send *request* to a helper, which is started if there is none. Return what went wrong."""
@@ -289,7 +301,7 @@ class Helper:
             self._finish(Answer({}, []))  # what it was to close is closed
         elif request.tries < _TRIES:
             self._current = None
-            self._queue.appendleft(request)
+            self._requests.appendleft(request)
             self._go_on()
         else:
             self._finish(Answer({}, [], errno.ECONNABORTED, "the helper ended"))
@@ -410,6 +422,8 @@ def _serve(pair: socket.socket, duties: Mapping[str, Duty]) -> bool:
     result = Result({})
     try:
         request = json.loads(data)
+        if request["do"] == _CLOSE:
+            pair.recv(_REQUEST_BYTES)  # the guardian has closed its copies: ours are the last
         if truncated:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         result = duties[request["do"]](request["with"], descriptors)

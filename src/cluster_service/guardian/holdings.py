@@ -42,6 +42,8 @@ class Worker:
     share: str = "none"
     channel: socket.socket | None = None
     notify: socket.socket | None = None
+    notify_name: str = ""
+    """As NOTIFY_SOCKET has it."""
     ports: socket.socket | None = None
     launched: bool = False
     """Whether its program has been executed, and the master been told."""
@@ -77,6 +79,9 @@ class Worker:
     """It was reported that it uses too many sockets."""
     private: dict[str, str] = field(default_factory=dict)
     """What it asked for -> the address of its own socket, for those that listen."""
+
+    def __str__(self) -> str:
+        return f"{self.label} (pid {self.pid})"
 
     def __repr__(self) -> str:
         state = "exited" if self.exited else "running" if self.launched else "launching"

@@ -29,12 +29,13 @@ from cluster_service.machine.identity import OWN
 from cluster_service.wire import facts, frames
 
 from . import child, cleaner, spawn
-from .link import Link, Overflow
+from .link import WORDS, Link, Overflow
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .boot import Boot
+    from .faults import Faults
     from .holdings import Holdings
     from .limits import Limits
     from .logclient import Logs
@@ -85,7 +86,14 @@ class Keeper:
     """Starts, watches and replaces the master."""
 
     def __init__(
-        self, boot: Boot, holdings: Holdings, loop: Loop, logs: Logs, limits: Limits, instance: str
+        self,
+        boot: Boot,
+        holdings: Holdings,
+        loop: Loop,
+        logs: Logs,
+        limits: Limits,
+        instance: str,
+        faults: Faults,
     ) -> None:
         self._boot = boot
         self._instance = instance
@@ -93,6 +101,7 @@ class Keeper:
         self._loop = loop
         self._logs = logs
         self._limits = limits
+        self._faults = faults
         self.on_message: Callable[[dict[str, Any]], None] = lambda _message: None
         self.on_lost: Callable[[float], None] = lambda _now: None
         """Called when a master has ended."""
@@ -217,8 +226,11 @@ class Keeper:
         return Master(launched, Link(ours), safe=safe, now=now)
 
     def _on_launch(self, _events: int) -> None:
-        master = self.master
-        if master is not None and master.progress.sock.fileno() >= 0 and master.progress.read():
+        if self.master is not None:
+            self._end_launch(self.master)
+
+    def _end_launch(self, master: Master) -> None:
+        if master.progress.sock.fileno() >= 0 and master.progress.read():
             self._loop.drop(master.progress.sock.fileno())
             master.progress.sock.close()
             if master.progress.error:
@@ -245,14 +257,14 @@ class Keeper:
             master.link.greeted = False  # it hears no more: what happens from now on is for the next one
             master.leave_by = master.leave_by or self._loop.now() + _STEP_DOWN_TIME
             return
+        master.heard = self._heard = self._loop.now()
+        master.pinged = None
+        try:
+            for message in messages:
+                self.on_message(message)
         except frames.FrameError as error:
             self._loop.drop(master.link.sock.fileno())
             self._kill(master, f"sent what is no message ({error})")
-            return
-        master.heard = self._heard = self._loop.now()
-        master.pinged = None
-        for message in messages:
-            self.on_message(message)
 
     def tell(self, fact: Any, descriptor: int | None = None) -> None:
         """Tell the master, if there is one that has said hello; if not, the next one's snapshot will."""
@@ -265,11 +277,21 @@ class Keeper:
             master.link.greeted = False
             self._kill(master, f"does not read ({error})")
             return
-        except MemoryError as error:  # its successor is told by the snapshot
-            master.link.greeted = False
+        except Exception as error:
+            if descriptor is not None and isinstance(error, OSError):
+                raise  # it cannot be handed over, and whoever wanted to is told
+            if isinstance(fact, WORDS):
+                self._faults.report(error, f"a message of worker {fact.worker} is dropped")
+                return
+            master.link.greeted = False  # its successor learns it from the snapshot
             self._kill(master, f"could not be told what has happened ({shortage.explain(error)})")
             return
         self._rearm(master)
+
+    def room(self, worker: int) -> bool:
+        """Return whether a message of *worker* can be sent now; without a master it is kept elsewhere."""
+        master = self.master
+        return master is None or not master.link.greeted or master.link.room(worker)
 
     def _rearm(self, master: Master) -> None:
         events = select.EPOLLIN | (select.EPOLLOUT if master.link.waiting else 0)
@@ -318,13 +340,17 @@ class Keeper:
         master = self.master
         if master is None:
             return
-        self._on_launch(0)
-        self._drain(master)
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(master.pid, signal.SIGTERM)  # what it was running for its hooks ends with it
         self.master = None
+        self._faults.run(
+            f"end of the master, pid {master.pid}",
+            lambda: self._end_launch(master),
+            lambda: self._drain(master),
+            lambda: self._loop.drop(master.link.sock.fileno()),
+            master.link.close,
+            lambda: _end_group(master.pid),  # what it was running for its hooks ends with it
+            lambda: self._logs.exited(-self._holdings.master_starts, failed=not master.expected),
+        )
         self._holdings.known.groups.discard(master.pid)
-        self._logs.exited(-self._holdings.master_starts, failed=not master.expected)
         if now - master.started >= WINDOW and not master.safe:
             self._safe_tries = 0
         if master.expected:
@@ -335,12 +361,10 @@ class Keeper:
 
     def _drain(self, master: Master) -> None:
         """Carry out everything that it had sent before it died."""
-        self._loop.drop(master.link.sock.fileno())
         with contextlib.suppress(BlockingIOError, EOFError, frames.FrameError):
             while True:
                 for message in master.link.receive():
                     self.on_message(message)
-        master.link.close()
 
     def _died(self, now: float, sentence: str) -> None:
         self._deaths.append(now)
@@ -355,3 +379,8 @@ class Keeper:
     def _forget_old_deaths(self, now: float) -> None:
         while self._deaths and self._deaths[0] < now - WINDOW:
             self._deaths.popleft()
+
+
+def _end_group(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGTERM)

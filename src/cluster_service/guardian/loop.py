@@ -14,7 +14,7 @@ import select
 import signal
 import socket
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from cluster_service.machine import shortage
 from cluster_service.wire import facts
@@ -24,12 +24,15 @@ from .channels import Channels
 from .cleaner import Cleaner
 from .duties import DUTIES
 from .ending import Ending
+from .faults import Faults
 from .helper import Helper
 from .holdings import Holdings
 from .keeper import Keeper
 from .logclient import Logs
 from .notify import Notifier
+from .notify_sockets import NotifySockets
 from .ports import Ports, Told
+from .receiving import DISCARD, discard
 from .steps import Tasks
 from .verbs import Verbs
 from .workers import Workers
@@ -47,8 +50,18 @@ _LATE = 1.0
 """Seconds by which the loop wakes too late, or by which the machine's two clocks have parted, when it was suspended."""
 _SHORT_PAUSE = 0.02
 """Seconds until a handler is called again for which there was too little of something."""
-_SHORT_SAID = 10.0
-"""Seconds in which a shortage is told once."""
+_FAULT_PAUSE = 1.0
+"""Seconds until a part is asked again that could not say when it has something to do."""
+
+
+class Part(Protocol):
+    """What has deadlines."""
+
+    def deadline(self) -> float | None:
+        """Return when ``tick`` has something to do."""
+
+    def tick(self, now: float) -> None:
+        """Do what has become due."""
 
 
 class Loop:
@@ -57,7 +70,7 @@ class Loop:
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._handlers: dict[int, Callable[[int], None]] = {}
-        self.on_fault: Callable[[Exception], None] = lambda _error: None
+        self.on_fault: Callable[[Exception, str], None] = lambda _error, _where: None
 
     def now(self) -> float:
         """Return the machine's monotonic time, in seconds."""
@@ -78,6 +91,11 @@ class Loop:
         if self._handlers.pop(descriptor, None) is not None:
             self._epoll.unregister(descriptor)
 
+    def close(self) -> None:
+        """Watch nothing any more."""
+        self._handlers.clear()
+        self._epoll.close()
+
     def turn(self, seconds: float | None) -> None:
         """Wait for *seconds* at most (None: as long as it takes) and serve what is ready."""
         for descriptor, events in self._epoll.poll(seconds):
@@ -87,7 +105,7 @@ class Loop:
             try:
                 handler(events)
             except Exception as error:  # noqa: BLE001 - whatever it is, the guardian goes on
-                self.on_fault(error)
+                self.on_fault(error, f"at descriptor {descriptor}, {handler.__qualname__}")
                 if shortage.is_one(error):
                     time.sleep(_SHORT_PAUSE)
                 else:
@@ -103,30 +121,57 @@ class Guardian:
         found = limits.take_own()
         self.holdings = Holdings(os.getpid(), now)
         self.logs = Logs(self._loop, found, boot)
-        self.helper = Helper(self._loop, DUTIES, self.logs.line, found, boot.title("helper"))
-        self.tasks = Tasks(self.helper, self._fault)
+        self.faults = Faults(self.logs.line, self._loop.now)
+        self.helper = Helper(self._loop, {**DUTIES, DISCARD: discard}, self.logs.line, found, boot.title("helper"))
+        self.tasks = Tasks(self.helper, self.faults.report)
         told = Told(self._bound, self._listening, self._bind_refused, self._released, self.logs.line)
         self.ports = Ports(self.holdings, told, self.helper, self.tasks)
         self.cleaner = Cleaner(boot, self._loop, self.logs, found, self.holdings.known)
-        self.keeper = Keeper(boot, self.holdings, self._loop, self.logs, found, self.cleaner.instance)
+        self.keeper = Keeper(boot, self.holdings, self._loop, self.logs, found, self.cleaner.instance, self.faults)
+        self.notify_sockets = NotifySockets(boot.run_dir, boot.name, locked=boot.lock_fd is not None)
+        self.channels = Channels(self._loop, self.helper, self.logs.line)
         self.workers = Workers(
-            self.holdings, self._loop, self.logs, self.ports, found, self.helper, self.tasks, self.cleaner.instance
+            self.holdings,
+            self._loop,
+            self.logs,
+            self.ports,
+            found,
+            self.helper,
+            self.tasks,
+            self.cleaner.instance,
+            self.channels,
+            self.notify_sockets,
+            self.faults,
         )
-        self.channels = Channels(self.keeper.tell, self._greeted, lambda worker: self.logs.release(worker.number))
         self.ending = Ending(
-            boot, self.holdings, self.keeper, self.ports, self.logs, self.helper, self._loop, self.cleaner
+            boot,
+            self.holdings,
+            self.keeper,
+            self.ports,
+            self.logs,
+            self.helper,
+            self._loop,
+            self.cleaner,
+            self.faults,
         )
-        self.verbs = Verbs(self.holdings, self.keeper, self.workers, self.ports, self.logs)
+        self.verbs = Verbs(self.holdings, self.keeper, self.workers, self.ports, self.logs, self.faults)
         self.notifier = Notifier(boot.manager, self.holdings, self.keeper, self.ending, self.logs.line, now)
         self._given = boot.manager.sockets
         self._join()
         self._patience = min(_LATE, boot.master_hang_timeout / 4)
         self._woke, self._sleep = now, _clock_gap()
-        self._parts = (self.helper, self.logs, self.keeper, self.cleaner, self.ending, self.notifier)
+        self._parts: tuple[Part, ...] = (
+            self.helper,
+            self.logs,
+            self.keeper,
+            self.cleaner,
+            self.ending,
+            self.notifier,
+            self.channels,
+        )
         self._signals: list[int] = []
         self._reload_asked = False
         """There was a SIGHUP, and no master to be told."""
-        self._short_said = -_SHORT_SAID
         self._reactions: dict[int, Callable[[int, float], None]] = {
             signal.SIGTERM: lambda _number, now: self.ending.signalled("TERM", now),
             signal.SIGINT: lambda _number, now: self.ending.signalled("INT", now),
@@ -142,11 +187,14 @@ class Guardian:
 
     def _join(self) -> None:
         """Tell the parts of one another, where they know each other both ways."""
-        self._loop.on_fault = self._fault
+        self._loop.on_fault = self.faults.report
         self.keeper.on_message = self.verbs.carry_out
         self.keeper.on_lost = self.ending.master_lost
         self.logs.on_tail = self.workers.tail
-        self.workers.channels = self.channels
+        self.channels.tell = self.keeper.tell
+        self.channels.greeted = self._greeted
+        self.channels.room = self.keeper.room
+        self.channels.up = lambda worker: self.logs.release(worker.number)
         self.workers.tell = self.keeper.tell
         self.verbs.ending = self.ending
         self.verbs.deliver_kept = self._deliver_kept
@@ -170,22 +218,28 @@ class Guardian:
                 self._turn(self._deadline())
         code: int = self.ending.code
         self.notifier.end()
-        self.ending.close_down(self._turn)
+        self.ending.close_down(self._turn, self.notify_sockets.close)
         for number in self._reactions:  # Python gives them their default meaning as it ends, and one may still come
             signal.signal(number, signal.SIG_IGN)
         return code
 
     def _tick(self) -> None:
         for part in self._parts:
-            try:
-                # Judged by the time at which the last turn began: had the guardian been stopped since, the next turn
-                # will find out, and what has become due only because of that is not done.
-                part.tick(self._woke)
-            except Exception as error:  # noqa: BLE001 - as in Loop.turn
-                self._fault(error)
+            # Judged by the time at which the last turn began: had the guardian been stopped since, the next turn will
+            # find out, and what has become due only because of that is not done.
+            self.faults.run(f"tick of {type(part).__name__}", lambda part=part: part.tick(self._woke))  # type: ignore[misc]
 
     def _deadline(self) -> float | None:
-        return min((time for part in self._parts if (time := part.deadline()) is not None), default=None)
+        times = []
+        for part in self._parts:
+            try:
+                time = part.deadline()
+            except Exception as error:  # noqa: BLE001 - the other parts must still be served
+                self.faults.report(error, f"deadline of {type(part).__name__}")
+                time = self._woke + _FAULT_PAUSE
+            if time is not None:
+                times.append(time)
+        return min(times, default=None)
 
     def _turn(self, deadline: float | None) -> None:
         seconds = None if deadline is None else max(0.0, deadline - self._loop.now())
@@ -200,25 +254,25 @@ class Guardian:
         self._reap()
         while self._signals:
             number = self._signals.pop(0)
-            self._reactions[number](number, now)
+            self.faults.run(f"signal {number}", lambda number=number: self._reactions[number](number, now))  # type: ignore[misc]
 
     def _reap(self) -> None:
         for pid, end in reap.ended():
-            now = self._loop.now()
-            worker = self.holdings.by_pid.get(pid)
-            try:
-                if worker is not None:
-                    self.workers.reaped(worker, end)
-                elif self.keeper.master is not None and pid == self.keeper.master.pid:
-                    self.keeper.reaped(str(end), now)
-                elif pid == self.logs.pid:
-                    self.logs.reaped(now)
-                elif pid == self.cleaner.pid:
-                    self.cleaner.reaped(now)
-                elif not self.helper.reaped(pid):
-                    self.ending.before.discard(pid)
-            except Exception as error:  # noqa: BLE001 - as in Loop.turn
-                self._fault(error)
+            self.faults.run(f"end of process {pid}", lambda pid=pid, end=end: self._ended(pid, end))  # type: ignore[misc]
+
+    def _ended(self, pid: int, end: reap.End) -> None:
+        now = self._loop.now()
+        worker = self.holdings.by_pid.get(pid)
+        if worker is not None:
+            self.workers.reaped(worker, end)
+        elif self.keeper.master is not None and pid == self.keeper.master.pid:
+            self.keeper.reaped(str(end), now)
+        elif pid == self.logs.pid:
+            self.logs.reaped(now)
+        elif pid == self.cleaner.pid:
+            self.cleaner.reaped(now)
+        elif not self.helper.reaped(pid):
+            self.ending.before.discard(pid)
 
     def _catch_signals(self) -> None:
         ours, wakeup = socket.socketpair()
@@ -280,24 +334,6 @@ class Guardian:
 
     def _released(self, held: Held) -> None:
         self.keeper.tell(facts.Released(str(held.address)))
-
-    def _fault(self, error: Exception) -> None:
-        """Tell of *error*. Raises nothing, though there may be neither memory nor a descriptor to do so."""
-        with contextlib.suppress(Exception):
-            if not shortage.is_one(error):
-                self.logs.line(f"a fault in the guardian, which goes on: {_shown(error)}")
-            elif self._loop.now() - self._short_said >= _SHORT_SAID:
-                self._short_said = self._loop.now()
-                self.logs.line(f"the guardian could not do something, and tries again: {shortage.explain(error)}")
-
-
-def _shown(error: Exception) -> str:
-    try:
-        import traceback  # noqa: PLC0415 - the guardian is to be small, and this is to be never
-
-        return "".join(traceback.format_exception(error))
-    except (OSError, ImportError):  # the module cannot be read any more
-        return repr(error)
 
 
 def _empty(sock: socket.socket) -> None:

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from cluster_service.machine import shortage
 from cluster_service.wire.addresses import Address
 
-from . import asked, opening, private, sharing, strangers
+from . import asked, opening, private, receiving, sharing, strangers
 from . import holdings as known
 from .duties import DUTIES
 from .given import Given
@@ -396,6 +396,8 @@ class Ports:
                 os.close(directory)
             raise Refused(error.errno or errno.EINVAL, str(error.strerror)) from None
         held.door = door
+        if door and address.kind == "unix":
+            receiving.refuse_descriptors(held.socket)  # and so does every connection to it
         return held
 
     # ------------------------------------------------------------ both

@@ -18,6 +18,7 @@ from cluster_service.wire import addresses, channel
 
 from . import asked, opening, seccomp
 from .ports import LeaveAlone, want_from
+from .receiving import receive
 from .sharing import Refused
 from .steps import ask
 
@@ -59,12 +60,12 @@ class Service:
         if pair is None:
             return None
         try:
-            data = pair.recv(channel.LIMIT, socket.MSG_DONTWAIT)
+            data, _uid, descriptors = receive(pair, channel.LIMIT)
         except (BlockingIOError, InterruptedError):
             return None
         except OSError:
-            data = b""
-        if data:
+            data, descriptors = b"", False
+        if data and not descriptors:  # it must send none: see receiving
             return seccomp.timed(worker, self._serve(worker, data))
         self._closed(worker)
         return None

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from cluster_service.machine import capabilities, identity, passing, shortage
 
-from . import board, child, posix
+from . import board, child, posix, receiving
 
 if TYPE_CHECKING:
     from cluster_service.machine.identity import Identity
@@ -50,8 +50,9 @@ class Resources:
             os.close(descriptor)
 
     def pair(self, kind: int) -> tuple[socket.socket, socket.socket]:
-        """Return a new socket pair."""
+        """Return a new socket pair, ours first: no descriptor can be sent to it."""
         pair = socket.socketpair(socket.AF_UNIX, kind)
+        receiving.refuse_descriptors(pair[0])
         self._sockets += pair
         return pair
 
@@ -79,18 +80,10 @@ class Resources:
         name = f"cservice-{os.urandom(12).hex()}"
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         self._sockets.append(sock)
+        receiving.refuse_descriptors(sock)
         sock.bind(f"\0{name}")
         sock.listen(_CHECK_BACKLOG)
         return sock, f"unix:@{name}"
-
-    def notify_socket(self) -> tuple[socket.socket, str]:
-        """Return a new socket for sd_notify, and its name as NOTIFY_SOCKET has it."""
-        name = f"cservice-{os.urandom(12).hex()}"
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        self._sockets.append(sock)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        sock.bind(f"\0{name}")
-        return sock, f"@{name}"
 
     def keep(self, *kept: socket.socket | int | None) -> None:
         """Do not close these."""
@@ -142,6 +135,8 @@ def launch(plan: Plan) -> Launch:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     except OSError as error:
         raise CannotSpawn(shortage.explain(error)) from None
+    if plan.machine is None:  # no listener will come
+        receiving.refuse_descriptors(ours)
     guardian = os.getpid()
     # A signal that arrived in the child before its handlers are gone would be taken there for one of the guardian's.
     blocked = signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())

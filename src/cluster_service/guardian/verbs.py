@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .ending import Ending
+    from .faults import Faults
     from .holdings import Held, Holdings, Worker
     from .keeper import Keeper
     from .logclient import Logs
@@ -39,12 +40,15 @@ class No(Exception):
 class Verbs:
     """The orders, by type."""
 
-    def __init__(self, holdings: Holdings, keeper: Keeper, workers: Workers, open_ports: Ports, logs: Logs) -> None:
+    def __init__(
+        self, holdings: Holdings, keeper: Keeper, workers: Workers, open_ports: Ports, logs: Logs, faults: Faults
+    ) -> None:
         self._holdings = holdings
         self._keeper = keeper
         self._workers = workers
         self._ports = open_ports
         self._logs = logs
+        self._faults = faults
         self.ending: Ending
         self.deliver_kept: Callable[[], None]
         self._table: dict[type, Callable[[Any], None]] = {
@@ -76,6 +80,9 @@ class Verbs:
             self._keeper.tell(facts.Refused(name, f"it is no proper order: {error}"))
         except (OSError, MemoryError) as error:
             self._keeper.tell(facts.Refused(name, f"it cannot be carried out: {shortage.explain(error)}"))
+        except Exception as error:  # noqa: BLE001 - the orders after it must still be carried out
+            self._faults.report(error, f"order {name}")
+            self._keeper.tell(facts.Refused(name, f"it cannot be carried out: {error!r}"))
 
     def _hello(self, order: orders.Hello) -> None:
         master = self._keeper.master

@@ -7,7 +7,7 @@ program has been executed: so no fact about a worker comes before ``Spawned``, a
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import os
 import select
 import signal
@@ -21,6 +21,7 @@ from cluster_service.wire import addresses, facts
 from . import child, cleaner, limits, posix, pyports, seccomp, spawn
 from .holdings import Worker
 from .paths import key_of
+from .receiving import refuses_descriptors
 from .sharing import Refused
 from .spawn import CannotSpawn, Progress, Resources
 
@@ -30,11 +31,13 @@ if TYPE_CHECKING:
     from cluster_service.wire.orders import Spawn
 
     from .channels import Channels
+    from .faults import Faults
     from .helper import Helper
     from .holdings import Held, Holdings
     from .limits import Limits
     from .logclient import Logs
     from .loop import Loop
+    from .notify_sockets import NotifySockets
     from .ports import Ports
     from .reap import End
     from .steps import Tasks
@@ -55,6 +58,9 @@ class Workers:
         helper: Helper,
         tasks: Tasks,
         instance: str,
+        channels: Channels,
+        notify: NotifySockets,
+        faults: Faults,
     ) -> None:
         self._holdings = holdings
         self._helper = helper
@@ -65,9 +71,11 @@ class Workers:
         self._found = found
         """The limits of the guardian's own start."""
         self._instance = instance
-        self._python = pyports.Service(holdings, ports, logs.line, self._no_ports)
+        self._python = pyports.Service(holdings, ports, logs.line, self._close_ports)
         self._launches: dict[int, tuple[Worker, Progress, tuple[int, int]]] = {}
-        self.channels: Channels
+        self._channels = channels
+        self._notify = notify
+        self._faults = faults
         self.tell: Callable[..., None]
 
     # ------------------------------------------------------------ start
@@ -87,8 +95,12 @@ class Workers:
             self._not_forked(worker, f"the worker cannot be started: {shortage.explain(error)}")
 
     def _not_forked(self, worker: Worker, why: str) -> None:
-        self._ports.gone(worker)
-        self.tell(facts.SpawnFailed(worker.number, why))
+        """Release what the worker was to get. Resources has closed its pairs and pipes."""
+        worker.channel = worker.ports = worker.check = None
+        worker.board = -1
+        self._faults.run(
+            str(worker), *self._releases(worker), lambda: self.tell(facts.SpawnFailed(worker.number, why))
+        )
 
     def _fork(self, worker: Worker, order: Spawn, resources: Resources) -> None:
         identity = spawn.identity_of(order.user, order.group)
@@ -123,7 +135,8 @@ class Workers:
             worker.ports, theirs = resources.pair(socket.SOCK_SEQPACKET)
             env["CSERVICE_PORTS"] = str(_FIRST_DESCRIPTOR + len(descriptors))
             descriptors.append(theirs.fileno())
-        worker.notify, env["NOTIFY_SOCKET"] = resources.notify_socket()
+        worker.notify, worker.notify_name = self._notify.open(worker.number, worker.uid)
+        env["NOTIFY_SOCKET"] = worker.notify_name
         outs, errs = resources.pipe(), resources.pipe()
         plan = child.Plan(
             argv=order.argv,
@@ -139,7 +152,7 @@ class Workers:
             listen_fds=bool(inherited),
         )
         launch = spawn.launch(plan)
-        resources.keep(worker.channel, worker.ports, worker.notify, worker.check, worker.board, outs[0], errs[0])
+        resources.keep(worker.channel, worker.ports, worker.check, worker.board, outs[0], errs[0])
         worker.pid = launch.pid
         worker.started_at = self._loop.now()
         self._holdings.add_worker(worker)
@@ -178,25 +191,25 @@ class Workers:
 
     def _launched(self, worker: Worker) -> None:
         """The program has been executed, or will never be."""
-        _, progress, (out, err) = self._launches.pop(worker.number)
-        self._loop.drop(progress.sock.fileno())
-        progress.sock.close()
+        _, progress, pipes = self._launches.pop(worker.number)
+        self._faults.run(str(worker), lambda: self._loop.drop(progress.sock.fileno()), progress.sock.close)
         if progress.error:
-            self._never_was(worker, progress, (out, err))
-            return
+            self._never_was(worker, progress, pipes)
+        else:
+            self._begin(worker, progress, pipes)
+
+    def _begin(self, worker: Worker, progress: Progress, pipes: tuple[int, int]) -> None:
+        """Listen to the worker, and report it."""
         worker.launched = True
-        self._logs.add(worker.number, worker.label, out, err)
-        if worker.channel is not None:
-            self._loop.watch(worker.channel.fileno(), lambda _events: self._channel(worker))
-        if worker.ports is not None:
-            self._watch_ports(worker)
-        if worker.notify is not None:
-            self._loop.watch(worker.notify.fileno(), lambda _events: self.channels.read_notify(worker))
-        if progress.listener is not None:
-            arguments = (self._holdings, self._ports, self._helper, self._logs.line)
-            self._listen_to(seccomp.Listener(worker, progress.listener, *arguments))
-        self.tell(facts.Spawned(worker.number, worker.pid, worker.started_at))
-        self.tell_monitoring(worker)
+        self._faults.run(
+            str(worker),
+            lambda: self._logs.add(worker.number, worker.label, *pipes),
+            lambda: self._channels.add(worker),
+            lambda: self._watch_ports(worker),
+            lambda: self._watch_listener(worker, progress),
+            lambda: self.tell(facts.Spawned(worker.number, worker.pid, worker.started_at)),
+            lambda: self.tell_monitoring(worker),
+        )
         for asked, address in worker.private.items():  # those that it has inherited
             self.tell(facts.Listening(address, worker.number, asked=asked))
 
@@ -212,14 +225,21 @@ class Workers:
         except OSError:  # no descriptor to spare for the copy that waits: the worker is not observed
             self.tell(replace(fact, descriptor=False))
 
+    def _watch_listener(self, worker: Worker, progress: Progress) -> None:
+        if progress.listener is not None:
+            arguments = (self._holdings, self._ports, self._helper, self._logs.line)
+            self._listen_to(seccomp.Listener(worker, progress.listener, *arguments))
+
     def _never_was(self, worker: Worker, progress: Progress, pipes: tuple[int, int]) -> None:
-        """Take the worker back: its process ends by itself, and is reaped as a stranger."""
+        """Take the worker back: its process ends by itself, and is reaped as an orphan."""
         self._holdings.forget_worker(worker)
-        for descriptor in pipes if progress.listener is None else (*pipes, progress.listener):
-            os.close(descriptor)
-        self._close(worker)
-        self._ports.gone(worker)
-        self.tell(facts.SpawnFailed(worker.number, progress.error))
+        descriptors = pipes if progress.listener is None else (*pipes, progress.listener)
+        self._faults.run(
+            str(worker),
+            *(functools.partial(os.close, descriptor) for descriptor in descriptors),
+            *self._releases(worker),
+            lambda: self.tell(facts.SpawnFailed(worker.number, progress.error)),
+        )
 
     # ------------------------------------------------------------ life
 
@@ -239,11 +259,6 @@ class Workers:
 
         again()
 
-    def _channel(self, worker: Worker) -> None:
-        if not self.channels.read_channel(worker):
-            self._end(worker.channel)
-            worker.channel = None
-
     def _watch_ports(self, worker: Worker) -> None:
         """Wait for a request, if the worker has not ended or closed its end."""
 
@@ -255,43 +270,55 @@ class Workers:
         if sock is not None:
             self._loop.watch(sock.fileno(), lambda _events: ready(sock))
 
-    def _no_ports(self, worker: Worker) -> None:
-        self._end(worker.ports)
-        worker.ports = None
+    def _close_ports(self, worker: Worker) -> None:
+        sock, worker.ports = worker.ports, None
+        self._channels.close(worker, sock)
 
-    def _end(self, sock: socket.socket | None) -> None:
-        if sock is not None:
-            self._loop.drop(sock.fileno())
+    def _close_board(self, worker: Worker) -> None:
+        board, worker.board = worker.board, -1
+        if board >= 0:
+            os.close(board)
+
+    def _close_check(self, worker: Worker) -> None:
+        """Connections that wait in its queue may bring descriptors: the worker could allow that again."""
+        sock, worker.check = worker.check, None
+        if sock is None:
+            return
+        if not worker.launched and refuses_descriptors(sock):
             sock.close()
-
-    def _close(self, worker: Worker) -> None:
-        for sock in (worker.channel, worker.ports, worker.notify, worker.check):
-            self._end(sock)
-        worker.channel = worker.ports = worker.notify = worker.check = None
-        if worker.board >= 0:
-            os.close(worker.board)
-            worker.board = -1
+        else:
+            self._helper.close(sock.detach())
 
     # ------------------------------------------------------------ end
 
+    def _releases(self, worker: Worker) -> list[Callable[[], object]]:
+        """Return the steps that release what the service holds for *worker*; each is tried whatever others do."""
+        return [
+            lambda: self._channels.close(worker, worker.channel),
+            lambda: self._channels.close(worker, worker.notify),
+            lambda: self._notify.remove(worker.notify_name),
+            lambda: self._close_ports(worker),
+            lambda: self._close_board(worker),
+            lambda: self._close_check(worker),
+            lambda: self._ports.gone(worker),
+        ]
+
     def reaped(self, worker: Worker, end: End) -> None:
-        """The worker's process has ended."""
+        """The worker's process has ended. That is reported in any case, whatever fails."""
         if worker.number in self._launches:
-            self._launches[worker.number][1].read()
-            self._launched(worker)
+            launch = self._launches[worker.number][1]
+            self._faults.run(str(worker), launch.read, lambda: self._launched(worker))
             if worker.number not in self._holdings.workers:
                 return
-        with contextlib.suppress(OSError, MemoryError):  # its last words; that it has ended must be told in any case
-            self.channels.read_notify(worker)
-        if worker.channel is not None:
-            with contextlib.suppress(OSError, MemoryError):
-                self.channels.read_channel(worker)
-        self._close(worker)
+        self._faults.run(str(worker), lambda: self._channels.remove(worker))  # its last words go before its end
         self._holdings.by_pid.pop(worker.pid, None)
         worker.exited, worker.code, worker.signal = True, end.code, end.signal
-        self._ports.gone(worker)
-        self.tell(facts.Exited(worker.number, end.code, end.signal))
-        self._logs.exited(worker.number, failed=end.failed)
+        self._faults.run(
+            str(worker),
+            *self._releases(worker),
+            lambda: self.tell(facts.Exited(worker.number, end.code, end.signal)),
+            lambda: self._logs.exited(worker.number, failed=end.failed),
+        )
 
     def tail(self, number: int, lines: list[str]) -> None:
         """The log writer has told the last lines of a worker, or did not in time."""

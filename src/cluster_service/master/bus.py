@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster_service.control.caller import Caller
 from cluster_service.control.errors import CommandError
-from cluster_service.wire import channel, facts, orders
+from cluster_service.wire import channel, facts, orders, validation
 
 from .dispatch import Dispatch
 from .service import RunningService
@@ -90,7 +90,9 @@ class Bus:
     def _hear(self, fact: facts.Message) -> None:
         number, message = fact.worker, fact.message
         identity = message.get("id")
-        if number not in self._master.cluster.workers or not isinstance(identity, str) or len(identity) > 80:
+        if number not in self._master.cluster.workers or not isinstance(identity, str):
+            return
+        if len(identity) > validation.MAX_ID:
             return
         kind = message.get("type")
         if kind == "got":
@@ -102,15 +104,17 @@ class Bus:
                 self._ask(number, identity, message)
             except CommandError as error:
                 self._answer(number, identity, None, error)
+            except Exception as failure:  # noqa: BLE001 - a worker's message must not end the master
+                self._answer(number, identity, None, self._internal(failure))
 
     def _ask(self, number: int, identity: str, message: dict[str, Any]) -> None:
         peer = self._peers.setdefault(number, _Peer())
         if identity in peer.begun:
             return  # it was sent again, and had been heard the first time
         if kind_of(message) == "broadcast":
-            group = message.get("group")
             peer.begin(identity)
-            self._spawn(self._carry_out(number, identity, peer, self.broadcast(message.get("message"), group)))
+            work = self.broadcast(message.get("message"), message.get("group"))
+            self._spawn(self._carry_out(number, identity, peer, work))
             return
         name, args, options = message.get("name"), message.get("args"), message.get("options")
         if not isinstance(name, str) or not isinstance(args, list) or not isinstance(options, dict):
@@ -135,11 +139,14 @@ class Bus:
         except CommandError as failure:
             result, error = None, failure
         except Exception as failure:  # noqa: BLE001 - ours, then
-            self._master.log(f"the bus failed: {failure!r}")
-            result, error = None, CommandError("internal", "an error in the service itself; its log tells more")
+            result, error = None, self._internal(failure)
         finally:
             peer.open -= 1
         self._answer(number, identity, result, error)
+
+    def _internal(self, failure: Exception) -> CommandError:
+        self._master.log(f"the bus failed: {failure!r}")
+        return CommandError("internal", "an error in the service itself; its log tells more")
 
     def _spawn(self, work: Any) -> None:
         task = self._loop.create_task(work)

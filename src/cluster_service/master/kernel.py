@@ -13,6 +13,8 @@ from cluster_service.machine import passing
 from cluster_service.wire import facts, frames, orders
 from cluster_service.wire.records import UnknownRecord, to_json
 
+from . import intake
+
 if TYPE_CHECKING:
     import asyncio
     import socket
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 CHUNK = 256 * 1024
 DESCRIPTORS = 16
 """The most descriptors taken with one read."""
+LOG_SECONDS = 10.0
+"""Seconds in which one line is logged about messages that are dropped."""
 
 
 class Kernel:
@@ -28,7 +32,7 @@ class Kernel:
 
     *on_fact(fact, descriptor)*: descriptor is what came with the fact (a door, a worker's board), or None. *on_lost()*:
     the guardian is gone. *on_fault()*: a fact was not taken in whole, so that what is known is not to be trusted any
-    more.
+    more. *log* takes a line about a message that cannot be used; it is dropped, and nothing else is.
     """
 
     def __init__(
@@ -38,12 +42,15 @@ class Kernel:
         on_fact: Callable[[Any, int | None], None],
         on_lost: Callable[[], None],
         on_fault: Callable[[], None],
+        log: Callable[[str], None] = lambda _line: None,
     ) -> None:
         self._stream = stream
         self._loop = loop
         self._on_fact = on_fact
         self._on_lost = on_lost
         self._on_fault = on_fault
+        self._log = log
+        self._log_at = 0.0
         self._decoder = frames.Decoder()
         self._descriptors: list[int] = []
         self._out = bytearray()
@@ -85,12 +92,26 @@ class Kernel:
                 return
             for message in self._decoder.feed(data):
                 self._hand_over(message)
+            if self._decoder.rejected:
+                self._drop(f"{self._decoder.rejected} of the guardian's messages could not be decoded: dropped")
+                self._decoder.rejected = 0
+
+    def _drop(self, line: str) -> None:
+        """Log *line*, unless there was one of late."""
+        if self._loop.time() >= self._log_at:
+            self._log_at = self._loop.time() + LOG_SECONDS
+            self._log(line)
 
     def _hand_over(self, message: dict[str, Any]) -> None:
         try:
             fact = facts.FACTS.from_json(message)
         except UnknownRecord:
             return  # a newer guardian tells more than we know
+        try:
+            fact = intake.checked(fact)
+        except intake.Invalid as error:
+            self._drop(f"a message of worker {getattr(fact, 'worker', 0)} is invalid ({error}): dropped")
+            return
         self._on_fact(fact, self._descriptor_of(fact))
 
     def _descriptor_of(self, fact: Any) -> int | None:

@@ -68,7 +68,7 @@ class Master:
         self.publisher = Publisher(settings.spec.name, hooks, self.log)
         self.doors: Doors | None = None
         self._loop = asyncio.get_running_loop()
-        self._kernel = Kernel(stream, self._loop, self._on_fact, self._on_lost, self._on_fault)
+        self._kernel = Kernel(stream, self._loop, self._on_fact, self._on_lost, self._on_fault, self.log)
         self.sockets = Sockets(self._kernel, self.log)
         self._over: asyncio.Future[int] = self._loop.create_future()
         self._snapshot: asyncio.Future[facts.Snapshot] = self._loop.create_future()

@@ -11,6 +11,8 @@ From the worker:
     {"type": "notify", "fields": {"EXTEND_TIMEOUT_USEC": "…"}}  as if by sd_notify
     anything else: passed to the master as a ``Message`` fact
 
+``validation`` holds the limits: both ends of the path to the master decode by them. No descriptor may be sent.
+
 To the worker:
 
     {"type": "state", "state": "serving"}                        what it is to the service, from now on
@@ -44,9 +46,11 @@ from __future__ import annotations
 import json
 from typing import Any, Dict
 
+from . import validation
+
 CHECK_ADDRESS = "X_CSERVICE_CHECK"
 """The field of a ``notify`` by which the worker says that it answers health checks: the address of CSERVICE_CHECK."""
-LIMIT = 64 * 1024
+LIMIT = validation.MAX_BYTES
 """The longest datagram, in bytes."""
 BUS_LIMIT = 60 * 1024
 """The longest message of the bus, in bytes of JSON."""
@@ -59,31 +63,19 @@ class ChannelError(Exception):
 
 
 def encode(message: Dict[str, Any]) -> bytes:
-    """Return *message* as one datagram. Raises ChannelError when it is longer than ``LIMIT``."""
-    data = json.dumps(message, separators=(",", ":")).encode()
+    """Return *message* as one datagram. Raises ChannelError when it is longer than ``LIMIT`` or cannot be JSON."""
+    try:
+        data = json.dumps(message, separators=(",", ":"), allow_nan=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise ChannelError(f"a message that cannot be JSON: {error}") from None
     if len(data) > LIMIT:
         raise ChannelError(f"a message of {len(data)} bytes is over the limit of {LIMIT}")
     return data
 
 
 def decode(data: bytes) -> Dict[str, Any]:
-    """Return the message in *data*. Raises ChannelError."""
+    """Return the message in *data*, within the limits of ``validation``. Raises ChannelError."""
     try:
-        message = json.loads(data)
-    except ValueError as error:
-        raise ChannelError(f"a datagram that is not JSON: {error}") from None
-    if not isinstance(message, dict) or not isinstance(message.get("type"), str):
-        raise ChannelError("a datagram that is not an object with a type")
-    return message
-
-
-def parse_notify(data: bytes) -> Dict[str, str]:
-    r"""Return the fields of an sd_notify datagram (``READY=1\nSTATUS=…``); lines without ``=`` are skipped."""
-    lines = data.decode("utf-8", "replace").splitlines()
-    return dict(line.split("=", 1) for line in lines if "=" in line)
-
-
-def notify_fields(message: Dict[str, Any]) -> Dict[str, str]:
-    """Return the fields that a ``notify`` brings; whatever is no text is skipped."""
-    fields = message.get("fields")
-    return {key: value for key, value in fields.items() if isinstance(value, str)} if isinstance(fields, dict) else {}
+        return validation.message(validation.loads(data, LIMIT))
+    except validation.Invalid as error:
+        raise ChannelError(str(error)) from None

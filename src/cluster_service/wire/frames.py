@@ -1,14 +1,15 @@
 """Length-prefixed JSON frames over a byte stream, sans-IO.
 
 A frame is four bytes of length (big-endian) and that many bytes of UTF-8 JSON holding one object. The length is
-bounded, so a peer that sends garbage is found out at once rather than buffered for ever.
+bounded, so a peer that sends garbage is found out at once rather than buffered for ever. A frame whose body cannot be
+decoded is skipped and counted: the frames around it are whole.
 """
 
 from __future__ import annotations
 
 import json
 import struct
-from typing import Any, Dict, List
+from typing import Any, Dict, Iterator
 
 LIMIT = 16 * 1024 * 1024
 """The longest frame that is sent or accepted, in bytes. The notebook is the largest thing that travels."""
@@ -33,11 +34,19 @@ class Decoder:
 
     def __init__(self) -> None:
         self._buffer = bytearray()
+        self.rejected = 0
+        """Frames whose body was no JSON object."""
 
-    def feed(self, data: bytes) -> List[Dict[str, Any]]:
-        """Return the messages that *data* completes, oldest first. Raises FrameError on garbage."""
+    def feed(self, data: bytes) -> Iterator[Dict[str, Any]]:
+        """Return the messages that *data* completes, oldest first.
+
+        They are decoded as they are asked for. FrameError is raised after the last of them when what follows is not a
+        frame: then the stream cannot be used any further.
+        """
         self._buffer += data
-        messages: List[Dict[str, Any]] = []
+        return self._messages()
+
+    def _messages(self) -> Iterator[Dict[str, Any]]:
         while len(self._buffer) >= _HEAD.size:
             (length,) = _HEAD.unpack_from(self._buffer)
             if length > LIMIT:
@@ -49,12 +58,12 @@ class Decoder:
             del self._buffer[:end]
             try:
                 message = json.loads(body)
-            except ValueError as error:
-                raise FrameError(f"a frame that is not JSON: {error}") from None
-            if not isinstance(message, dict):
-                raise FrameError(f"a frame that is not an object: {type(message).__name__}")
-            messages.append(message)
-        return messages
+            except (ValueError, RecursionError):
+                message = None
+            if isinstance(message, dict):
+                yield message
+            else:
+                self.rejected += 1
 
     @property
     def pending(self) -> int:

@@ -23,8 +23,8 @@ def name_of(cls: type) -> str:
 
 
 def to_json(record: Any) -> Dict[str, Any]:
-    """Return *record* (a dataclass of JSON-able fields) as an object with its type."""
-    return {"type": name_of(type(record)), **dataclasses.asdict(record)}
+    """Return *record* (a dataclass of JSON-able fields) as an object with its type. Its fields are not copied."""
+    return {"type": name_of(type(record)), **vars(record)}
 
 
 class Family(Generic[T]):

@@ -21,6 +21,7 @@ from itertools import count
 from typing import Any, Callable, Deque, Dict, List, Optional, Tuple
 
 from cluster_service.wire import channel as wire
+from cluster_service.wire import validation
 
 from .midst import running_loop
 from .shadowed import library
@@ -259,11 +260,11 @@ def _wait(future: Any, loop: Any) -> None:
 def check_size(message: Dict[str, Any]) -> None:
     """Raise TypeError for a message that is no JSON, ValueError for one that is too long."""
     try:
-        size = len(json.dumps(message, separators=(",", ":"), allow_nan=False))
-    except ValueError as error:  # a circle, or not a number
+        data = json.dumps(message, separators=(",", ":"), allow_nan=False).encode()
+        validation.loads(data, max(len(data), 1))
+    except (TypeError, ValueError, RecursionError, validation.Invalid) as error:  # a circle, or not a number
         raise TypeError(f"what is sent on the bus must be JSON: {error}") from None
-    except TypeError as error:
-        raise TypeError(f"what is sent on the bus must be JSON: {error}") from None
+    size = len(data)
     if size > wire.BUS_LIMIT:
         raise ValueError(f"a message of {size} bytes is over the bus's limit of {wire.BUS_LIMIT}")
 

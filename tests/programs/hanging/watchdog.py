@@ -10,7 +10,7 @@ signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 
 def say(text):
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
-        notify.sendto(text.encode(), "\0" + os.environ["NOTIFY_SOCKET"][1:])
+        notify.sendto(text.encode(), os.environ["NOTIFY_SOCKET"])
 
 
 say("READY=1")

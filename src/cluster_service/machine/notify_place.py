@@ -1,0 +1,54 @@
+"""Where a service keeps the sockets of its workers' NOTIFY_SOCKET: a function of its name, for whoever cleans up."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import zlib
+
+from . import files
+
+_SHARED = ("/run", "/tmp")  # noqa: S108 - a directory there is used only if it is ours
+OWN_MODE, SHARED_MODE = 0o700, 0o711
+
+
+def directories(run_dir: str, name: str, *, own: bool) -> list[tuple[str, int]]:
+    """Return the directories to try, best first, each with its mode.
+
+    *own*: for workers of the service's own user. Those of other users cannot traverse the run directory; the
+    directory for them can be traversed by every user, and the permissions of each socket in it decide.
+    """
+    token = f"{zlib.crc32(os.fsencode(run_dir)):08x}"
+    shared = [(f"{base}/cluster-service-{name}-{token}.notify", SHARED_MODE) for base in _SHARED]
+    return [(os.path.join(run_dir, f"{name}.notify"), OWN_MODE), *shared] if own and run_dir else shared
+
+
+def make(directory: str, mode: int) -> None:
+    """Make *directory*, or check that it is ours and exactly as we would make it. Raises OSError."""
+    try:
+        os.mkdir(directory, mode)
+        os.chmod(directory, mode)  # whatever the umask says
+    except FileExistsError:
+        found = os.lstat(directory)
+        ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and stat.S_IMODE(found.st_mode) == mode
+        if not ours:
+            raise PermissionError(f"{directory} is not ours") from None
+
+
+def empty(directory: str) -> None:
+    """Remove the sockets in *directory*, if it is ours."""
+    with contextlib.suppress(OSError):
+        found = os.lstat(directory)
+        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid():
+            for entry in os.listdir(directory):
+                with contextlib.suppress(OSError):
+                    files.remove(os.path.join(directory, entry))
+
+
+def remove_all(run_dir: str, name: str) -> None:
+    """Remove every directory of the service *name*. Its lock must be held."""
+    for directory, _mode in directories(run_dir, name, own=True):
+        empty(directory)
+        with contextlib.suppress(OSError):
+            os.rmdir(directory)

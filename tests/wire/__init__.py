@@ -1,0 +1,1 @@
+"""Tables for the rules of the core."""

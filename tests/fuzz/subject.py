@@ -37,8 +37,6 @@ name = "{name}"
 port = {door}
 access_key_file = "{folder}/key"
 log_file = "{folder}/service.log"
-restart_delay = "20ms"
-restarts_per_minute = 10000
 ready_timeout = "30s"
 stop_timeout = "5s"
 hang_timeout = "3s"
@@ -49,10 +47,14 @@ args = ["{honest}"]
 workers = 2
 hang_timeout = "60s"
 
+"""
+HOSTILE_GROUP = """
 [groups.hostile]
 target = "{folder}/hostile/worker.py"
 workers = 1
 ready_after = "50ms"
+restart_delay = "20ms"
+restarts_per_minute = 10000
 {settings}
 [groups.hostile.env]
 FUZZ_CONTROL = "{folder}/control"
@@ -83,6 +85,47 @@ def hostile_python() -> str:
             if done.returncode == 0:
                 return python
     return ""
+
+
+def hostile_group(folder: Path, honest: int, settings: str = "") -> str:
+    """Lay out in *folder* what a hostile group needs; return its settings. *honest*: a port of another group."""
+    folder.chmod(0o755)
+    shutil.copytree(HERE / "hostile", folder / "hostile", ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "places" / "closed").mkdir(parents=True)
+    (folder / "places" / "link").symlink_to("closed")
+    python = hostile_python()
+    if python:
+        account = pwd.getpwnam(HOSTILE_USER)
+        os.chown(folder / "places", account.pw_uid, account.pw_gid)
+        settings += f'user = "{HOSTILE_USER}"\npython = "{python}"\n'
+    return HOSTILE_GROUP.format(
+        folder=folder,
+        honest=honest,
+        settings=settings,
+        other_user=int(bool(python)),
+        band=BAND + os.getpid() % 4 * 2000,
+    )
+
+
+def control_socket(folder: Path) -> socket.socket:
+    """Return the socket that hostile workers connect to."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(folder / "control"))
+    (folder / "control").chmod(0o777)
+    listener.listen(4096)
+    listener.settimeout(DEADLINE)
+    return listener
+
+
+def next_hostile(listener: socket.socket) -> Hostile:
+    """Wait for a hostile process that lives; return its connection. Raises TimeoutError."""
+    while True:
+        sock, _ = listener.accept()
+        sock.settimeout(DEADLINE)
+        found = Hostile(sock)
+        if found.hello:
+            return found
+        found.close()
 
 
 class Hostile:
@@ -135,17 +178,8 @@ class Subject(Service):
     def __init__(self, folder: Path, settings: str = "") -> None:
         self.folder = folder
         self.honest_port, self.door_port = free_port(), free_port()
-        python = hostile_python()
-        self.other_user = bool(python)
-        """Hostile workers run as another user than the service."""
-        if python:
-            settings += f'user = "{HOSTILE_USER}"\npython = "{python}"\n'
         self._prepare(settings)
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(str(folder / "control"))
-        (folder / "control").chmod(0o777)
-        self._listener.listen(64)
-        self._listener.settimeout(DEADLINE)
+        self._listener = control_socket(folder)
         config = str(folder / "cluster-service.toml")
         super().__init__("--config", config, cwd=folder, name=NAME, command=(CSERVICE, "start"))
 
@@ -158,33 +192,18 @@ class Subject(Service):
 
     def _prepare(self, settings: str) -> None:
         folder = self.folder
-        folder.chmod(0o755)
-        shutil.copytree(HERE / "hostile", folder / "hostile", ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(HERE.parent / "programs" / "http_bus.py", folder)
-        (folder / "places" / "closed").mkdir(parents=True)
-        (folder / "places" / "link").symlink_to("closed")
-        if self.other_user:
-            account = pwd.getpwnam(HOSTILE_USER)
-            os.chown(folder / "places", account.pw_uid, account.pw_gid)
         (folder / "key").touch(0o600)
         (folder / "key").write_text(f'[keys.monitor]\nkey = "{KEY}"\nallow = {json.dumps(READS)}\n', encoding="ascii")
-        text = CONFIG.format(
-            name=NAME, door=self.door_port, folder=folder, honest=self.honest_port, settings=settings,
-            other_user=int(self.other_user), band=BAND + os.getpid() % 4 * 2000,
-        )  # fmt: skip
+        text = CONFIG.format(name=NAME, door=self.door_port, folder=folder, honest=self.honest_port)
+        text += hostile_group(folder, self.honest_port, settings)
         (folder / "cluster-service.toml").write_text(text, encoding="utf-8")
 
     # -- the hostile side
 
     def hostile(self) -> Hostile:
-        """Wait for a hostile worker that lives; return its connection. Raises TimeoutError."""
-        while True:
-            sock, _ = self._listener.accept()
-            sock.settimeout(DEADLINE)
-            found = Hostile(sock)
-            if found.hello:
-                return found
-            found.close()
+        """Wait for a hostile worker; return its connection. Raises TimeoutError."""
+        return next_hostile(self._listener)
 
     @contextlib.contextmanager
     def stranger(self, notify: str) -> Iterator[Hostile]:

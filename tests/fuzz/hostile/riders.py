@@ -6,6 +6,7 @@ import os
 import select
 import socket
 import struct
+import threading
 from array import array
 from typing import TYPE_CHECKING
 
@@ -100,8 +101,9 @@ def send(sock: socket.socket, data: bytes, kind: str) -> bool:
         taken = True
     except OSError:
         taken = False
-        if kind in ("lingering", "nested"):
-            _PEERS.pop().close()  # or it is this process that waits as it closes the descriptor
     for descriptor in descriptors:
-        os.close(descriptor)
+        if kind in ("lingering", "nested"):  # whoever closes it last waits, which may be this process
+            threading.Thread(target=os.close, args=(descriptor,), daemon=True).start()
+        else:
+            os.close(descriptor)
     return taken

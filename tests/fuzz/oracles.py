@@ -27,8 +27,9 @@ SETTLE_SECONDS = 20.0
 """Seconds in which descriptors that belong to what has ended are closed."""
 GROWTH = 32 << 20
 """Bytes by which the guardian's memory may grow."""
-_FORGED_LINE = re.compile(rb"^\s*\[(?:cservice|web)[^\]]*\]\s*" + FORGED.encode(), re.MULTILINE)
-_FAULT = re.compile(r"\[cservice\].*(a fault in the guardian|Traceback|the bus failed)")
+_FORGED_LINE = re.compile(r"\s*(?:\d{4}-\S+ )?\[(?:cservice|web)[^\]]*\]\s*" + FORGED)
+_OWN_LINE = re.compile(r"(?:\d{4}-\S+ )?\[cservice\]")
+_FAULT = re.compile(r"(a fault in the guardian|Traceback|the bus failed)")
 """What the service writes when one of its handlers failed in a way that it was not made for."""
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202e]")
 
@@ -159,12 +160,15 @@ class Oracles:
             shown = next(line for line in whole.split(b"\n") if KEY.encode() in line)
             raise Broken(f"the access key is in the log: {shown[:300]!r}")
         for raw in whole.split(b"\n"):
-            line = raw.decode("utf-8", "replace")
-            if _FAULT.search(line):
-                raise Broken(f"a handler of the service failed: {line[:300]} …{whole.decode(errors='replace')[-600:]}")
-            if _FORGED_LINE.match(raw):
-                raise Broken(f"a forged line is in the log: {line[:300]!r}")
-            if "[cservice]" in line and FORGED in line and (found := _CONTROL.search(line)):
+            self._line(raw.decode("utf-8", "replace"))
+
+    def _line(self, line: str) -> None:
+        if _FORGED_LINE.match(line):
+            raise Broken(f"a forged line is in the log: {line[:300]!r}")
+        if _OWN_LINE.match(line):
+            if found := _FAULT.search(line):
+                raise Broken(f"{found[0]}: a handler of the service failed")
+            if found := _CONTROL.search(line):
                 raise Broken(f"a line of the service's own holds the control character {found[0]!r}: {line[:300]!r}")
 
 

@@ -31,12 +31,12 @@ class Boundary:
 
 
 BOUNDARIES: dict[str, Boundary] = {
-    "channel": Boundary(channel.inputs, 300, module="channel"),
-    "notify": Boundary(notify.inputs, 300, module="notify"),
-    "stranger": Boundary(notify.inputs, 150, module="notify", stranger=True),
-    "memory": Boundary(memory.inputs, 300, module="memory"),
-    "ports": Boundary(ports.inputs, 150, module="ports", settings='share = "python"\n'),
-    "calls": Boundary(calls.inputs, 60, module="calls", settings='share = "seccomp"\n'),
+    "channel": Boundary(channel.inputs, 120, module="channel"),
+    "notify": Boundary(notify.inputs, 120, module="notify"),
+    "stranger": Boundary(notify.inputs, 60, module="notify", stranger=True),
+    "memory": Boundary(memory.inputs, 150, module="memory"),
+    "ports": Boundary(ports.inputs, 80, module="ports", settings='share = "python"\n'),
+    "calls": Boundary(calls.inputs, 40, module="calls", settings='share = "seccomp"\n'),
     "rest": Boundary(rest.inputs, 40, rest.perform),
-    "lines": Boundary(lines.inputs, 60, lines.perform),
+    "lines": Boundary(lines.inputs, 50, lines.perform),
 }

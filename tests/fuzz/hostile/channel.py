@@ -43,9 +43,9 @@ def inputs(random: Random, count: int) -> Iterator[dict[str, Any]]:
     for number in range(count):
         data = values.datagram(random, random.choice(MESSAGES))
         how = random.random()
-        if how < 0.02:
+        if how < 0.01:
             yield {"do": "flood", "data": data}
-        elif how < 0.025 and number > count // 2:
+        elif how < 0.015 and number > count // 2:
             yield {"do": random.choice(ENDS)}
         else:
             yield {"do": "send", "data": data, "rider": random.choice(riders.KINDS) if how > 0.85 else ""}

@@ -37,7 +37,7 @@ def inputs(random: Random, count: int) -> Iterator[dict[str, Any]]:
         if random.random() < 0.2:
             data = values.garble(random, data)
         how = random.random()
-        if how < 0.02:
+        if how < 0.01:
             yield {"do": "flood", "data": data}
         else:
             yield {"do": "send", "data": data, "rider": random.choice(riders.KINDS) if how > 0.8 else ""}

@@ -27,6 +27,9 @@ def main() -> None:
     control = socket.socket(socket.AF_UNIX)
     control.connect(os.environ["FUZZ_CONTROL"])
     stream = control.makefile("rw", encoding="ascii", newline="\n")
+    if not stranger:  # said by each: once one of a release has, the others are not taken to be ready without it
+        notify = importlib.import_module("hostile.notify").Target(name)
+        notify.perform({"do": "send", "data": b"READY=1", "rider": ""})
     _say(stream, {"pid": os.getpid(), "uid": os.getuid(), "notify": name, "stranger": stranger})
     targets: dict[str, Any] = {}
     for line in stream:

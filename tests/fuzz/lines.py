@@ -34,7 +34,7 @@ NOT_HERE = ("--follow", "-f", *(name for name in COMMANDS.names() if name not in
 LINE_SECONDS = 2.0
 """The longest time that reading one line may take."""
 CODES = {*range(130), 130, 141}
-ACTUAL = 3
+ACTUAL = 2
 """Lines of a batch that a process of cservice of its own gets as arguments."""
 
 

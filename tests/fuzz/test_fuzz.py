@@ -10,7 +10,7 @@ from . import run
 from .boundaries import BOUNDARIES
 
 SEEDS = (1,)
-BATCHES = 4
+BATCHES = 3
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -61,5 +61,5 @@ class Target:
             return False
         if given["do"] == "flood":
             return flood(self._sock, given["data"])
-        select.select([], [self._sock], [], 0.2)
+        select.select([], [self._sock], [], 0.05)
         return riders.send(self._sock, given["data"], given["rider"])

@@ -83,7 +83,13 @@ def _request(random: Random) -> bytes:
         path += f"?accessKey={KEY}"
     elif how < 0.35:
         path = random.choice(
-            (f"/{KEY}", f"/api/v1/commands/{KEY}", f"/api/v1/operations/{KEY}", f"/cli?cmd=help+{KEY}")
+            (
+                f"/{KEY}",
+                f"/api/v1/commands/{KEY}",
+                f"/api/v1/operations/{KEY}",
+                f"/cli?cmd=help+{KEY}",
+                f"/cli?cmd={KEY}",
+            )
         )
     elif how < 0.4:
         path = "http://localhost" + path

@@ -32,6 +32,14 @@ PATHS = (
     *(f"/api/v1/{name}" for name in ("workers", "health", "info", "operations")),
     *(f"/api/v1/commands/{name}" for name in (*READS, *ACTING)),
 )  # fmt: skip
+GOOD_PATHS = (
+    "/cli", "/cli", "/metrics", "/openapi.json", "/ready", "/api/v1/commands", "/api/v1/operations/1", "/api/v1/events",
+    *(f"/api/v1/{name}" for name in ("workers", "health", "info", "operations")),
+    *(f"/api/v1/commands/{name}" for name in ("health", "info", "workers", "operations")),
+)  # fmt: skip
+KEY_PATHS = (
+    f"/{KEY}", f"/api/v1/commands/{KEY}", f"/api/v1/operations/{KEY}", f"/cli?cmd=help+{KEY}", f"/cli?cmd={KEY}",
+)  # fmt: skip
 METHODS = ("HEAD", "PUT", "DELETE", "OPTIONS", "TRACE", "CONNECT", "get", "G\0T", "")
 HEADERS = (
     "Host: localhost", "Host: evil.example", "Host:", "Host: localhost\r\nHost: localhost", "Host: [::1]:1",
@@ -62,9 +70,9 @@ def inputs(random: Random, count: int) -> Iterator[dict[str, Any]]:
         requests = [_request(random) for _ in range(random.choice((1, 1, 1, 1, 2, 20)))]
         data = b"".join(requests)
         how = random.random()
-        if how < 0.15:
+        if how < 0.1:
             data = values.garble(random, data)
-        elif how < 0.2:
+        elif how < 0.13:
             data = random.randbytes(random.choice((1, 100, 30000)))
         lowered = data.lower()
         unix = random.random() < 0.3 and not any(word.encode() in lowered for word in ACTING)
@@ -73,41 +81,41 @@ def inputs(random: Random, count: int) -> Iterator[dict[str, Any]]:
 
 
 def _request(random: Random) -> bytes:
-    path = random.choice(PATHS)
-    how = random.random()
-    if how < 0.2:
-        path += (
-            random.choice(("?", "&", "%00", "%ff", ";x", "/", "?cmd=", "?wait=", "?seen=")) + values.text(random)[:3000]
-        )
-    elif how < 0.3:
-        path += f"?accessKey={KEY}"
-    elif how < 0.35:
-        path = random.choice(
-            (
-                f"/{KEY}",
-                f"/api/v1/commands/{KEY}",
-                f"/api/v1/operations/{KEY}",
-                f"/cli?cmd=help+{KEY}",
-                f"/cli?cmd={KEY}",
+    """A valid request to some path, with up to three things about it changed."""
+    path = random.choice((*GOOD_PATHS, random.choice(PATHS)))
+    posted = path == "/cli" or path.startswith("/api/v1/commands/")
+    method, version = "POST" if posted else "GET", "1.1"
+    headers = ["Host: localhost", f"Authorization: Bearer {KEY}"]
+    body = random.choice(READS).encode() if path == "/cli" else b"{}" if posted else b""
+    chunked = False
+    for _ in range(random.choice((0, 1, 1, 2, 3))):
+        change = random.randrange(10)
+        if change == 0:
+            path += random.choice(("?", "&", "%00", "%ff", ";x", "/", "?cmd=", "?wait=", "?seen=")) + values.text(
+                random
             )
-        )
-    elif how < 0.4:
-        path = "http://localhost" + path
-    headers = [] if random.random() < 0.05 else ["Host: localhost"]
-    if random.random() < 0.8:
-        headers.append(f"Authorization: Bearer {KEY}")
-    headers += random.sample(HEADERS, random.choice((0, 0, 0, 1, 1, 5)))
-    if random.random() < 0.03:
-        headers += [f"X-{number}: y" for number in range(200)]
-    body = _body(random) if random.random() < 0.5 else b""
-    if body and random.random() < 0.8:
-        headers.append(f"Content-Length: {len(body)}")
-    elif body:
+        elif change == 1:
+            path = random.choice((path + f"?accessKey={KEY}", "http://localhost" + path, *KEY_PATHS))
+        elif change == 2:
+            method = random.choice(METHODS)
+        elif change == 3:
+            version = random.choice(("1.0", "1.0", "2.0", "0.9", "1.1\0"))
+        elif change == 4:
+            del headers[random.randint(0, len(headers)) :]
+        elif change in (5, 6):
+            headers += random.sample(HEADERS, random.choice((1, 1, 3)))
+        elif change == 7:
+            headers += [f"X-{number}: y" for number in range(random.choice((5, 200)))]
+        elif change == 8:
+            chunked = True
+        else:
+            body = _body(random)
+    if chunked:
         headers.append("Transfer-Encoding: chunked")
         body = _chunked(random, body)
-    usual = "POST" if body or "/commands/" in path or path.startswith("/cli") else "GET"
-    method = usual if random.random() < 0.8 else random.choice(METHODS)
-    head = "\r\n".join([f"{method} {path} HTTP/1.{random.choice('1110')}", *headers, "", ""])
+    elif body:
+        headers.append(f"Content-Length: {len(body)}")
+    head = "\r\n".join([f"{method} {path[:9000]} HTTP/{version}", *headers, "", ""])
     return head.encode("utf-8", "surrogatepass") + body
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from cluster_service.control.errors import CommandError
 from tests.tools.processes import children_of, describe, memory, stat, table
 
+from .events import HOSTILE
 from .subject import GROUPS, KEY, WORKERS, refused
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ def unsettled(world: World) -> str:
             return f"{group}: {[(row['slot'], row['state'], row['reason']) for row in rows if row['group'] == group]}"
         if any((row["target"], row["cwd"]) != (promoted["target"], promoted["cwd"]) for row in serving):
             return f"{group} does not serve what was promoted, {promoted['cwd']}"
+    if [row["state"] for row in rows if row["group"] == HOSTILE] != ["serving"]:
+        return f"{HOSTILE}: {[(row['state'], row['last_exit']) for row in rows if row['group'] == HOSTILE]}"
     if sorted(row["pid"] for row in rows) != subject.worker_pids():
         return f"it speaks of {sorted(row['pid'] for row in rows)}, and there are {subject.worker_pids()}"
     return ""

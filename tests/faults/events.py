@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 READY_FIRST = {"restart", "upgrade", "rollback", "recycle"}
 """Reasons for which a worker is asked to end only when its successor serves."""
+HOSTILE = "hostile"
+"""The group whose workers attack the service."""
 LEVERS = "levers.py"
 """The file in which a worker that was made to hang stands."""
 SLACK = 0.1
@@ -100,8 +102,8 @@ class Watch:
             self._breaks("5 deadlines", f"{who} was killed after {had:.1f} s, and {given:.1f} s were announced")
 
     def _worker_hung(self, event: dict[str, Any]) -> None:
-        """Whoever hangs was made to by a lever. One that was stopped tells no stacks."""
-        if event["stacks"] and not any(LEVERS in line for line in event["stacks"]):
+        """Whoever hangs was made to by a lever. One that was stopped tells no stacks; a hostile one lies."""
+        if event["group"] != HOSTILE and event["stacks"] and not any(LEVERS in line for line in event["stacks"]):
             who = f"{event['group']}.{event['slot']} (pid {event['pid']})"
             self._breaks("hangs", f"{who} {event['detail']}, and nobody had made it: {' '.join(event['stacks'])}")
 

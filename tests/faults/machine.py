@@ -198,7 +198,7 @@ class _Relay:
             event, heard = events[self._read], self._world.subject.heard[self._read]
             self._read += 1
             rest = {key: value for key, value in event.items() if key not in ("type", "service", "event", "at")}
-            self._world.story.tell("event", event=event["event"], of=event["at"], **rest)
+            self._world.story.tell("event", event=event["event"], shown=event["at"], **rest)
             shown = datetime.fromisoformat(event["at"]).timestamp()
             self._watch.take({**event, "moment": self._world.subject.wall.real(shown, heard)})
 

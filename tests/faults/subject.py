@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cluster_service as cservice
+from tests.fuzz.subject import Hostile, control_socket, hostile_group, next_hostile
 from tests.tools import ask
 from tests.tools.ports import free_port
 from tests.tools.processes import children_of, stat
@@ -37,7 +38,7 @@ MARKS = {
     "master": re.compile(rb"^cservice: faults master"),
     "log writer": re.compile(rb"^cservice: faults log writer|--log-writer"),
     "cleaner": re.compile(rb"^cservice: faults (cleaner|guardian)"),
-    "worker": re.compile(rb"^cservice: faults (web|script)\.|worker/boot\.py"),
+    "worker": re.compile(rb"^cservice: faults (web|script|hostile)\.|worker/boot\.py"),
 }
 """What a process list says of each: its title, or before it has one, how it was started."""
 RELEASE = Path(__file__).parent / "release"
@@ -72,7 +73,7 @@ target = "{folder}/v0/worker.py"
 cwd = "{folder}/v0"
 args = ["{script}"]
 workers = 2
-"""
+{hostile}"""
 
 
 class Subject(Service):
@@ -89,6 +90,9 @@ class Subject(Service):
         self.natures: dict[str, str] = {}
         """Release → what it is like."""
         self._lock = threading.Lock()
+        self._one_hostile = threading.Lock()
+        self._hostile_group = hostile_group(folder, self.ports["script"])
+        self._control = control_socket(folder)
         self.release("good")
         (folder / "key").touch(0o600)
         (folder / "key").write_text(KEY, encoding="ascii")
@@ -98,13 +102,20 @@ class Subject(Service):
             "--config", str(self.config), cwd=folder, env=self.wall.env, name="faults", command=(CSERVICE, "start")
         )
 
+    def __exit__(self, kind: type[BaseException] | None, *more: object) -> None:
+        """End the service, and the socket of the hostile workers."""
+        try:
+            super().__exit__(kind, *more)
+        finally:
+            self._control.close()
+
     # -- what it is made of
 
     def configure(self, *, touched: int = 0, stop_timeout: int = STOP_TIMEOUT, broken: str = "") -> None:
         """Write the configuration."""
         text = CONFIG.format(
             folder=self.folder, disk=self.disk, door=self.door_port, touched=touched, stop_timeout=stop_timeout,
-            broken=broken, **self.ports,
+            broken=broken, hostile=self._hostile_group, **self.ports,
         )  # fmt: skip
         self.config.write_text(text, encoding="utf-8")
 
@@ -165,6 +176,25 @@ class Subject(Service):
     def deed(self, group: str, deed: str) -> int:
         """Have whichever worker of *group* answers do *deed*; return its pid. Raises OSError, AssertionError."""
         return ask.http_pid(("127.0.0.1", self.ports[group]), f"/{deed}")
+
+    @contextlib.contextmanager
+    def hostile_worker(self) -> Iterator[Hostile | None]:
+        """A block with the hostile worker; None where none has come up, or another fault has it already."""
+        if not self._one_hostile.acquire(blocking=False):
+            yield None
+            return
+        found = None
+        try:
+            with contextlib.suppress(TimeoutError):
+                found = next_hostile(self._control)
+                while found.pid not in self.worker_pids():
+                    found.close()
+                    found = next_hostile(self._control)
+            yield found
+        finally:
+            if found is not None:
+                found.close()
+            self._one_hostile.release()
 
     # -- asking it
 

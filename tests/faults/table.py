@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from tests.tools.shortage import GROUPS, ROOT
 
-from . import on_commands, on_machine, on_processes, wall
+from . import on_commands, on_machine, on_peers, on_processes, wall
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,6 +49,11 @@ FAULTS: dict[str, Fault] = {
     "stop guardian": Fault(on_processes.stop("guardian", 4), 2),
     "kill log writer": Fault(on_processes.kill("log writer"), 2),
     "stop log writer": Fault(on_processes.stop("log writer", 5), 2),
+    # peers that are not to be trusted, and those that neither read nor write
+    "hostile worker": Fault(on_peers.hostile, 3),
+    "clients that do not read": Fault(on_peers.clients, 1),
+    "silent log writer": Fault(on_peers.silent_log_writer, 1),
+    "unread output": Fault(on_peers.unread_output, 0.5),
     # what operators do
     "restart": Fault(on_commands.restart, 3),
     "upgrade": Fault(on_commands.upgrade("good"), 3),

@@ -129,8 +129,8 @@ def test_a_group_that_is_added_waits_for_one_that_is_there(here: Path) -> None:
         ('target = "worker.py"\n[groups.a]\nshare_with = ["c"]\n[groups.b]\n', (":3", "no other group")),
         ('target = "worker.py"\n[groups.a]\nshare_with = ["a"]\n', (":3", "no other group 'a'")),
         (
-            'target = "worker.py"\n[groups.a]\nshare_with = ["b"]\n[groups.b]\nuser = "nobody"\n',
-            (":3", "a and b run as different users"),
+            'target = "/bin/true"\ncwd = "/"\n[groups.a]\nshare_with = ["b"]\n[groups.b]\nuser = "nobody"\n',
+            (":4", "a and b run as different users"),
         ),
         ('target = "worker.py"\n[groups.a]\n[groups.b]\ndepends_on = ["a:up"]\n', (":4", "'a:up'", "db:ready")),
         ('target = "worker.py"\n[groups.a]\nsingleton = true\nworkers = 2\n', (":4", "2 workers", "Write 1")),

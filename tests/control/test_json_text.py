@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from cluster_service.control import json_text
 from cluster_service.control.json_text import MAX_BYTES, MAX_DEPTH, MAX_DIGITS, encode_json, parse_json
 
 
@@ -94,3 +95,17 @@ def test_every_answer_is_json(data: Any, text: str) -> None:
 def test_what_does_not_end_is_cut() -> None:
     encoded = encode_json({"a": endless(), "b": 1})
     assert json.loads(encoded, parse_constant=pytest.fail)["b"] == 1
+
+
+def test_what_people_read_cannot_steer_their_terminal() -> None:
+    data = {
+        "text": "\x1b[2J\x7f\x9b31m\u2028\u202e\u2066\n",
+        "half": "a\ud800b",
+        "smile": "\U0001f600é",
+        "nan": float("nan"),
+    }
+    for indent in (None, 2):
+        text = json_text.encode_for_terminal(data, indent=indent)
+        assert all(char.isprintable() or char == "\n" for char in text)
+        assert "\U0001f600é" in text
+        assert json.loads(text) == {**data, "half": "a\ufffdb", "nan": None}

@@ -48,4 +48,8 @@ class Discarder:
     def report(self) -> list[str]:
         """Return a line about each worker that has lost output since the last report."""
         lost, self._lost = self._lost, {}
-        return [f"{count} lines of {label} were lost: no log writer read them" for label, count in lost.items()]
+        return [f"{_lines(count)} of {label} lost: no log writer read them" for label, count in lost.items()]
+
+
+def _lines(count: int) -> str:
+    return "1 line" if count == 1 else f"{count} lines"

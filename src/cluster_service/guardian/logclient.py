@@ -46,10 +46,13 @@ LINGER = 5.0
 """Seconds beyond the longest stop that the writer waits for what is still written, once the guardian has ended."""
 EXITED_LIMIT = 500
 """Workers that have exited whose pipes other processes keep open. Of more than these the oldest are closed."""
-_RESTART_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
-"""Seconds between two starts, at least; doubled each time that a writer ends within ``_LONGEST_PAUSE``."""
+_RESTART_PAUSE, _LONGEST_PAUSE = 1.0, 10.0
+"""Seconds between two starts, at least; doubled each time that a writer ends within ``_PROVEN``."""
+_PROVEN = 60.0
 _LOST_PAUSE = 1.0
 """Seconds until a pipe is sent again for which there was no descriptor."""
+ANSWER_BYTES = 64 * 1024
+"""Of one message of the writer: a tail has at most 20 lines of 500 characters of four bytes."""
 _ANSWERS = 100
 """Messages of the writer that are read at a time."""
 _ENVIRONMENT = ("NO_COLOR", "TERM", "TZ", "LANG", "LC_ALL", "PATH")
@@ -81,6 +84,8 @@ class Logs:
         self._sources: dict[int, Source] = {}
         self._outbox = Outbox()
         self._discarder = Discarder(self._at_end)
+        self._buffer = bytearray(ANSWER_BYTES)
+        """Made now: an answer can be received when there is no memory."""
         self._sock: socket.socket | None = None
         self.pid: int | None = None
         self._heard = loop.now()
@@ -228,7 +233,7 @@ class Logs:
         self.pid = None
         self._close()
         if not self._ending:
-            if now - self._started >= _LONGEST_PAUSE:
+            if now - self._started >= _PROVEN:
                 self._pause = _RESTART_PAUSE
             self._start_at = max(now, self._started + self._pause)
             self._pause = min(_LONGEST_PAUSE, 2 * self._pause)
@@ -319,16 +324,16 @@ class Logs:
             if self._sock is None:
                 return
             try:
-                data = self._sock.recv(256 * 1024, socket.MSG_DONTWAIT)
+                size = self._sock.recv_into(self._buffer, flags=socket.MSG_DONTWAIT)
             except (BlockingIOError, InterruptedError):
                 return
             except OSError:
-                data = b""
-            if not data:
+                size = 0
+            if not size:
                 self._loop.drop(self._sock.fileno())
                 return
             try:
-                self._told(json.loads(data))
+                self._told(json.loads(self._buffer[:size]))
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 self._replace(f"sent an invalid message ({error!r})")
                 return

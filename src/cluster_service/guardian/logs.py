@@ -392,7 +392,7 @@ class Writer:
 
     def _tell(self, message: dict[str, Any]) -> None:
         if self.end_by is None:
-            self.answers.append(json.dumps(message).encode())
+            self.answers.append(json.dumps(message, ensure_ascii=False).encode())
 
     def _send_answers(self) -> None:
         """Send what the guardian takes now."""

@@ -422,7 +422,10 @@ class Broken:
     """Stands in for a part of the guardian of which every call fails."""
 
     def __getattr__(self, name: str) -> Any:
-        raise RuntimeError(f"{name} is broken")
+        def fails(*_: object, **__: object) -> None:
+            raise RuntimeError(f"{name} is broken")
+
+        return fails
 
 
 def test_an_exit_is_told_whatever_else_fails() -> None:
@@ -476,7 +479,7 @@ def test_a_hostile_worker_takes_nothing_from_another(kernel: RealKernel) -> None
         "    client.sendmsg([b'STATUS=' + str(n).encode()], [(*rights, array.array('i', [y.fileno()]))])\n"
         "    y.close()\n"
         "channel.send(b'{\"type\": \"sent\"}')\n"
-        "while True: channel.send(b'{\"type\": \"got\", \"id\": \"%s\"}' % (b'x' * 50))"
+        "while True: channel.send(b'{\"type\": \"x\", \"text\": \"%s\"}' % (b'x' * 50_000))"
     )
     kernel.fact(facts.Message, worker=1)
     good = Puppet(kernel, 2)

@@ -30,8 +30,10 @@ ALLOWED = {
     "worker/job.py": "/dev/null",
     "boot.py": "/dev/null",
     "control/cli.py": "/dev/null",
-    "config/asking.py": "descriptors that it was given",
-    "rundir.py": "the lock, in a directory that was checked to be ours, mode 0700",
+    "guardian/helper.py": "/dev/null",
+    "guardian/cleaner.py": "lock and sockets of a dead guardian, in its run directory",
+    "config/running.py": "descriptors that it was given",
+    "rundir/locks.py": "the lock, in a directory that was checked to be ours, mode 0700",
     "guardian/paths.py": "Unix sockets, in a directory that it holds open",
     "guardian/opening.py": "a Unix socket, with the rights of the worker that asked for it",
     "worker/listeners.py": "a Unix socket, with the rights of the worker itself",
@@ -90,6 +92,7 @@ NOT_THE_GUARDIAN = {
     "guardian/child.py": "a child, after the fork",
     "guardian/__main__.py": "before the guardian runs",
     "guardian/limits.py": "a child, after the fork: its own /proc/self/oom_score_adj",
+    "guardian/cleaner.py": "the cleaner, once the guardian is dead",
 }
 GUARDIAN = [path for path in FILES if path.parent.name == "guardian"]
 
@@ -111,8 +114,10 @@ def test_the_guardian_calls_nothing_that_waits_for_a_reader(path: Path) -> None:
 OF_A_PROCESS = re.compile(r"/proc/\{[^}]*\}/(\w+)")
 IN_ITS_MEMORY = {"cmdline", "environ", "auxv", "maps", "smaps", "numa_maps", "pagemap"}
 """Files of /proc/PID that are read out of the process's memory, or under its lock: it can make their reader wait."""
+READ_ELSEWHERE = {"guardian/leftovers.py": "in processes of its own, which are given up after half a second"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=[str(path.relative_to(SOURCE)) for path in FILES])
 def test_no_file_of_a_process_is_read_that_it_can_make_wait(path: Path) -> None:
-    assert not IN_ITS_MEMORY & set(OF_A_PROCESS.findall(path.read_text(encoding="utf-8")))
+    found = IN_ITS_MEMORY & set(OF_A_PROCESS.findall(path.read_text(encoding="utf-8")))
+    assert bool(found) == (str(path.relative_to(SOURCE)) in READ_ELSEWHERE), found

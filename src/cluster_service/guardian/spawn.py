@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import signal
 import socket
@@ -155,8 +156,12 @@ def launch(plan: Plan) -> Launch:
     return Launch(pid, ours)
 
 
+@functools.lru_cache(maxsize=100)
 def identity_of(user: str | None, group: str | None) -> Identity:
-    """Return the identity that an order names. Raises CannotSpawn when there is no such user or group."""
+    """Return the identity that an order names. Raises CannotSpawn when there is no such user or group.
+
+    One that was found is remembered: the user database may be a server that does not answer later.
+    """
     try:
         return identity.of(user, group)
     except identity.Unknown as error:

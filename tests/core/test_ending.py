@@ -179,3 +179,17 @@ def test_order_and_time_as_arithmetic(depends: dict[str, list[str]], stages: lis
     timeouts = {"a": 1.0, "b": 2.0, "c": 3.0}
     assert [sorted(stage) for stage in shutdown.order(depends)] == stages
     assert shutdown.longest(depends, timeouts) == seconds
+
+
+def test_a_group_without_workers_is_gone_at_once() -> None:
+    made = world(group("web"))
+    made.request(Scale("0", "web"))
+    made.run(10.0)
+    made.kernel.refuse_forks = 100
+    made.request(Scale("2", "web"))
+    made.run(0.05)
+    made.request(Reload(Spec("default", ())))
+    made.kernel.refuse_forks = 0
+    made.request(Scale("1", "web"))  # it is not being shut down any more
+    made.run(10.0)
+    assert len(made.serving("web")) == 1

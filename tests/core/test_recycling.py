@@ -134,3 +134,14 @@ def test_without_limits_nobody_is_due() -> None:
     assert made.cluster is not None
     worker = Worker(1, "web", 1, 1, "start", 0.0, ready_at=0.0, memory=1 << 60, requests=1 << 60)
     assert [rule(made.cluster.groups["web"].spec, worker, 1e9) for rule in RULES] == [""] * len(RULES)
+
+
+def test_a_worker_that_is_wanted_again_after_its_time_is_due_at_once() -> None:
+    made = started(1, max_uptime=60.0)
+    (old,) = made.serving()
+    made.programs["app"] = replace(GOOD, boot=1e9, dies_at=90.0)
+    made.request(Restart("all"))
+    assert made.run_until(lambda: not running(made), 200.0)
+    made.run(0.0)
+    assert made.cluster is not None
+    assert made.cluster.workers[old.worker].retire == "recycle"

@@ -23,20 +23,17 @@ def release(cluster: Cluster) -> None:
     """Drop the slots of the groups whose turn to end has come. Groups that depend on each other in a circle end
     together.
     """
-    for group in cluster.groups.values():
-        if group.leaving and not cluster.ending and not _lives(cluster, group):
-            group.leaving = False
     leaving = {name: group for name, group in cluster.groups.items() if group.leaving and _lives(cluster, group)}
-    while leaving:
+    gone = [""]
+    while leaving and gone:
         free = [group for group in leaving.values() if not _dependents(group.name, leaving.values())]
         for group in free or leaving.values():
             group.rollout = None
             group.slots.clear()
-        gone = [group.name for group in free if not _lives(cluster, group)]
-        if not gone:
-            return
-        for name in gone:
-            del leaving[name]
+        gone = [name for name, group in leaving.items() if not _lives(cluster, group)]
+        leaving = {name: group for name, group in leaving.items() if name not in gone}
+    for group in cluster.groups.values():
+        group.leaving = group.leaving and (bool(cluster.ending) or _lives(cluster, group))
 
 
 def _lives(cluster: Cluster, group: Group) -> bool:

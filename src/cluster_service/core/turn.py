@@ -33,14 +33,13 @@ def turn(cluster: Cluster, now: float) -> None:
     if cluster.drain_at is not None and cluster.judging_time and now >= cluster.drain_at:
         cluster.end_service(cluster.ending, cluster.end_code)
     shutdown.release(cluster)
-    for group in cluster.groups.values():
-        recycle.look(cluster, group, now)
     before = 0
     for _ in range(MAX_ROUNDS):
         before = len(cluster.todo)
         for worker in list(cluster.workers.values()):
             _age(cluster, worker, now)
         for group in cluster.groups.values():
+            recycle.look(cluster, group, now)
             rollouts.steer(cluster, group, now)
             reconcile(cluster, group, now)
         for operation in cluster.running():

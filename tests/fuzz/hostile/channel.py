@@ -35,7 +35,8 @@ MESSAGES: list[dict[str, Any]] = [
     {"type": "stop", "timeout": 1.0, "reason": "restart"},
 ]
 FLOOD_SECONDS = 0.3
-ENDS = ("half-close", "close")
+ENDS = ("half-close", "close", "empty")
+"""After these nothing more may be read: they come late in a batch."""
 
 
 def inputs(random: Random, count: int) -> Iterator[dict[str, Any]]:
@@ -45,7 +46,7 @@ def inputs(random: Random, count: int) -> Iterator[dict[str, Any]]:
         how = random.random()
         if how < 0.01:
             yield {"do": "flood", "data": data}
-        elif how < 0.015 and number > count // 2:
+        elif how < 0.05 and number > count * 9 // 10:
             yield {"do": random.choice(ENDS)}
         else:
             yield {"do": "send", "data": data, "rider": random.choice(riders.KINDS) if how > 0.85 else ""}
@@ -56,21 +57,31 @@ class Target:
 
     def __init__(self) -> None:
         self.violations: list[str] = []
+        self.ended = False
+        """The worker is of no more use, and is to end after the batch."""
         found = seqpackets()
         self._sock = found[0] if found else socket.socketpair()[0]
 
     def perform(self, given: dict[str, Any]) -> bool:
         """Carry out one input."""
-        if given["do"] == "half-close":
-            self._sock.shutdown(socket.SHUT_WR)
-            return True
-        if given["do"] == "close":
-            self._sock.shutdown(socket.SHUT_RDWR)
-            return True
+        if given["do"] in ENDS:
+            self.ended = True
+            return end(self._sock, given["do"])
         if given["do"] == "flood":
             return flood(self._sock, given["data"])
         select.select([], [self._sock], [], 0.05)
         return riders.send(self._sock, given["data"], given["rider"])
+
+
+def end(sock: socket.socket, how: str) -> bool:
+    """Close one direction or both, or send what looks like the end."""
+    if how == "empty":
+        return riders.send(sock, b"", "")
+    try:
+        sock.shutdown(socket.SHUT_WR if how == "half-close" else socket.SHUT_RDWR)
+    except OSError:
+        return False
+    return True
 
 
 def flood(sock: socket.socket, data: bytes) -> bool:

@@ -30,7 +30,16 @@ class Places:
         """Whether this user could not have bound such a place itself."""
         if not self._other_user:
             return False
-        return kind in ("honest", "closed", "symlink") or (kind == "privileged" and self._first_free > 900)
+        return kind in ("honest", "closed", "symlink") or bool(kind == "privileged" and self._first_free > 900)
+
+    def forbidden_name(self, name: object) -> bool:
+        """Whether this user could not have bound a socket that has this name (as of ``getsockname``) itself."""
+        if not self._other_user:
+            return False
+        if isinstance(name, tuple):
+            return name[1] == self._honest or 0 < name[1] < min(self._first_free, 900)
+        text = os.fsdecode(name) if isinstance(name, (str, bytes)) else ""
+        return "/closed/" in text or "/link/" in text
 
     def text(self, kind: str, number: int) -> str:
         """Return the place as ``wire.addresses`` writes it."""

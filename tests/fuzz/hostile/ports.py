@@ -10,6 +10,7 @@ from array import array
 from typing import TYPE_CHECKING, Any
 
 from . import riders, values
+from .channel import ENDS, end
 from .places import Places
 from .sockets import seqpackets
 
@@ -32,12 +33,14 @@ def inputs(random: Random, count: int) -> Iterator[dict[str, Any]]:
         how = random.random()
         if how < 0.4:
             yield {"do": "place", "message": message, "place": place, "number": random.getrandbits(32)}
-        elif how < 0.97 or number < count // 2:
+        elif how < 0.9 or number < count * 9 // 10:
             data = values.datagram(random, message)
             rider = random.choice(riders.KINDS) if random.random() < 0.1 else ""
-            yield {"do": "send", "data": data, "rider": rider, "read": random.random() < 0.9}
-        else:
+            yield {"do": "send", "data": data, "rider": rider, "read": random.random() < 0.98}
+        elif how < 0.95:
             yield {"do": "flood", "data": values.datagram(random, message)}
+        else:
+            yield {"do": random.choice(ENDS)}
 
 
 class Target:
@@ -45,6 +48,7 @@ class Target:
 
     def __init__(self) -> None:
         self.violations: list[str] = []
+        self.ended = False
         found = seqpackets()
         self._sock = found[1] if len(found) > 1 else None
         self._places = Places()
@@ -54,7 +58,11 @@ class Target:
         """Carry out one input."""
         if self._sock is None:
             return False
+        if given["do"] in ENDS:
+            self.ended = True
+            return end(self._sock, given["do"])
         if given["do"] == "flood":
+            self.ended = True  # a worker that does not read its replies is cut off
             return sum(riders.send(self._sock, given["data"], "") for _ in range(FLOOD)) > 0
         if given["do"] == "place":
             address = self._places.text(given["place"], given["number"])
@@ -62,11 +70,11 @@ class Target:
             message = {**given["message"], "address": address, "inode": inode}
             if not riders.send(self._sock, json.dumps(message).encode(), ""):
                 return False
-            return self._read(given["place"] if message["type"] == "bind" else "")
+            return self._read()
         sent = riders.send(self._sock, given["data"], given["rider"])
-        return self._read("") if sent and given["read"] else sent
+        return self._read() if sent and given["read"] else sent
 
-    def _read(self, place: str) -> bool:
+    def _read(self) -> bool:
         """Read one reply, if one comes; True when it gave a socket."""
         assert self._sock is not None
         if not select.select([self._sock], [], [], 5.0)[0]:
@@ -80,14 +88,15 @@ class Target:
             received.frombytes(content[: len(content) // 4 * 4])
         for descriptor in received:
             self._inodes = [*self._inodes[-50:], os.fstat(descriptor).st_ino]
-            os.close(descriptor)
+            with socket.socket(fileno=descriptor) as given:
+                name = given.getsockname()  # not what was asked for: an earlier reply may have been left unread
+            if self._places.forbidden_name(name):
+                self.violations.append(f"this user could not have bound {name!r}, and was given its socket")
         if data:
             try:
                 json.loads(data.decode("utf-8"), parse_constant=_refuse)
             except ValueError as error:
                 self.violations.append(f"a reply that is not JSON: {error}: {data[:200]!r}")
-        if received and self._places.forbidden(place):
-            self.violations.append(f"this user could not have bound {place}, and was given its socket")
         return bool(received)
 
 

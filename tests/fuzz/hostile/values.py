@@ -121,10 +121,10 @@ def datagram(random: Random, message: dict[str, Any]) -> bytes:
         return encode(random, mutate(random, message))
     if how < 0.8:
         return garble(random, encode(random, message))
-    size = random.choice((0, 1, 100, 4096, 65535, 65536, 65537, 70000))
+    size = random.choice((1, 2, 100, 4096, 65535, 65536, 65537, 70000))
     if how < 0.88:
         return (random.choice(OPENERS) * size)[:size]
     if how < 0.94:
         key = random.choice(list(message))
         return encode(random, {**message, key: "x" * max(0, size - 200)})
-    return random.getrandbits(8 * size).to_bytes(size, "little") if size else b""
+    return random.getrandbits(8 * size).to_bytes(size, "little")

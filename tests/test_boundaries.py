@@ -29,7 +29,6 @@ ALLOWED = {
     "worker/job.py": "/dev/null",
     "boot.py": "/dev/null",
     "control/cli.py": "/dev/null",
-    "guardian/helper.py": "/dev/null",
     "guardian/cleaner.py": "lock and sockets of a dead guardian, in its run directory",
     "config/running.py": "descriptors that it was given",
     "rundir/locks.py": "the lock, in a directory that was checked to be ours, mode 0700",

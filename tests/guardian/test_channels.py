@@ -477,7 +477,7 @@ def test_a_hostile_worker_takes_nothing_from_another(kernel: RealKernel) -> None
         "    rights = socket.SOL_SOCKET, socket.SCM_RIGHTS\n"
         "    x.sendmsg([b'.'], [(*rights, array.array('i', [c.fileno()]))]); c.close(); x.close()\n"
         "    client.sendmsg([b'STATUS=' + str(n).encode()], [(*rights, array.array('i', [y.fileno()]))])\n"
-        "    y.close()\n"
+        "    threading.Thread(target=y.close).start()  # where it comes last, it lingers here\n"
         "channel.send(b'{\"type\": \"sent\"}')\n"
         "while True: channel.send(b'{\"type\": \"x\", \"text\": \"%s\"}' % (b'x' * 50_000))"
     )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cluster_service.guardian.holdings import SOCKETS_LIMIT, SWEEP_AT
+from cluster_service.guardian.holdings import OPEN_BURST, OPENS_PER_SECOND, SOCKETS_LIMIT, SWEEP_AT
 from cluster_service.wire import facts, orders
 from tests.tools.ports import free_port
 from tests.tools.processes import children_of
@@ -311,3 +311,14 @@ def test_what_was_closed_makes_room_at_the_limit(kernel: RealKernel) -> None:
     address = f"127.0.0.1:{free_port()}"
     puppet.do(f"s = tcp('127.0.0.1', {address.rpartition(':')[2]})")
     assert listeners(kernel) == [address]
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_a_worker_that_binds_new_addresses_without_end_is_left_to_the_kernel(kernel: RealKernel, call: str) -> None:
+    puppet = Puppet(kernel, 1)
+    binds = int(OPEN_BURST) * 2
+    puppet.do(f"for port in range(9000, {9000 + binds}):\n    {call}\n    s.close()")
+    assert kernel.wrote(f"web.1 (pid {puppet.pid}) binds more than {OPENS_PER_SECOND:g} new addresses a second")
+    assert len(listeners(kernel)) <= SOCKETS_LIMIT
+    opened = sum(isinstance(fact, facts.Released) for fact in kernel.pending)
+    assert opened < binds, "the master hears of as many as it has time for"

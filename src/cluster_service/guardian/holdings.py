@@ -28,6 +28,11 @@ SWEEP_AT = 16
 SOCKETS_LIMIT = 64
 """Sockets in use that one worker may have shared; what it binds beyond is left to the kernel."""
 
+OPEN_BURST, OPENS_PER_SECOND = 256.0, 10.0
+"""Sockets that may be opened for one worker at once, and a second from then on. Each is told to the master, which would
+have no time for anything else.
+"""
+
 
 @dataclass(eq=False)
 class Worker:
@@ -77,6 +82,11 @@ class Worker:
     """How many sockets it has alone when those are looked for that it has closed."""
     full: bool = False
     """It was reported that it uses too many sockets."""
+    opens_left: float = OPEN_BURST
+    """Sockets that may be opened for it, as of ``opens_at``."""
+    opens_at: float = 0.0
+    fast: bool = False
+    """It was reported that it binds too many addresses a second."""
     private: dict[str, str] = field(default_factory=dict)
     """What it asked for -> the address of its own socket, for those that listen."""
 
@@ -86,6 +96,15 @@ class Worker:
     def __repr__(self) -> str:
         state = "exited" if self.exited else "running" if self.launched else "launching"
         return f"<Worker {self.number} {self.label} pid {self.pid}: {state}>"
+
+    def may_open(self, now: float) -> bool:
+        """Return whether another socket may be opened for the worker at *now* (monotonic seconds), and charge it."""
+        self.opens_left = min(OPEN_BURST, self.opens_left + max(0.0, now - self.opens_at) * OPENS_PER_SECOND)
+        self.opens_at = now
+        if self.opens_left < 1.0:
+            return False
+        self.opens_left -= 1.0
+        return True
 
     def state(self) -> dict[str, Any]:
         """Return the worker's part of a snapshot."""

@@ -8,7 +8,8 @@ datagram sockets (they are mailboxes), sockets bound to one device, and those of
 
 A program that binds many sockets and closes them again (a resolver with random ports, FTP's data connections) does not
 make the service hold them all: from ``holdings.SWEEP_AT`` sockets that a worker has alone, those are released that none
-of its processes has open, and what it binds beyond ``holdings.SOCKETS_LIMIT`` in use is left to the kernel.
+of its processes has open, and what it binds beyond ``holdings.SOCKETS_LIMIT`` in use is left to the kernel. So is what
+it binds faster than ``holdings.OPENS_PER_SECOND``; a worker that is tried on ports of its own is refused it.
 
 O_NONBLOCK stands in the open file description, which all users of a socket share. So it is copied from a worker that
 is the only user, and otherwise only ever set: an event loop that found its listener blocking would stand still, while
@@ -24,6 +25,7 @@ import errno
 import fcntl
 import os
 import socket
+import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cluster_service.machine import shortage
@@ -203,6 +205,8 @@ class Ports:
             yield from shared.kept.ask("restore")  # it may have been removed to make room for what it does not get
         held = self._holdings.held.get(private.key_of(worker, str(want.address)))
         if held is None:
+            if not self._may_open(worker):
+                raise Refused(errno.EMFILE, f"{want.address}: the worker binds too many addresses")
             try:
                 held = yield from private.open_for(worker, want.address, want.kind, want.options)
             except TimeoutError:
@@ -249,6 +253,8 @@ class Ports:
 
     def _open(self, worker: Worker, want: Want) -> Steps[Held]:
         sharing.check_new(self._holdings, worker, want)
+        if not self._may_open(worker):
+            raise LeaveAlone
         yield from self._make_room(worker)
         try:
             held = yield from self._make(want)
@@ -325,6 +331,17 @@ class Ports:
         return bool((yield from ask("in_use", asked)).values["used"])
 
     # ------------------------------------------------------------ sockets that are closed again
+
+    def _may_open(self, worker: Worker) -> bool:
+        if worker.may_open(time.monotonic()):
+            return True
+        if not worker.fast:
+            worker.fast = True
+            self._told.log(
+                f"{worker.label} (pid {worker.pid}) binds more than {known.OPENS_PER_SECOND:g} new addresses a second; "
+                "what it binds beyond that is not shared"
+            )
+        return False
 
     def _make_room(self, worker: Worker) -> Steps[None]:
         """Release what *worker* has closed, once it has many sockets. Raises LeaveAlone where it uses too many."""

@@ -37,7 +37,8 @@ class Places:
         if not self._other_user:
             return False
         if isinstance(name, tuple):
-            return bool(name[1] == self._honest or 0 < name[1] < min(self._first_free, 900))
+            port = int(name[1])
+            return port == self._honest or 0 < port < min(self._first_free, 900)
         text = os.fsdecode(name) if isinstance(name, (str, bytes)) else ""
         return "/closed/" in text or "/link/" in text
 

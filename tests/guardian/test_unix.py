@@ -37,6 +37,11 @@ def path(run_dir: Path) -> str:
     return str(run_dir / "app.sock")
 
 
+def names_in(run_dir: Path) -> list[str]:
+    """The names of the app's socket; the service's own files are there too."""
+    return sorted(name for name in os.listdir(run_dir) if "app.sock" in name)
+
+
 def test_the_second_worker_unlinks_the_path_before_it_binds(kernel: RealKernel, path: str) -> None:
     puppets = [Puppet(kernel, number) for number in (1, 2)]
     for puppet in puppets:
@@ -84,10 +89,6 @@ def test_a_socket_that_its_program_removes_is_let_go(kernel: RealKernel, run_dir
     assert kernel.fact(facts.Snapshot).listeners == []
 
 
-def files_of_sockets(run_dir: Path) -> list[Path]:
-    return [path for path in run_dir.iterdir() if path.suffix != ".notify"]
-
-
 def clear_notify_sockets(run_dir: Path) -> None:
     """Remove what a killed guardian without a lock has left: the next one has a directory of another name."""
     for path in run_dir.glob("*.notify"):
@@ -97,11 +98,11 @@ def clear_notify_sockets(run_dir: Path) -> None:
 def test_close_removes_the_file(kernel: RealKernel, path: str, run_dir: Path) -> None:
     puppet = Puppet(kernel, 1)
     puppet.do(BIND.format(path=path))
-    assert len(files_of_sockets(run_dir)) == 2
+    assert len(names_in(run_dir)) == 2
     puppet.end()
     kernel.send(orders.Close(f"unix:{path}"))
     Puppet(kernel, 2).settle()
-    assert files_of_sockets(run_dir) == []
+    assert names_in(run_dir) == []
 
 
 def test_a_file_that_is_anothers_is_left_alone(kernel: RealKernel, path: str) -> None:
@@ -207,13 +208,13 @@ def test_what_a_killed_guardian_left_is_replaced(start: Start, path: str, run_di
     kernel.process.kill()
     kernel.process.wait()
     os.kill(puppet.pid, 9)
-    assert len(files_of_sockets(run_dir)) == 2
+    assert len(names_in(run_dir)) == 2
     second = start()
     heir = Puppet(second, 1)
     heir.do(BIND.format(path=path))
     assert answered_by(heir, path)
     second.close()
-    assert files_of_sockets(run_dir) == []
+    assert names_in(run_dir) == []
     clear_notify_sockets(run_dir)
 
 

@@ -2,13 +2,14 @@
 
 ``web.run_app`` handles SIGTERM itself. It closes every connection that is not in the middle of a request, also one
 whose request is on its way, and then waits for the requests. So the connections are settled first (``gate``): the
-runtime waits for those that may still bring a request, and leaves the busy ones, WebSockets among them, to aiohttp's
-own end. A program that runs an ``AppRunner`` without a handler is drained as any other.
+runtime waits for those that may still bring a request, and for uploads. It leaves the other busy ones, WebSockets among
+them, to aiohttp's own end. A program that runs an ``AppRunner`` without a handler is drained as any other.
 """
 
 from __future__ import annotations
 
 import functools
+from math import inf as infinity
 from typing import TYPE_CHECKING, Any
 
 from .connections import connections, kept
@@ -65,11 +66,13 @@ def _follow(handler: Any, runtime: Runtime) -> None:
         return data_received(self, data)
 
     @functools.wraps(handle_request)
-    async def answer(self: Any, *args: Any, **kwargs: Any) -> Any:
+    async def answer(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
         connection = connections.of(self)
+        if connection is not None:
+            connection.patience = 0.0 if request.content.is_eof() else infinity  # its end reads no body any further
         connections.moves(connection, "busy")
         try:
-            return await handle_request(self, *args, **kwargs)
+            return await handle_request(self, request, *args, **kwargs)
         finally:
             connections.moves(connection, "idle")
 

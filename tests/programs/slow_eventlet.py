@@ -17,8 +17,10 @@ def app(environ, start_response):
     size = len(environ["wsgi.input"].read())
     if environ["PATH_INFO"] == "/slow":
         time.sleep(SECONDS)
-    start_response("200 OK", [("Content-Type", "text/plain"), ("Connection", "close")])
-    return [str(size).encode()]
+    body = str(size).encode()
+    kept = [] if environ["PATH_INFO"] == "/" else [("Connection", "close")]
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(body))), *kept])
+    return [body]
 
 
 wsgi.server(eventlet.listen(("127.0.0.1", int(sys.argv[1]))), app, log_output=False)

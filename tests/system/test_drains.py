@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import socket
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +19,10 @@ from tests.tools.service import DEADLINE, Service
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import BinaryIO
 
+STOP_TIMEOUT = 60.0
+"""Seconds: the default."""
 PROGRAMS = Path(__file__).parent.parent / "programs"
 
 
@@ -37,7 +41,15 @@ KINDS: dict[str, Callable[[int], list[str]]] = {
     "asyncio": lambda port: ["slow_asyncio.py", str(port)],
     "gevent": lambda port: ["slow_gevent.py", str(port)],
     "eventlet": lambda port: ["slow_eventlet.py", str(port)],
+    "tornado": lambda port: ["slow_tornado.py", str(port)],
+    "waitress": lambda port: ["slow_waitress.py", str(port)],
+    "aiohttp": lambda port: ["slow_aiohttp.py", str(port)],
+    "django": lambda port: ["slow_django.py", str(port)],
+    "a handler of its own": lambda port: ["slow_handler.py", str(port)],
 }
+
+NEVER_KEEP = ("flask", "asyncio")
+"""Programs that close each connection after its answer."""
 
 ASGI = ("uvicorn", "granian", "uvicorn.run")
 
@@ -124,6 +136,57 @@ def test_an_upload_under_way_is_finished(kind: str) -> None:
         assert answer.startswith((b"HTTP/1.1 200", b"HTTP/1.0 200")), answer
         assert answer.endswith(b"200000")
         assert running.ended() == 0
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in NEVER_KEEP])
+def test_a_busy_kept_connection_does_not_hold_a_stop(kind: str) -> None:
+    port = free_port()
+    with service(kind, port, workers=1) as running:
+        running.serving(1)
+        with send(port, "GET / HTTP/1.1") as client, client.makefile("rb") as answers:
+            assert read_answer(answers)
+            running.process.send_signal(signal.SIGTERM)
+            began = time.monotonic()
+            pause = threading.Event()
+            while not pause.wait(0.05) and not at_end(client):
+                client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                headers = read_answer(answers)
+                assert headers, "a request was sent before the end of the connection, and not answered"
+                if b"connection: close" in headers.lower():
+                    break
+            assert client.recv(1) == b""
+        assert running.ended() == 0
+        assert time.monotonic() - began < STOP_TIMEOUT / 2
+        assert not [event for event in running.events if event["type"] == "worker_kill"]
+
+
+def read_answer(answers: BinaryIO) -> bytes:
+    """The head of the next answer; its body is read, too. Empty: the connection has ended."""
+    head = b""
+    while (line := answers.readline()) not in (b"\r\n", b""):
+        head += line
+    lengths = [int(line.split(b":")[1]) for line in head.splitlines() if line.lower().startswith(b"content-length")]
+    answers.read(*lengths or [int(answers.readline() or b"0", 16) + len(b"\r\n0\r\n\r\n")])
+    return head
+
+
+def at_end(client: socket.socket) -> bool:
+    """Whether the server has closed the connection by now."""
+    try:
+        return client.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+    except BlockingIOError:
+        return False
+
+
+def test_a_program_that_shuts_the_listening_socket_down_leaves_it_to_the_others() -> None:
+    port = free_port()
+    with service("a handler of its own", port) as running:
+        running.serving(2)
+        assert running.cli("restart", "web.1").code == 0
+        assert "the program's handler runs" in running.log
+        for _ in range(2 * len(running.serving(2))):
+            with send(port, "GET /upload HTTP/1.0") as client:
+                assert rest(client).startswith(b"HTTP/1.1 200")
 
 
 @pytest.mark.parametrize("kind", ASGI)

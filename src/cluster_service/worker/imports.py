@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 HOOKS = {
     # module: where the function install(module, runtime) is that looks after it
+    "aiohttp.web_protocol": "cluster_service.worker.drains.aiohttp_server",
     "asyncio.base_events": "cluster_service.worker.loops",
+    "asyncio.unix_events": "cluster_service.worker.loops",
     "eventlet.greenio.base": "cluster_service.worker.green",
     "gevent._socket3": "cluster_service.worker.green",
     "grpc._server": "cluster_service.worker.drains.grpc_server",
@@ -30,10 +32,14 @@ HOOKS = {
     "multiprocessing.util": "cluster_service.worker.children",
     "setproctitle": "cluster_service.worker.titles",
     "socketserver": "cluster_service.worker.drains.socket_server",
+    "tornado.http1connection": "cluster_service.worker.drains.tornado_server",
+    "tornado.httpserver": "cluster_service.worker.drains.tornado_server",
     "uvicorn.server": "cluster_service.worker.drains.uvicorn_server",
     "uvloop": "cluster_service.worker.loops",
-    "waitress.task": "cluster_service.worker.drains.waitress_pool",
+    "waitress.channel": "cluster_service.worker.drains.waitress_server",
+    "waitress.task": "cluster_service.worker.drains.waitress_server",
     "websockets.asyncio.server": "cluster_service.worker.drains.websockets_server",
+    "wsgiref.handlers": "cluster_service.worker.drains.http_handler",
 }
 
 BEFORE = frozenset(("setproctitle",))

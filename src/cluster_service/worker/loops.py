@@ -1,4 +1,7 @@
-"""asyncio's loops, and uvloop's: the one that runs in the main thread proves that it turns, and its pool does."""
+"""asyncio's loops, and uvloop's: the one that runs in the main thread proves that it turns, and its pool does.
+
+A handler of SIGTERM that the program gives to a loop runs once the worker has settled (``gate``).
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,12 @@ if TYPE_CHECKING:
 
 
 def install(module: ModuleType, runtime: Runtime) -> None:
-    """Have the loops of *module*, ``asyncio.base_events`` or ``uvloop``, give the worker's beat while they run."""
+    """Have the loops of *module*, one of asyncio's or ``uvloop``, give the worker's beat while they run."""
+    if module.__name__ == "asyncio.unix_events":
+        runtime.gate.hold(module._UnixSelectorEventLoop)  # noqa: SLF001 - all loops of asyncio's are made from it
+        return
     if module.__name__ == "uvloop":
+        runtime.gate.hold(module.Loop)
         ports.install(module, runtime)
         loop_class = module.Loop
     else:

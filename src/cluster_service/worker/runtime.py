@@ -3,8 +3,8 @@
 A stop begins with the channel's ``stop`` (which announces its timeout), with SIGTERM, or with the channel's end (the
 service is gone). From there:
 
-- SIGTERM is handled here, unless the program has installed a handler of its own: then the program decides how it ends,
-  and ``on_worker_stop`` is run beside it.
+- SIGTERM is handled here, unless the program has installed a handler of its own: that one runs once the worker has
+  stopped accepting and its requests are answered (``gate``), and ``on_worker_stop`` is run beside it.
 - The servers that the runtime knows (``drains``) stop accepting and finish what they hold, watched by a thread of their
   own, so that the main thread may go on with the request that it is in. Then SIGTERM is handled a second time, in the
   main thread: ``on_worker_stop`` is run, once, and SystemExit(0) unwinds the program as ``sys.exit`` would.
@@ -28,6 +28,7 @@ from .bus import Bus
 from .callback import StopCallback
 from .channel import Channel
 from .family import has_died, on_fork
+from .gate import Gate
 from .leaving import CALLBACK, end_in_time, end_now
 from .midst import importing, running_loop
 from .say import complain
@@ -62,7 +63,7 @@ class Runtime:
         self._was_ready = False
         self._main = get_ident()
         self._parent = os.getppid()
-        self._serving: List[Serving] = []
+        self.servings: List[Serving] = []
         self._draining = False
         self._drained = allocate_lock()
         self._drained.acquire()
@@ -78,10 +79,12 @@ class Runtime:
                 channel, self._on_message, self._on_channel_end, pulse.interpreter_turns, self._on_channel_lost
             )
         self.bus = Bus(self._channel.offer) if self._channel is not None else None
+        self.gate = Gate(self)
 
     def start(self) -> None:
         """Listen to the channel and to SIGTERM."""
-        signal.signal(signal.SIGTERM, self._on_sigterm)
+        self.gate.install()
+        signal.signal(signal.SIGTERM, self.on_sigterm)
         atexit.register(self._at_exit)
         on_fork(self._be_fork)
         if self._channel is not None:
@@ -121,15 +124,17 @@ class Runtime:
     # Stopping
 
     def serves(self, serving: Serving) -> None:
-        """Drain *serving* when the worker stops."""
-        self._serving.append(serving)
+        """Drain *serving* when the worker stops. The second time it does nothing."""
+        if serving in self.servings:
+            return
+        self.servings.append(serving)
         if self._draining or self._leaving:  # the program has caught the SystemExit, and goes on
             serving.begin()
 
     def serves_no_more(self, serving: Optional[Serving]) -> None:
         """The server has ended. Of one that is not known, or no more, nothing need be said."""
-        if serving in self._serving:
-            self._serving.remove(serving)
+        if serving in self.servings:
+            self.servings.remove(serving)
 
     @property
     def stopping(self) -> bool:
@@ -177,15 +182,16 @@ class Runtime:
 
     def handles_sigterm(self) -> bool:
         """Whether SIGTERM comes here, rather than to a handler of the program's own."""
-        return signal.getsignal(signal.SIGTERM) == self._on_sigterm
+        return signal.getsignal(signal.SIGTERM) == self.on_sigterm
 
     def _on_message(self, message: Dict[str, Any]) -> None:
         if message["type"] == "stop":
             timeout = message.get("timeout")
             self.begin(float(timeout) if isinstance(timeout, (int, float)) else DEFAULT_TIMEOUT)
-            self._stop_beside()
             if self.handles_sigterm():
                 run_beside(self._insist, self._handled)
+            elif not self.gate.holds():
+                self.stop_beside()
         elif message["type"] == "state":
             self._was_ready = True
             self.titles.show(str(message.get("state")))
@@ -222,18 +228,21 @@ class Runtime:
         if not has_died(self._parent):
             return  # the channel alone has ended; a stop comes by SIGTERM
         self.begin()
-        self._stop_beside()
+        self.stop_beside()
         # The kernel sends SIGTERM when the guardian dies. A second one means "at once" to some programs, so it is sent
         # from here only where the first cannot have come. (Our own handler takes any number.)
         if self.handles_sigterm():
             os.kill(os.getpid(), signal.SIGTERM)
         self._insist(self._handled)
 
-    def _stop_beside(self) -> None:
+    @property
+    def server_runs_callback(self) -> bool:
+        """Whether a server drains itself at the signal, and runs ``on_worker_stop``."""
+        return any(each.runs_callback for each in self.servings)
+
+    def stop_beside(self) -> None:
         """Run ``on_worker_stop`` beside a program that handles SIGTERM in its own way (not where a drain will)."""
-        if not self.callback.given or self._exiting or self.handles_sigterm():
-            return
-        if any(each.runs_callback for each in self._serving):
+        if not self.callback.given or self._exiting or self.handles_sigterm() or self.server_runs_callback:
             return
         # Not a daemon: the interpreter waits for it, so that the program's end does not cut the cleanup short.
         try:
@@ -254,7 +263,8 @@ class Runtime:
         if self.stopping:
             self.callback.run(self.remaining)
 
-    def _on_sigterm(self, signum: int, frame: Optional[FrameType]) -> None:
+    def on_sigterm(self, signum: int, frame: Optional[FrameType]) -> None:
+        """Handle SIGTERM, where the program does not."""
         del frame
         if self.pid != os.getpid():  # a fork that no hook of Python's has seen
             signal.signal(signum, signal.SIG_DFL)
@@ -266,20 +276,20 @@ class Runtime:
         if self._draining:
             if not self._drained.locked():
                 self._leave()
-        elif self._serving or is_listening():
+        elif self.servings or is_listening():
             self._draining = True
-            if not any(each.runs_callback for each in self._serving):
+            if not self.server_runs_callback:
                 from .drains.rest import Rest  # noqa: PLC0415 - at the stop only
 
-                self._serving.append(Rest())
-            for serving in list(self._serving):
+                self.servings.append(Rest())
+            for serving in list(self.servings):
                 guarded(serving, serving.begin)
             run_beside(self._drain)
         else:
             self._leave()
 
     def _drain(self) -> None:
-        for serving in list(self._serving):
+        for serving in list(self.servings):
             guarded(serving, serving.drain, self.deadline)
         self._drained.release()
         if self.handles_sigterm():
@@ -336,7 +346,7 @@ class Runtime:
         """A fork is no worker: it ends at SIGTERM as any process does, and knows no server."""
         if self.handles_sigterm():
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        self._serving.clear()
+        self.servings.clear()
         self._draining = self._leaving = False
         self._stop.forget()
         self.callback = StopCallback()

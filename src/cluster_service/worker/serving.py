@@ -19,6 +19,15 @@ class Serving:
     def drain(self, deadline: float) -> None:
         """Wait until the requests held are answered, to *deadline* (``time.monotonic()``) at most."""
 
+    # For a program that handles SIGTERM itself (``gate``): the server goes on, until the program's handler ends it.
+
+    def holds(self) -> bool:
+        """Return whether a connection is open for which ``settle`` would wait."""
+        return False
+
+    def settle(self, deadline: float) -> None:
+        """Wait for the requests that the server's own end would cut, to *deadline* at most."""
+
 
 def guarded(serving: Serving, function: Callable[..., None], *args: Any) -> None:
     """Call *function* of *serving*; where it fails, say so: the worker must end all the same."""

@@ -9,3 +9,6 @@ As long as uvicorn keeps an idle connection at any time: a stop cuts off no clie
 """
 LEFT_GRACE = 2.0
 """For a handler to notice that its answer was ended for it."""
+SETTLE_SECONDS = 5.0
+"""How long a program's own handler of SIGTERM is held back for requests of which the runtime cannot tell whether the
+program would finish them."""

@@ -1,13 +1,18 @@
-"""The handlers of ``http.server``: what their connections are at, and ``Connection: close`` once the worker stops."""
+"""The handlers of ``http.server``: what their connections are at, and ``Connection: close`` once the worker stops.
+
+Those of WSGI servers (``wsgiref``, Django's) have ``wsgiref.handlers`` write their answers. Some handlers replace
+``handle_one_request`` by their own (Django's), so a subclass that has one is followed there.
+"""
 
 from __future__ import annotations
 
 import functools
+from math import inf as infinity
 from typing import TYPE_CHECKING, Any, List, Tuple
 
 from ..endless import endless
+from .connections import connections
 from .events import EventWriter
-from .socket_server import connections
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -16,27 +21,16 @@ if TYPE_CHECKING:
 
 
 def install(module: ModuleType, runtime: Runtime) -> None:
-    """Follow the requests of every ``BaseHTTPRequestHandler``."""
+    """Follow the requests of every ``BaseHTTPRequestHandler``, or of the WSGI handlers of ``wsgiref.handlers``."""
+    if module.__name__ == "wsgiref.handlers":
+        _close_answers(module.BaseHandler, runtime)
+        return
     handler = module.BaseHTTPRequestHandler
-    handle_one_request, parse_request, end_headers = (
-        handler.handle_one_request,
-        handler.parse_request,
-        handler.end_headers,
-    )
-
-    @functools.wraps(handle_one_request)
-    def follow(self: Any) -> Any:
-        connection = connections.of(self.request)
-        if connection is not None:
-            connections.moves(connection, "idle" if connection.answered else "new")
-            connection.answered = True
-        return handle_one_request(self)
+    parse_request, end_headers = handler.parse_request, handler.end_headers
 
     @functools.wraps(parse_request)
     def begin(self: Any) -> Any:
-        connection = connections.of(self.request)
-        if connection is not None:
-            connections.moves(connection, "busy")
+        connections.moves(connections.of(self.request), "busy")
         return parse_request(self)
 
     @functools.wraps(end_headers)
@@ -49,9 +43,44 @@ def install(module: ModuleType, runtime: Runtime) -> None:
             _watch(self, chunked=any(name == "transfer-encoding" for name, _ in headers))
         return result
 
-    handler.handle_one_request = follow
+    handler.handle_one_request = _following(handler.handle_one_request)
     handler.parse_request = begin
     handler.end_headers = end
+    _follow_subclasses(handler)
+
+
+def _following(original: Any) -> Any:
+    @functools.wraps(original)
+    def follow(self: Any) -> Any:
+        connection = connections.of(self.request)
+        if connection is not None:
+            connection.patience = infinity
+            connections.moves(connection, "idle" if connection.answered else "new")
+            connection.answered = True
+        return original(self)
+
+    return follow
+
+
+def _follow_subclasses(handler: Any) -> None:
+    def follow_subclass(cls: Any, /, **kwargs: Any) -> None:
+        super(handler, cls).__init_subclass__(**kwargs)
+        if "handle_one_request" in vars(cls):
+            cls.handle_one_request = _following(cls.handle_one_request)
+
+    handler.__init_subclass__ = classmethod(follow_subclass)
+
+
+def _close_answers(handler: Any, runtime: Runtime) -> None:
+    original = handler.cleanup_headers
+
+    @functools.wraps(original)
+    def cleanup_headers(self: Any) -> Any:
+        if runtime.stopping and self.origin_server:
+            self.headers["Connection"] = "close"  # Django's looks for it, to end its loop
+        return original(self)
+
+    handler.cleanup_headers = cleanup_headers
 
 
 def _headers(handler: Any) -> List[Tuple[str, str]]:

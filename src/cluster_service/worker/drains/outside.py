@@ -1,23 +1,28 @@
-"""Draining a server from outside, by what the kernel knows of its descriptors: for servers that are not Python.
+"""Draining a server from outside, by what the kernel knows of its descriptors: for servers that it cannot change.
 
 - Stop accepting: its listening sockets are put aside (``aside``).
 - Each connection gets its time (``grace``): one from which nothing has come yet, and one that is quiet by now.
   A request that takes longer than that is being answered, and the server's own stop waits for it.
+- A client that keeps its connection busy is not told that it is to close it. After its grace the connection is shut for
+  reading between two requests: the server sees its end, and closes it.
 """
 
 from __future__ import annotations
 
 import _socket as socket  # see ``aside``
 import struct
-from typing import List
+from typing import Callable, Dict, List, NamedTuple, Optional
 
 from ..aside import borrowed, put
 from ..sockets import sockets
 from ..unpatched import allocate_lock, time
-from .grace import IDLE_GRACE, NEW_GRACE
+from .connections import connections, shut_for_reading
+from .grace import IDLE_GRACE, NEW_GRACE, SETTLE_SECONDS
 
 _TICK = 0.05
 """Seconds between two looks at the descriptors."""
+_QUIET_MS = 10
+"""Milliseconds for which nothing must have been sent on a busy connection that is shut between two requests."""
 _SENT, _RECEIVED = 44, 52
 """Where milliseconds since data was last sent, and received, stand in ``struct tcp_info``."""
 _BYTES_ACKED, _BYTES_RECEIVED = 120, 128
@@ -27,24 +32,32 @@ _ESTABLISHED = 1
 class Outside:
     """The connections that this process's listening sockets have accepted. Made before the drain, drained once.
 
-    *patient*: nobody else waits for the answers that are under way, so one that has been asked for is waited for here.
+    Those that the runtime knows (``connections``) are left out: it drains them itself.
+    *patient*: no other part waits for the answers that are under way, so this one waits for all that were requested.
     """
 
     def __init__(self, *, patient: bool = False) -> None:
         self._patient = patient
         self._began = time.monotonic()
         self._addresses: List[object] = []
+        self._received: Dict[int, int] = {}
+        """Descriptor of a connection -> the bytes that had been received at the first look."""
 
     def drain(self, deadline: float) -> None:
         """Stop accepting; return when no connection has a claim to wait for, and at *deadline* at the latest."""
         self.stop_accepting()
-        never = allocate_lock()
-        never.acquire()
-        while time.monotonic() < deadline and any(self._claims(fd) for fd in sockets()):
-            never.acquire(timeout=_TICK)
+        self._wait(self._claims, deadline)
+
+    def settle(self, deadline: float) -> None:
+        """Wait for a moment at which no request is under way: ``SETTLE_SECONDS`` at most."""
+        self._wait(self._is_asked, min(deadline, time.monotonic() + SETTLE_SECONDS))
+
+    def holds(self) -> bool:
+        """Return whether a request is under way."""
+        return self._any(self._is_asked)
 
     def stop_accepting(self) -> None:
-        """Have the server accept nobody any more. The second time it does nothing."""
+        """Have the server accept no connection any more. The second time it does nothing."""
         if self._addresses:
             return
         for fd in sockets():
@@ -52,19 +65,24 @@ class Outside:
             if aside is not None:
                 self._addresses.append(aside.address)
 
-    def _claims(self, fd: int) -> bool:
-        """Whether the connection *fd*, if it is one of the server's, may still bring a request."""
-        try:
-            with borrowed(fd) as each:
-                stream = each.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE) == socket.SOCK_STREAM
-                if not stream or not self._is_ours(each):
-                    return False
-                if each.family == socket.AF_UNIX:
-                    return time.monotonic() < self._began + IDLE_GRACE
-                info = each.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 192)
-                return _may_ask(info, time.monotonic() - self._began) or (self._patient and _has_asked(info))
-        except OSError:
-            return False  # it has ended meanwhile
+    def _wait(self, claims: Callable[[_Seen], bool], deadline: float) -> None:
+        never = allocate_lock()
+        never.acquire()
+        while time.monotonic() < deadline and self._any(claims):
+            never.acquire(timeout=_TICK)
+
+    def _any(self, claims: Callable[[_Seen], bool]) -> bool:
+        known = connections.filenos()
+        found = False
+        for fd in sockets():
+            try:
+                with borrowed(fd) as each:
+                    stream = each.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE) == socket.SOCK_STREAM
+                    if stream and fd not in known and self._is_ours(each):
+                        found = claims(self._look(each)) or found  # each is looked at: it may be the moment to shut it
+            except OSError:
+                pass  # it has ended meanwhile
+        return found
 
     def _is_ours(self, each: socket.socket) -> bool:
         each.getpeername()
@@ -73,23 +91,61 @@ class Outside:
             return name in self._addresses
         return any(isinstance(address, tuple) and address[1] == name[1] for address in self._addresses)
 
+    def _look(self, each: socket.socket) -> _Seen:
+        waited = time.monotonic() - self._began
+        info = b"" if each.family == socket.AF_UNIX else each.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 192)
+        if len(info) < _BYTES_RECEIVED + 8:  # or an old kernel
+            return _Seen(each, waited)
+        (sent_ms,) = struct.unpack_from("=I", info, _SENT)
+        (received_ms,) = struct.unpack_from("=I", info, _RECEIVED)
+        acked, received = struct.unpack_from("=QQ", info, _BYTES_ACKED)
+        first = self._received.setdefault(each.fileno(), received)
+        return _Seen(each, waited, info[0], sent_ms, received_ms, acked, received, received > first)
 
-def _may_ask(info: bytes, waited: float) -> bool:
-    if len(info) < _BYTES_RECEIVED + 8:
-        return waited < IDLE_GRACE  # an old kernel
-    (received,) = struct.unpack_from("=Q", info, _BYTES_RECEIVED)
-    if not received:
-        return waited < NEW_GRACE
-    (sent_ms,) = struct.unpack_from("=I", info, _SENT)
-    (received_ms,) = struct.unpack_from("=I", info, _RECEIVED)
-    return bool(min(sent_ms, received_ms) < IDLE_GRACE * 1000)
+    def _claims(self, seen: _Seen) -> bool:
+        """Whether a connection may still bring a request, or waits for an answer that no other part waits for."""
+        if seen.state is None:
+            return seen.waited < IDLE_GRACE
+        if not seen.received:
+            return seen.waited < NEW_GRACE
+        if self._patient and seen.is_asked():
+            return True
+        if self._patient and seen.waited >= IDLE_GRACE and seen.is_between_requests():
+            return not shut_for_reading(seen.connection)
+        return min(seen.sent_ms, seen.received_ms) < IDLE_GRACE * 1000
+
+    def _is_asked(self, seen: _Seen) -> bool:
+        """Whether a request is under way, or the first one is on its way."""
+        if seen.state is None:
+            return False
+        return seen.waited < NEW_GRACE if not seen.received else seen.is_asked()
 
 
-def _has_asked(info: bytes) -> bool:
-    """Whether what came last on a connection came from the client, and the client is still there."""
-    if len(info) < _BYTES_RECEIVED + 8 or info[0] != _ESTABLISHED:
-        return False
-    acked, received = struct.unpack_from("=QQ", info, _BYTES_ACKED)
-    (sent_ms,) = struct.unpack_from("=I", info, _SENT)
-    (received_ms,) = struct.unpack_from("=I", info, _RECEIVED)
-    return bool(received and (acked <= 1 or received_ms < sent_ms))  # 1: the kernel may count the handshake
+class _Seen(NamedTuple):
+    """What the kernel knows of a connection; ``state`` is None where that is nothing."""
+
+    connection: socket.socket
+    waited: float
+    """Seconds since the drain began."""
+    state: Optional[int] = None
+    sent_ms: int = 0
+    """Milliseconds since data was last sent."""
+    received_ms: int = 0
+    acked: int = 0
+    received: int = 0
+    """Bytes."""
+    goes_on: bool = False
+    """Whether the client has sent something since the first look."""
+
+    def is_asked(self) -> bool:
+        """Whether what came last came from the client, and the client is still there."""
+        if self.state != _ESTABLISHED or not self.received:
+            return False
+        return self.acked <= 1 or self.received_ms < self.sent_ms  # 1: the kernel may count the handshake
+
+    def is_between_requests(self) -> bool:
+        """Whether a client that goes on to send requests has just received an answer.
+
+        A long answer to a request from before the first look is none: its client has sent nothing since.
+        """
+        return self.goes_on and _QUIET_MS <= self.sent_ms < self.received_ms

@@ -24,3 +24,11 @@ class Rest(Serving):
     def drain(self, deadline: float) -> None:
         """Wait until nothing that has been asked is left without an answer."""
         self._outside.drain(deadline)
+
+    def holds(self) -> bool:
+        """Return whether a request is under way."""
+        return self._outside.holds()
+
+    def settle(self, deadline: float) -> None:
+        """Wait for a moment at which no request is under way."""
+        self._outside.settle(deadline)

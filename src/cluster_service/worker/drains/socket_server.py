@@ -25,14 +25,13 @@ from ..pulse import PACE
 from ..serving import Serving
 from ..threads import run_beside
 from ..unpatched import os, select, time
-from .connections import Connections
+from .connections import connections
 
 if TYPE_CHECKING:
     from types import ModuleType
 
     from ..runtime import Runtime
 
-connections = Connections()
 _local = threading.local()
 
 
@@ -63,6 +62,14 @@ class Loop(Serving):
         connections.drain(self.ended.is_set, deadline)
         for pid in list(getattr(self.server, "active_children", None) or ()):
             _await_child(pid, deadline)
+
+    def holds(self) -> bool:
+        """Return whether a connection has to settle."""
+        return connections.are_unsettled()
+
+    def settle(self, deadline: float) -> None:
+        """Wait until none has to; the loop goes on."""
+        connections.settle(deadline)
 
     def woken(self, runtime: Runtime) -> None:
         """The selector of a stopping loop has returned. ``serve_forever`` looks for itself, the other would wait."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from cluster_service import rundir
+from cluster_service import isolation, rundir
 from cluster_service.config.merge import gather
 from cluster_service.config.table import BY_NAME, GROUP, SETTINGS, Setting
 from cluster_service.config.targets import APP
@@ -133,7 +133,7 @@ def read(words: Sequence[str], session: Mapping[str, Any]) -> Read:
 def program() -> list[str]:
     """Return the words that ``cservice`` is, for those who do not have our PATH."""
     script = os.path.join(sysconfig.get_path("scripts"), "cservice")
-    return [script] if os.access(script, os.X_OK) else [sys.executable, "-P", "-m", "cluster_service"]
+    return [script] if os.access(script, os.X_OK) else isolation.command("cluster_service.__main__:main")
 
 
 def _run(words: tuple[str, ...], as_json: bool, no_wait: bool, **given: Any) -> int:  # noqa: FBT001 - click passes them by name

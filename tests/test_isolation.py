@@ -21,8 +21,8 @@ OF_THE_USER = {("boot.py", "again"), ("service.py", "sys.orig_argv")}
 CSERVICE = str(Path(sysconfig.get_path("scripts")) / "cservice")
 
 
-def unisolated(path: Path) -> list[int]:
-    """Return the lines of *path* on which our interpreter is run without -I."""
+def unisolated(path: Path) -> list[str]:
+    """Return the words in *path* that run our interpreter without -I."""
     found = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         words = [ast.unparse(word) for word in node.elts] if isinstance(node, (ast.List, ast.Tuple)) else []
@@ -30,7 +30,7 @@ def unisolated(path: Path) -> list[int]:
             continue
         second = words[1]
         if second != "'-I'" and not any(path.name == name and part in second for name, part in OF_THE_USER):
-            found.append(node.lineno)
+            found.append(ast.unparse(node))
     return found
 
 

@@ -129,7 +129,7 @@ def _resolve(wish: Wish, env_from_files: tuple[tuple[str, str], ...], environ: M
 
 
 def release_of(
-    target: str,
+    target: str | None,
     options: Mapping[str, Any],
     *,
     directory: str,
@@ -137,6 +137,9 @@ def release_of(
     environ: Mapping[str, str] = os.environ,
 ) -> Release:
     """Return the release that ``upgrade TARGET`` means. Nothing is run: see ``check.check_release``. Blocking.
+
+    *target* None: the current one. A file in the current directory of the workers is meant by its place in that
+    directory: with another ``cwd`` it is the file of that place there.
 
     *options*: ``OPTIONS`` and ``program``, by any spelling; others are passed over. *directory*: the caller's,
     absolute; relative paths start from it, and it is the workers' directory unless *options* name a ``cwd``. What is
@@ -155,7 +158,10 @@ def release_of(
     values = {name: each.value for name, each in given.items()}
     cwd, origin = (str(given["cwd"].value), given["cwd"].origin) if "cwd" in given else (directory, "")
     env_files = values.get("env_files", current.env_files)
-    asuser.call(who, "directory", cwd, origin)
+    try:
+        asuser.call(who, "directory", cwd, origin)
+    except CommandError as error:
+        raise CommandError(error.code, error.message, f"{error.hint} {_ARGUMENTS}") from None
     env_from_files = envfiles.read(env_files, who)
     found = asuser.call(
         who,
@@ -171,7 +177,7 @@ def release_of(
 
 
 def release_here(
-    target: str,
+    target: str | None,
     given: Mapping[str, Any],
     env_from_files: Sequence[Sequence[str]],
     places: Sequence[str],
@@ -185,6 +191,11 @@ def release_here(
     current = Release.from_json(current_as_json)
     env = {**dict(current.env), **dict(given.get("env", ()))}
     program = bool(given["program"])
+    python = given.get("python")
+    if target is None:
+        target, program = _moved(current, cwd), current.kind == "command"
+        if python is None and os.path.realpath(cwd) == current.cwd:
+            python = current.python or None
     kind, found = targets.locate(target, program=program, directory=directory, cwd=cwd, environ={**environ, **env})
     same = kind == current.kind
     place = os.path.realpath(cwd if kind == "app" else os.path.dirname(os.path.realpath(found)))
@@ -194,7 +205,7 @@ def release_here(
         program=program,
         args=tuple(given.get("args", current.args if same else ())),
         cwd=cwd,
-        python=given.get("python"),
+        python=python,
         python_base=directory,
         ours=current.python if may_stay(current, place) else sys.executable,
         env=tuple(env.items()),
@@ -206,6 +217,15 @@ def release_here(
         origins={"cwd": origin},
     )
     return asdict(_resolve(wish, tuple((name, value) for name, value in env_from_files), environ))
+
+
+def _moved(current: Release, cwd: str) -> str:
+    """Return the target of *current* for workers in the directory *cwd*."""
+    inside = current.kind != "app" and current.cwd != "/" and _contains(current.cwd, current.target)
+    if not inside or os.path.realpath(cwd) == current.cwd:
+        return current.target
+    there = os.path.join(cwd, os.path.relpath(current.target, current.cwd))
+    return there if current.kind == "script" or os.path.lexists(there) else current.target
 
 
 def own_python(files: list[str], cwd: str) -> str | None:
@@ -274,6 +294,7 @@ def check_directory(path: str, origin: str) -> str:
     return path
 
 
+_ARGUMENTS = "Arguments of the target stand after it and --: upgrade all manage.py -- runserver."
 _DIRECTORY = "Name one that exists: it is where the workers run."
 
 

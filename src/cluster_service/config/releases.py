@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from cluster_service.control.errors import CommandError
@@ -38,7 +38,8 @@ OPTIONS = frozenset({"cwd", "python", "env", "env_files", "server", "args", "bin
 class Wish:
     """What was asked for. Paths may be relative to the absolute directory beside them.
 
-    *python* None: to be found. *ours*: the interpreter of a release that has none of its own.
+    *python* None: to be found. *ours*: the interpreter of a release that has none of its own; None: that of the active
+    virtual environment, else our own.
     """
 
     target: str
@@ -49,7 +50,7 @@ class Wish:
     cwd: str = "/"
     python: str | None = None
     python_base: str = "/"
-    ours: str = sys.executable
+    ours: str | None = None
     env: tuple[tuple[str, str], ...] = ()
     env_files: tuple[str, ...] = ()
     server: str = "uvicorn"
@@ -109,7 +110,9 @@ def _resolve(wish: Wish, env_from_files: tuple[tuple[str, str], ...], environ: M
         with led(wish.origins.get("python", "")):
             python = _pinned(targets.named_python(wish.python, wish.python_base, whole))
     elif kind != "command":
-        python = own_python([target, found] if kind == "script" else [], cwd) or wish.ours
+        own = own_python([target, found] if kind == "script" else [], cwd)
+        active = targets.active_python(whole)
+        python = own or wish.ours or (_pinned(active) if active else sys.executable)
     with led(wish.origins.get("bind", wish.origins.get("share", ""))):
         binds = _binds(wish.binds, kind, wish.share)
     return Release(
@@ -145,8 +148,8 @@ def release_of(
     absolute; relative paths start from it, and it is the workers' directory unless *options* name a ``cwd``. What is
     not given is the *current* release's: the limits, how ports are shared, the environment (*options* add to it; its
     files are read again), and, for a target of the same kind, arguments, server and addresses. The interpreter is the
-    release's own ``.venv``; else the current one, unless that belongs to the current release alone; else ours. Raises
-    CommandError bad_request.
+    release's own ``.venv``; else the current one, unless that belongs to the current release alone; else that of the
+    virtual environment in which the service was started; else ours. Raises CommandError bad_request.
     """
     given = read(
         {name: value for name, value in options.items() if canonical(name) in OPTIONS},
@@ -207,7 +210,7 @@ def release_here(
         cwd=cwd,
         python=python,
         python_base=directory,
-        ours=current.python if may_stay(current, place) else sys.executable,
+        ours=_fallback(current, place, {**environ, **env}),
         env=tuple(env.items()),
         env_files=tuple(given.get("env_files", current.env_files)),
         within=current.within,
@@ -238,6 +241,13 @@ def own_python(files: list[str], cwd: str) -> str | None:
         if os.path.lexists(path):
             return _pinned(path)
     return None
+
+
+def _fallback(current: Release, place: str, environ: Mapping[str, str]) -> str:
+    """Return the interpreter of a release in the directory *place* that has none of its own."""
+    active = targets.active_python(environ)
+    known = [python for python in (current.python, _pinned(active) if active else "") if python]
+    return next((each for each in known if may_stay(replace(current, python=each), place)), sys.executable)
 
 
 def may_stay(current: Release, place: str) -> bool:

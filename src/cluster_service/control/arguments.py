@@ -159,11 +159,17 @@ def _file(value: str) -> str:
     return path if os.path.isfile(path) else value
 
 
+def _executable(value: str) -> str:
+    """An interpreter or a virtual environment; a name alone that is neither here is found on PATH."""
+    path = _directory(value)
+    return path if "/" in value or os.path.isdir(os.path.join(path, "bin")) else value
+
+
 PLACES: dict[str, Callable[[str], str]] = {
     "caller": _directory,
     "target": _file,
     "file": _file,
-    "executable": lambda value: _directory(value) if "/" in value else value,
+    "executable": _executable,
 }
 """The kinds of parameter that may be relative to the caller's directory -> how they are made absolute there."""
 

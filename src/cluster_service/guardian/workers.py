@@ -42,9 +42,7 @@ _FIRST_DESCRIPTOR = 3  # SD_LISTEN_FDS_START of sd_listen_fds(3)
 class Workers:
     """Every worker's process."""
 
-    def __init__(
-        self, holdings: Holdings, loop: Loop, logs: Logs, ports: Ports, found: Limits, instance: str
-    ) -> None:
+    def __init__(self, holdings: Holdings, loop: Loop, logs: Logs, ports: Ports, found: Limits, instance: str) -> None:
         self._holdings = holdings
         self._loop = loop
         self._logs = logs
@@ -122,6 +120,7 @@ class Workers:
             machine=posix.MACHINE if order.share == "seccomp" else None,
             death_signal=signal.SIGTERM,
             listen_fds=bool(inherited),
+            keep_stdin=order.keep_stdin,
         )
         launch = spawn.launch(plan)
         resources.keep(worker.channel, worker.ports, worker.notify, worker.check, worker.board, outs[0], errs[0])

@@ -53,7 +53,8 @@ COMMAND = Command(
         ),
         TIMEOUT,
         Parameter(
-            "python", "executable", "interpreter of the workers", metavar="PATH", default="the release's own .venv"
+            "python", "executable", "interpreter of the workers, or a virtual environment", metavar="PATH",
+            default="the release's own .venv, else the present one",
         ),
         Parameter("env", "text", "set a variable in the workers' environment (repeatable)", many=True, metavar="K=V"),
         Parameter("server", "choice", "what serves an app", choices=("uvicorn", "granian"), remote="plain"),

@@ -10,7 +10,7 @@ import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "cluster_service"
 
-STDLIB_ONLY = {"core", "wire", "guardian", "worker", "machine"}
+STDLIB_ONLY = {"core", "wire", "guardian", "worker", "machine", "isolation"}
 """These run where nothing is installed, under the user's interpreter or in the process that must not die."""
 
 MAY_IMPORT = {
@@ -19,14 +19,15 @@ MAY_IMPORT = {
     "guardian": {"guardian", "wire", "machine"},
     "worker": {"worker", "wire", "machine"},
     "machine": {"machine"},
-    "master": {"master", "machine", "core", "wire", "control", "worker", "config", "rundir", "boot", ""},
-    "control": {"control", "machine", "core", "wire", "config", "rundir", "boot", ""},
+    "master": {"master", "isolation", "machine", "core", "wire", "control", "worker", "config", "rundir", "boot", ""},
+    "control": {"control", "isolation", "machine", "core", "wire", "config", "rundir", "boot", ""},
     "config": {"config", "machine", "core", "wire", "rundir", "control.errors", ""},
     "rundir": {"rundir", "machine", "control.errors", ""},
-    "boot": {"boot", "machine", "core", "wire", "config", "rundir", "control.errors", "control.client", ""},
+    "boot": {"boot", "isolation", "machine", "wire", "config", "rundir", "control.errors", "control.client", ""},
     "testing": {"testing", "core", "wire", ""},
     "": {"master", "worker", "control"},  # __init__.py, which imports names when they are first used
-    "__main__": {"control"},
+    "__main__": {"control", "isolation"},
+    "isolation": set(),  # it runs before anything of ours can be imported
 }
 """Part -> the parts, or single modules of them, that it may import. ``""`` is the package itself (its version)."""
 

@@ -5,17 +5,21 @@ from __future__ import annotations
 import signal
 from typing import TYPE_CHECKING
 
+from . import isolation
+
 if TYPE_CHECKING:
     from types import ModuleType
 
 
 def main() -> None:
     """``cservice``."""
+    isolation.enter("cluster_service.__main__:main", anywhere=__name__ == "__main__")
     _command_line().main()
 
 
 def main_detached() -> None:
     """``cserviced``: ``cservice start --detach``."""
+    isolation.enter("cluster_service.__main__:main_detached")
     _command_line().main_detached()
 
 

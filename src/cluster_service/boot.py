@@ -16,7 +16,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from . import rundir
+from . import isolation, rundir
 from .control.errors import CommandError
 from .machine import files, shortage
 
@@ -55,8 +55,10 @@ class Program:
 
     @classmethod
     def plain(cls) -> Program:
-        """The master without a user's program. It lives in no release: its directory is the root."""
-        return cls((sys.executable, "-P", "-m", "cluster_service.master"), "/")
+        """The master without a user's program. It lives in no release, so its directory is the root, and imports
+        nothing from the user's environment.
+        """
+        return cls(tuple(isolation.command("cluster_service.master.main:main")), "/")
 
     @classmethod
     def this(cls) -> Program:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cluster_service.config.releases import may_stay, release_of
+from cluster_service.control.errors import CommandError
 from cluster_service.core.spec import Release
 from tests.config.asking import make, sentence
 from tests.config.asking import release as first
@@ -188,3 +189,34 @@ def test_the_interpreter_is_not_run(here: Path) -> None:
     (here / "python").chmod(0o755)
     assert upgraded(here, "broken.py", python="./python").python == f"{here}/python"
     assert not (here / "ran").exists()
+
+
+def test_without_a_target_the_present_one_stays(here: Path) -> None:
+    old, new = a_release(here, 41), a_release(here, 42)
+    script, app = first(str(old / "worker.py"), cwd=str(old)), first("shop:app", cwd=str(old))
+    program = first(str(old / "serve"), "x", cwd=str(old), program=True)
+    outside = first("sh", "-c", "true", cwd=str(old), program=True)
+
+    def moved(current: Release, **options: Any) -> Release:
+        return release_of(None, options, directory=options.get("cwd", current.cwd), current=current)
+
+    assert moved(script, env={"A": "1"}) == replace(script, env=(("A", "1"),))
+    assert moved(script, cwd=str(new)) == replace(script, target=f"{new}/worker.py", cwd=str(new))
+    assert moved(app, cwd=str(here / "current")) == replace(app, cwd=str(new))
+    assert moved(program, cwd=str(new)) == replace(program, target=f"{new}/serve", cwd=str(new))
+    assert moved(outside, cwd=str(new), args=["-c", "exit"]) == replace(outside, cwd=str(new), args=("-c", "exit"))
+    (new / "worker.py").unlink()
+    assert "no such file" in sentence(lambda: moved(script, cwd=str(new)))
+
+
+def test_the_interpreter_that_was_chosen_stays_with_the_target(here: Path) -> None:
+    chosen = fake_venv(here / "chosen")
+    fake_venv(here)
+    current = replace(first(), python=chosen)
+    assert release_of(None, {"env": {"A": "1"}}, directory=current.cwd, current=current).python == chosen
+
+
+def test_a_word_that_is_no_directory_may_have_been_meant_as_an_argument(here: Path) -> None:
+    with pytest.raises(CommandError) as caught:
+        upgraded(here, "worker.py", cwd=str(here / "runserver"))
+    assert "upgrade all manage.py -- runserver" in caught.value.hint

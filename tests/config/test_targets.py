@@ -5,10 +5,12 @@ from __future__ import annotations
 import ast
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from cluster_service.config.releases import release_of
 from tests.config.asking import make, release, sentence
 
 
@@ -111,7 +113,42 @@ def test_the_target_s_own_virtual_environment(here: Path) -> None:
     assert release("worker.py").python == own
     assert release("worker.py", python="releases/.venv").python == beside
     assert release("worker.py", python="releases/.venv/bin/python").python == beside
+    (here / "releases" / ".venv").rename(here / "venv")
+    assert release("worker.py", python="venv").python == f"{here}/venv/bin/python"
+    assert "releases is not a virtual environment" in sentence(lambda: release("worker.py", python="releases"))
+    (here / "venv").rename(here / "releases" / ".venv")
     assert release("releases/v2.py").python == beside
+
+
+def test_the_virtual_environment_that_is_active(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    active = fake_venv(here / "active")
+    monkeypatch.setenv("VIRTUAL_ENV", str(here / "active" / ".venv"))
+    assert release("worker.py").python == active
+    assert release("shop:application").python == active
+    assert release("sh", program=True).python == ""
+    chosen = release("worker.py", python=sys.executable)
+    assert chosen.python == sys.executable
+    for current in (release("worker.py"), chosen):
+        new = release_of("worker.py", {}, directory=str(here), current=current)
+        assert new.python == current.python, "what was chosen counts more than what is active"
+    own = fake_venv(here)
+    assert release("worker.py").python == own, "the target's own counts more"
+
+
+@pytest.mark.parametrize("home", ["nosuch", "/nosuch", "", sys.prefix, "/etc"])
+def test_an_active_environment_that_is_none_or_ours_is_no_other(monkeypatch: pytest.MonkeyPatch, home: str) -> None:
+    monkeypatch.setenv("VIRTUAL_ENV", home)
+    assert release("worker.py").python == sys.executable
+
+
+def test_an_active_environment_goes_with_the_release_that_it_belongs_to(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    active = fake_venv(here / "releases")
+    monkeypatch.setenv("VIRTUAL_ENV", str(here / "releases" / ".venv"))
+    current = replace(release("v2.py", cwd="releases"), python=active)
+    new = release_of("worker.py", {}, directory=str(here), current=current)
+    assert new.python == sys.executable
 
 
 @pytest.mark.parametrize(

@@ -181,7 +181,7 @@ class Machine:
         self.groups[str(options.get("group"))] = [self._next_pid()]
         return self._begin(f"start {target}", [])
 
-    async def upgrade(self, selector: str, target: str, options: Mapping[str, Any]) -> Json:
+    async def upgrade(self, selector: str, target: str | None, options: Mapping[str, Any]) -> Json:
         self.told.append({"upgrade": selector, "target": target, **options})
         return self._begin(f"upgrade {selector} {target}", self._chosen(selector), stage="check")
 

@@ -97,6 +97,13 @@ def test_what_was_not_declared_is_refused_by_default() -> None:
     assert "file: a remote key may not give this argument" in refused(declared, {"file": "x"})
 
 
+def test_the_target_that_is_there_stays_for_the_owner_only(tmp_path: Path) -> None:
+    """In another directory it would be other code, which no remote key has named."""
+    upgrade = COMMANDS.get("upgrade")
+    for given in ({}, {"cwd": str(tmp_path)}, {"server": "granian"}):
+        assert "a remote key must name the target" in refused(upgrade, {"selector": "all", **given}, str(tmp_path))
+
+
 def test_a_custom_command_that_overrides_a_built_in_gives_no_more(tmp_path: Path) -> None:
     """Its handler may pass on what it was given to the built-in."""
 

@@ -108,6 +108,22 @@ def test_a_second_start_on_a_terminal(service: Running) -> None:
             },
         ),
         (
+            ("--group", "jobs", "worker.py", "--", "--", "-x"),
+            {"start": "{here}/worker.py", "group": "jobs", "args": ["--", "-x"], "cwd": "{here}"},
+        ),
+        (
+            ("--group", "jobs", "shop:app", "-w", "2", "--", "--", "-x"),
+            {"start": "shop:app", "group": "jobs", "workers": "2", "args": ["--", "-x"], "cwd": "{here}"},
+        ),
+        (
+            ("--group", "jobs", "shop:app", "--", "-x"),
+            {"start": "shop:app", "group": "jobs", "args": ["-x"], "cwd": "{here}"},
+        ),
+        (
+            ("--group", "jobs", "--", "sh", "--", "-x"),
+            {"start": "sh", "group": "jobs", "program": True, "args": ["--", "-x"], "cwd": "{here}"},
+        ),
+        (
             ("--group", "jobs", "shop:app", "-w", "2", "fast", "--bind", "x"),
             {"start": "shop:app", "group": "jobs", "workers": "2", "args": ["fast", "--bind", "x"], "cwd": "{here}"},
         ),

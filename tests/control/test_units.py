@@ -159,3 +159,17 @@ def test_where_variables_are_printed_it_is_said_who_can_read_them() -> None:
     text = printed("--env", "TOKEN=s3cr3t", "asgi_pid:app")["unit"]
     assert "EnvironmentFile=" in text
     assert "EnvironmentFile=" not in printed("asgi_pid:app")["unit"]
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["http_server.py", "80", "-x"], ["http_server.py", "80", "-x"]),
+        (["http_server.py", "--", "80"], ["http_server.py", "80"]),
+        (["http_server.py", "--", "--", "-x"], ["http_server.py", "--", "--", "-x"]),
+        (["asgi_pid:app", "--", "--workers", "7"], ["asgi_pid:app", "--", "--workers", "7"]),
+    ],
+)
+def test_the_command_line_gives_the_program_the_same_arguments(words: list[str], line: list[str]) -> None:
+    start = values(printed(*words)["unit"], "ExecStart")[0]
+    assert start.split()[-len(line) :] == line

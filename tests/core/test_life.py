@@ -8,6 +8,7 @@ import pytest
 
 from cluster_service.core import events
 from cluster_service.core.requests import Rejected, Restart, Shutdown
+from cluster_service.core.worker import ENDED
 from cluster_service.testing import NEVER, Program, World
 from cluster_service.wire import orders
 
@@ -112,7 +113,7 @@ def test_a_server_that_was_taken_for_ready_too_early_teaches_its_group() -> None
     ("program", "was_ready", "code", "signal", "detail"),
     [
         (BROKEN, False, 1, None, "exited with code 1 before it was ready: ImportError: no module named x"),
-        (Program(boot=1.0, dies_at=0.2, code=0), False, 0, None, "exited with code 0 before it was ready"),
+        (Program(boot=1.0, dies_at=0.2, code=0), False, 0, None, f"exited with code 0 before it was ready{ENDED}"),
         (replace(BROKEN, code=None, lines=()), False, None, "SIGSEGV", "was killed by SIGSEGV before it was ready"),
         (Program(dies_at=30.0, code=3), True, 3, None, "exited with code 3 after serving for 30 s"),
         (

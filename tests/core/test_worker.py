@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cluster_service.core.worker import LEAVING, PUBLIC, STAYING, TRANSITIONS, Worker, cause, readiness, seconds
+from cluster_service.core.worker import ENDED, LEAVING, PUBLIC, STAYING, TRANSITIONS, Worker, cause, readiness, seconds
 
 EVENTS = ("spawned", "spawn_failed", "ready", "stop", "kill", "exited", "lost")
 
@@ -166,7 +166,9 @@ def test_being_alive_may_be_no_sign_at_all() -> None:
     ("fields", "lines", "sentence"),
     [
         ({"code": 1}, [], "exited with code 1 before it was ready"),
-        ({"code": 0}, [], "exited with code 0 before it was ready"),
+        ({"code": 0}, [], f"exited with code 0 before it was ready{ENDED}"),
+        ({"code": 0}, ["done"], f"exited with code 0 before it was ready{ENDED}: done"),
+        ({"code": 0, "ready_at": 40.0}, [], "exited with code 0 after serving for 60 s"),
         ({"code": 1}, ["Traceback …", "ValueError: no", ""], "exited with code 1 before it was ready: ValueError: no"),
         ({"signal": 11}, [], "was killed by SIGSEGV before it was ready"),
         ({"signal": 40}, [], "was killed by signal 40 before it was ready"),

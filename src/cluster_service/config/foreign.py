@@ -56,6 +56,8 @@ WORDS: dict[str, str] = {
     # identity and limits
     "uid": "user", "gid": "user_group", "ulimits": "limits", "limitnofile": "limits", "limitcore": "limits",
     "oomscoreadjust": "oom_score_adj", "niceness": "nice",
+    # standard input: docker compose, systemd, Kubernetes
+    "stdinopen": "stdin", "standardinput": "stdin", "interactive": "stdin", "tty": "stdin",
     # logs and files
     "errorlog": "log_file", "accesslog": "log_file", "errorlogfile": "log_file",
     "stdoutlogfile": "log_file", "stderrlogfile": "log_file", "outfile": "log_file", "errorfile": "log_file",

@@ -173,4 +173,5 @@ _CHECKS: dict[str, Callable[[Given], None]] = {
     "nice": _check_nice,
     "cpu_affinity": _check_cpu_affinity,
     "oom_score_adj": _check_oom_score_adj,
+    "stdin": _nothing,
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from cluster_service.core import limits
+
 from .setting import Setting
 
 SETTINGS: tuple[Setting, ...] = (
@@ -54,10 +56,10 @@ SETTINGS: tuple[Setting, ...] = (
         "python",
         "text",
         None,
-        "Interpreter of the workers.",
+        "Interpreter of the workers, or a virtual environment.",
         ("--python",),
         metavar="PATH",
-        shown="the target's own .venv, else this one",
+        shown="the target's own .venv, else $VIRTUAL_ENV, else this one",
     ),
     Setting(
         "auto_restart",
@@ -325,5 +327,13 @@ SETTINGS: tuple[Setting, ...] = (
         least=-1000,
         most=1000,
         metavar="N",
+    ),
+    Setting(
+        "stdin",
+        "choice",
+        limits.NULL,
+        "Standard input of the workers: at its end (/dev/null), or open without ever ending.",
+        ("--stdin",),
+        choices=(limits.NULL, limits.KEEP_OPEN),
     ),
 )

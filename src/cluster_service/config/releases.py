@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from cluster_service.control.errors import CommandError
@@ -38,7 +38,8 @@ OPTIONS = frozenset({"cwd", "python", "env", "env_files", "server", "args", "bin
 class Wish:
     """What was asked for. Paths may be relative to the absolute directory beside them.
 
-    *python* None: to be found. *ours*: the interpreter of a release that has none of its own.
+    *python* None: to be found. *ours*: the interpreter of a release that has none of its own; None: that of the active
+    virtual environment, else our own.
     """
 
     target: str
@@ -49,7 +50,7 @@ class Wish:
     cwd: str = "/"
     python: str | None = None
     python_base: str = "/"
-    ours: str = sys.executable
+    ours: str | None = None
     env: tuple[tuple[str, str], ...] = ()
     env_files: tuple[str, ...] = ()
     server: str = "uvicorn"
@@ -109,7 +110,9 @@ def _resolve(wish: Wish, env_from_files: tuple[tuple[str, str], ...], environ: M
         with led(wish.origins.get("python", "")):
             python = _pinned(targets.named_python(wish.python, wish.python_base, whole))
     elif kind != "command":
-        python = own_python([target, found] if kind == "script" else [], cwd) or wish.ours
+        own = own_python([target, found] if kind == "script" else [], cwd)
+        active = targets.active_python(whole)
+        python = own or wish.ours or (_pinned(active) if active else sys.executable)
     with led(wish.origins.get("bind", wish.origins.get("share", ""))):
         binds = _binds(wish.binds, kind, wish.share)
     return Release(
@@ -129,7 +132,7 @@ def _resolve(wish: Wish, env_from_files: tuple[tuple[str, str], ...], environ: M
 
 
 def release_of(
-    target: str,
+    target: str | None,
     options: Mapping[str, Any],
     *,
     directory: str,
@@ -138,12 +141,15 @@ def release_of(
 ) -> Release:
     """Return the release that ``upgrade TARGET`` means. Nothing is run: see ``check.check_release``. Blocking.
 
+    *target* None: the current one. A file in the current directory of the workers is meant by its place in that
+    directory: with another ``cwd`` it is the file of that place there.
+
     *options*: ``OPTIONS`` and ``program``, by any spelling; others are passed over. *directory*: the caller's,
     absolute; relative paths start from it, and it is the workers' directory unless *options* name a ``cwd``. What is
     not given is the *current* release's: the limits, how ports are shared, the environment (*options* add to it; its
     files are read again), and, for a target of the same kind, arguments, server and addresses. The interpreter is the
-    release's own ``.venv``; else the current one, unless that belongs to the current release alone; else ours. Raises
-    CommandError bad_request.
+    release's own ``.venv``; else the current one, unless that belongs to the current release alone; else that of the
+    virtual environment in which the service was started; else ours. Raises CommandError bad_request.
     """
     given = read(
         {name: value for name, value in options.items() if canonical(name) in OPTIONS},
@@ -155,7 +161,10 @@ def release_of(
     values = {name: each.value for name, each in given.items()}
     cwd, origin = (str(given["cwd"].value), given["cwd"].origin) if "cwd" in given else (directory, "")
     env_files = values.get("env_files", current.env_files)
-    asuser.call(who, "directory", cwd, origin)
+    try:
+        asuser.call(who, "directory", cwd, origin)
+    except CommandError as error:
+        raise CommandError(error.code, error.message, f"{error.hint} {_ARGUMENTS}") from None
     env_from_files = envfiles.read(env_files, who)
     found = asuser.call(
         who,
@@ -171,7 +180,7 @@ def release_of(
 
 
 def release_here(
-    target: str,
+    target: str | None,
     given: Mapping[str, Any],
     env_from_files: Sequence[Sequence[str]],
     places: Sequence[str],
@@ -185,6 +194,11 @@ def release_here(
     current = Release.from_json(current_as_json)
     env = {**dict(current.env), **dict(given.get("env", ()))}
     program = bool(given["program"])
+    python = given.get("python")
+    if target is None:
+        target, program = _moved(current, cwd), current.kind == "command"
+        if python is None and os.path.realpath(cwd) == current.cwd:
+            python = current.python or None
     kind, found = targets.locate(target, program=program, directory=directory, cwd=cwd, environ={**environ, **env})
     same = kind == current.kind
     place = os.path.realpath(cwd if kind == "app" else os.path.dirname(os.path.realpath(found)))
@@ -194,9 +208,9 @@ def release_here(
         program=program,
         args=tuple(given.get("args", current.args if same else ())),
         cwd=cwd,
-        python=given.get("python"),
+        python=python,
         python_base=directory,
-        ours=current.python if may_stay(current, place) else sys.executable,
+        ours=_fallback(current, place, {**environ, **env}),
         env=tuple(env.items()),
         env_files=tuple(given.get("env_files", current.env_files)),
         within=current.within,
@@ -206,6 +220,15 @@ def release_here(
         origins={"cwd": origin},
     )
     return asdict(_resolve(wish, tuple((name, value) for name, value in env_from_files), environ))
+
+
+def _moved(current: Release, cwd: str) -> str:
+    """Return the target of *current* for workers in the directory *cwd*."""
+    inside = current.kind != "app" and current.cwd != "/" and _contains(current.cwd, current.target)
+    if not inside or os.path.realpath(cwd) == current.cwd:
+        return current.target
+    there = os.path.join(cwd, os.path.relpath(current.target, current.cwd))
+    return there if current.kind == "script" or os.path.lexists(there) else current.target
 
 
 def own_python(files: list[str], cwd: str) -> str | None:
@@ -218,6 +241,13 @@ def own_python(files: list[str], cwd: str) -> str | None:
         if os.path.lexists(path):
             return _pinned(path)
     return None
+
+
+def _fallback(current: Release, place: str, environ: Mapping[str, str]) -> str:
+    """Return the interpreter of a release in the directory *place* that has none of its own."""
+    active = targets.active_python(environ)
+    known = [python for python in (current.python, _pinned(active) if active else "") if python]
+    return next((each for each in known if may_stay(replace(current, python=each), place)), sys.executable)
 
 
 def may_stay(current: Release, place: str) -> bool:
@@ -274,6 +304,7 @@ def check_directory(path: str, origin: str) -> str:
     return path
 
 
+_ARGUMENTS = "Arguments of the target stand after it and --: upgrade all manage.py -- runserver."
 _DIRECTORY = "Name one that exists: it is where the workers run."
 
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 APP = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*\Z")
 _PYTHON_LINE = re.compile(rb"#!.*\bpython[\d.]*\b")
 
+_IN_VENV = ("bin", "python")
+
 Kind = Literal["script", "app", "command"]
 
 
@@ -133,18 +135,26 @@ def named_python(name: str, directory: str, environ: Mapping[str, str]) -> str:
 
     Raises CommandError bad_request when there is none.
     """
-    path: str | None
-    if "/" in name:
-        path = os.path.abspath(os.path.join(directory, os.path.expanduser(name)))
-        if os.path.isdir(path):  # a virtual environment
-            path = os.path.join(path, "bin", "python")
-    else:
-        path = shutil.which(name, path=environ.get("PATH", os.defpath))
+    place = os.path.abspath(os.path.join(directory, os.path.expanduser(name)))
+    path: str | None = os.path.join(place, *_IN_VENV)
+    if not os.path.isfile(path or ""):
+        path = place if "/" in name else shutil.which(name, path=environ.get("PATH", os.defpath))
     if path is None or not os.path.isfile(path):
-        raise CommandError("bad_request", f"there is no interpreter {name}", "Name its path: --python .venv/bin/python")
+        what = f"{place} is not a virtual environment" if os.path.isdir(place) else f"there is no interpreter {name}"
+        raise CommandError("bad_request", what, "Name the path of one: --python .venv, --python .venv/bin/python.")
     if not os.access(path, os.X_OK):
         raise CommandError("bad_request", f"the interpreter {path} is not executable")
     return os.path.abspath(path)
+
+
+def active_python(environ: Mapping[str, str]) -> str | None:
+    """Return the interpreter of the virtual environment that is active in *environ*, unless it is our own or
+    cannot be executed.
+    """
+    home = environ.get("VIRTUAL_ENV", "")
+    path = os.path.join(home, *_IN_VENV)
+    ours = os.path.realpath(home) == os.path.realpath(sys.prefix)
+    return path if os.path.isabs(home) and not ours and os.access(path, os.X_OK) else None
 
 
 def check_python(

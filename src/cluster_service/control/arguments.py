@@ -23,6 +23,7 @@ from cluster_service.config.values import quoted
 
 from .errors import CommandError
 from .json_text import parse_json
+from .registry import ARGS
 
 if TYPE_CHECKING:
     from .registry import Command, Parameter
@@ -158,11 +159,17 @@ def _file(value: str) -> str:
     return path if os.path.isfile(path) else value
 
 
+def _executable(value: str) -> str:
+    """An interpreter or a virtual environment; a name alone that is neither here is found on PATH."""
+    path = _directory(value)
+    return path if "/" in value or os.path.isdir(os.path.join(path, "bin")) else value
+
+
 PLACES: dict[str, Callable[[str], str]] = {
     "caller": _directory,
     "target": _file,
     "file": _file,
-    "executable": lambda value: _directory(value) if "/" in value else value,
+    "executable": _executable,
 }
 """The kinds of parameter that may be relative to the caller's directory -> how they are made absolute there."""
 
@@ -170,12 +177,13 @@ PLACES: dict[str, Callable[[str], str]] = {
 def from_here(command: Command, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return *given* with what is relative to this process's directory made absolute: the service lives in another.
 
-    What is no file here is left as it is: ``package.module:app``, or a mistake that the service tells best.
+    A target that is given without a directory is run in the caller's. What is no file here is left as it is:
+    ``package.module:app``, or a mistake that the service tells best.
     """
     placed = dict(given)
     for parameter in command.parameters:
         value = placed.get(parameter.name)
-        if parameter.kind == "caller":
+        if parameter.kind == "caller" and "target" in given:  # else the target stays where it is
             value = value or "."
         if parameter.kind not in PLACES or not isinstance(value, str):
             continue
@@ -259,7 +267,7 @@ def from_words(command: Command, words: Sequence[str], options: Mapping[str, Any
             continue
         name, colon, value = word.partition(":")
         missing = [place for place in places if place.name not in given]
-        if colon and canonical(name) in by_name and not any(place.required for place in missing):
+        if colon and canonical(name) in by_name and not any(comes_first(place, value) for place in missing):
             _set(command, by_name[canonical(name)], given, value)
         elif missing:
             given[missing[0].name] = [word] if missing[0].many else word
@@ -268,6 +276,11 @@ def from_words(command: Command, words: Sequence[str], options: Mapping[str, Any
         else:
             raise _bad(command, f"{quoted(word)} is one argument too many")
     return check(command, given)
+
+
+def comes_first(place: Parameter, value: str) -> bool:
+    """Whether the argument that is missing at *place* is meant by a ``name:value``: ``server:app`` may be a target."""
+    return place.required or (place.kind == "target" and value.replace(".", "").isidentifier())
 
 
 def _json_options(command: Command, text: str) -> dict[str, Any]:
@@ -316,13 +329,13 @@ def _set(command: Command, parameter: Parameter, given: dict[str, Any], value: s
 def _after_dashes(command: Command, given: dict[str, Any], rest: deque[str]) -> None:
     """``start -- node server.js``: any program; ``start worker.py -- --fast``: the arguments of the target."""
     takes = {parameter.name for parameter in command.parameters}
-    if "args" not in takes or not rest:
+    if ARGS not in takes or not rest:
         raise _bad(command, "nothing can stand after --" if rest else "there is nothing after --")
     if "target" in takes and "target" not in given:
         given["target"] = rest.popleft()
         given[PROGRAM] = True
     for word in rest:
-        _set(command, next(each for each in command.parameters if each.name == "args"), given, word)
+        _set(command, next(each for each in command.parameters if each.name == ARGS), given, word)
 
 
 def from_json(command: Command, data: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import click
 
 from . import arguments
 from .errors import CommandError
-from .registry import COMMANDS, NAME, Command, Parameter
+from .registry import ARGS, COMMANDS, NAME, Command, Parameter
 from .session import INTERRUPTED, ReaderLeft, Session, out, say
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class ServiceCommand(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Keep the first ``--``, which click would take away, where what follows it may be any program."""
-        if "--" in args and any(parameter.name == "args" for parameter in self.command.parameters):
+        if "--" in args and any(parameter.name == ARGS for parameter in self.command.parameters):
             place = args.index("--")
             args = [*args[:place], "--", *args[place:]]
         return super().parse_args(ctx, args)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from cluster_service.config.table import canonical
 
+from .arguments import comes_first
 from .errors import CommandError
 from .registry import CLOSED, COMMANDS, Command, Parameter
 
@@ -168,8 +169,8 @@ def option_of(command: Command, flag: str) -> Parameter | None:
 
 
 def _is_named(word: str, by_name: Mapping[str, Parameter], missing: Sequence[Parameter]) -> bool:
-    name, colon, _ = word.partition(":")
-    return bool(colon) and canonical(name) in by_name and not any(each.required for each in missing)
+    name, colon, value = word.partition(":")
+    return bool(colon) and canonical(name) in by_name and not any(comes_first(each, value) for each in missing)
 
 
 # -- choices -----------------------------------------------------------------------------------------------------------

@@ -28,6 +28,9 @@ CLOSED = ("inproc", "disabled")
 Handler = Callable[..., "dict[str, Any] | Awaitable[dict[str, Any]]"]
 """``run(service, **arguments)``: returns a JSON object, or raises CommandError and has changed nothing."""
 
+ARGS = "args"
+"""The parameter that what stands after ``--`` on a command line is for."""
+
 BUILT_IN = (
     "start", "restart", "upgrade", "rollback", "cancel", "test", "scale", "reload", "shutdown", "exit", "operations",
     "workers", "health", "info", "events", "logs", "config", "systemd", "ls", "version", "help",
@@ -126,12 +129,14 @@ class Command:
 
     @property
     def usage(self) -> str:
-        """``restart SELECTOR [TIMEOUT]``."""
+        """``restart SELECTOR [TIMEOUT]``, ``start TARGET [CWD] [TIMEOUT] [-- ARGS...]``."""
         places = [
             (parameter.label if parameter.required else f"[{parameter.label}]") + ("..." if parameter.many else "")
             for parameter in self.parameters
             if parameter.positional
         ]
+        if any(parameter.name == ARGS for parameter in self.parameters):
+            places.append("[-- ARGS...]")
         return " ".join([self.name, *places])
 
     def describe(self) -> dict[str, Any]:

@@ -57,6 +57,11 @@ def confined(command: Command, given: Mapping[str, Any], roots: Sequence[str]) -
             raise CommandError("forbidden", message, refusal.hint or _by_the_owner(command)) from None
         if parameters[name].remote == "directory":
             base = found[name]
+    optional = [each.name for each in command.parameters if each.remote == "target" and not each.required]
+    unnamed = [name for name in optional if name not in given]
+    if unnamed:  # it would stay as it is, in another directory
+        message = f"{command.name}: a remote key must name the {unnamed[0]}"
+        raise CommandError("forbidden", message, _by_the_owner(command))
     return found
 
 

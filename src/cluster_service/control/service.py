@@ -62,9 +62,10 @@ class Service(Protocol):
     def shutdown(self, selector: str, timeout: float | None) -> Json:
         """End workers gracefully, or with ``all`` the service."""
 
-    async def upgrade(self, selector: str, target: str, options: Mapping[str, Any]) -> Json:
-        """Move one group, or some of its slots, to other code. *options*: cwd, python, env, server, args, program,
-        monitor, test (an absolute path), health_check, allow_port_change, timeout.
+    async def upgrade(self, selector: str, target: str | None, options: Mapping[str, Any]) -> Json:
+        """Move one group, or some of its slots, to other code. *target* None: the present one, with other *options*:
+        cwd, python, env, server, args, program, monitor, test (an absolute path), health_check, allow_port_change,
+        timeout.
         """
 
     def rollback(self, selector: str, monitor: float | None, timeout: float | None) -> Json:

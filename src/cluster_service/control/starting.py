@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from cluster_service import rundir
+from cluster_service import isolation, rundir
 from cluster_service.config.merge import gather
 from cluster_service.config.table import BY_NAME, GROUP, SETTINGS, Setting
 from cluster_service.config.targets import APP
@@ -36,8 +36,9 @@ DASHES = "\0--"
 HELP = """Start TARGET as a service.
 
 TARGET is a Python file (worker.py), an app (package.module:app, ASGI or WSGI) or, after --, any program (-- node
-server.js). What follows a file or a program are its arguments; options may follow an app. If a service of that name
-runs already, --group adds a group of workers to it; without --group this becomes a console of it.
+server.js). What follows a file or a program are its arguments, also after -- (manage.py -- runserver); options may
+follow an app. If a service of that name runs already, --group adds a group of workers to it; without --group this
+becomes a console of it.
 
 The options may also stand in the environment (CSERVICE_WORKERS=4), in cluster-service.toml, or in
 [tool.cluster-service] of pyproject.toml.
@@ -63,7 +64,7 @@ class Start(click.Command):
         left = self._words(ctx, behind)
         own = behind[: len(behind) - len(left)]
         rest = words[1 + len(own) :]
-        return [*args[: len(args) - len(words)], *own, words[0], *rest[rest[:1] == [DASHES] :]]
+        return [*args[: len(args) - len(words)], *own, words[0], *rest]
 
     def _words(self, ctx: click.Context, args: list[str]) -> list[str]:
         """What is left of *args* behind the options."""
@@ -133,7 +134,7 @@ def read(words: Sequence[str], session: Mapping[str, Any]) -> Read:
 def program() -> list[str]:
     """Return the words that ``cservice`` is, for those who do not have our PATH."""
     script = os.path.join(sysconfig.get_path("scripts"), "cservice")
-    return [script] if os.access(script, os.X_OK) else [sys.executable, "-P", "-m", "cluster_service"]
+    return [script] if os.access(script, os.X_OK) else isolation.command("cluster_service.__main__:main")
 
 
 def _run(words: tuple[str, ...], as_json: bool, no_wait: bool, **given: Any) -> int:  # noqa: FBT001 - click passes them by name
@@ -165,6 +166,8 @@ def _read(words: Sequence[str], given: Mapping[str, Any], session: Mapping[str, 
         rest.pop(0)
     rest = ["--" if word == DASHES else word for word in rest]
     target = rest.pop(0) if rest else None
+    if rest[:1] == ["--"] and not dashes:  # worker.py -- ARGS: what separates the two is no argument
+        rest.pop(0)
     if dashes and target is None:
         raise CommandError(
             "bad_request", "start: there is no program after --", "For example: cservice start -- node server.js"

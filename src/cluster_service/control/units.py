@@ -201,6 +201,8 @@ def arguments(origin: Origin, settings: Settings) -> list[str]:
     if origin.target is not None:
         # systemd has another PATH than the caller
         words += ["--", settings.spec.groups[0].release.target] if origin.program else [origin.target]
+    if not origin.program and any(arg.startswith("-") for arg in origin.args[:1]):
+        words.append("--")
     return [*words, *origin.args]
 
 

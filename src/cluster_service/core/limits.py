@@ -1,4 +1,4 @@
-"""As whom a worker runs, and what the kernel lets it have: part of its release, so that it is undone with it.
+"""As whom a worker runs, and what it gets from the kernel: part of its release, so that it is undone with it.
 
 The values are kept as people write them, in one canonical form: a plan of ``reload`` can show them, and two that mean
 the same are equal. Nothing here looks at the machine.
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 UNLIMITED = "unlimited"
 SPREAD = "spread"
+NULL, KEEP_OPEN = "null", "keep-open"
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Limits:
     cpu_affinity: str | None = None
     """``0-3,6``; ``spread``: slot n has the nth of those that the service may use; ``spread:0-3``: of these."""
     oom_score_adj: int | None = None
+    stdin: str = NULL
+    """``null``, or ``keep-open``: nothing can be read either, but its end never comes."""
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Limits:

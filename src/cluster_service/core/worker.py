@@ -170,6 +170,8 @@ def readiness(worker: Worker, *, only_told: bool, ready_after: float | None, now
     return None
 
 
+ENDED = ', as if its work were done (one that ends with its standard input needs stdin = "keep-open")'
+"""What to say of a program that ends without an error while it is started."""
 SIGKILL = 9
 """Whoever is sent it has no last word."""
 
@@ -183,6 +185,7 @@ def cause(worker: Worker, lines: list[str], now: float) -> str:
         how = f"was killed by {signal_name(worker.signal)} {when}"
     elif worker.code is not None:
         how = f"exited with code {worker.code} {when}"
+        how += ENDED if worker.code == 0 and worker.ready_at is None and not worker.stop_reason else ""
     else:
         how = f"disappeared {when}"
     tells = not worker.stop_reason and worker.signal != SIGKILL

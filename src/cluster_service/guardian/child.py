@@ -45,6 +45,8 @@ class Plan(NamedTuple):
     """Sent to the program when the guardian dies."""
     listen_fds: bool = False
     """Set LISTEN_PID, which only the child knows."""
+    keep_stdin: bool = False
+    """Its standard input is a pipe that never ends, instead of /dev/null."""
 
 
 def run(plan: Plan, guardian: int, launch: int) -> NoReturn:
@@ -87,7 +89,7 @@ def reset_signals() -> None:
 
 def _arrange_descriptors(plan: Plan, launch: int) -> int:
     """Put the descriptors where the program expects them, close all others, return where the launch socket is."""
-    wanted = [os.open(os.devnull, os.O_RDWR), plan.stdout, plan.stderr, *plan.descriptors, launch]
+    wanted = [_standard_input(keep_open=plan.keep_stdin), plan.stdout, plan.stderr, *plan.descriptors, launch]
     # First out of one another's way, upwards; then down to their places.
     above = [_duplicate_above(descriptor, len(wanted)) for descriptor in wanted]
     for target, descriptor in enumerate(above):
@@ -96,6 +98,18 @@ def _arrange_descriptors(plan: Plan, launch: int) -> int:
     os.set_inheritable(launch, False)  # noqa: FBT003 - positional only
     os.closerange(len(wanted), 1 << 20)
     return launch
+
+
+def _standard_input(*, keep_open: bool) -> int:
+    """Return a descriptor from which nothing can be read: at its end or, to *keep_open*, one that never ends."""
+    if not keep_open:
+        return os.open(os.devnull, os.O_RDWR)
+    reading, writing = os.pipe()
+    try:  # fifo(7): open for both, a pipe has a writer as long as it has a reader
+        return os.open(f"/proc/self/fd/{reading}", os.O_RDWR)
+    finally:
+        os.close(reading)
+        os.close(writing)
 
 
 def _duplicate_above(descriptor: int, least: int) -> int:
@@ -111,8 +125,9 @@ def _prepare(plan: Plan, guardian: int, launch: int) -> None:
     if plan.machine is not None and privileged:
         _send_listener(plan.machine, launch)
     limits.put_on(plan.limits, _complain)  # while we may
-    for output in (1, 2):  # a program may open /dev/stdout or /dev/stderr by name; for OWN it changes nothing
-        os.fchown(output, plan.identity.uid, plan.identity.gid)
+    # A program may open /dev/stdout, /dev/stderr or a pipe at /dev/stdin by name. For OWN it changes nothing.
+    for stream in (1, 2) if not plan.keep_stdin else (0, 1, 2):
+        os.fchown(stream, plan.identity.uid, plan.identity.gid)
     _become(plan.identity)
     _change_directory(plan.cwd)
     if plan.death_signal:

@@ -150,6 +150,7 @@ class Workers:
             machine=posix.MACHINE if order.share == "seccomp" else None,
             death_signal=signal.SIGTERM,
             listen_fds=bool(inherited),
+            keep_stdin=order.keep_stdin,
         )
         launch = spawn.launch(plan)
         resources.keep(worker.channel, worker.ports, worker.check, worker.board, outs[0], errs[0])

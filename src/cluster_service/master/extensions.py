@@ -21,6 +21,7 @@ import sys
 import traceback
 from typing import TYPE_CHECKING, Any, get_args
 
+from cluster_service import isolation
 from cluster_service.config import values
 from cluster_service.control.caller import CALLER
 from cluster_service.control.errors import CommandError
@@ -218,6 +219,7 @@ class Extensions:
             return
         if directory not in sys.path:
             sys.path.append(directory)  # so that the files can share what begins with _
+        isolation.admit_user_paths()
         for name in names:
             self._load(os.path.join(directory, name), log)
 

@@ -107,6 +107,7 @@ def spawn(
         nice=within.nice,
         cpus=_cpus(within.cpu_affinity, start.slot),
         oom_score_adj=within.oom_score_adj,
+        keep_stdin=within.stdin == limits.KEEP_OPEN,
     )
 
 

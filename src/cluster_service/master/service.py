@@ -145,7 +145,7 @@ class RunningService:
             raise CommandError("bad_request", str(error)) from None
         return self._request(requests.StartGroup(group))
 
-    async def upgrade(self, selector: str, target: str, options: Mapping[str, Any]) -> Json:
+    async def upgrade(self, selector: str, target: str | None, options: Mapping[str, Any]) -> Json:
         """See ``Service.upgrade``."""
         from cluster_service.config.releases import release_of  # noqa: PLC0415 - rarely needed
 

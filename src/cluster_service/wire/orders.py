@@ -68,6 +68,8 @@ class Spawn:
     cpus: List[int] = field(default_factory=list)
     """On which it may run; none: on those of the guardian."""
     oom_score_adj: Optional[int] = None
+    keep_stdin: bool = False
+    """Its standard input never ends; else it is at its end."""
     check: bool = False
     """Give it a socket of its own for health checks (CSERVICE_CHECK), if it has a channel."""
     private: bool = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from cluster_service.control.errors import CommandError
 from cluster_service.control.registry import Command, Parameter
 
 from . import MONITOR, NO_WAIT, SELECTOR, TIMEOUT
@@ -12,8 +13,19 @@ if TYPE_CHECKING:
     from cluster_service.control.service import Service
 
 
-async def run(service: Service, selector: str, target: str, **options: Any) -> dict[str, Any]:
+CHANGES = ("cwd", "python", "env", "server", "args")
+"""What may change without another target."""
+
+
+async def run(service: Service, selector: str, target: str | None = None, **options: Any) -> dict[str, Any]:
     """Start the operation."""
+    if target is None and not any(options.get(name) for name in CHANGES):
+        flags = ", ".join(f"--{name}" for name in CHANGES)
+        raise CommandError(
+            "bad_request",
+            f"upgrade: nothing would change: name TARGET, or what is to change of the present one ({flags})",
+            f"To start the same code anew: cservice restart {selector}",
+        )
     return await service.upgrade(selector, target, options)
 
 
@@ -22,6 +34,8 @@ COMMAND = Command(
     doc="""Move workers to other code, a canary first, and back when it is bad.
 
     TARGET is a Python file, an app (package.module:app) or, after --, any program; it is looked for, and run, in CWD.
+    Its arguments stand after -- (upgrade all manage.py -- runserver). Without TARGET the present one stays, and --cwd,
+    --python, --env, --server or --args change.
     The new code is checked; one worker of it joins the ports and is watched for MONITOR; then the others are replaced,
     each when its successor serves, and all are watched once more. If the new code is bad at any moment of that, every
     worker is put back on the old code, and the command fails with the reason. What is not named stays as it is.
@@ -30,15 +44,17 @@ COMMAND = Command(
     parameters=(
         SELECTOR,
         Parameter(
-            "target", "target", "what to run: worker.py, package.module:app, or -- any program", required=True,
-            positional=True, remote="target",
+            "target", "target", "what to run: worker.py, package.module:app, or -- any program", positional=True,
+            default="the present one", remote="target",
         ),
         Parameter(
-            "cwd", "caller", "the workers' directory", positional=True, default="the caller's", remote="directory",
+            "cwd", "caller", "the workers' directory", positional=True, default="the caller's, with TARGET",
+            remote="directory",
         ),
         TIMEOUT,
         Parameter(
-            "python", "executable", "interpreter of the workers", metavar="PATH", default="the release's own .venv"
+            "python", "executable", "interpreter of the workers, or a virtual environment", metavar="PATH",
+            default="the release's own .venv, else the present one",
         ),
         Parameter("env", "text", "set a variable in the workers' environment (repeatable)", many=True, metavar="K=V"),
         Parameter("server", "choice", "what serves an app", choices=("uvicorn", "granian"), remote="plain"),

@@ -28,7 +28,7 @@ import threading
 import tty
 from typing import TYPE_CHECKING, Any
 
-from cluster_service import rundir
+from cluster_service import isolation, rundir
 from cluster_service.control.errors import CommandError
 from cluster_service.control.session import Session, out
 
@@ -92,7 +92,7 @@ def attach(settings: Settings, environ: Mapping[str, str]) -> None:
     os.set_inheritable(log, True)  # noqa: FBT003
     arguments = ["--guardian", str(os.getpid()), "--log", str(log), "--name", settings.name]
     arguments += ["--run-dir", settings.run_dir, *(["--events"] if settings.log_file else [])]
-    argv: list[str] = [sys.executable, "-P", "-m", "cluster_service.control.console", *arguments]
+    argv = [*isolation.command("cluster_service.control.console.beside:main"), *arguments]
     sys.stdout.flush()
     sys.stderr.flush()
     child = os.fork()

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 sys.path.insert(0, sys.argv[1])
 
-from cluster_service.guardian.helper import LIMIT_SECONDS, Answer, Helper, Result
+from cluster_service.guardian.apart import Result
+from cluster_service.guardian.helper import LIMIT_SECONDS, Answer, Helper
 from cluster_service.guardian.loop import Loop
 
 if TYPE_CHECKING:
@@ -108,6 +109,19 @@ def in_order() -> None:
     os.write(writer, b"x")
     idle()
     assert done == ["wait", "echo"]
+
+
+def a_lent_descriptor_may_be_given_away() -> None:
+    """Before its request is sent: everything keeps its order."""
+    reader, writer = os.pipe()
+    waiting = ask("wait", {}, [reader])
+    lent, far = os.pipe()
+    behind = ask("echo", {}, [far])
+    helper.close(far)
+    os.write(writer, b"x")
+    answer(waiting)
+    os.write(answer(behind).descriptors[0], b"y")
+    assert os.read(lent, 1) == b"y"
 
 
 def one_that_waits_is_replaced() -> None:

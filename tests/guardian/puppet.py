@@ -92,8 +92,11 @@ class Puppet:
         return int(answer["errno"])
 
     def settle(self) -> None:
-        """Return when the guardian and its helper have done everything that was begun before: they keep the order."""
-        self.do("socket.socket().bind(('127.0.0.1', 0))")
+        """Return when the guardian and its helper have done everything that was begun before, and what follows from it.
+
+        They keep the order: the first call is behind what was begun, the second behind what that has added.
+        """
+        self.do("for _ in range(2): socket.socket().bind(('127.0.0.1', 0))")
 
     def end(self) -> facts.Exited:
         """Let it end by itself."""

@@ -27,6 +27,7 @@ ARGV = [
     [
         "forked_when_needed",
         "in_order",
+        "a_lent_descriptor_may_be_given_away",
         "one_that_waits_is_replaced",
         "one_that_ends_is_replaced",
         "failures",

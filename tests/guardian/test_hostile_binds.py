@@ -7,7 +7,7 @@ import errno
 import os
 import platform
 import socket
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -246,10 +246,14 @@ def listeners(kernel: RealKernel) -> list[str]:
     return [listener["address"] for listener in kernel.fact(facts.Snapshot).listeners]
 
 
+def free_ports(count: int) -> list[int]:
+    return [free_port() for _ in range(count)]
+
+
 CALLS = {
-    "udp": "s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(('127.7.0.1', port))",
-    "bound": "s = socket.socket(); s.bind(('127.7.0.1', port))",
-    "listening": "s = socket.socket(); s.bind(('127.7.0.1', port)); s.listen()",
+    "udp": "s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(('127.0.0.1', port))",
+    "bound": "s = socket.socket(); s.bind(('127.0.0.1', port))",
+    "listening": "s = socket.socket(); s.bind(('127.0.0.1', port)); s.listen()",
 }
 
 
@@ -258,11 +262,14 @@ def test_sockets_that_were_closed_again_are_released(kernel: RealKernel, call: s
     port = free_port()
     puppet = Puppet(kernel, 1)
     puppet.do(f"keep = tcp('127.0.0.1', {port})")
-    puppet.do(f"for port in range(21000, 21200):\n    {call}\n    s.close()")
+    ports = free_ports(200)
+    puppet.do(f"for port in {ports}:\n    {call}\n    s.close()")
     assert len(listeners(kernel)) <= SWEEP_AT + 1
     assert len(os.listdir(f"/proc/{kernel.process.pid}/fd")) < SWEEP_AT + 30
     assert answered_by(puppet, ("127.0.0.1", port), "keep")
-    assert kernel.fact(facts.Released).address.endswith("127.7.0.1:21000")
+    assert kernel.fact(facts.Released).address.endswith(f"127.0.0.1:{ports[0]}")
+    told = [fact for fact in kernel.pending if isinstance(fact, facts.Listening)]
+    assert len(told) <= 2 * SWEEP_AT, "it is reported what lasts"
 
 
 @pytest.mark.parametrize("holder", ["self", "child", "orphan", "other worker"])
@@ -280,7 +287,7 @@ def test_a_socket_that_is_open_somewhere_stays(kernel: RealKernel, holder: str) 
             puppet.do("os.waitpid(child, 0)")
     if holder != "self":
         puppet.do("u.close()")
-    puppet.do(f"for port in range(21000, 21000 + 3 * {SWEEP_AT}):\n    {CALLS['bound']}\n    s.close()")
+    puppet.do(f"for port in {free_ports(3 * SWEEP_AT)}:\n    {CALLS['bound']}\n    s.close()")
     kernel.fact(facts.Released)
     assert f"udp:127.0.0.1:{port}" in listeners(kernel)
     if holder == "child":
@@ -290,24 +297,26 @@ def test_a_socket_that_is_open_somewhere_stays(kernel: RealKernel, holder: str) 
 def test_a_worker_shares_so_many_sockets_and_no_more(kernel: RealKernel) -> None:
     puppet, other = Puppet(kernel, 1), Puppet(kernel, 2)
     listen = f"    {CALLS['listening']}\n    open.append(s)"
-    puppet.do(f"open = []\nfor port in range(21000, 21000 + {SOCKETS_LIMIT}):\n{listen}")
+    ports = free_ports(SOCKETS_LIMIT + 5)
+    puppet.do(f"open = []\nfor port in {ports[:SOCKETS_LIMIT]}:\n{listen}")
     assert len(listeners(kernel)) == SOCKETS_LIMIT
-    beyond = 21000 + SOCKETS_LIMIT
-    puppet.do(f"for port in range({beyond}, {beyond + 5}):\n{listen}")
+    puppet.do(f"for port in {ports[SOCKETS_LIMIT:]}:\n{listen}")
     assert len(listeners(kernel)) == SOCKETS_LIMIT
     said = f"web.1 (pid {puppet.pid}) uses {SOCKETS_LIMIT} sockets; what it binds beyond that is not shared"
     assert kernel.wrote(said)
-    other.do(f"s = tcp('127.7.0.1', {beyond + 10})")
+    other.do(f"s = tcp('127.0.0.1', {free_port()})")
     assert kernel.output().count("beyond that") == 1
-    with socket.create_connection(("127.7.0.1", beyond)):
+    with socket.create_connection(("127.0.0.1", ports[SOCKETS_LIMIT])):
         puppet.do(f"open[{SOCKETS_LIMIT}].accept()")
 
 
 def test_what_was_closed_makes_room_at_the_limit(kernel: RealKernel) -> None:
-    puppet = Puppet(kernel, 1)
-    how: dict[str, Any] = {"count": SOCKETS_LIMIT, "call": CALLS["listening"]}
-    puppet.do("open = []\nfor port in range(21000, 21000 + {count}):\n    {call}\n    open.append(s)".format(**how))
+    puppet, other = Puppet(kernel, 1), Puppet(kernel, 2)
+    listen = f"    {CALLS['listening']}\n    open.append(s)"
+    puppet.do(f"open = []\nfor port in {free_ports(SOCKETS_LIMIT)}:\n{listen}")
     puppet.do("while open: open.pop().close()")
-    address = f"127.0.0.1:{free_port()}"
-    puppet.do(f"s = tcp('127.0.0.1', {address.rpartition(':')[2]})")
-    assert listeners(kernel) == [address]
+    port = free_port()
+    for each in (puppet, other):
+        each.do(f"s = tcp('127.0.0.1', {port})")
+        assert answered_by(each, ("127.0.0.1", port))
+    assert listeners(kernel) == [f"127.0.0.1:{port}"]

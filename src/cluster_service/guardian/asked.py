@@ -15,7 +15,7 @@ from cluster_service.machine import capabilities
 from cluster_service.wire import addresses
 
 from . import opening, posix
-from .helper import Result
+from .apart import Result
 from .opening import Binder
 
 if TYPE_CHECKING:

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 from cluster_service.wire.addresses import Address
 
 from . import asked, opening, paths, posix, strangers
-from .helper import Result
+from .apart import Result
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from .helper import Duty
+    from .apart import Duty
 
 
 @contextmanager

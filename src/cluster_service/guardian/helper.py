@@ -17,27 +17,24 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import gc
 import json
 import os
-import select
 import signal
 import socket
 from collections import deque
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cluster_service.machine import passing, shortage
-from cluster_service.machine.title import Title
 
-from . import child, limits, posix
+from . import apart
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from .apart import Duty
     from .limits import Limits
     from .loop import Loop
 
-    Duty = Callable[[dict[str, Any], list[int]], "Result"]
 
 LIMIT_SECONDS = 1.0
 """How long one request may take."""
@@ -51,19 +48,8 @@ _RETRY_SECONDS = 1.0
 """Until descriptors are passed again that could not be passed to be closed."""
 _REPORT_SECONDS = 60.0
 """In which a kind of trouble is reported once."""
-_BATCH = 253
-"""Descriptors in one message: SCM_MAX_FD of the kernel."""
-_REQUEST_BYTES = 64 * 1024
 _TRIES = 2
 """How often a request is sent while helpers die of something else than its taking too long."""
-_CLOSE = "close"
-
-
-class Result(NamedTuple):
-    """What a duty returns: *values*, which go through JSON, and *descriptors*, which the helper closes once sent."""
-
-    values: dict[str, Any]
-    descriptors: Sequence[int] = ()
 
 
 class Answer(NamedTuple):
@@ -114,15 +100,15 @@ class Helper:
         title: str = "",
     ) -> None:
         self._loop = loop
-        self._duties = {**duties, _CLOSE: _close}
+        self._duties = {**duties, apart.CLOSE: apart.close}
         self._log = log
         self._found = found
         """The limits of the guardian's own start."""
         self._title = title
         self.pid: int | None = None
         self._sock: socket.socket | None = None
-        self._requests: deque[_Request] = deque()
-        self._closing: deque[int] = deque()
+        self._queue: deque[_Request] = deque()
+        """One order for all: descriptors that a request is lent may be given to ``close`` before it is sent."""
         self._current: _Request | None = None
         self._idle_at: float | None = None
         self._retry_at: float | None = None
@@ -132,7 +118,7 @@ class Helper:
         self._ended = False
 
     def __repr__(self) -> str:
-        return f"<Helper pid {self.pid}: {len(self._requests)} requests, {len(self._closing)} descriptors to close>"
+        return f"<Helper pid {self.pid}: {len(self._queue)} requests wait>"
 
     # ------------------------------------------------------------ interface
 
@@ -143,18 +129,22 @@ class Helper:
 
         *descriptors* are lent: they must stay open until then, or be given to ``close``. Requests are run in order.
         """
-        self._requests.append(_Request(duty, values, list(descriptors), on_answer))
+        self._queue.append(_Request(duty, values, list(descriptors), on_answer))
         self._go_on()
 
     def close(self, descriptor: int) -> None:
         """Let the helper close *descriptor*, which the caller gives away: its last close may take long."""
-        self._closing.append(descriptor)
+        last = self._queue[-1] if self._queue else None
+        if last is not None and last.on_answer is None and len(last.descriptors) < apart.BATCH:
+            last.descriptors.append(descriptor)
+        else:
+            self._queue.append(_Request(apart.CLOSE, {}, [descriptor], None))
         self._go_on()
 
     @property
     def busy(self) -> bool:
         """Whether something is left to do."""
-        return bool(self._requests or self._closing or self._current)
+        return bool(self._queue or self._current)
 
     def end(self) -> None:
         """Start no further helper, and let this one end. Requests that are left are answered with ECANCELED."""
@@ -198,14 +188,15 @@ class Helper:
 
     def _go_on(self) -> None:
         """Send the next request, unless one is being worked on."""
-        while self._ended and self._requests:
-            self._current = self._requests.popleft()
+        while self._ended and self._queue:
+            # What is to be closed after the end is closed by the exit of this process, which lingers for no socket.
+            self._current = self._queue.popleft()
             self._finish(_CANCELLED, resume=False)
-        # What is to be closed after the end is closed by the exit of this process, which lingers for no socket.
-        while not self._ended and self._current is None and self._retry_at is None and self.busy:
-            request = self._next()
+        while self._queue and self._current is None and self._retry_at is None:
+            request = self._queue.popleft()
             error = self._send(request)
             if error is not None and request.on_answer is None:
+                self._queue.appendleft(request)
                 self._retry_at = self._loop.now() + _RETRY_SECONDS
                 self._report("close", f"cannot pass descriptors to the helper: {shortage.explain(error)}; trying again")
                 return
@@ -214,7 +205,6 @@ class Helper:
                 self._finish(Answer({}, [], error.errno or errno.EIO, shortage.explain(error)), resume=False)
             elif request.on_answer is None:
                 for descriptor in request.descriptors:  # the helper holds them too, so nothing ends here
-                    self._closing.popleft()
                     os.close(descriptor)
                 self._let_close()
 
@@ -225,12 +215,6 @@ class Helper:
                 self._sock.send(b"{}", socket.MSG_DONTWAIT)
         except OSError:  # it has died, and its end closes them
             return
-
-    def _next(self) -> _Request:
-        if self._closing:
-            some = [self._closing[at] for at in range(min(_BATCH, len(self._closing)))]
-            return _Request(_CLOSE, {}, some, None)
-        return self._requests.popleft()
 
     def _send(self, request: _Request) -> OSError | None:
         """Send *request* to a helper, which is started if there is none. Return what went wrong."""
@@ -257,7 +241,7 @@ class Helper:
         if sock is None:
             return
         try:
-            data, descriptors, truncated = passing.receive(sock, _REQUEST_BYTES, _BATCH)
+            data, descriptors, truncated = passing.receive(sock, apart.REQUEST_BYTES, apart.BATCH)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
@@ -301,7 +285,7 @@ class Helper:
             self._finish(Answer({}, []))  # what it was to close is closed
         elif request.tries < _TRIES:
             self._current = None
-            self._requests.appendleft(request)
+            self._queue.appendleft(request)
             self._go_on()
         else:
             self._finish(Answer({}, [], errno.ECONNABORTED, "the helper ended"))
@@ -318,7 +302,9 @@ class Helper:
         """Fork a helper and return our end of its socket pair. Raises OSError."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            self.pid = fork(theirs.fileno(), lambda kept: _serve_all(kept, self._duties), self._found, self._title)
+            self.pid = apart.fork(
+                theirs.fileno(), lambda kept: apart.serve_all(kept, self._duties), self._found, self._title
+            )
         except OSError:
             ours.close()
             raise
@@ -333,7 +319,7 @@ class Helper:
 
         For what a worker can block for as long as it lives: nothing else waits for such a process.
         """
-        self._leaving.add(fork(descriptor, attend, self._found, self._title))
+        self._leaving.add(apart.fork(descriptor, attend, self._found, self._title))
         os.close(descriptor)
 
     def _drop(self, number: int = 0) -> int | None:
@@ -358,102 +344,3 @@ def _runs(pid: int | None) -> bool:
             return file.read().rpartition(b")")[2].split()[0] == b"R"
     except (OSError, IndexError):
         return False
-
-
-# ------------------------------------------------------------------ in the helper
-
-
-def fork(kept: int, run: Callable[[int], None], found: Limits | None, title: str) -> int:
-    """Fork a process that runs *run* with descriptor *kept*, which is all that it has of ours. Return its pid.
-
-    It is killed when the guardian ends. Raises OSError.
-    """
-    guardian = os.getpid()
-    # As in spawn.launch: a signal must not run the guardian's handlers in the child.
-    blocked = signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
-    try:
-        pid = os.fork()
-        if pid == 0:
-            _be(kept, run, guardian, found, title)
-    except BlockingIOError:
-        raise OSError(errno.EAGAIN, shortage.NO_PROCESS) from None
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-    return pid
-
-
-def _be(kept: int, run: Callable[[int], None], guardian: int, found: Limits | None, title: str) -> NoReturn:
-    """Be the process that ``fork`` has made. It never returns to the guardian's code."""
-    try:
-        gc.disable()  # a collection would write to every page, and so copy what is shared with the guardian
-        posix.prctl(posix.PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != guardian:
-            os._exit(1)
-        os.setpgid(0, 0)  # what a terminal sends to the guardian's group is not for it
-        child.reset_signals()
-        null = os.open(os.devnull, os.O_RDWR)
-        for number in (0, 1, 2):
-            os.dup2(null, number)
-        os.dup2(kept, 3)
-        os.closerange(4, 1 << 20)
-        if found is not None:
-            limits.put_on(found._replace(rlimits={}), lambda _sentence: None)
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        if title:
-            Title().set(title)
-        run(3)
-        os._exit(0)
-    finally:
-        os._exit(1)
-
-
-def _serve_all(kept: int, duties: Mapping[str, Duty]) -> None:
-    with socket.socket(fileno=kept) as pair:
-        while _serve(pair, duties):
-            posix.prctl(posix.PR_SET_PDEATHSIG, signal.SIGKILL)  # which a change of identity has cleared
-
-
-def _serve(pair: socket.socket, duties: Mapping[str, Duty]) -> bool:
-    """Run one request. False when the guardian has closed its end."""
-    select.select([pair], [], [])
-    data, descriptors, truncated = passing.receive(pair, _REQUEST_BYTES, _BATCH)
-    if not data:
-        return False
-    result = Result({})
-    try:
-        request = json.loads(data)
-        if request["do"] == _CLOSE:
-            pair.recv(_REQUEST_BYTES)  # the guardian has closed its copies: ours are the last
-        if truncated:
-            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-        result = duties[request["do"]](request["with"], descriptors)
-        reply: dict[str, Any] = {"values": result.values}
-    except OSError as error:
-        reply = {"errno": error.errno or errno.EIO, "error": shortage.explain(error)}
-    except MemoryError as error:
-        reply = {"errno": errno.ENOMEM, "error": shortage.explain(error)}
-    except Exception as error:  # noqa: BLE001 - reported
-        reply = {"errno": errno.EIO, "error": repr(error), "fault": repr(error)}
-    for descriptor in descriptors:
-        with contextlib.suppress(OSError):  # EBADF: the duty has closed it
-            os.close(descriptor)
-    try:
-        select.select([], [pair], [])
-        passing.send(pair, json.dumps(reply).encode(), list(result.descriptors))
-    except OSError:  # the guardian is gone, or has closed its end
-        return False
-    for descriptor in result.descriptors:
-        os.close(descriptor)
-    return True
-
-
-def _close(_values: dict[str, Any], descriptors: list[int]) -> Result:
-    """Do nothing: every request's descriptors are closed after it. Sockets are kept from lingering."""
-    for descriptor in descriptors:
-        with contextlib.suppress(OSError):
-            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=descriptor)  # of whatever family it is
-            try:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\0" * 8)
-            finally:
-                sock.detach()
-    return Result({})

@@ -75,6 +75,8 @@ class Worker:
     """Seconds for which the helper was slow for it."""
     sweep_at: int = SWEEP_AT
     """How many sockets it has alone when those are looked for that it has closed."""
+    churns: bool = False
+    """It has closed many sockets again: new ones are reported once they have lasted."""
     full: bool = False
     """It was reported that it uses too many sockets."""
     private: dict[str, str] = field(default_factory=dict)
@@ -133,6 +135,8 @@ class Held:
     """The group whose worker has bound it first, or for which the configuration names it; None: of no group yet."""
     uid: int | None = None
     """As whom it was bound; None: as the owner of the service, for whichever user *tenant* has."""
+    quiet: bool = False
+    """The master does not know of it yet: its worker ``churns``."""
     given: str | None = None
     """The name under which a service manager passed it to us; it holds the socket too, and the file is its own."""
 
@@ -217,7 +221,7 @@ class Holdings:
             listeners=[
                 {"address": str(held.address), "door": held.door, "listening": held.listening}
                 for held in self.held.values()
-                if not held.asked and (held.given is None or held.users)
+                if not held.asked and not held.quiet and (held.given is None or held.users)
             ],
             notebook=self.notebook,
             last_worker=self.last_worker,

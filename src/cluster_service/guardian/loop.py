@@ -31,8 +31,9 @@ from .keeper import Keeper
 from .logclient import Logs
 from .notify import Notifier
 from .notify_sockets import NotifySockets
-from .ports import Ports, Told
+from .ports import Ports
 from .receiving import DISCARD, discard
+from .room import Told
 from .steps import Tasks
 from .verbs import Verbs
 from .workers import Workers

@@ -6,10 +6,6 @@ made by the first. A ``bind`` that is refused is refused with a sentence. The se
 Not shared, and left to the kernel: port 0 (each caller gets a port of its own), groups (multicast), Unix
 datagram sockets (they are mailboxes), sockets bound to one device, and those of another network or root directory.
 
-A program that binds many sockets and closes them again (a resolver with random ports, FTP's data connections) does not
-make the service hold them all: from ``holdings.SWEEP_AT`` sockets that a worker has alone, those are released that none
-of its processes has open, and what it binds beyond ``holdings.SOCKETS_LIMIT`` in use is left to the kernel.
-
 O_NONBLOCK stands in the open file description, which all users of a socket share. So it is copied from a worker that
 is the only user, and otherwise only ever set: an event loop that found its listener blocking would stand still, while
 a program that finds it non-blocking sees at most an error that it must know from interrupted connections.
@@ -24,98 +20,33 @@ import errno
 import fcntl
 import os
 import socket
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from cluster_service.machine import shortage
-from cluster_service.wire.addresses import Address
 
-from . import asked, opening, private, receiving, sharing, strangers
-from . import holdings as known
+from . import opening, private, receiving, sharing, strangers
 from .duties import DUTIES
 from .given import Given
 from .holdings import Held
 from .opening import Binder
 from .paths import Kept, Paths, Place, key_of
+from .room import Room
 from .sharing import Refused
 from .steps import ask, run_here
+from .wants import LeaveAlone, Want
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
+
+    from cluster_service.wire.addresses import Address
 
     from .helper import Answer, Helper
     from .holdings import Holdings, Worker
+    from .room import Told
     from .steps import Steps, Tasks
 
 BACKLOG = 2048
 """The shortest queue of a shared socket; the kernel caps it at net.core.somaxconn."""
-
-
-class LeaveAlone(Exception):
-    """The call is none of ours: the kernel may go on with it."""
-
-
-class Want(NamedTuple):
-    """A worker's wish to bind."""
-
-    address: Address
-    kind: int
-    """SOCK_STREAM, SOCK_DGRAM or SOCK_SEQPACKET."""
-    nonblocking: bool
-    binder: Binder
-    """As whom."""
-    options: Sequence[Any] = ()
-    """What the worker has set on its own socket (``opening.options_of``)."""
-    capable: bool = False
-    """Whether it has CAP_NET_BIND_SERVICE."""
-    key: str = ""
-    """What makes two paths the same."""
-    written: str = ""
-    """The path as the worker wrote it: what ``getsockname`` will give."""
-    directory: int = -1
-    """Of the path, opened as the binder."""
-    creates: bool = True
-    """Whether the binder may create files in it."""
-    connects: bool = True
-    """Whether it may write to the file, if there is one."""
-    path_error: int = 0
-    """The errno with which the binder does not even come to the directory."""
-
-    @property
-    def uid(self) -> int:
-        """The user."""
-        return self.binder.uid
-
-
-def want_from(found: dict[str, Any], directory: int) -> Want:
-    """Return the wish that the helper has *found* (``asked.read_bind``)."""
-    kind, host, port, dual = found["address"]
-    address = Address(kind, found.get("absolute", host), port, dual)
-    return Want(
-        address,
-        found["type"],
-        found["nonblocking"],
-        asked.binder_from(found["binder"]),
-        options=found["options"],
-        capable=found["capable"],
-        key=found.get("key", ""),
-        written=found.get("written", ""),
-        directory=directory,
-        creates=found.get("creates", True),
-        connects=found.get("connects", True),
-        path_error=found.get("path_error", 0),
-    )
-
-
-class Told(NamedTuple):
-    """Where the news goes."""
-
-    bound: Callable[[Worker, Held], None]
-    """It has bound a socket that listens already: it may never ask for more (gunicorn looks at SO_ACCEPTCONN first)."""
-    listening: Callable[[Worker, Held], None]
-    refused: Callable[[Worker, Address, str], None]
-    released: Callable[[Held], None]
-    """A socket was closed that no process had open any more."""
-    log: Callable[[str], None]
 
 
 class Ports:
@@ -126,6 +57,7 @@ class Ports:
         self._told = told
         self._helper = helper
         self._tasks = tasks
+        self._room = Room(holdings, told, self.close)
         self.paths = Paths(self._start, self._in_use, self.close)
         self.given = Given(holdings, self.paths, told.log)
 
@@ -160,7 +92,7 @@ class Ports:
             raise
         if held.address.kind == "udp":
             held.listening = True
-            self._told.listening(worker, held)
+            self._room.tell(worker, held)
         elif held.listening and not held.asked:
             self._told.bound(worker, held)
         return held
@@ -175,7 +107,7 @@ class Ports:
             refusal = Refused(error.errno or errno.EINVAL, str(error.strerror))
             self._told.refused(worker, held.address, refusal.sentence)
             raise refusal from None
-        self._told.listening(worker, held)
+        self._room.tell(worker, held)
 
     def listen_own(self, held: Held) -> None:
         """Let *held*, a socket of a worker's own that is handed to it, listen. Raises OSError."""
@@ -191,7 +123,7 @@ class Ports:
             held.users.discard(worker.number)
             if held.users:
                 continue
-            if held.asked or not (held.listening or held.declared):
+            if held.asked or held.quiet or not (held.listening or held.declared):
                 self.close(held)  # its own; or bound, perhaps to see whether the port is free, and never used
             else:
                 self.paths.users_gone(held)
@@ -249,7 +181,7 @@ class Ports:
 
     def _open(self, worker: Worker, want: Want) -> Steps[Held]:
         sharing.check_new(self._holdings, worker, want)
-        yield from self._make_room(worker)
+        yield from self._room.make(worker)
         try:
             held = yield from self._make(want)
         except TimeoutError:
@@ -323,35 +255,6 @@ class Ports:
         pids = [worker.pid for worker in self._holdings.alive()]
         asked = {"inode": held.inode, "workers": pids, "guardian": os.getpid()}
         return bool((yield from ask("in_use", asked)).values["used"])
-
-    # ------------------------------------------------------------ sockets that are closed again
-
-    def _make_room(self, worker: Worker) -> Steps[None]:
-        """Release what *worker* has closed, once it has many sockets. Raises LeaveAlone where it uses too many."""
-        alone = [held for held in self._holdings.held.values() if _is_of(worker, held)]
-        if len(alone) < worker.sweep_at:
-            return
-        yield from self._sweep(worker, alone)
-        left = sum(_is_of(worker, held) for held in self._holdings.held.values())
-        worker.sweep_at = min(max(known.SWEEP_AT, 2 * left), known.SOCKETS_LIMIT)
-        if left < known.SOCKETS_LIMIT:
-            return
-        if not worker.full:
-            worker.full = True
-            self._told.log(
-                f"{worker.label} (pid {worker.pid}) uses {left} sockets; what it binds beyond that is not shared"
-            )
-        raise LeaveAlone
-
-    def _sweep(self, worker: Worker, alone: list[Held]) -> Steps[None]:
-        others = [other.pid for other in self._holdings.alive() if other is not worker]
-        inodes = [held.inode for held in alone]
-        asked = {"root": worker.pid, "guardian": os.getpid(), "without": others, "inodes": inodes}
-        still = set((yield from ask("open_sockets", asked)).values["open"])
-        for held in alone:
-            if held.inode not in still and held.users <= {worker.number} and held.inode in self._holdings.by_inode:
-                self.close(held)
-                self._told.released(held)
 
     # ------------------------------------------------------------ the master
 
@@ -439,8 +342,3 @@ def _ourselves(umask: int) -> Binder:
 
 def _words(address: Address) -> list[Any]:
     return [address.kind, address.host, address.port, address.dual]
-
-
-def _is_of(worker: Worker, held: Held) -> bool:
-    """Whether nobody but *worker* keeps the socket, and nothing but its binding it."""
-    return held.users == {worker.number} and not (held.declared or held.asked or held.given)

@@ -17,10 +17,10 @@ from cluster_service.machine import passing, shortage
 from cluster_service.wire import addresses, channel
 
 from . import asked, opening, seccomp
-from .ports import LeaveAlone, want_from
 from .receiving import receive
 from .sharing import Refused
 from .steps import ask
+from .wants import LeaveAlone, want_from
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -17,7 +17,7 @@ import socket
 import struct
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .helper import Result
+from .apart import Result
 
 if TYPE_CHECKING:
     from .helper import Helper

@@ -40,18 +40,19 @@ from cluster_service.machine import capabilities, passing, shortage
 
 from . import asked, posix
 from .helper import LIMIT_SECONDS
-from .ports import LeaveAlone, want_from
 from .sharing import Refused
 from .steps import ask
+from .wants import LeaveAlone, want_from
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .helper import Answer, Helper
     from .holdings import Held, Holdings, Worker
-    from .ports import Ports, Want
+    from .ports import Ports
     from .posix import Machine, Notification
     from .steps import Steps
+    from .wants import Want
 
 _SOCKADDR_LIMIT = 128  # sizeof(struct sockaddr_storage): the kernel refuses more
 _GONE = (errno.ENOENT, errno.EINPROGRESS, errno.ESRCH)

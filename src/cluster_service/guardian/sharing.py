@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from cluster_service.wire.addresses import Address
 
     from .holdings import Held, Holdings, Worker
-    from .ports import Want
+    from .wants import Want
 
 _UNPRIVILEGED = "/proc/sys/net/ipv4/ip_unprivileged_port_start"
 _USUAL_UNPRIVILEGED = 1024

@@ -18,7 +18,8 @@ from .helper import Answer
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping, Sequence
 
-    from .helper import Duty, Helper
+    from .apart import Duty
+    from .helper import Helper
 
     T = TypeVar("T")
     Steps = Generator["Call", Answer, T]

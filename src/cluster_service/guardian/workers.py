@@ -71,7 +71,7 @@ class Workers:
         self._found = found
         """The limits of the guardian's own start."""
         self._instance = instance
-        self._python = pyports.Service(holdings, ports, logs.line, self._close_ports)
+        self._python = pyports.Service(holdings, ports, lambda line: logs.line(line), self._close_ports)  # noqa: PLW0108
         self._launches: dict[int, tuple[Worker, Progress, tuple[int, int]]] = {}
         self._channels = channels
         self._notify = notify

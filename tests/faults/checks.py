@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster_service.control.errors import CommandError
-from tests.tools.processes import children_of, describe, memory, stat, table
+from tests.tools.processes import describe, memory, stat, table
 
 from .events import HOSTILE
 from .subject import GROUPS, KEY, WORKERS, refused
@@ -102,10 +102,9 @@ class Checks:
                     self.world.story.breaks("3 releases", f"{event['command']} ({natures[found[1]]}) was taken")
 
     def processes(self) -> None:
-        """6: nobody but the workers, the master, the log writer and the cleaner; no zombie."""
+        """6: only processes of the service; no zombie."""
         subject = self.world.subject
-        expected = {*subject.worker_pids(), subject.role("master"), subject.role("log writer"), subject.role("cleaner")}
-        strangers = [pid for pid in children_of(subject.pid) if pid not in expected]
+        strangers = subject.unrelated_pids()
         zombies = [pid for pid, entry in table().items() if entry.parent == subject.pid and entry.state == "Z"]
         if (strangers or zombies) and unsettled(self.world):
             return  # something has begun again by itself: a reload that was asked for by a signal, a worker that leaks

@@ -38,6 +38,7 @@ MARKS = {
     "master": re.compile(rb"^cservice: faults master"),
     "log writer": re.compile(rb"^cservice: faults log writer|--log-writer"),
     "cleaner": re.compile(rb"^cservice: faults (cleaner|guardian)"),
+    "helper": re.compile(rb"^cservice: faults helper"),
     "worker": re.compile(rb"^cservice: faults (web|script|hostile)\.|worker/boot\.py"),
 }
 """What a process list says of each: its title, or before it has one, how it was started."""
@@ -155,6 +156,11 @@ class Subject(Service):
     def worker_pids(self) -> list[int]:
         """The workers, by pid."""
         return sorted(pid for pid in children_of(self.pid) if MARKS["worker"].search(command(pid)))
+
+    def unrelated_pids(self) -> list[int]:
+        """Children of the guardian that are no part of the service."""
+        found = {pid: command(pid) for pid in children_of(self.pid)}
+        return [pid for pid, line in found.items() if not any(mark.search(line) for mark in MARKS.values())]
 
     def kill_worker(self, pid: int) -> None:
         """SIGKILL, once it is known what it holds. Raises ProcessLookupError."""

@@ -215,7 +215,8 @@ class Machine(RuleBasedStateMachine):
     ) -> None:
         made = []
         for name in names:
-            spec = group(name, count, RestartPolicy())
+            there = self.world.cluster.groups.get(name) if self.world.cluster is not None else None
+            spec = group(name, count, there.spec.restart if there is not None else RestartPolicy())
             alone = spec.singleton or (singleton and name == "web")
             to = replace(spec.release, target=name + release)
             made.append(replace(spec, singleton=alone, count=min(count, 1) if alone else count, release=to))

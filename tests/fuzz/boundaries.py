@@ -37,6 +37,6 @@ BOUNDARIES: dict[str, Boundary] = {
     "memory": Boundary(memory.inputs, 150, module="memory"),
     "ports": Boundary(ports.inputs, 80, module="ports", settings='share = "python"\n'),
     "calls": Boundary(calls.inputs, 40, module="calls", settings='share = "seccomp"\n'),
-    "rest": Boundary(rest.inputs, 40, rest.perform),
-    "lines": Boundary(lines.inputs, 50, lines.perform),
+    "rest": Boundary(rest.inputs, 30, rest.perform),
+    "lines": Boundary(lines.inputs, 40, lines.perform),
 }

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from .subject import Subject
 
 AT_ONCE = 6
-QUIET_SECONDS = 0.4
+QUIET_SECONDS = 0.25
 """How long to wait for more once something was answered."""
-SILENT_SECONDS = 1.5
+SILENT_SECONDS = 0.8
 """How long to wait for a first byte. A request that is not complete is not answered sooner than its deadline."""
 ACTING = ("start", "restart", "upgrade", "rollback", "cancel", "test", "scale", "reload", "shutdown", "exit")
 """Commands that the key does not open; at the Unix socket, where no key is needed, they are never named."""

@@ -19,7 +19,8 @@ def test_every_rule_holds_at(name: str, seed: int) -> None:
     figures = run.run(name, seed, batches=BATCHES)
     assert not figures.broken, figures.broken
     assert figures.inputs == BATCHES * BOUNDARIES[name].batch
-    assert figures.taken, "some inputs are valid, or nothing is tried beyond the first check"
+    if not BOUNDARIES[name].stranger:  # who reaches nothing
+        assert figures.taken, "some inputs are valid, or nothing is tried beyond the first check"
 
 
 @pytest.mark.parametrize("name", BOUNDARIES)

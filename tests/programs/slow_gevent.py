@@ -1,13 +1,18 @@
-"""gevent's WSGI server in a program that is patched as its documentation says: slow answers to /slow."""
+"""gevent's WSGI server in a program that is patched as its documentation says: slow answers to /slow.
+
+With a second argument it has a handler of SIGTERM, which ends the server.
+"""
 
 from gevent import monkey
 
 monkey.patch_all()
 
 import os
+import signal
 import sys
 import time
 
+import gevent
 from gevent.pywsgi import WSGIServer
 
 SECONDS = float(os.environ.get("SECONDS", "1.5"))
@@ -23,4 +28,7 @@ def app(environ, start_response):
     return [body]
 
 
-WSGIServer(("127.0.0.1", int(sys.argv[1])), app, log=None).serve_forever()
+server = WSGIServer(("127.0.0.1", int(sys.argv[1])), app, log=None)
+if sys.argv[2:]:
+    gevent.signal_handler(signal.SIGTERM, server.stop)
+server.serve_forever()

@@ -3,11 +3,12 @@
 A program that handles SIGTERM closes connections in its own way. Some servers call shutdown(2) on the listening socket,
 which all workers share; others close a connection whose request is on its way. A thread of the runtime cannot act
 before such a handler with certainty, because Python runs it as soon as the main thread can. So the handlers are wrapped
-where the program sets them, with ``signal.signal`` or with a loop's ``add_signal_handler``. The first SIGTERM
+where the program sets them: with ``signal.signal``, a loop's ``add_signal_handler``, or ``gevent.signal_handler``. The
+first SIGTERM
 
 1. replaces the listening sockets (``aside``): the program then closes or shuts down a stand-in;
-2. waits, in a thread, until the requests at hand are answered (``Serving.settle``);
-3. is sent again, and the program's handler runs.
+2. has a thread wait until the requests at hand are answered (``Serving.settle``);
+3. is then sent again, and the program's handler runs.
 
 If there is nothing to wait for, the handler runs at the first SIGTERM. ``signal.getsignal`` returns the program's own.
 """
@@ -34,8 +35,8 @@ class _Held:
         self.handler = handler
         self._gate = gate
 
-    def __call__(self, *args: Any) -> Any:
-        return self.handler(*args) if self._gate.is_open() else None
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.handler(*args, **kwargs) if self._gate.is_open() else None
 
 
 class Gate:
@@ -45,6 +46,8 @@ class Gate:
         self._runtime = runtime
         self._main = get_ident()
         self._begun = self._open = False
+        self._watched = False
+        """Whether libev handles the signal (gevent), which Python does not know of."""
         self._signal, self._getsignal = signal.signal, signal.getsignal
 
     def install(self) -> None:
@@ -64,7 +67,7 @@ class Gate:
 
     def holds(self) -> bool:
         """Return whether a handler of the program's is set, and held back."""
-        return isinstance(self._getsignal(signal.SIGTERM), _Held)
+        return self._watched or isinstance(self._getsignal(signal.SIGTERM), _Held)
 
     def hold(self, loop_class: Any) -> None:
         """Hold back what the program gives to the loops of *loop_class*, which learn of a signal by a pipe, too."""
@@ -77,6 +80,18 @@ class Gate:
             return original(loop, sig, callback, *args)
 
         loop_class.add_signal_handler = add_signal_handler
+
+    def hold_watchers(self, watcher_class: Any) -> None:
+        """Hold back what the program gives to ``gevent.signal_handler``, of which *watcher_class* is the class."""
+        original = watcher_class.__init__
+
+        @functools.wraps(original)
+        def watch(watcher: Any, signalnum: Any, handler: Any, *args: Any, **kwargs: Any) -> None:
+            if signalnum == signal.SIGTERM and callable(handler):
+                handler, self._watched = _Held(self, handler), True
+            original(watcher, signalnum, handler, *args, **kwargs)
+
+        watcher_class.__init__ = watch
 
     def is_open(self) -> bool:
         """Return whether the program's handler is to run now. The first time, begin to settle. In the main thread."""

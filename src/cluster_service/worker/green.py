@@ -1,4 +1,7 @@
-"""The sockets of gevent and eventlet in ``--share python``: each has a class of its own, with the C class's bind."""
+"""The sockets of gevent and eventlet in ``--share python``: each has a class of its own, with the C class's bind.
+
+And the handlers of SIGTERM that gevent's loop runs (``gate``).
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,8 @@ CLASSES = {"gevent._socket3": "_wrefsocket", "eventlet.greenio.base": "_original
 
 
 def install(module: ModuleType, runtime: Runtime) -> None:
-    """Have the sockets of *module* share their addresses, in this mode."""
-    if runtime.share == "python":
+    """Have the sockets of *module* share their addresses, in this mode; or hold back its handlers of SIGTERM."""
+    if module.__name__ == "gevent.hub":
+        runtime.gate.hold_watchers(module.signal)
+    elif runtime.share == "python":
         share_class(getattr(module, CLASSES[module.__name__]))

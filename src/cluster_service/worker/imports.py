@@ -26,6 +26,7 @@ HOOKS = {
     "asyncio.unix_events": "cluster_service.worker.loops",
     "eventlet.greenio.base": "cluster_service.worker.green",
     "gevent._socket3": "cluster_service.worker.green",
+    "gevent.hub": "cluster_service.worker.green",
     "grpc._server": "cluster_service.worker.drains.grpc_server",
     "grpc.aio._server": "cluster_service.worker.drains.grpc_server",
     "http.server": "cluster_service.worker.drains.http_handler",

@@ -182,7 +182,7 @@ class Runtime:
 
     def handles_sigterm(self) -> bool:
         """Whether SIGTERM comes here, rather than to a handler of the program's own."""
-        return signal.getsignal(signal.SIGTERM) == self.on_sigterm
+        return not self.gate.holds() and signal.getsignal(signal.SIGTERM) == self.on_sigterm
 
     def _on_message(self, message: Dict[str, Any]) -> None:
         if message["type"] == "stop":
@@ -228,7 +228,8 @@ class Runtime:
         if not has_died(self._parent):
             return  # the channel alone has ended; a stop comes by SIGTERM
         self.begin()
-        self.stop_beside()
+        if not self.gate.holds():
+            self.stop_beside()
         # The kernel sends SIGTERM when the guardian dies. A second one means "at once" to some programs, so it is sent
         # from here only where the first cannot have come. (Our own handler takes any number.)
         if self.handles_sigterm():

@@ -25,7 +25,13 @@ from ..unpatched import Bell, time
 from .grace import IDLE_GRACE, LEFT_GRACE, NEW_GRACE, SETTLE_SECONDS
 
 if TYPE_CHECKING:
-    from .events import EventWriter
+    from typing import Protocol
+
+    class Endless(Protocol):
+        """An answer that never ends by itself."""
+
+        def end(self) -> None:
+            """End it, in good order where that is possible."""
 
 _LOOK_SECONDS = 1.0
 """Seconds between two looks, where no state changes and no grace ends."""
@@ -45,7 +51,7 @@ class Connection:
         """Seconds for which a busy one is waited for before the program's own handler of SIGTERM runs."""
         self.since = time.monotonic()
         self.answered = False
-        self.events: Optional[EventWriter] = None
+        self.events: Optional[Endless] = None
 
     def is_now(self, state: str) -> None:
         """Go on to another state."""

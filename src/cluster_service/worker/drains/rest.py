@@ -1,8 +1,10 @@
-"""Whatever else the program accepts connections with: asyncio's streams, tornado, waitress, a loop around ``accept``.
+"""Whatever else the program accepts connections with: asyncio's streams, gevent's servers, a loop around ``accept``.
 
 A program that has no handler of SIGTERM would end in the middle of every request. So it accepts no more, and its
 connections are given their time from outside (``outside``): those from which something has come that has not been
-answered yet, to the end of the worker's time. What is spoken on them is the program's own business.
+answered yet, to the end of the worker's time. The runtime knows nothing of the protocol that they speak.
+
+Where the program handles SIGTERM itself, its handler is held back until no request is under way (``settle``).
 """
 
 from __future__ import annotations

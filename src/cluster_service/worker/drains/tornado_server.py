@@ -5,6 +5,7 @@ A WebSocket is detached from the server at its handshake, so it is not among the
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from math import inf as infinity
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,23 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from ..runtime import Runtime
+
+
+class Events:
+    """An answer that never ends by itself. Made in its loop."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self._loop = asyncio.get_running_loop()
+
+    def end(self) -> None:
+        """End it in good order: with its last chunk, and the end of the connection. The app's next write fails."""
+        self._loop.call_soon_threadsafe(self._finish)
+
+    def _finish(self) -> None:
+        if self._connection.stream is not None:
+            self._connection._disconnect_on_finish = True  # noqa: SLF001
+            self._connection.finish()
 
 
 def install(module: ModuleType, runtime: Runtime) -> None:
@@ -71,8 +89,10 @@ def _follow(connection_class: Any, runtime: Runtime) -> None:
             self._disconnect_on_finish = True
         result = write_headers(self, start_line, headers, *args, **kwargs)
         request = self._request_start_line
-        if request is not None and endless(request.method, list(headers.get_all())):
-            connections.moves(connections.of(self.stream), "events")
+        connection = connections.of(self.stream)
+        if connection is not None and request is not None and endless(request.method, list(headers.get_all())):
+            connection.events = Events(self)
+            connections.moves(connection, "events")
         return result
 
     connection_class.read_response = await_request

@@ -36,9 +36,9 @@ def _follow(channel_class: Any, runtime: Runtime) -> None:
 
     @functools.wraps(initialize)
     def open_channel(self: Any, server: Any, sock: Any, *args: Any, **kwargs: Any) -> None:
+        initialize(self, server, sock, *args, **kwargs)
         runtime.serves(kept)
         connections.open(self, sock, state="new", patience=infinity)
-        initialize(self, server, sock, *args, **kwargs)
 
     @functools.wraps(received)
     def receive(self: Any, data: Any) -> Any:

@@ -1,0 +1,6 @@
+// Node.js without a handler of SIGTERM: it ends at once. With "drains" as second argument it finishes its requests.
+const server = require("http").createServer((_, answer) => answer.end(String(process.pid)));
+server.listen(Number(process.argv[2]), "127.0.0.1");
+if (process.argv[3] === "drains") {
+  process.on("SIGTERM", () => server.close(() => process.exit(0)));
+}

@@ -118,3 +118,24 @@ def test_another_user_finds_a_home_of_its_own(open_place: Path) -> None:
     assert (env["HOME"], env["USER"], env["LOGNAME"]) == ("/nonexistent", "nobody", "nobody")
     env = launch.of_release(release(user="nobody", env={"HOME": "/x"}), {"HOME": "/root"})
     assert env["HOME"] == "/x"
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("/opt/bin:$PATH", "$PATH"),
+        ("/opt/bin:${PATH}", "${PATH}"),
+        ("$OTHER/bin", "$OTHER"),
+        ("pa$$word$NOSUCH", ""),
+        ("5$ or $5", ""),
+        ("$path", ""),
+    ],
+)
+def test_a_variable_that_is_not_expanded_is_told(here: Path, value: str, told: str) -> None:
+    """A password may hold a dollar sign, so nothing is expanded; but where a variable is meant, that is said."""
+    (here / "cluster-service.toml").write_text(f"[env]\nOTHER = '/x'\nBIN = '{value}'\n")
+    made = make("worker.py")
+    assert dict(made.spec.groups[0].release.env)["BIN"] == value
+    warnings = [warning for warning in made.warnings if "BIN" in warning]
+    assert len(warnings) == bool(told), warnings
+    assert all(f"BIN: {told} is not expanded" in warning for warning in warnings)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import sys
+import zipapp
 from dataclasses import replace
 from pathlib import Path
 
@@ -214,3 +215,36 @@ def test_another_python_that_is_too_old(here: Path) -> None:
     told = sentence(lambda: make(python="./python2"))
     assert "Python 3.8" in told
     assert "3.9" in told
+
+
+def test_a_module_a_directory_and_a_zip_file(here: Path) -> None:
+    (here / "tool").mkdir()
+    (here / "tool" / "__main__.py").write_text("")
+    zipapp.create_archive(here / "tool", here / "tool.pyz")
+    zipapp.create_archive(here / "tool", here / "program", "/usr/bin/env python3")
+    found = release("-m http.server", "8000")
+    assert (found.kind, found.target, found.args, found.python) == (
+        "module", "-m http.server", ("8000",), sys.executable,
+    )  # fmt: skip
+    assert release("-mtool").target == "-m tool"
+    for name in ("tool", "tool/", "tool.pyz", "program", "tool/__main__.py"):
+        assert (release(name).kind, release(name).target) == ("script", str(here / name).rstrip("/")), name
+    own = fake_venv(here / "tool")
+    assert release("tool").python == own
+    assert release("tool.pyz", python=own).kind == "script", "an interpreter that must be asked"
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("-m nosuch", ("no module 'nosuch'", "--cwd and --python")),
+        ("-m http.nosuch", ("no module 'http.nosuch'",)),
+        ("-m xml", ("'xml' is a package without __main__", "-m xml.…")),
+        ("-m shop:app", ("names no module", "-m package.module")),
+        ("releases", ("releases is a directory without a __main__.py", "-m package.module")),
+        ("http.server", ("no program on the PATH", "-m http.server")),
+    ],
+)
+def test_a_module_that_cannot_be_run(here: Path, target: str, words: tuple[str, ...]) -> None:
+    told = sentence(lambda: make(target))
+    assert all(word in told for word in words), told

@@ -30,6 +30,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     [
         (("start",), ("TARGET", "worker.py")),
         (("start", "--"), ("no program after --", "-- node server.js")),
+        (("start", "-m"), ("-m needs the name of a module", "-m http.server")),
         (("start", "nosuch.py"), ("no such file: nosuch.py",)),
         (("nosuch.py",), ("no such file: nosuch.py",)),
         (("start", "--wrokers", "2", "worker.py"), ("--wrokers", "--workers")),
@@ -118,6 +119,21 @@ def test_a_second_start_on_a_terminal(service: Running) -> None:
         (
             ("--group", "jobs", "shop:app", "--", "-x"),
             {"start": "shop:app", "group": "jobs", "args": ["-x"], "cwd": "{here}"},
+        ),
+        (
+            ("--group", "jobs", "-w", "2", "-m", "http.server", "--bind", "127.0.0.1", "-m", "8000"),
+            {
+                "start": "-m http.server", "group": "jobs", "workers": "2", "cwd": "{here}",
+                "args": ["--bind", "127.0.0.1", "-m", "8000"],
+            },
+        ),
+        (
+            ("--group", "jobs", "worker.py", "-m", "x"),
+            {"start": "{here}/worker.py", "group": "jobs", "cwd": "{here}", "args": ["-m", "x"]},
+        ),
+        (
+            ("--group", "jobs", "-mhttp.server", "--", "8000"),
+            {"start": "-m http.server", "group": "jobs", "cwd": "{here}", "args": ["8000"]},
         ),
         (
             ("--group", "jobs", "--", "sh", "--", "-x"),

@@ -167,6 +167,7 @@ def test_where_variables_are_printed_it_is_said_who_can_read_them() -> None:
         (["http_server.py", "80", "-x"], ["http_server.py", "80", "-x"]),
         (["http_server.py", "--", "80"], ["http_server.py", "80"]),
         (["http_server.py", "--", "--", "-x"], ["http_server.py", "--", "--", "-x"]),
+        (["-m", "http.server", "--bind", "::"], ["-m", "http.server", "--", "--bind", "::"]),
         (["asgi_pid:app", "--", "--workers", "7"], ["asgi_pid:app", "--", "--workers", "7"]),
     ],
 )

@@ -63,6 +63,8 @@ LINES: list[tuple[str, dict[str, Any]]] = [
     ("upgrade all v2/worker.py -- runserver 23020", {**WORKER, "args": ["runserver", "23020"]}),
     ("upgrade all v2/worker.py -- -- x", {**WORKER, "args": ["--", "x"]}),
     ("upgrade all server:app", {"upgrade": "all", "target": "server:app", "cwd": "{here}"}),
+    ("upgrade all -m http.server -- 8001",
+     {"upgrade": "all", "target": "-m http.server", "cwd": "{here}", "args": ["8001"]}),
     ("upgrade web --cwd v2", {"upgrade": "web", "target": None, "cwd": "{here}/v2"}),
     ("upgrade all --env A=1 timeout:60", {"upgrade": "all", "target": None, "env": ["A=1"], "timeout": 60.0}),
     ("upgrade all --python v2/bin/python --timeout 60",

@@ -59,6 +59,10 @@ PROGRAM: dict[str, Program] = {
         ("--", PYTHON, "-m", "http.server", "PORT", "--bind", "127.0.0.1", "--directory", "/proc/self"),
         lambda port: ask.http_pid(("127.0.0.1", port), "/stat"),
     ),
+    "http.server by -m": Program(
+        ("-m", "http.server", "PORT", "--bind", "127.0.0.1", "--directory", "/proc/self"),
+        lambda port: ask.http_pid(("127.0.0.1", port), "/stat"),
+    ),
     "http.server script": Program(("http_server.py", "PORT")),
     "socketserver": Program(("socket_server.py", "PORT"), lambda port: ask.raw_pid(("127.0.0.1", port))),
     "flask": Program(("flask_app.py", "PORT")),

@@ -279,7 +279,8 @@ def test_what_cannot_be_run_is_told_in_a_sentence(
 def test_a_directory_is_no_file(tmp_path: Path) -> None:
     with Worker("script", str(tmp_path)) as worker:
         assert worker.wait() == 2
-        assert worker.output == f"cservice: {tmp_path} is a directory; name the Python file to run"
+        told = f"{tmp_path} is a directory without a __main__.py; name the Python file to run"
+        assert worker.output == f"cservice: {told}"
 
 
 def test_lines_are_seen_at_once(python: str, tmp_path: Path) -> None:

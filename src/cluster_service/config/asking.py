@@ -46,7 +46,7 @@ def asked(
     3.9 or newer.
     """
     module, _, attribute = target.partition(":")
-    arguments = [kind, module, attribute] if kind == "app" else [kind, target]
+    arguments = [kind, module, attribute] if kind == "app" else [kind, target.removeprefix("-m ")]
     out, err = _output(identity, [python, "-B", PROBE, *arguments], cwd, environ, timeout)
     lines = out.splitlines()
     try:

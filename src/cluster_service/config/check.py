@@ -50,7 +50,7 @@ def check_files(kind: str, target: str, python: str, cwd: str) -> None:
     if kind == "command":
         _check_program(target)
         return
-    if kind == "script" and not os.path.isfile(target):
+    if kind == "script" and not os.path.isfile(target) and not targets.has_main(target):
         raise CommandError("failed", f"no such file: {target}")
     if not os.path.isfile(python):
         raise CommandError("failed", f"there is no interpreter {python}")
@@ -64,8 +64,7 @@ def _check_python(release: Release, identity: Identity, environ: Mapping[str, st
     broken = found.get("broken")
     if isinstance(broken, str) and broken:
         raise CommandError("failed", f"{target} does not compile ({python}):\n{broken}")
-    if release.kind == "app":
-        targets.judge_app(target, found, python, release.cwd)
+    targets.judge(release.kind, target, found, python, release.cwd)
 
 
 def _check_program(path: str) -> None:

@@ -22,7 +22,7 @@ from cluster_service.machine.identity import OWN
 from . import asuser
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from cluster_service.machine.identity import Identity
 
@@ -38,7 +38,23 @@ _DOUBLE = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
 _PLAIN = re.compile(r"[^\n]*")
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\n": ""}
+_REFERENCE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([A-Za-z_]\w*)\})", re.ASCII)
 _COMMENT = re.compile(r"\s[#;]")
+
+
+def unexpanded(variables: Sequence[tuple[str, str]], environ: Mapping[str, str], origin: str) -> list[str]:
+    """Return a warning for each of *variables* whose value names a variable that there is: it is taken literally."""
+    known = {*environ, *(name for name, _ in variables)}
+    found = [
+        (name, next((each[0] for each in _REFERENCE.finditer(value) if (each[1] or each[2]) in known), ""))
+        for name, value in variables
+    ]
+    return [
+        f"{origin}: {name}: {text} is not expanded; workers get it as written. Write the value itself, or let the "
+        f'shell expand it: --env "{name}=…{text}…"'
+        for name, text in found
+        if text
+    ]
 
 
 def read(paths: Sequence[str], identity: Identity) -> tuple[tuple[str, str], ...]:

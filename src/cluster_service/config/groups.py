@@ -93,7 +93,7 @@ def group_of(
             raise CommandError(
                 "bad_request",
                 "there is nothing to start: no TARGET was given",
-                "cservice start worker.py, package.module:app, or -- any program",
+                "cservice start worker.py, package.module:app, -m package.module, or -- any program",
             )
         target, where = given["target"].value, given["target"].base
     else:

@@ -11,7 +11,7 @@ SETTINGS: tuple[Setting, ...] = (
         "target",
         "text",
         None,
-        "What to run: a Python file, package.module:app, or (after --) any program.",
+        "What to run: a Python file, package.module:app, -m package.module, or (after --) any program.",
         also=("worker",),
         sources=("file",),
     ),

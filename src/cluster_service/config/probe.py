@@ -1,6 +1,7 @@
 """Runs under the workers' interpreter (3.9 or newer) and says, as one line of JSON, what it knows of a target.
 
     python probe.py script FILE               in the workers' directory, with their environment
+    python probe.py module MODULE             as ``python -m`` has it
     python probe.py app MODULE ATTRIBUTE
     {"version": [3, 12]}                      always
     "broken": "File …, line 3 …"              a file does not compile: the script, the module, or a package it is in
@@ -24,7 +25,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 DYNAMIC = {"globals", "locals", "vars", "exec", "eval", "setattr", "__import__", "__dict__", "modules"}
 """Names that, used anywhere in a module, mean that its names cannot be told from its source."""
@@ -174,13 +175,37 @@ def look(module: str, attribute: str) -> dict[str, Any]:
     return {"file": file, "names": public}
 
 
+def look_at_module(module: str) -> dict[str, Any]:
+    """Return what is sure of ``python -m module``."""
+    found = find(module)
+    if found.get("package"):
+        found = find(f"{module}.__main__")
+    return {"broken": compile_error(str(found["file"]))} if "file" in found else found
+
+
+def look_at_script(path: str) -> dict[str, Any]:
+    """Return what is sure of ``python path``. Of a zip file nothing is."""
+    if os.path.isdir(path):
+        path = os.path.join(path, "__main__.py")
+    else:
+        import zipfile  # noqa: PLC0415 - for scripts only
+
+        if zipfile.is_zipfile(path):
+            return {}
+    return {"broken": compile_error(path)}
+
+
+LOOKS: dict[str, Callable[..., dict[str, Any]]] = {"app": look, "module": look_at_module, "script": look_at_script}
+"""By the kind of the target."""
+
+
 def main() -> None:
     """Print what is known of the target in the arguments."""
     sys.path[0] = os.getcwd()
     kind, target, *attribute = sys.argv[1:]
     found: dict[str, Any] = {"version": list(sys.version_info[:2])}
     try:
-        found.update(look(target, *attribute) if kind == "app" else {"broken": compile_error(target)})
+        found.update(LOOKS[kind](target, *attribute))
     except Exception:  # noqa: BLE001, S110 - what cannot be told is not told
         pass
     print(json.dumps(found))  # noqa: T201 - its answer

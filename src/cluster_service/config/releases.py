@@ -104,13 +104,14 @@ def _resolve(wish: Wish, env_from_files: tuple[tuple[str, str], ...], environ: M
     whole = {**environ, **dict(env_from_files), **dict(wish.env)}
     with led(wish.origins.get("target", "")):
         kind, found = targets.locate(wish.target, program=wish.program, directory=wish.where, cwd=cwd, environ=whole)
-    target = found if kind == "app" else os.path.realpath(found) if kind == "script" else _but_the_name(found)
+    target = os.path.realpath(found) if kind == "script" else _but_the_name(found) if kind == "command" else found
     python = ""
     if kind != "command" and wish.python is not None:
         with led(wish.origins.get("python", "")):
             python = _pinned(targets.named_python(wish.python, wish.python_base, whole))
     elif kind != "command":
-        own = own_python([target, found] if kind == "script" else [], cwd)
+        files = [target, found] if kind == "script" else []
+        own = own_python([os.path.join(file, "") if os.path.isdir(file) else file for file in files], cwd)
         active = targets.active_python(whole)
         python = own or wish.ours or (_pinned(active) if active else sys.executable)
     with led(wish.origins.get("bind", wish.origins.get("share", ""))):
@@ -201,7 +202,7 @@ def release_here(
             python = current.python or None
     kind, found = targets.locate(target, program=program, directory=directory, cwd=cwd, environ={**environ, **env})
     same = kind == current.kind
-    place = os.path.realpath(cwd if kind == "app" else os.path.dirname(os.path.realpath(found)))
+    place = os.path.realpath(cwd if kind in ("app", "module") else os.path.dirname(os.path.realpath(found)))
     wish = Wish(
         target,
         directory,
@@ -224,7 +225,7 @@ def release_here(
 
 def _moved(current: Release, cwd: str) -> str:
     """Return the target of *current* for workers in the directory *cwd*."""
-    inside = current.kind != "app" and current.cwd != "/" and _contains(current.cwd, current.target)
+    inside = current.kind in ("script", "command") and current.cwd != "/" and _contains(current.cwd, current.target)
     if not inside or os.path.realpath(cwd) == current.cwd:
         return current.target
     there = os.path.join(cwd, os.path.relpath(current.target, current.cwd))

@@ -11,6 +11,7 @@ from cluster_service.control.errors import CommandError
 from cluster_service.core.spec import Spec
 
 from . import doors, grants, keys, shown, values
+from .envfiles import unexpanded
 from .groups import check_order, check_partners, group_of, group_settings
 from .merge import GROUPS, Collected, Given, Problems, Source, collect
 from .record import Origin, Settings, plain
@@ -201,6 +202,7 @@ def _groups(
                     name=name,
                 )
             )
+            warnings += unexpanded(found[-1].release.env, environ, given["env"].origin if "env" in given else "env")
     if len(found) < len(wanted) or not found:
         return found
     known = [group.name for group in found]

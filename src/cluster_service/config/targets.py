@@ -28,20 +28,28 @@ _PYTHON_LINE = re.compile(rb"#!.*\bpython[\d.]*\b")
 
 _IN_VENV = ("bin", "python")
 
-Kind = Literal["script", "app", "command"]
+MODULE = re.compile(r"-m\s*([^\W\d]\w*(\.[^\W\d]\w*)*)\Z")
+"""As for the interpreter: ``-m package.module``."""
+_ZIP = b"PK\x03\x04"
+
+Kind = Literal["script", "module", "app", "command"]
 
 
 def locate(target: str, *, program: bool, directory: str, cwd: str, environ: Mapping[str, str]) -> tuple[Kind, str]:
     """Return what *target* is, and it absolutely.
 
-    *program*: it stood after ``--`` and may be any program. *directory*: the caller's; a path is looked for there, then
-    in *cwd*. Raises CommandError bad_request when there is no such thing.
+    A script may be a directory or a zip file with ``__main__`` in it. *program*: it stood after ``--`` and may be any
+    program. *directory*: the caller's; a path is looked for there, then in *cwd*. Raises CommandError
+    bad_request when there is no such thing.
     """
     if program:
         return "command", _program(target, directory, cwd, environ)
+    module = MODULE.match(target)
+    if module:
+        return "module", f"-m {module[1]}"
     path = _existing(target, directory, cwd)
     if path is not None:
-        if target.endswith(".py") or not os.access(path, os.X_OK) or is_python(path):
+        if target.endswith(".py") or not os.access(path, os.X_OK) or os.path.isdir(path) or is_python(path):
             return "script", path
         return "command", path
     if APP.match(target):
@@ -57,17 +65,23 @@ def locate(target: str, *, program: bool, directory: str, cwd: str, environ: Map
 def _existing(target: str, directory: str, cwd: str) -> str | None:
     for base in (directory, cwd):
         path = os.path.abspath(os.path.join(base, os.path.expanduser(target)))
-        if os.path.isfile(path):
+        if os.path.isfile(path) or has_main(path):
             if not os.access(path, os.R_OK):
                 raise CommandError("bad_request", f"{path} cannot be read by you (user {os.geteuid()})")
             return path
     return None
 
 
+def has_main(path: str) -> bool:
+    """Whether *path* is a directory that an interpreter can run."""
+    return os.path.isfile(os.path.join(path, "__main__.py"))
+
+
 def is_python(path: str) -> bool:
-    """Whether the first line of the file *path* names a Python interpreter."""
+    """Whether the file *path* is for a Python interpreter: its first line names one, or it is a zip file."""
     with open(path, "rb") as file:
-        return _PYTHON_LINE.match(file.readline(256)) is not None
+        line = file.readline(256)
+    return line.startswith(_ZIP) or _PYTHON_LINE.match(line) is not None
 
 
 def check_script(script: str, cwd: str) -> bool:
@@ -90,14 +104,21 @@ def check_script(script: str, cwd: str) -> bool:
 def _missing(target: str, directory: str, cwd: str) -> CommandError:
     looked = directory if directory == cwd else f"{directory} or {cwd}"
     if os.path.isdir(os.path.join(directory, target)):
-        what = f"{target} is a directory"
+        what = f"{target} is a directory without a __main__.py"
+    elif target.startswith("-m"):
+        what = f"{target!r} names no module: write -m package.module"
     elif target.endswith(".py") or "/" in target:
         what = f"no such file: {target} (looked for in {looked})"
     elif ":" in target:
         what = f"{target!r} is no app: write package.module:app"
     else:
         what = f"{target!r} is no file in {looked} and no program on the PATH"
-    hint = "A target is a file (worker.py), an app (package.module:app) or any program after -- (-- node server.js)."
+        if MODULE.match(f"-m {target}") and "." in target:
+            what += f"; to run a module: -m {target}"
+    hint = (
+        "A target is a file (worker.py), an app (package.module:app), a module (-m package.module) or any program "
+        "after -- (-- node server.js)."
+    )
     return CommandError("bad_request", what + _near_file(target, directory), hint)
 
 
@@ -167,14 +188,18 @@ def check_python(
     if kind == "command" or (kind == "script" and python == sys.executable):
         return
     found = asking.asked(python, kind, target, identity=identity, cwd=cwd, environ=environ)
-    if kind == "app":
-        judge_app(target, found, python, cwd)
+    judge(kind, target, found, python, cwd)
 
 
-def judge_app(target: str, found: Mapping[str, object], python: str, cwd: str) -> None:
-    """Raise CommandError bad_request when what was *found* (see ``probe``) says that there is no such app."""
-    module, _, attribute = target.partition(":")
+def judge(kind: Kind, target: str, found: Mapping[str, object], python: str, cwd: str) -> None:
+    """Raise CommandError bad_request when what was *found* (see ``probe``) says that there is no such app or module."""
+    if kind not in ("app", "module"):
+        return
+    module, _, attribute = target.removeprefix("-m ").partition(":")
     missing, file, names = found.get("missing"), found.get("file"), found.get("names")
+    if missing == f"{module}.__main__":
+        what = f"{target}: {module!r} is a package without __main__, so it cannot be run"
+        raise CommandError("bad_request", what, f"Name a module of it (-m {module}.…), or an app ({module}:app).")
     if isinstance(missing, str):
         near = found.get("near")
         what = f"there is no module {missing!r}" + (f" (of {module!r})" if missing != module else "")

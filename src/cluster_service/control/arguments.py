@@ -262,6 +262,9 @@ def from_words(command: Command, words: Sequence[str], options: Mapping[str, Any
         if word == "--":
             _after_dashes(command, given, rest)
             break
+        if word == "-m" and rest and "target" in by_name and "target" not in given:
+            given["target"] = f"-m {rest.popleft()}"
+            continue
         if word.startswith("-") and word != "-" and not _NUMBER.match(word):
             _named(command, by_flag, given, word, rest)
             continue

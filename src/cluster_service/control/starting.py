@@ -16,7 +16,7 @@ import click
 from cluster_service import isolation, rundir
 from cluster_service.config.merge import gather
 from cluster_service.config.table import BY_NAME, GROUP, SETTINGS, Setting
-from cluster_service.config.targets import APP
+from cluster_service.config.targets import APP, MODULE
 
 from . import arguments, console
 from .cli import session_of
@@ -31,14 +31,16 @@ if TYPE_CHECKING:
 
 DASHES = "\0--"
 """Stands for the ``--`` before TARGET, which click would take away."""
+DASH_M = "\0-m"
+"""Stands for the ``-m`` before the name of a module, as for the interpreter: it ends the options."""
 
 
 HELP = """Start TARGET as a service.
 
-TARGET is a Python file (worker.py), an app (package.module:app, ASGI or WSGI) or, after --, any program (-- node
-server.js). What follows a file or a program are its arguments, also after -- (manage.py -- runserver); options may
-follow an app. If a service of that name runs already, --group adds a group of workers to it; without --group this
-becomes a console of it.
+TARGET is a Python file (worker.py; also a directory or zip file with a __main__.py), an app (package.module:app, ASGI
+or WSGI), a module (-m package.module) or, after --, any program (-- node server.js). What follows a file, module or
+program are its arguments, also after -- (manage.py -- runserver); options may follow an app. If a service of that name
+runs already, --group adds a group of workers to it; without --group this becomes a console of it.
 
 The options may also stand in the environment (CSERVICE_WORKERS=4), in cluster-service.toml, or in
 [tool.cluster-service] of pyproject.toml.
@@ -49,7 +51,10 @@ class Start(click.Command):
     """The click command, which remembers whether TARGET stood after ``--``."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Keep the first ``--``: it may be what makes the target a program."""
+        """Keep the first ``--``: it may be what makes the target a program; and ``-m``, behind which all is the
+        module's.
+        """
+        args = self._module(ctx, args)
         if "--" in args:
             place = args.index("--")
             args = [*args[:place], DASHES, *args[place + 1 :]]
@@ -65,6 +70,19 @@ class Start(click.Command):
         own = behind[: len(behind) - len(left)]
         rest = words[1 + len(own) :]
         return [*args[: len(args) - len(words)], *own, words[0], *rest]
+
+    def _module(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Mark ``-m``, unless it stands behind the target, or is the value of an option."""
+        place = next((place for place, word in enumerate(args) if word == "-m" or MODULE.match(word)), None)
+        if place is None or "--" in args[:place]:
+            return args
+        try:
+            if self._words(ctx, args[:place]):
+                return args
+        except click.UsageError:  # which is told when all is read
+            return args
+        name = [args[place][2:].strip()] if args[place] != "-m" else []
+        return [*args[:place], DASH_M, *name, *args[place + 1 :]]
 
     def _words(self, ctx: click.Context, args: list[str]) -> list[str]:
         """What is left of *args* behind the options."""
@@ -166,6 +184,10 @@ def _read(words: Sequence[str], given: Mapping[str, Any], session: Mapping[str, 
         rest.pop(0)
     rest = ["--" if word == DASHES else word for word in rest]
     target = rest.pop(0) if rest else None
+    if target == DASH_M:
+        if not rest:
+            raise CommandError("bad_request", "start: -m needs the name of a module", "For example: -m http.server")
+        target = f"-m {rest.pop(0)}"
     if rest[:1] == ["--"] and not dashes:  # worker.py -- ARGS: what separates the two is no argument
         rest.pop(0)
     if dashes and target is None:

@@ -13,6 +13,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from cluster_service.config.table import BY_NAME, INTERNAL
+from cluster_service.config.targets import MODULE
 from cluster_service.core import shutdown
 from cluster_service.wire import addresses
 
@@ -200,7 +201,11 @@ def arguments(origin: Origin, settings: Settings) -> list[str]:
             words += [f"{flags[0]}={each}"] if str(each).startswith("-") else [flags[0], str(each)]
     if origin.target is not None:
         # systemd has another PATH than the caller
-        words += ["--", settings.spec.groups[0].release.target] if origin.program else [origin.target]
+        module = MODULE.match(origin.target)
+        words += (
+            ["--", settings.spec.groups[0].release.target] if origin.program
+            else ["-m", module[1]] if module else [origin.target]
+        )  # fmt: skip
     if not origin.program and any(arg.startswith("-") for arg in origin.args[:1]):
         words.append("--")
     return [*words, *origin.args]

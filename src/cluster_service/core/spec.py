@@ -12,7 +12,7 @@ from typing import Any, Literal
 from . import masks
 from .limits import Limits
 
-Kind = Literal["script", "app", "command"]
+Kind = Literal["script", "module", "app", "command"]
 Share = Literal["auto", "seccomp", "python", "inherit", "none"]
 """How workers get their ports; ``auto`` is the best that the guardian finds it can do."""
 
@@ -28,7 +28,8 @@ class Release:
 
     kind: Kind
     target: str
-    """script: the file's absolute path; app: ``package.module:app``; command: the program's absolute path."""
+    """script: the absolute path of the file, or of a directory or zip file with ``__main__``; module: ``-m name``;
+    app: ``package.module:app``; command: the program's absolute path."""
     args: tuple[str, ...] = field(default=(), repr=False)
     cwd: str = "/"
     python: str = ""

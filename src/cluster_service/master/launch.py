@@ -45,6 +45,8 @@ def argv(release: Release) -> list[str]:
         return [release.target, *release.args]
     if release.kind == "script":
         return [release.python, BOOT, "script", release.target, *release.args]
+    if release.kind == "module":
+        return [release.python, BOOT, "module", release.target.removeprefix("-m "), *release.args]
     return [release.python, BOOT, "app", release.target, release.server, ",".join(release.binds), *release.args]
 
 

@@ -100,7 +100,7 @@ async def _written(state: State, text: str) -> bool:
 def missing(release: Release) -> str:
     """Return why *release* cannot be started any more: its directory, a file or interpreter of it is gone. Else ""."""
     files = [release.python] if release.python else []
-    files += [release.target] if release.kind != "app" else []
+    files += [release.target] if release.kind in ("script", "command") else []
     for path in (release.cwd, *files):
         if not os.path.exists(path):
             return f"{path} does not exist"

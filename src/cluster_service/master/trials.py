@@ -110,7 +110,9 @@ def _environment(env: Mapping[str, str], release: Release, *, by_python: bool) -
     """For Python: lines come when they are written, and the release's code can be imported as its workers do."""
     if not by_python or release.kind == "command":
         return {"PYTHONUNBUFFERED": "1", **env}
-    home = release.cwd if release.kind == "app" else os.path.dirname(release.target)
+    home = release.cwd
+    if release.kind == "script":
+        home = release.target if os.path.isdir(release.target) else os.path.dirname(release.target)
     path = os.pathsep.join(part for part in (home, env.get("PYTHONPATH", "")) if part)
     return {"PYTHONUNBUFFERED": "1", **env, "PYTHONPATH": path}
 

@@ -1,4 +1,4 @@
-"""The file that a worker's interpreter is given: ``python …/worker/boot.py script|app …`` (see ``run.main``).
+"""The file that a worker's interpreter is given: ``python …/worker/boot.py script|module|app …`` (see ``run.main``).
 
 It must be read by any Python, to say that it is too old. Run as a program it becomes the worker; under any other name
 (a process that ``multiprocessing`` spawns from a worker) it only makes the package importable.

@@ -1,6 +1,7 @@
 """From the interpreter's start to the user's first line.
 
     boot.py script /abs/worker.py ARGS…                     the file, as if it were run alone
+    boot.py module package.module ARGS…                     the module, as by ``python -m``
     boot.py app package.module:app SERVER BIND,BIND ARGS…   the app, on uvicorn or granian
 
 The worker's own variables are taken out of the environment first, so that neither the program nor what it starts sees
@@ -48,6 +49,10 @@ def main(arguments: Sequence[str], at_start: Collection[str]) -> None:
         from .script import run_script  # noqa: PLC0415
 
         run_script(target, rest, at_start)
+    elif kind == "module":
+        from .script import run_module  # noqa: PLC0415
+
+        run_module(target, rest, at_start)
     else:
         from .app import serve_app  # noqa: PLC0415
 

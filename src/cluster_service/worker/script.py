@@ -1,4 +1,4 @@
-"""A Python file as ``__main__``, as if it were run alone.
+"""A Python file, module, directory or zip file as ``__main__``, as if it were run alone.
 
 The interpreter made ``__main__`` for ``boot.py``; its namespace is emptied and given to the script, so that the module
 is in every respect the one that the interpreter looks after: ``multiprocessing`` finds its file, ``pickle`` its
@@ -11,8 +11,8 @@ from __future__ import annotations
 import io
 import os
 import sys
-from importlib.machinery import SourceFileLoader
-from typing import Collection, Sequence
+from importlib.machinery import BuiltinImporter, SourceFileLoader
+from typing import Any, Collection, Dict, List, Sequence
 
 from .run import hide_our_frames, refuse
 from .say import complain
@@ -23,25 +23,22 @@ NOT_RUNNABLE = 2
 
 
 def run_script(path: str, arguments: Sequence[str], at_start: Collection[str]) -> None:
-    """Run the file at *path* with ``sys.argv`` of it and *arguments*. *at_start*: see ``shadowed.uncover``."""
+    """Run the file at *path* with ``sys.argv`` of it and *arguments*. *at_start*: see ``shadowed.uncover``.
+
+    A directory or a zip file is run if it has a module ``__main__``.
+    """
+    if _is_importable(path):
+        _call([path, *arguments], [path, *arguments])
+        uncover(path, at_start)
+        sys.path.insert(0, path)  # in isolated mode too
+        _empty_main()
+        _run_as_main("__main__", alter_argv=False)
+        return
     source = _read(path)
-    sys.argv = [path, *arguments]
-    if hasattr(sys, "orig_argv"):
-        sys.orig_argv = [sys.orig_argv[0], path, *arguments]
-    if not (sys.flags.isolated or getattr(sys.flags, "safe_path", False)):
-        directory = os.path.dirname(os.path.realpath(path))
-        uncover(directory, at_start)
-        sys.path.insert(0, directory)
-    namespace = vars(sys.modules["__main__"])
-    annotations = "__annotations__" in namespace
-    builtins = namespace["__builtins__"]
-    namespace.clear()
-    namespace.update(
-        __name__="__main__", __doc__=None, __package__=None, __loader__=SourceFileLoader("__main__", path),
-        __spec__=None, __builtins__=builtins, __file__=path,
-    )  # fmt: skip
-    if annotations:
-        namespace["__annotations__"] = {}
+    _call([path, *arguments], [path, *arguments])
+    _look_in(os.path.dirname(os.path.realpath(path)), at_start)
+    namespace = _empty_main()
+    namespace.update(__loader__=SourceFileLoader("__main__", path), __file__=path)
     if sys.version_info < (3, 15):
         namespace["__cached__"] = None
     try:
@@ -55,12 +52,76 @@ def run_script(path: str, arguments: Sequence[str], at_start: Collection[str]) -
         raise
 
 
+def run_module(name: str, arguments: Sequence[str], at_start: Collection[str]) -> None:
+    """Run the module *name* as ``python -m`` does."""
+    _call(["-m", *arguments], ["-m", name, *arguments])
+    _look_in(os.getcwd(), at_start)
+    _empty_main()
+    _run_as_main(name, alter_argv=True)
+
+
+def _call(argv: List[str], orig_argv: List[str]) -> None:
+    sys.argv = argv
+    if hasattr(sys, "orig_argv"):
+        sys.orig_argv = [sys.orig_argv[0], *orig_argv]
+
+
+def _look_in(directory: str, at_start: Collection[str]) -> None:
+    """Let *directory* be the first in which modules are found, unless the interpreter was told not to."""
+    if not (sys.flags.isolated or getattr(sys.flags, "safe_path", False)):
+        uncover(directory, at_start)
+        sys.path.insert(0, directory)
+
+
+def _empty_main() -> Dict[str, Any]:
+    """Return the namespace of ``__main__``, as it is before a program."""
+    namespace = vars(sys.modules["__main__"])
+    annotations = "__annotations__" in namespace
+    builtins = namespace["__builtins__"]
+    namespace.clear()
+    namespace.update(
+        __name__="__main__", __doc__=None, __package__=None, __loader__=BuiltinImporter, __spec__=None,
+        __builtins__=builtins,
+    )  # fmt: skip
+    if annotations:
+        namespace["__annotations__"] = {}
+    return namespace
+
+
+def _run_as_main(name: str, *, alter_argv: bool) -> None:
+    """Do what the interpreter itself calls for ``-m``, for directories and for zip files."""
+    import runpy  # noqa: PLC0415 - for these only
+
+    try:
+        runpy._run_module_as_main(name, alter_argv)  # type: ignore[attr-defined]  # noqa: SLF001
+    except SystemExit:
+        raise
+    except BaseException as error:
+        hide_our_frames(error)
+        raise
+
+
+def _is_importable(path: str) -> bool:
+    """Whether *path* is a directory or a zip file with a module ``__main__``."""
+    if os.path.isdir(path):
+        return os.path.isfile(os.path.join(path, "__main__.py"))
+    try:
+        with io.open_code(path) as file:
+            if b"\0" not in file.read(4096):  # the head of a zip file has some, behind its first line too
+                return False
+        from zipimport import zipimporter  # noqa: PLC0415 - as above
+
+        return bool(zipimporter(path).archive)
+    except (OSError, ImportError):
+        return False
+
+
 def _read(path: str) -> bytes:
     try:
         with io.open_code(path) as file:
             source = file.read()
     except IsADirectoryError:
-        refuse(f"{path} is a directory; name the Python file to run", NOT_RUNNABLE)
+        refuse(f"{path} is a directory without a __main__.py; name the Python file to run", NOT_RUNNABLE)
     except OSError as error:
         refuse(f"cannot read {path}: {error.strerror}", NOT_RUNNABLE)
     if b"\0" in source[:4096]:

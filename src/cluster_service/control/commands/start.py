@@ -53,7 +53,7 @@ COMMAND = Command(
         Parameter(
             "target",
             "target",
-            "what to run: worker.py, package.module:app, or -- any program",
+            "what to run: worker.py, package.module:app, -m module, or -- any program",
             required=True,
             positional=True,
             remote="target",

@@ -44,8 +44,8 @@ COMMAND = Command(
     parameters=(
         SELECTOR,
         Parameter(
-            "target", "target", "what to run: worker.py, package.module:app, or -- any program", positional=True,
-            default="the present one", remote="target",
+            "target", "target", "what to run: worker.py, package.module:app, -m module, or -- any program",
+            positional=True, default="the present one", remote="target",
         ),
         Parameter(
             "cwd", "caller", "the workers' directory", positional=True, default="the caller's, with TARGET",

@@ -255,3 +255,17 @@ def test_who_waits_for_something_broken_is_told_so() -> None:
     made.request(Restart("db"))
     made.run(5.0)
     assert len(made.serving("web")) == 2
+
+
+def test_a_reload_whose_groups_have_gone_before_their_restart_ends_at_once() -> None:
+    made = started(WEB, DB)
+    reload = made.request(Reload(Spec("default", (WEB, DB, JOBS)), everybody=True))
+    made.run(0.1)
+    made.request(Shutdown("web"))
+    made.request(Shutdown("db"))
+    assert made.cluster is not None
+    cluster = made.cluster
+    assert made.run_until(lambda: not cluster.operation(reload.children[0]).running, 60.0)
+    made.run(60.0)
+    ended = cluster.operation(reload.id)
+    assert (ended.state, ended.ended_at) == ("done", cluster.operation(reload.children[0]).ended_at)

@@ -196,17 +196,17 @@ def watch(cluster: Cluster, parent: Operation, now: float) -> None:
         return
     bad = [f"{each.command}: {each.state}: {each.reason}" for each in children if each.state != "done"]
     if parent.restarts and not bad and not cluster.ending:
+        if refusals.rolling(cluster, set(cluster.groups)):
+            return  # they begin as soon as nothing else replaces workers
         refused = _restart(cluster, parent, now)
-        if not refused:
+        bad = [refused] if refused else []
+        if len(parent.children) > len(children) and not refused:
             return
-        bad = [refused]
     judge.finish(cluster, parent, "failed" if bad else "done", "\n".join(bad) or None, now)
 
 
 def _restart(cluster: Cluster, parent: Operation, now: float) -> str:
-    """Begin the restarts that are left, as soon as nothing else replaces workers. Returns why that is refused."""
-    if refusals.rolling(cluster, set(cluster.groups)):
-        return ""
+    """Begin the restarts that are left, of groups that still have workers. Returns why one is refused."""
     left, parent.restarts = parent.restarts, []
     for selector in left:
         if selector == "all" or (selector in cluster.groups and cluster.groups[selector].slots):

@@ -38,4 +38,4 @@ class Setting:
     @property
     def many(self) -> bool:
         """Whether its option may be given more than once."""
-        return self.kind in ("env", "env_files", "limits", "binds", "words", "hosts", "paths", "depends")
+        return self.kind in ("env", "env_files", "limits", "binds", "words", "arguments", "hosts", "paths", "depends")

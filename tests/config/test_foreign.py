@@ -32,7 +32,7 @@ def test_each_word_leads_to_a_setting_and_is_none_itself() -> None:
         ("max_restarts", "restarts_per_minute"),  # pm2
         ("max_memory_restart", "max_memory"),
         ("TimeoutStopSec", "stop_timeout"),  # systemd
-        ("ExecStart", "target"),
+        ("ExecStart", "command"),
         ("LimitNOFILE", "limits"),
         ("stop_grace_period", "stop_timeout"),  # docker
         ("harakiri", "hang_timeout"),  # uWSGI

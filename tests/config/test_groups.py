@@ -160,3 +160,56 @@ def test_every_mistake_is_told_at_once(here: Path) -> None:
     assert told.startswith("3 mistakes in the configuration:")
     for word in ("nosuch.py", "nosuch.invalid", "groups.b.cwd"):
         assert word in told
+
+
+# -- command -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("written", ['["sh", "-c", "a b, {slot}", ""]', """'sh -c "a b, {slot}" ""'"""])
+def test_a_command_is_any_program_with_its_arguments(here: Path, written: str) -> None:
+    found = groups(here, f"[groups.cache]\ncommand = {written}\n")["cache"].release
+    assert (found.kind, found.target.rpartition("/")[2], found.args) == ("command", "sh", ("-c", "a b, {slot}", ""))
+
+
+def test_a_python_file_after_command_is_a_program_too(here: Path) -> None:
+    (here / "serve.py").write_text("#!/usr/bin/env python3\n")
+    (here / "serve.py").chmod(0o755)
+    found = groups(here, '[groups.web]\ncommand = ["./serve.py", "-x"]\n')["web"].release
+    assert (found.kind, found.target, found.args) == ("command", f"{here}/serve.py", ("-x",))
+
+
+def test_what_stands_nearer_says_what_is_run(here: Path) -> None:
+    text = 'command = ["sh"]\n[groups.a]\n[groups.b]\ntarget = "worker.py"\n'
+    found = groups(here, text)
+    assert [(name, group.release.kind) for name, group in found.items()] == [("a", "command"), ("b", "script")]
+    (here / "cluster-service.toml").write_text('command = ["sh", "-c", "exit"]\n')
+    given = make("worker.py").spec.groups[0].release
+    assert (given.kind, given.args) == ("script", ()), "a target where it is started counts more"
+    assert make(None).spec.groups[0].release.args == ("-c", "exit")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("command = []\n", ("command in", "there is no program")),
+        ('command = ""\n', ("command in", "there is no program")),
+        ('command = ["", "x"]\n', ("command in", "there is no program")),
+        ("""command = "sh 'x"\n""", ("command in", "cannot be split")),
+        ('command = ["nosuch-program"]\n', ("command in", "no program 'nosuch-program' on the PATH")),
+        ('command = ["sh"]\ntarget = "worker.py"\n', ("command in", "target in", "Remove one")),
+        ('command = ["sh"]\nargs = ["x"]\n', ("command in", "args in", "Remove one")),
+        ('command = ["sh", true]\n', ("command in", "True is not text")),
+        ('target = "worker.py"\nargs = ["\\u0000"]\n', ("args in", "NUL")),
+    ],
+)
+def test_a_command_that_cannot_be(here: Path, text: str, words: tuple[str, ...]) -> None:
+    (here / "cluster-service.toml").write_text(text)
+    told = sentence(lambda: make(None))
+    assert all(word in told for word in words), told
+
+
+def test_an_argument_may_be_empty_and_hold_commas(here: Path) -> None:
+    (here / "cluster-service.toml").write_text('target = "worker.py"\nargs = ["--save", ""]\n')
+    assert make(None).spec.groups[0].release.args == ("--save", "")
+    (here / "cluster-service.toml").write_text('target = "worker.py"\nargs = "--apps a,b"\n')
+    assert make(None).spec.groups[0].release.args == ("--apps", "a,b")

@@ -8,6 +8,7 @@ import sys
 import zipapp
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -215,6 +216,41 @@ def test_another_python_that_is_too_old(here: Path) -> None:
     told = sentence(lambda: make(python="./python2"))
     assert "Python 3.8" in told
     assert "3.9" in told
+
+
+def test_the_first_line_of_a_console_script_names_its_interpreter(here: Path) -> None:
+    other = fake_venv(here / "other")
+    bin_directory = Path(other).parent
+    (bin_directory / "python3.13").symlink_to("python")
+    script = bin_directory / "flask"
+    script.touch(mode=0o755)
+
+    def under(line: str, name: str = "flask", **options: Any) -> str:
+        (bin_directory / name).write_text(f"{line}\nprint(1)\n")
+        (bin_directory / name).chmod(0o755)
+        made = make(str(bin_directory / name), **options)
+        python = made.spec.groups[0].release.python
+        said = [warning for warning in made.warnings if "first line" in warning]
+        assert len(said) == (python not in (sys.executable, own) and not options)
+        assert all(python in warning and "--python" in warning for warning in said)
+        return str(python)
+
+    own = ""
+    assert under(f"#!{other}") == other
+    assert under(f"#! {other}3.13 -E") == f"{other}3.13"
+    assert under(f"#!{other}", python=sys.executable) == sys.executable
+    assert under(f"#!{sys.prefix}/bin/python") == sys.executable, "ours"
+    assert under("#!/usr/bin/env python3") == sys.executable
+    assert under(f"#!{here}/nosuch/bin/python") == sys.executable
+    assert under(f"#!{other}", "worker.py") == sys.executable
+    own = fake_venv(here)
+    assert under(f"#!{other}") == other, "it was named, in a way"
+    assert under("#!/usr/bin/env python3") == own
+    new = release_of(str(script), {}, directory=str(here), current=replace(release("worker.py"), python=sys.executable))
+    assert new.python == own
+    under(f"#!{other}")
+    new = release_of(str(script), {}, directory=str(here), current=replace(release("worker.py"), python=sys.executable))
+    assert new.python == other
 
 
 def test_a_module_a_directory_and_a_zip_file(here: Path) -> None:

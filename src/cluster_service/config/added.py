@@ -34,7 +34,7 @@ def group_here(options: Mapping[str, Any], directory: str, environ: Mapping[str,
     found = {
         setting: SPELLED.get(BY_NAME[setting].kind, _plain)(each.value)
         for setting, each in given.items()
-        if BY_NAME[setting].scope == GROUP and setting not in ("target", "timeout")
+        if BY_NAME[setting].scope == GROUP and setting not in ("target", "command", "timeout")
     }
     found |= {
         "group": group.name, "workers": group.count, "ready_timeout": group.ready_timeout,

@@ -25,6 +25,7 @@ FUNCTIONS = {
     "directory": "releases:check_directory",
     "files": "check:check_files",
     "script": "targets:check_script",
+    "interpreter": "targets:first_line_python",
     "variables": "envfiles:read_here",
 }
 """What can be called, by name. Arguments and results are what JSON has."""

@@ -44,8 +44,8 @@ WORDS: dict[str, str] = {
     "limitmaxrequests": "max_requests", "maxworkerlifetime": "max_uptime", "workerslifetime": "max_uptime",
     "maxage": "max_uptime", "runtimemaxsec": "max_uptime", "cronrestart": "recycle_at",
     # what is run, and where
-    "command": "target", "cmd": "target", "script": "target", "execstart": "target", "app": "target",
-    "module": "target", "wsgifile": "target", "wsgiapp": "target", "entrypoint": "target",
+    "cmd": "command", "execstart": "command", "script": "target", "app": "target",
+    "module": "target", "wsgifile": "target", "wsgiapp": "target", "entrypoint": "command",
     "interpreter": "python", "virtualenv": "python", "venv": "python", "home": "python",
     "chdir": "cwd", "directory": "cwd", "workingdir": "cwd", "workingdirectory": "cwd", "appdir": "cwd",
     "environment": "env", "rawenv": "env", "environmentfile": "env_files",

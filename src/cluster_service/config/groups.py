@@ -82,7 +82,11 @@ def group_of(
 
     origins = {setting: found.origin for setting, found in given.items()}
     where = directory
-    if target is None:
+    if target is None and _is_command(given):
+        command = given["command"]
+        (target, *rest), where, program = command.value, command.base, True
+        args, origins["target"] = tuple(rest), command.origin
+    elif target is None:
         if "target" not in given:
             if name is not None:
                 raise CommandError(
@@ -146,6 +150,24 @@ def group_of(
         share_with=value("share_with"),
         singleton=value("singleton"),
     )
+
+
+def _is_command(given: Mapping[str, Given]) -> bool:
+    """Whether ``command`` says what is run, and not ``target``. Raises CommandError bad_request where both do."""
+    command = given.get("command")
+    if command is None:
+        return False
+    for name in ("target", "args"):
+        other = given.get(name)
+        if other is not None and other.rank >= command.rank:
+            if other.rank > command.rank:
+                return False
+            raise CommandError(
+                "bad_request",
+                f"{command.origin}: it names a program with its arguments, and there is {other.origin} as well",
+                "Remove one of them: command is for any program, target and args for files, modules and apps.",
+            )
+    return True
 
 
 def _counts_more(general: str, special: str, given: Mapping[str, Given]) -> bool:

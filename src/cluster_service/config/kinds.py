@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -78,6 +79,24 @@ def _words(_setting: Setting, raw: Any, _base: str, _unit: str) -> tuple[str, ..
     if not isinstance(words, Sequence):
         raise CommandError("bad_request", f"{raw!r} is not a list of texts")
     return tuple(values.text(word) for word in words)
+
+
+def _arguments(_setting: Setting, raw: Any, _base: str, _unit: str) -> tuple[str, ...]:
+    """Arguments of a program; a text is split as a shell would, and nothing in it is expanded."""
+    try:
+        words = shlex.split(raw) if isinstance(raw, str) else raw
+    except ValueError as error:
+        raise CommandError("bad_request", f"{values.quoted(raw)} cannot be split into words: {error}") from None
+    if not isinstance(words, Sequence):
+        raise CommandError("bad_request", f"{raw!r} is not a list of texts")
+    return tuple(values.argument(word) for word in words)
+
+
+def _command(setting: Setting, raw: Any, base: str, unit: str) -> tuple[str, ...]:
+    words = _arguments(setting, raw, base, unit)
+    if not words or not words[0]:
+        raise CommandError("bad_request", 'there is no program: write ["node", "server.js"]')
+    return words
 
 
 def _hosts(setting: Setting, raw: Any, base: str, unit: str) -> tuple[str, ...]:
@@ -200,6 +219,8 @@ def _key(_setting: Setting, raw: Any, _base: str, _unit: str) -> str:
 KINDS: dict[str, Callable[[Setting, Any, str, str], Any]] = {
     "text": lambda _setting, raw, _base, _unit: values.text(raw),
     "words": _words,
+    "arguments": _arguments,
+    "command": _command,
     "count": _count,
     "integer": lambda setting, raw, _base, _unit: values.integer(raw, setting.least, setting.most),
     "duration": _duration,

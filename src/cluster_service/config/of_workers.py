@@ -15,7 +15,15 @@ SETTINGS: tuple[Setting, ...] = (
         also=("worker",),
         sources=("file",),
     ),
-    Setting("args", "words", (), "Arguments of the target.", sources=("file",)),
+    Setting("args", "arguments", (), "Arguments of the target.", sources=("file",)),
+    Setting(
+        "command",
+        "command",
+        None,
+        'Any program with its arguments, instead of target: ["redis-server", "--port", "6380"].',
+        sources=("file",),
+        shown="target and args",
+    ),
     Setting(
         "workers",
         "count",
@@ -59,7 +67,7 @@ SETTINGS: tuple[Setting, ...] = (
         "Interpreter of the workers, or a virtual environment.",
         ("--python",),
         metavar="PATH",
-        shown="the target's own .venv, else $VIRTUAL_ENV, else this one",
+        shown="the target's own, else $VIRTUAL_ENV, else this one",
     ),
     Setting(
         "auto_restart",
@@ -147,7 +155,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "check_command",
-        "words",
+        "arguments",
         (),
         "Program that is run for each worker while it serves; an exit code that is not 0 means that the worker hangs.",
         sources=("environment", "file"),

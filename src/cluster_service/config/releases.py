@@ -111,7 +111,9 @@ def _resolve(wish: Wish, env_from_files: tuple[tuple[str, str], ...], environ: M
             python = _pinned(targets.named_python(wish.python, wish.python_base, whole))
     elif kind != "command":
         files = [target, found] if kind == "script" else []
-        own = own_python([os.path.join(file, "") if os.path.isdir(file) else file for file in files], cwd)
+        named = targets.first_line_python(found) if files else None
+        homes = [os.path.join(file, "") if os.path.isdir(file) else file for file in files]
+        own = _pinned(named) if named else own_python(homes, cwd)
         active = targets.active_python(whole)
         python = own or wish.ours or (_pinned(active) if active else sys.executable)
     with led(wish.origins.get("bind", wish.origins.get("share", ""))):

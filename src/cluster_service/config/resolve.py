@@ -10,7 +10,7 @@ from cluster_service import rundir
 from cluster_service.control.errors import CommandError
 from cluster_service.core.spec import Spec
 
-from . import doors, grants, keys, shown, values
+from . import asuser, doors, grants, keys, releases, shown, values
 from .envfiles import unexpanded
 from .groups import check_order, check_partners, group_of, group_settings
 from .merge import GROUPS, Collected, Given, Problems, Source, collect
@@ -20,7 +20,7 @@ from .table import BY_NAME, INTERNAL
 if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping, Sequence
 
-    from cluster_service.core.spec import GroupSpec
+    from cluster_service.core.spec import GroupSpec, Release
 
     from .keys import Key
 
@@ -81,7 +81,7 @@ def resolve(origin: Origin, environ: Mapping[str, str], *, make: bool = True, by
     with problems.catching():
         wanted = chosen(collected, origin.target)
         rows = shown.shown(collected, wanted)
-    nothing = not make and None in wanted and origin.target is None and "target" not in given
+    nothing = not make and None in wanted and origin.target is None and not {"target", "command"} & given.keys()
     if nothing:
         warnings.append("no target is named: name one where the service is started")
     groups = [] if wrong or nothing else _groups(collected, wanted, origin, environ, problems, warnings)
@@ -202,6 +202,7 @@ def _groups(
                     name=name,
                 )
             )
+            warnings += _named_interpreter(found[-1].release, given)
             warnings += unexpanded(found[-1].release.env, environ, given["env"].origin if "env" in given else "env")
     if len(found) < len(wanted) or not found:
         return found
@@ -219,6 +220,14 @@ def _groups(
     with problems.catching():
         check_partners(found, givens, {*known, *collected.groups})
     return found
+
+
+def _named_interpreter(release: Release, given: Mapping[str, Given]) -> list[str]:
+    """Say where the workers' interpreter comes from, if the target itself names it."""
+    if release.kind != "script" or "python" in given:
+        return []
+    named = asuser.call(releases.identity_of(release.within), "interpreter", release.target)
+    return [f"{release.target} runs under {named}, as its first line says; --python names another"] if named else []
 
 
 def clean(environ: Mapping[str, str]) -> dict[str, str]:

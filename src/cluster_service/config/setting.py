@@ -7,6 +7,8 @@ from typing import Any
 
 GROUP = "group"
 SERVICE = "service"
+MANY = frozenset(("env", "env_files", "limits", "binds", "words", "arguments", "hosts", "paths", "depends", "groups"))
+"""Kinds of which several values are given."""
 
 
 @dataclass(frozen=True)
@@ -38,4 +40,4 @@ class Setting:
     @property
     def many(self) -> bool:
         """Whether its option may be given more than once."""
-        return self.kind in ("env", "env_files", "limits", "binds", "words", "hosts", "paths", "depends", "groups")
+        return self.kind in MANY

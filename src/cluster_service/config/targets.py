@@ -30,6 +30,8 @@ _IN_VENV = ("bin", "python")
 
 MODULE = re.compile(r"-m\s*([^\W\d]\w*(\.[^\W\d]\w*)*)\Z")
 """As for the interpreter: ``-m package.module``."""
+_INTERPRETER = re.compile(rb"#!\s*(/[^\s]*/python[\d.]*)(?=\s)")
+_MAX_LINE = 256
 _ZIP = b"PK\x03\x04"
 
 Kind = Literal["script", "module", "app", "command"]
@@ -80,8 +82,27 @@ def has_main(path: str) -> bool:
 def is_python(path: str) -> bool:
     """Whether the file *path* is for a Python interpreter: its first line names one, or it is a zip file."""
     with open(path, "rb") as file:
-        line = file.readline(256)
+        line = file.readline(_MAX_LINE)
     return line.startswith(_ZIP) or _PYTHON_LINE.match(line) is not None
+
+
+def first_line_python(path: str) -> str | None:
+    """Return the interpreter that the first line of the script *path* names by an absolute path, as that of a console
+    script does (``/srv/shop/.venv/bin/flask``); None: it names none, ours, or one that cannot be executed.
+
+    The first line of a ``.py`` file does not count: it is for ``./worker.py``, and not for ``python worker.py``.
+    """
+    if path.endswith(".py") or os.path.isdir(path):
+        return None
+    with open(path, "rb") as file:
+        found = _INTERPRETER.match(file.readline(_MAX_LINE))
+    python = os.fsdecode(found[1]) if found else ""
+    return None if not os.access(python, os.X_OK) or _is_in(python, sys.prefix) else python
+
+
+def _is_in(python: str, home: str) -> bool:
+    """Whether *python* is an interpreter of the environment *home*."""
+    return os.path.realpath(os.path.dirname(python)) == os.path.realpath(os.path.join(home, "bin"))
 
 
 def check_script(script: str, cwd: str) -> bool:
@@ -174,8 +195,8 @@ def active_python(environ: Mapping[str, str]) -> str | None:
     """
     home = environ.get("VIRTUAL_ENV", "")
     path = os.path.join(home, *_IN_VENV)
-    ours = os.path.realpath(home) == os.path.realpath(sys.prefix)
-    return path if os.path.isabs(home) and not ours and os.access(path, os.X_OK) else None
+    usable = os.path.isabs(home) and os.access(path, os.X_OK) and not _is_in(path, sys.prefix)
+    return path if usable else None
 
 
 def check_python(

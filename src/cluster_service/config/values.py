@@ -113,6 +113,11 @@ def text(value: Any) -> str:
     return word
 
 
+def argument(value: Any) -> str:
+    """Return *value* as an argument of a program: text, which may be empty."""
+    return "" if value == "" else text(value)
+
+
 def choice(value: Any, choices: Iterable[str]) -> str:
     """Return *value* if it is one of *choices*."""
     known = list(choices)

@@ -137,6 +137,7 @@ KINDS: dict[str, Callable[[Parameter, Any], Any]] = {
     "choice": _choice,
     "selector": _selector,
     "change": _change,
+    "argument": lambda _parameter, value: values.argument(value),
     "target": lambda _parameter, value: values.text(value),
     "file": lambda _parameter, value: values.text(value),
     "milliseconds": _milliseconds,

@@ -41,6 +41,7 @@ KINDS: Mapping[str, Json] = {
     "number": {"type": ["number", "string"], "pattern": r"^\s*[+-]?(\d|\.\d).*$"},
     "object": {"type": ["object", "string"]},
     "text": _TEXT,
+    "argument": {"type": ["string", "number"]},
     "target": _TEXT,
     "file": _TEXT,
     "caller": _TEXT,

@@ -122,6 +122,7 @@ class Checks:
         if check.path is not None and address:
             error = await trials.http_check(address, check.path, check.timeout, statuses=check.status)
         if check.command and not error:
+            names = launch.names(self._service, worker.group, worker.slot)
             variables = {
                 "CSERVICE_NAME": self._service,
                 "CSERVICE_GROUP": worker.group,
@@ -134,7 +135,7 @@ class Checks:
                     check.command,
                     what=f"the check {check.command[0]}",
                     cwd=release.cwd,
-                    env={**launch.of_release(release, os.environ), **variables},
+                    env={**launch.of_release(release, os.environ, names), **variables},
                     within=check.timeout,
                     on_line=lambda _line: None,
                     identity=identity_of(release.within),

@@ -98,7 +98,7 @@ class Jobs:
                 error = await trials.run_script(
                     order.script,
                     release=release,
-                    env={**launch.of_release(release, os.environ), **self._variables(order)},
+                    env=self._environment(order, release),
                     within=order.timeout,
                     on_line=lines.add,
                     identity=identity_of(release.within),
@@ -110,8 +110,9 @@ class Jobs:
         lines.flush()
         self._done(reports.Tested(order.operation, error))
 
-    def _variables(self, order: RunTest) -> dict[str, str]:
+    def _environment(self, order: RunTest, release: Release) -> dict[str, str]:
         return {
+            **launch.of_release(release, os.environ, launch.names(self._service, order.group, 0)),
             "CSERVICE_NAME": self._service,
             "CSERVICE_GROUP": order.group,
             "CSERVICE_GENERATION": str(order.generation),

@@ -6,6 +6,7 @@ Pure, but for the place of our own files, the accounts of users and the processo
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING
 
 from cluster_service.core import limits
@@ -39,21 +40,38 @@ PRIVATE = frozenset(
 """Variables of ours, or of our own supervisor's, that a worker never sees."""
 
 
-def argv(release: Release) -> list[str]:
-    """Return the arguments to execute for *release*."""
+def argv(release: Release, names: Mapping[str, str]) -> list[str]:
+    """Return the arguments to execute for *release*. *names*: what ``filled`` puts into them."""
+    args = [filled(arg, names) for arg in release.args]
     if release.kind == "command":
-        return [release.target, *release.args]
+        return [release.target, *args]
     if release.kind == "script":
-        return [release.python, BOOT, "script", release.target, *release.args]
+        return [release.python, BOOT, "script", release.target, *args]
     if release.kind == "module":
-        return [release.python, BOOT, "module", release.target.removeprefix("-m "), *release.args]
-    return [release.python, BOOT, "app", release.target, release.server, ",".join(release.binds), *release.args]
+        return [release.python, BOOT, "module", release.target.removeprefix("-m "), *args]
+    return [release.python, BOOT, "app", release.target, release.server, ",".join(release.binds), *args]
+
+
+_PLACE = re.compile(r"\{\{(slot|group|name)\}\}|\{(slot|group|name)\}")
+
+
+def filled(text: str, names: Mapping[str, str]) -> str:
+    """Return *text* with ``{slot}``, ``{group}`` and ``{name}`` filled in; ``{{slot}}`` stands for ``{slot}`` itself.
+
+    Everything else in braces stays as it is.
+    """
+    return _PLACE.sub(lambda found: f"{{{found[1]}}}" if found[1] else names[found[2]], text)
+
+
+def names(service: str, group: str, slot: int) -> dict[str, str]:
+    """Return what ``filled`` puts into the arguments and variables of a worker. *slot* 0: a preview or a test."""
+    return {"name": service, "group": group, "slot": str(slot)}
 
 
 def environment(service: str, start: Start, release: Release, share: str, base: Mapping[str, str]) -> dict[str, str]:
     """Return the whole environment of a worker. *base*: the service's own."""
     return {
-        **of_release(release, base),
+        **of_release(release, base, names(service, start.group, start.slot)),
         "CSERVICE_NAME": service,
         "CSERVICE_GROUP": start.group,
         "CSERVICE_SLOT": str(start.slot),
@@ -63,10 +81,13 @@ def environment(service: str, start: Start, release: Release, share: str, base: 
     }
 
 
-def of_release(release: Release, base: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment in which a release's code runs, without what is a worker's own. *base*: the service's."""
+def of_release(release: Release, base: Mapping[str, str], within: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the environment in which a release's code runs, without what is a worker's own. *base*: the service's.
+    *within*: what ``filled`` puts into the variables of the settings; None: they stay as they are written.
+    """
     outer = {**base, **identity.variables(release.within.user), **dict(release.env_from_files)}
-    return {**{key: value for key, value in outer.items() if key not in PRIVATE}, **dict(release.env)}
+    own = {key: value if within is None else filled(value, within) for key, value in release.env}
+    return {**{key: value for key, value in outer.items() if key not in PRIVATE}, **own}
 
 
 def spawn(
@@ -89,7 +110,7 @@ def spawn(
     soft_and_hard = [limits.numbers(limit) for limit in within.limits]
     return orders.Spawn(
         worker=start.worker,
-        argv=argv(release),
+        argv=argv(release, names(service, start.group, start.slot)),
         env=env,
         cwd=release.cwd,
         label=f"{start.group}.{start.slot}",

@@ -63,7 +63,9 @@ MANY: dict[Any, Callable[[Any], Any]] = {
     collections.abc.Collection: list,
 }
 
-TEXTS = frozenset(("text", "selector", "change", "target", "file", "caller", "executable", "url path", "setting"))
+TEXTS = frozenset(
+    ("text", "argument", "selector", "change", "target", "file", "caller", "executable", "url path", "setting")
+)
 TIMES = frozenset(("duration", "timeout"))
 
 

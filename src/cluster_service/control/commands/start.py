@@ -39,7 +39,7 @@ _REMOTE = (
     "restarts_per_minute", "monitor", "server",
 )  # fmt: skip
 """Settings that a remote key may give: names, numbers and times, which neither run nor open anything."""
-_OWN = ("target", "cwd", "timeout", "args")
+_OWN = ("target", "command", "cwd", "timeout", "args")
 
 COMMAND = Command(
     name="start",
@@ -70,7 +70,7 @@ COMMAND = Command(
             remote="plain",
         ),
         *(_parameter(setting) for setting in SETTINGS if setting.scope == GROUP and setting.name not in _OWN),
-        Parameter("args", "text", "arguments of the target: what stands after --", many=True),
+        Parameter("args", "argument", "arguments of the target: what stands after --", many=True),
         Parameter("program", "flag", "the target is any program, as after --"),
         NO_WAIT,
     ),

@@ -58,7 +58,7 @@ COMMAND = Command(
         ),
         Parameter("env", "text", "set a variable in the workers' environment (repeatable)", many=True, metavar="K=V"),
         Parameter("server", "choice", "what serves an app", choices=("uvicorn", "granian"), remote="plain"),
-        Parameter("args", "text", "arguments of the target (also after --)", many=True, metavar="ARG"),
+        Parameter("args", "argument", "arguments of the target (also after --)", many=True, metavar="ARG"),
         MONITOR,
         Parameter(
             "test", "file", "a script to run against one worker that no client reaches, first", metavar="SCRIPT",

@@ -154,7 +154,7 @@ def test_a_socket_that_nobody_uses_any_more_is_closed(tmp_path: Path) -> None:
     source = (PROGRAMS / "listeners.py").read_text()
     program.write_text(source.replace("sys.argv[1:]", "open('addresses').read().split()"))
     (tmp_path / "addresses").write_text(f"tcp4:{before}")
-    with Service("-w", "2", "moving.py", cwd=tmp_path) as service:
+    with Service("-w", "2", "--allow-port-change", "moving.py", cwd=tmp_path) as service:
         all_answer(service, lambda: ask.raw_pid(("127.0.0.1", before)))
         (tmp_path / "addresses").write_text(f"tcp4:{after}")
         assert service.cli("restart", "all").code == 0

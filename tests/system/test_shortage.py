@@ -31,7 +31,7 @@ def answered_hangup(service: Service) -> bool:
     """Whether it has restarted everybody because of SIGHUP, or said why it could not."""
     restarts = [event for event in service.events if event.get("command") == "restart all"]
     done = any(event.get("state") == "done" for event in restarts)
-    return done or "SIGHUP: the configuration could not be read" in service.log
+    return done or "SIGHUP: nothing was changed: the configuration cannot be read" in service.log
 
 
 def only_what_was_held(result: Result) -> None:

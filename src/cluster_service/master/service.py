@@ -17,12 +17,12 @@ from cluster_service.control.caller import CALLER
 from cluster_service.control.errors import CommandError
 from cluster_service.control.registry import COMMANDS
 from cluster_service.core import requests, views, wanted
-from cluster_service.machine import files
+from cluster_service.machine import files, shortage
 
 from .gauges import Gauges
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Iterator, Mapping
 
     from cluster_service.config import Settings
     from cluster_service.core.operations import Operation
@@ -138,7 +138,8 @@ class RunningService:
         cluster = self._master.cluster
         taken = [name for name, group in cluster.groups.items() if group.slots or cluster.of_group(name)]
         directory = str(options.get("cwd") or "/")
-        group = await asyncio.to_thread(group_settings, target, options, directory=directory, taken=taken)
+        with _without_threads(f"{target} could not be looked at"):
+            group = await asyncio.to_thread(group_settings, target, options, directory=directory, taken=taken)
         try:
             self._master.share_of(group.name, group.release)
         except ValueError as error:
@@ -155,13 +156,14 @@ class RunningService:
         except requests.Rejected as refusal:
             raise CommandError(refusal.code, refusal.message, refusal.hint) from None
         try:
-            release = await asyncio.to_thread(
-                release_of,
-                target,
-                options,
-                directory=str(options.get("cwd") or group.release.cwd),
-                current=group.release,
-            )
+            with _without_threads(f"{target or group.release.target} could not be looked at"):
+                release = await asyncio.to_thread(
+                    release_of,
+                    target,
+                    options,
+                    directory=str(options.get("cwd") or group.release.cwd),
+                    current=group.release,
+                )
         except CommandError as error:  # it was asked for rightly; there is no such release
             raise CommandError("failed", error.message, error.hint) from None
         monitor, health_check = options.get("monitor"), options.get("health_check")
@@ -285,3 +287,12 @@ def tail(path: str, count: int) -> list[str]:
     if size > MOST_LOG:
         del lines[:1]
     return lines[-count:] if count else []
+
+
+@contextlib.contextmanager
+def _without_threads(what: str) -> Iterator[None]:
+    """Raise CommandError failed, with *what* failed and why, where no thread can be started for the block."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise CommandError("failed", f"{what}: {shortage.explain(error)}", "Try again.") from None

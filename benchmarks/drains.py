@@ -1,0 +1,137 @@
+"""Restarts in a row under load, for each kind of server: python -m benchmarks.drains [NAME ...] [--times N].
+
+Two kinds of clients, each 60 requests a second: those with a connection a request, and those that keep theirs. Each
+program runs as a script, and after ``--``, where it runs without the worker runtime. A server that is not installed is
+left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.tools.load import Load, Result
+from tests.tools.ports import free_port
+from tests.tools.service import Service
+
+RATE = 60
+"""Requests a second of each kind of client."""
+SECONDS = 15.0
+"""No restart is begun later than this after the first."""
+PROGRAMS = Path(__file__).parent.parent / "tests" / "programs"
+SCRIPTS = Path(sys.executable).parent
+
+PORT = "PORT"
+GUNICORN = [str(SCRIPTS / "gunicorn"), "--bind", f"127.0.0.1:{PORT}", "wsgi_pid:app"]
+
+
+class Server(NamedTuple):
+    """One row of the table."""
+
+    module: str
+    """What must be installed for it: a Python module, or a program with its path's name after ``$``."""
+    script: list[str]
+    """A script and its arguments; empty: there is none."""
+    program: list[str] | None = None
+    """What stands after ``--``; None: an interpreter and the script."""
+
+
+SERVERS: dict[str, Server] = {
+    "app on uvicorn": Server("uvicorn", ["--bind", f"127.0.0.1:{PORT}", "asgi_pid:app"], []),
+    "app on granian": Server("granian", ["--bind", f"127.0.0.1:{PORT}", "--server", "granian", "asgi_pid:app"], []),
+    "uvicorn.run": Server("uvicorn", ["uvicorn_app.py", PORT, "asyncio"]),
+    "http.server": Server("http.server", ["http_server.py", PORT]),
+    "http.server, own handler": Server("http.server", ["slow_handler.py", PORT]),
+    "Flask": Server("flask", ["flask_app.py", PORT]),
+    "Django runserver": Server("django", ["slow_django.py", PORT]),
+    "Tornado": Server("tornado", ["tornado_app.py", PORT]),
+    "waitress": Server("waitress", ["waitress_app.py", PORT]),
+    "aiohttp": Server("aiohttp", ["aiohttp_app.py", PORT]),
+    "hypercorn": Server("hypercorn", ["hypercorn_app.py", PORT]),
+    "Sanic": Server("sanic", ["sanic_app.py", PORT]),
+    "Daphne": Server("daphne", ["daphne_app.py", PORT]),
+    "gevent": Server("gevent", ["slow_gevent.py", PORT]),
+    "eventlet": Server("eventlet", ["slow_eventlet.py", PORT]),
+    "gunicorn": Server("gunicorn", GUNICORN, GUNICORN),
+    "Node.js": Server("$node", [], ["node", "node_pid.js", PORT]),
+    "Node.js, own handler": Server("$node", [], ["node", "node_pid.js", PORT, "drains"]),
+}
+
+
+class Row(NamedTuple):
+    """What was measured of one form of one server."""
+
+    restarts: int
+    slowest: float
+    """Seconds that the slowest restart of both workers took."""
+    new: Result
+    kept: Result
+
+
+def is_installed(server: Server) -> bool:
+    """Return whether the server can be run here."""
+    if server.module.startswith("$"):
+        return shutil.which(server.module[1:]) is not None
+    return importlib.util.find_spec(server.module) is not None
+
+
+def measure(target: list[str], times: int) -> Row:
+    """Restart both workers of *target* up to *times* times under load."""
+    port = free_port()
+    target = [part.replace(PORT, str(port)) for part in target]
+    with Service("-w", "2", "--ready-after", "60s", "--stop-timeout", "20s", *target, cwd=PROGRAMS) as service:
+        service.serving(2)
+        url = f"http://127.0.0.1:{port}/"
+        with Load(url, rate=RATE, mode="new") as fresh, Load(url, rate=RATE, mode="keepalive", clients=5) as kept:
+            began, took = time.monotonic(), [0.0]
+            while len(took) <= times and time.monotonic() - began < SECONDS:
+                start = time.monotonic()
+                done = service.cli("restart", "all")
+                if done.code:
+                    raise SystemExit(done.err)
+                took.append(time.monotonic() - start)
+            return Row(len(took) - 1, max(took), fresh.finish(), kept.finish())
+
+
+def line(name: str, form: str, row: Row) -> str:
+    """Return *row* as a row of a Markdown table."""
+    why = {**row.new.reasons, **row.kept.reasons}
+    sent, failed = row.new.sent + row.kept.sent, row.new.failed + row.kept.failed
+    reasons = f" ({', '.join(sorted(why))})" if why else ""
+    cells = [name, form, row.restarts, sent, f"{failed}{reasons}", row.kept.retried, f"{row.slowest:.1f} s"]
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def main() -> None:
+    """Measure those that were named, or all, and print a table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.drains", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(SERVERS)}; all without one")
+    parser.add_argument("--times", type=int, default=4, help="restarts of each")
+    given = parser.parse_args()
+    unknown = [name for name in given.names if name not in SERVERS]
+    if unknown:
+        parser.error(f"no server is named {unknown[0]}; there are {', '.join(SERVERS)}")
+    print("| server | started as | restarts | requests | failed | tried twice | slowest restart |")
+    print("|--|--|--|--|--|--|--|", flush=True)
+    for name in given.names or SERVERS:
+        server = SERVERS[name]
+        if not is_installed(server):
+            continue
+        program = [sys.executable, *server.script] if server.program is None else server.program
+        for form, target in (("script or app", server.script), ("after `--`", ["--", *program])):
+            if target in ([], ["--"]):
+                continue
+            with tempfile.TemporaryDirectory(prefix="cs-") as directory:
+                os.environ["XDG_RUNTIME_DIR"] = directory
+                print(line(name, form, measure(target, given.times)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

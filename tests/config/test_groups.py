@@ -213,3 +213,28 @@ def test_an_argument_may_be_empty_and_hold_commas(here: Path) -> None:
     assert make(None).spec.groups[0].release.args == ("--save", "")
     (here / "cluster-service.toml").write_text('target = "worker.py"\nargs = "--apps a,b"\n')
     assert make(None).spec.groups[0].release.args == ("--apps", "a,b")
+
+
+@pytest.mark.parametrize(
+    ("target", "name"),
+    [
+        ("worker.py", "web"),
+        ("-m http.server", "web"),
+        ("sh", "web"),
+        ("celery", "celery"),
+        ("rq", "rq"),
+        ("huey_consumer.py", "huey"),
+        ("shop:application", "web"),
+    ],
+)
+def test_the_group_of_a_queue_is_not_called_web(
+    here: Path, monkeypatch: pytest.MonkeyPatch, target: str, name: str
+) -> None:
+    for program in ("celery", "rq", "huey_consumer.py"):
+        (here / program).write_text("#!/bin/sh\n")
+        (here / program).chmod(0o755)
+    monkeypatch.setenv("PATH", str(here), prepend=":")
+    made = make(target, program=target not in ("worker.py", "-m http.server", "shop:application"))
+    assert [group.name for group in made.spec.groups] == [name]
+    assert list(made.shown["groups"]) == [name]
+    assert make("worker.py", group="jobs").spec.groups[0].name == "jobs"

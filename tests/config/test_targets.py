@@ -284,3 +284,17 @@ def test_a_module_a_directory_and_a_zip_file(here: Path) -> None:
 def test_a_module_that_cannot_be_run(here: Path, target: str, words: tuple[str, ...]) -> None:
     told = sentence(lambda: make(target))
     assert all(word in told for word in words), told
+
+
+def test_an_app_that_a_function_makes(here: Path) -> None:
+    (here / "flaskr").mkdir()
+    (here / "flaskr" / "__init__.py").write_text("def create_app(config=None): ...\n")
+    for target in ("flaskr:create_app", "flaskr:create_app()", "flaskr:create_app('a.b', debug=True)"):
+        assert (release(target).kind, release(target).target) == ("app", target)
+    told = sentence(lambda: make("flaskr:app"))
+    assert "defines no 'app'" in told
+    assert "For an app that a function makes: flaskr:create_app" in told
+    assert "flaskr:app, or flaskr:create_app" in sentence(lambda: make("flaskr"))
+    assert "defines no 'make'" in sentence(lambda: make("flaskr:make('a.b')"))
+    for target in ("flaskr:create_app(open('x'))", "flaskr:create_app(x)", "flaskr:create_app(1)(2)"):
+        assert "not constants" in sentence(lambda: make(target))  # noqa: B023 - called at once

@@ -97,6 +97,16 @@ def test_what_was_not_declared_is_refused_by_default() -> None:
     assert "file: a remote key may not give this argument" in refused(declared, {"file": "x"})
 
 
+def test_no_remote_key_calls_a_function_with_arguments(tmp_path: Path) -> None:
+    """``main:os.system('…')`` would run anything."""
+    (tmp_path / "main.py").touch()
+    given = {"selector": "all", "cwd": str(tmp_path)}
+    assert refused(COMMANDS.get("upgrade"), {**given, "target": "main:app"}, str(tmp_path)) == ""
+    for target in ("main:create_app('x')", "main:os.system('x')", "main:create_app()"):
+        told = refused(COMMANDS.get("upgrade"), {**given, "target": target}, str(tmp_path))
+        assert "may not call a function" in told
+
+
 def test_the_target_that_is_there_stays_for_the_owner_only(tmp_path: Path) -> None:
     """In another directory it would be other code, which no remote key has named."""
     upgrade = COMMANDS.get("upgrade")

@@ -66,6 +66,18 @@ def test_whole_lines_with_their_workers_name(start: Start) -> None:
         assert sorted(file.read().splitlines()) == ["[cservice] by the master", "[web.1] three"]
 
 
+def test_a_line_without_its_end_is_seen_while_the_worker_waits(kernel: RealKernel) -> None:
+    puppet = Puppet(kernel, 1)
+    puppet.do("os.write(1, b'Waiting for the lock ... ')")
+    assert kernel.wrote("[web.1] Waiting for the lock ... \n")
+    puppet.do("os.write(1, b'got it\\nnext\\n')")
+    assert kernel.wrote("[web.1] got it\n[web.1] next\n")
+    puppet.do("for n in range(9): os.write(1, b'\\r%d %%' % n)")
+    assert kernel.wrote("[web.1] 8 %\n")
+    puppet.end()
+    assert tail(kernel, 1) == ["Waiting for the lock ... ", "got it", "next", "8 %"]
+
+
 def test_what_the_master_writes(kernel: RealKernel) -> None:
     os.write(os.open(f"/proc/{kernel.master_pid}/fd/2", os.O_WRONLY), b"a traceback\n")
     assert kernel.wrote("[cservice] a traceback\n")

@@ -70,3 +70,38 @@ def test_a_worker_cannot_forge_a_line_nor_an_event(kernel: RealKernel) -> None:
     assert kernel.wrote("[web.1] \x1b[31mpartial\x1b[0m\n")
     kernel.send(orders.Log("quoted: a\n[cservice] b\u2028[cservice] c"))
     assert kernel.wrote("[cservice] quoted: a\n[cservice]   [cservice] b\\u2028[cservice] c\n")
+
+
+PAUSE = None
+"""Stands for a second of silence."""
+DRAWN: dict[str, tuple[list[bytes | None], list[str]]] = {
+    "a question": ([b"Waiting ... ", PAUSE, b"done\nnext\n"], ["Waiting ... ", "done", "next"]),
+    "a question and its newline": ([b"Waiting ... ", PAUSE, b"\n", b"next\n"], ["Waiting ... ", "next"]),
+    "a newline of Windows": ([b"Waiting", PAUSE, b"\r\nnext\n"], ["Waiting", "next"]),
+    "two parts": ([b"a", PAUSE, b"b", PAUSE, b"c\n"], ["a", "b", "c"]),
+    "an empty line after it": ([b"a", PAUSE, b"\n\nb\n"], ["a", "", "b"]),
+    "nothing after it": ([b"a", PAUSE], ["a"]),
+    "no pause": ([b"a", b"b", b"\n"], ["ab"]),
+    "a progress bar": ([b"\r1%", b"\r2%", b"\r3%", PAUSE, b"\r4%", b"\r5%\n"], ["3%", "5%"]),
+    "one that ends its states": ([b"1%\r", b"2%\r", PAUSE, b"3%\r", b"4%\r", b"\n"], ["2%", "4%"]),
+    "one that draws fast": ([b"\r1%\r2%", b"\r3%\r4%", PAUSE], ["4%"]),
+    "one that comes to rest at its end": ([b"\r99%", b"\r100%", PAUSE, b"\n"], ["100%"]),
+    "a carriage return in a text": ([b"login failed\r[cservice] x\n"], [r"login failed\x0d[cservice] x"]),
+    "only carriage returns": ([b"\r", PAUSE, b"\r", b"x\n"], ["x"]),
+}
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_a_line_that_is_not_completed(name: str) -> None:
+    pieces, written = DRAWN[name]
+    stream = Stream(Source("web.1", 0.0), "out", -1)
+    lines = [line for piece in pieces for line in (stream.pause() if piece is None else stream.lines(piece))]
+    assert [line.decode() for line in lines + stream.rest()] == written
+
+
+def test_a_progress_bar_takes_no_memory_and_fills_no_log() -> None:
+    stream = Stream(Source("web.1", 0.0), "out", -1)
+    for number in range(100_000):
+        assert stream.lines(b"\r%d items" % number) == []
+    assert len(stream.partial) < 20
+    assert stream.lines(b"\n") == [b"99999 items"]

@@ -140,6 +140,9 @@ def create_app(name="x", *, answer=b"ok"):
         return [answer]
     return made
 
+def make_app(settings):
+    return create_app(settings)
+
 number = 5
 """
 
@@ -176,6 +179,13 @@ FORM = "after the colon stands a name, or a call with constant arguments: app, a
         ("package.web:api.ap", "package.web:api has no 'ap'. Did you mean app?"),
         ("package.web:number", "package.web:number is no app: int objects cannot be called"),
         ("package.web:a b", f"package.web:a b: {FORM}"),
+        (
+            "package.web:make_app",
+            (
+                "package.web:make_app is called for the app, and needs an argument. Write constants in quotes, as in "
+                "'package.web:make_app(\"production\")', or a function without arguments that calls it"
+            ),
+        ),
     ],
 )
 def test_what_is_wrong_is_told_in_a_sentence(tmp_path: Path, server: str, target: str, sentence: str) -> None:
@@ -209,6 +219,24 @@ def test_a_missing_dependency_of_the_app_is_named(tmp_path: Path) -> None:
         assert "ModuleNotFoundError: No module named 'no_such_package'" in worker.output
         assert f"web needs no_such_package, which is not installed for {worker.python}" in worker.output
         assert "-m pip install no_such_package" in worker.output
+
+
+@pytest.mark.parametrize(
+    ("missing", "told"),
+    [
+        ("json.nosuch", "web needs json.nosuch, and the json that is there has no such module"),
+        ("helper.nosuch", "web needs helper.nosuch, and the helper that is there has no such module"),
+        ("hleper", "web needs hleper, which is neither in {cwd} nor installed. Did you mean helper?"),
+    ],
+)
+def test_what_is_there_or_the_program_s_own_is_not_to_be_installed(tmp_path: Path, missing: str, told: str) -> None:
+    """As by a wrong entry of INSTALLED_APPS."""
+    write(tmp_path / "helper.py", "")
+    write(tmp_path / "web.py", f"import importlib\nimportlib.import_module({missing!r})\n")
+    with Worker("app", "web:app", "uvicorn", f"127.0.0.1:{free_port()}", cwd=tmp_path) as worker:
+        assert worker.wait() == 1, worker.output
+        assert told.format(cwd=tmp_path) in worker.output
+        assert "pip install" not in worker.output
 
 
 @pytest.mark.parametrize("server", ["uvicorn", "granian"])

@@ -45,7 +45,7 @@ def asked(
     *identity*: as whom it is run; *timeout*: seconds. Raises CommandError bad_request unless it starts, answers and is
     3.9 or newer.
     """
-    module, _, attribute = target.partition(":")
+    module, _, attribute = target.partition("(")[0].partition(":")
     arguments = [kind, module, attribute] if kind == "app" else [kind, target.removeprefix("-m ")]
     out, err = _output(identity, [python, "-B", PROBE, *arguments], cwd, environ, timeout)
     lines = out.splitlines()

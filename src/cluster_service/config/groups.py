@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 
     from cluster_service.core.spec import Release
 
+QUEUES = {
+    "arq": "arq", "celery": "celery", "dramatiq": "dramatiq", "huey_consumer": "huey", "procrastinate": "procrastinate",
+    "rq": "rq", "rqworker": "rq", "sidekiq": "sidekiq", "taskiq": "taskiq",
+}  # fmt: skip
+"""Programs that serve no clients, and by what name their group goes where none is given: ``web`` would mislead."""
 CYCLE = "Somebody must be first: remove one of these depends_on."
 
 
@@ -133,7 +138,7 @@ def group_of(
         )
     both = value("timeout")
     return GroupSpec(
-        name=name or value("group"),
+        name=name or (value("group") if "group" in given else default_name(release)),
         count=_count(given, grouped=name is not None),
         release=release,
         ready_timeout=both if _counts_more("timeout", "ready_timeout", given) else value("ready_timeout"),
@@ -150,6 +155,12 @@ def group_of(
         share_with=value("share_with"),
         singleton=value("singleton"),
     )
+
+
+def default_name(release: Release) -> str:
+    """Return the name of the only group of a service, if it is given none."""
+    program = os.path.basename(release.target).partition(".")[0]
+    return QUEUES.get(program.removeprefix("-m "), str(BY_NAME["group"].default))
 
 
 def _is_command(given: Mapping[str, Given]) -> bool:

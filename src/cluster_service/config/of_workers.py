@@ -33,7 +33,15 @@ SETTINGS: tuple[Setting, ...] = (
         also=("worker_count",),
         metavar="N|auto",
     ),
-    Setting("group", "group", "web", "Name of the group of workers.", ("--group",), metavar="GROUP"),
+    Setting(
+        "group",
+        "group",
+        "web",
+        "Name of the group of workers.",
+        ("--group",),
+        metavar="GROUP",
+        shown="web; of celery, rq, dramatiq, …: their name",
+    ),
     Setting(
         "depends_on",
         "depends",

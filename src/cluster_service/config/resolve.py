@@ -85,6 +85,8 @@ def resolve(origin: Origin, environ: Mapping[str, str], *, make: bool = True, by
     if nothing:
         warnings.append("no target is named: name one where the service is started")
     groups = [] if wrong or nothing else _groups(collected, wanted, origin, environ, problems, warnings)
+    if None in wanted and groups:
+        rows["groups"] = dict.fromkeys([groups[0].name], *rows["groups"].values())
     beyond = False
     with problems.catching(where("host")):
         addresses, beyond = doors.addresses(

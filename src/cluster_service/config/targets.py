@@ -8,6 +8,7 @@ What looks at files here is called as the user of the workers: by way of ``asuse
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shutil
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
 
     from cluster_service.machine.identity import Identity
 
-APP = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*\Z")
+APP = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*(\(.*\))?\Z")
+"""``package.module:app``, or ``package.module:create_app("production")``."""
+_MAKES = re.compile(r"(create|make|build|get)_|factory")
 _PYTHON_LINE = re.compile(rb"#!.*\bpython[\d.]*\b")
 
 _IN_VENV = ("bin", "python")
@@ -55,6 +58,7 @@ def locate(target: str, *, program: bool, directory: str, cwd: str, environ: Map
             return "script", path
         return "command", path
     if APP.match(target):
+        _check_call(target)
         return "app", target
     if target.endswith(".py") or "/" in target or ":" in target:
         raise _missing(target, directory, cwd)
@@ -62,6 +66,20 @@ def locate(target: str, *, program: bool, directory: str, cwd: str, environ: Map
     if found is None:
         raise _missing(target, directory, cwd)
     return "command", os.path.abspath(found)
+
+
+def _check_call(target: str) -> None:
+    """Raise CommandError bad_request unless the arguments in *target*, if it is a call, are constants."""
+    _, opened, rest = target.partition("(")
+    try:
+        call = ast.parse(f"f({rest}", mode="eval").body if opened else None
+        if call is not None and not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name)):
+            raise ValueError("not one call")
+        for value in [*call.args, *(keyword.value for keyword in call.keywords)] if call is not None else ():
+            ast.literal_eval(value)
+    except (SyntaxError, ValueError):
+        hint = "Write package.module:create_app(), or with constants: package.module:create_app('production')."
+        raise CommandError("bad_request", f"{target}: its arguments are not constants", hint) from None
 
 
 def _existing(target: str, directory: str, cwd: str) -> str | None:
@@ -126,6 +144,9 @@ def _missing(target: str, directory: str, cwd: str) -> CommandError:
     looked = directory if directory == cwd else f"{directory} or {cwd}"
     if os.path.isdir(os.path.join(directory, target)):
         what = f"{target} is a directory without a __main__.py"
+        if os.path.isfile(os.path.join(directory, target, "__init__.py")):
+            name = target.strip("/")
+            what += f"; for an app in this package: {name}:app, or {name}:create_app for a function that makes it"
     elif target.startswith("-m"):
         what = f"{target!r} names no module: write -m package.module"
     elif target.endswith(".py") or "/" in target:
@@ -232,11 +253,13 @@ def judge(kind: Kind, target: str, found: Mapping[str, object], python: str, cwd
         )
         raise CommandError("bad_request", f"{target}: {what}{near_by}", hint)
     if isinstance(names, list):
-        name = attribute.partition(".")[0]
+        name = attribute.partition("(")[0].partition(".")[0]
+        made = next((str(known) for known in names if _MAKES.search(str(known))), None)
         raise CommandError(
             "bad_request",
             f"{target}: {file} defines no {name!r}{values.suggestion(name, [str(known) for known in names])}",
             "It defines "
             + (", ".join(str(known) for known in names[:12]) or "nothing")
-            + (", …" if len(names) > 12 else "."),
+            + (", …" if len(names) > 12 else ".")
+            + (f" For an app that a function makes: {module}:{made}" if made else ""),
         )

@@ -284,7 +284,7 @@ def from_words(command: Command, words: Sequence[str], options: Mapping[str, Any
 
 def comes_first(place: Parameter, value: str) -> bool:
     """Whether the argument that is missing at *place* is meant by a ``name:value``: ``server:app`` may be a target."""
-    return place.required or (place.kind == "target" and value.replace(".", "").isidentifier())
+    return place.required or (place.kind == "target" and value.partition("(")[0].replace(".", "").isidentifier())
 
 
 def _json_options(command: Command, text: str) -> dict[str, Any]:

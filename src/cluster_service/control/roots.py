@@ -102,6 +102,8 @@ def _target(roots: Sequence[str], base: str, value: Any) -> str:
         if not path.endswith(".py"):
             raise _Refused("a remote key may give a Python file (.py) or an app (package.module:app)")
         return path
+    if "(" in str(value):
+        raise _Refused("a remote key may not call a function with arguments", "Name the function alone.")
     if not base:
         raise _Refused("an app needs its directory", "Give it as cwd.")
     first, *rest = module.split(".")

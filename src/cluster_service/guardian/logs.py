@@ -22,6 +22,9 @@ it did not arrive, for want of a descriptor: it is sent again. Neither side wait
 not take now is kept, and beyond ``ANSWERS_LIMIT`` answers the writer reads no further requests until it does. The end
 of the control stream means: write what still comes, for *linger* seconds at most, and end.
 
+A line that is not completed for a second is written as far as it has come; its rest is a line of its own. Of a progress
+bar, which draws itself anew with carriage returns, that is the last state.
+
 A worker's first lines are held back for up to a second. If it has died by then, and a worker of its group had died
 with the same lines just before (but for digits: pids, times), one line says so: eight workers that cannot start are
 one traceback, not eight, and not eight more at each try.
@@ -45,7 +48,7 @@ from cluster_service.machine import files, passing, shortage
 
 from . import logtext
 from .limits import raise_descriptors
-from .logstreams import TAIL_CHARACTERS, TAIL_LINES, Source, Stream
+from .logstreams import TAIL_CHARACTERS, TAIL_LINES, Source, Stream, Unfinished
 from .sink import CHUNK, Sink
 
 if TYPE_CHECKING:
@@ -76,6 +79,7 @@ class Writer:
         self.poll = select.poll()
         self.sources: dict[int, Source] = {}
         self.streams: dict[int, Stream] = {}
+        self.unfinished = Unfinished()
         self.failures: dict[str, list[tuple[str, bytes]]] = {}
         self.log_file: str | None = None
         self.max_size, self.keep = 0, 0
@@ -114,6 +118,7 @@ class Writer:
             self._gather()
             self._serve(self.poll.poll(self._timeout()))
             now = time.monotonic()
+            self._show_unfinished(now)
             for source in list(self.sources.values()):
                 if source.held is not None and now >= source.hold_until:
                     self._release(source)
@@ -125,6 +130,14 @@ class Writer:
             self._pong()
             self._send_answers()
 
+    def _show_unfinished(self, now: float) -> None:
+        """Write lines that have not been completed for a while: a question, or what a worker waits for."""
+        for stream, due in self.unfinished.deadlines():
+            # What was not read because of a slow output is no silence.
+            if now >= due and self._is_read(stream) and not self._read(stream) and stream.descriptor in self.streams:
+                self.unfinished.forget(stream)
+                self._lines(stream.source, stream.name, stream.pause())
+
     def _serve(self, ready: list[tuple[int, int]]) -> None:
         """Receive a request and read pipes once each, not always the same ones first: the output may soon be full."""
         self.rounds += 1
@@ -135,7 +148,7 @@ class Writer:
                     self._receive()
             elif descriptor in self.streams:
                 stream = self.streams[descriptor]
-                if self._sink(stream.name).size < PAUSE_AT:
+                if self._is_read(stream):
                     self._read(stream)
 
     def _gather(self) -> None:
@@ -163,7 +176,7 @@ class Writer:
             accepted = select.POLLIN if len(self.answers) < ANSWERS_LIMIT else 0
             wanted[self.control.fileno()] = accepted | (select.POLLOUT if self.answers else 0)
         for descriptor, stream in self.streams.items():
-            if self._sink(stream.name).size < PAUSE_AT:
+            if self._is_read(stream):
                 wanted[descriptor] = select.POLLIN
         for sink in {self.out, self.err}:
             if sink.stuck:
@@ -177,12 +190,17 @@ class Writer:
     def _timeout(self) -> float | None:
         times = [source.hold_until for source in self.sources.values() if source.held is not None]
         times += [time for time in (self.end_by, self.open_at) if time is not None]
+        times += [due for stream, due in self.unfinished.deadlines() if self._is_read(stream)]
         return max(0.0, min(times) - time.monotonic()) * 1000 + 1 if times else None
 
     # ------------------------------------------------------------ pipes
 
     def _sink(self, stream: str) -> Sink:
         return self.out if stream == "out" else self.err
+
+    def _is_read(self, stream: Stream) -> bool:
+        """Whether *stream* is read at present: its output is not slow."""
+        return self._sink(stream.name).size < PAUSE_AT
 
     def _read(self, stream: Stream) -> bool:
         """Read once. False when there was nothing."""
@@ -197,6 +215,7 @@ class Writer:
             return False
         self.taken += len(data)
         self._lines(stream.source, stream.name, stream.lines(data))
+        self.unfinished.note(stream, time.monotonic())
         return True
 
     def _closed(self, stream: Stream) -> None:
@@ -213,6 +232,7 @@ class Writer:
         if stream.descriptor in self.registered:
             del self.registered[stream.descriptor]
             self.poll.unregister(stream.descriptor)
+        self.unfinished.forget(stream)
         del self.streams[stream.descriptor]
         del stream.source.streams[stream.name]
         os.close(stream.descriptor)

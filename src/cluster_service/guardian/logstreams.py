@@ -8,6 +8,8 @@ from collections import deque
 from . import logtext
 
 LONGEST_LINE = 64 * 1024
+SILENCE_SECONDS = 1.0
+"""How long a stream must be silent in the middle of a line until that part is written as a line of its own."""
 TAIL_LINES, TAIL_CHARACTERS = 40, 500
 _DIGITS = re.compile(rb"0x[0-9a-f]+|\d+")
 
@@ -20,11 +22,16 @@ class Stream:
         self.name = name
         self.descriptor = descriptor
         self.partial = b""
+        self.shown = False
+        """The beginning of the line that is not complete has been written already."""
 
     def lines(self, data: bytes) -> list[bytes]:
         """Return the lines that *data* completes."""
-        text = self.partial + data
+        text = self._redrawn(data)
         *lines, rest = text.split(b"\n")
+        if lines and self.shown:
+            self.shown = False
+            lines = lines[not lines[0].strip(b"\r") :]  # nothing but the end of a line that is there
         while len(rest) > LONGEST_LINE:
             cut = logtext.boundary(rest, LONGEST_LINE)
             lines.append(rest[:cut])
@@ -32,10 +39,51 @@ class Stream:
         self.partial = rest
         return lines if logtext.is_plain(text) else [logtext.clean(line) for line in lines]
 
+    def _redrawn(self, data: bytes) -> bytes:
+        """Return *data* behind what there is of its line, unless it draws that anew: a progress bar.
+
+        What was written in one piece stays whole, so that a carriage return in a text hides nothing of it.
+        """
+        new = data.lstrip(b"\r")
+        redraws = (data.startswith(b"\r") and (self.partial or self.shown)) or self.partial.endswith(b"\r")
+        if redraws and new and not new.startswith(b"\n"):
+            return new
+        return self.partial + data
+
+    def pause(self) -> list[bytes]:
+        """Return what there is of a line, since it is not continued for now: of a progress bar its last state."""
+        state = next((state for state in reversed(self.partial.split(b"\r")) if state), b"")
+        if not state:
+            return []
+        self.partial, self.shown = b"", True
+        return [logtext.clean(state)]
+
     def rest(self) -> list[bytes]:
         """Return what there is of a line that will not be completed."""
         rest, self.partial = self.partial, b""
         return [logtext.clean(rest)] if rest else []
+
+
+class Unfinished:
+    """The streams that are in the middle of a line, and since when they have been silent (monotonic seconds)."""
+
+    def __init__(self) -> None:
+        self._since: dict[int, tuple[Stream, float]] = {}
+
+    def note(self, stream: Stream, now: float) -> None:
+        """Take up that *stream* has been read."""
+        if stream.partial:
+            self._since[stream.descriptor] = stream, now
+        else:
+            self._since.pop(stream.descriptor, None)
+
+    def forget(self, stream: Stream) -> None:
+        """*stream* is closed, or was shown as it is."""
+        self._since.pop(stream.descriptor, None)
+
+    def deadlines(self) -> list[tuple[Stream, float]]:
+        """Return each stream, and when it has been silent for long enough."""
+        return [(stream, since + SILENCE_SECONDS) for stream, since in self._since.values()]
 
 
 class Source:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from typing import Any, Callable, Optional
 
+_FACTORY = re.compile(r"(create|make|build|get)_|.*factory")
 _NAMES = {"environ": "wsgi", "start_response": "wsgi", "scope": "asgi3", "receive": "asgi3"}
 
 
@@ -59,6 +61,15 @@ def takes(signature: inspect.Signature, count: int) -> bool:
     except TypeError:
         return False
     return True
+
+
+def needs_arguments(thing: Any) -> bool:
+    """Whether *thing*, by its name, is a factory that cannot be called without an argument: ``create_app(config)``."""
+    if not inspect.isfunction(thing) or inspect.iscoroutinefunction(thing):
+        return False
+    signature = inspect.signature(thing)
+    one = [count for count in range(4) if takes(signature, count)] == [1]  # as an app of ASGI 2 does
+    return one and bool(_FACTORY.match(thing.__name__)) and not set(signature.parameters) & set(_NAMES)
 
 
 def makes_an_app(thing: Any) -> bool:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import ast
 import difflib
+import importlib.util
 import os
 import sys
 from typing import Any, Dict, List, NoReturn, Tuple
 
-from .interface import makes_an_app
+from .interface import makes_an_app, needs_arguments
 from .run import CANNOT_SERVE, hide_our_frames, refuse
 from .say import complain
 
@@ -33,6 +34,12 @@ def load_app(target: str) -> Any:
     elif makes_an_app(app):
         complain(f"{target} takes no argument: it is called, as {target}(), for the app")
         app = _make(app, [], {})
+    elif needs_arguments(app):
+        refuse(
+            f"{target} is called for the app, and needs an argument. Write constants in quotes, as in "
+            f"'{target}(\"production\")', or a function without arguments that calls it",
+            CANNOT_SERVE,
+        )
     if not callable(app):
         refuse(f"{target} is no app: {type(app).__name__} objects cannot be called", CANNOT_SERVE)
     return app
@@ -69,10 +76,7 @@ def _import(name: str) -> Any:
         if missing == name or name.startswith(missing + "."):
             _no_module(missing)
         hide_our_frames(error)
-        complain(
-            f"{name} needs {missing}, which is not installed for {sys.executable}. If that is a package's name, too: "
-            f"{sys.executable} -m pip install {missing.partition('.')[0]}"
-        )
+        complain(f"{name} {_why_missing(missing)}")
         raise
     except SystemExit:
         raise
@@ -82,21 +86,45 @@ def _import(name: str) -> Any:
     return sys.modules[name]
 
 
+def _why_missing(missing: str) -> str:
+    """Say why the module *missing* is not there: only what is installed under no such name can be installed."""
+    top = missing.partition(".")[0]
+    if top in sys.modules or _is_there(top):
+        return f"needs {missing}, and the {top} that is there has no such module: a slip, or another version of it?"
+    near = _did_you_mean(top, _modules_in(os.getcwd()))
+    if near:
+        return f"needs {missing}, which is neither in {os.getcwd()} nor installed{near}"
+    return (
+        f"needs {missing}, which is not installed for {sys.executable}. If that is a package's name, too: "
+        f"{sys.executable} -m pip install {top}"
+    )
+
+
+def _is_there(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
+
+
 def _no_module(missing: str) -> NoReturn:
     directory = os.path.join(os.getcwd(), *missing.split(".")[:-1])
+    hint = _did_you_mean(missing.rpartition(".")[2], _modules_in(directory))
+    refuse(
+        f"there is no module {missing!r} in {os.getcwd()}, nor is it installed for {sys.executable}{hint}", CANNOT_SERVE
+    )
+
+
+def _modules_in(directory: str) -> List[str]:
     try:
         found = sorted(os.listdir(directory))
     except OSError:
-        found = []
-    modules = [
+        return []
+    return [
         entry.removesuffix(".py")
         for entry in found
         if entry.endswith(".py") or os.path.isfile(os.path.join(directory, entry, "__init__.py"))
     ]
-    hint = _did_you_mean(missing.rpartition(".")[2], modules)
-    refuse(
-        f"there is no module {missing!r} in {os.getcwd()}, nor is it installed for {sys.executable}{hint}", CANNOT_SERVE
-    )
 
 
 def _no_attribute(module_name: str, name: str, owner: Any, part: str) -> NoReturn:

@@ -21,8 +21,10 @@ from .grace import IDLE_GRACE, NEW_GRACE, SETTLE_SECONDS
 
 _TICK = 0.05
 """Seconds between two looks at the descriptors."""
-_QUIET_MS = 10
-"""Milliseconds for which nothing must have been sent on a busy connection that is shut between two requests."""
+_BUSY_TICK = 0.01
+"""The same while busy connections are to be shut between two requests."""
+_QUIET_MS = range(4, 25)
+"""Milliseconds after an answer in which a busy connection is shut: the answer is whole, and the next request far."""
 _SENT, _RECEIVED = 44, 52
 """Where milliseconds since data was last sent, and received, stand in ``struct tcp_info``."""
 _BYTES_ACKED, _BYTES_RECEIVED = 120, 128
@@ -42,6 +44,8 @@ class Outside:
         self._addresses: List[object] = []
         self._received: Dict[int, int] = {}
         """Descriptor of a connection -> the bytes that had been received at the first look."""
+        self._goes_on = False
+        """Whether a client has sent something since the first look."""
 
     def drain(self, deadline: float) -> None:
         """Stop accepting; return when no connection has a claim to wait for, and at *deadline* at the latest."""
@@ -69,7 +73,7 @@ class Outside:
         never = allocate_lock()
         never.acquire()
         while time.monotonic() < deadline and self._any(claims):
-            never.acquire(timeout=_TICK)
+            never.acquire(timeout=_BUSY_TICK if self._goes_on and self._shuts_busy() else _TICK)
 
     def _any(self, claims: Callable[[_Seen], bool]) -> bool:
         known = connections.filenos()
@@ -83,6 +87,10 @@ class Outside:
             except OSError:
                 pass  # it has ended meanwhile
         return found
+
+    def _shuts_busy(self) -> bool:
+        """Whether busy connections have had their time."""
+        return self._patient and time.monotonic() >= self._began + IDLE_GRACE
 
     def _is_ours(self, each: socket.socket) -> bool:
         each.getpeername()
@@ -100,6 +108,7 @@ class Outside:
         (received_ms,) = struct.unpack_from("=I", info, _RECEIVED)
         acked, received = struct.unpack_from("=QQ", info, _BYTES_ACKED)
         first = self._received.setdefault(each.fileno(), received)
+        self._goes_on |= received > first
         return _Seen(each, waited, info[0], sent_ms, received_ms, acked, received, received > first)
 
     def _claims(self, seen: _Seen) -> bool:
@@ -110,7 +119,7 @@ class Outside:
             return seen.waited < NEW_GRACE
         if self._patient and seen.is_asked():
             return True
-        if self._patient and seen.waited >= IDLE_GRACE and seen.is_between_requests():
+        if self._shuts_busy() and seen.is_between_requests():
             return not shut_for_reading(seen.connection)
         return min(seen.sent_ms, seen.received_ms) < IDLE_GRACE * 1000
 
@@ -148,4 +157,4 @@ class _Seen(NamedTuple):
 
         A long answer to a request from before the first look is none: its client has sent nothing since.
         """
-        return self.goes_on and _QUIET_MS <= self.sent_ms < self.received_ms
+        return self.goes_on and self.sent_ms in _QUIET_MS and self.sent_ms < self.received_ms

@@ -23,7 +23,8 @@ READERS = {
     "master/service.py": "the times that are shown of an operation",
     "master/memory.py": "times kept in the state file, for the next service on another monotonic clock",
     "master/schedule.py": "recycling at a time of day, which is what the setting means; a clock set back is looked for",
-    "rundir.py": "since when a service runs, to be read by people",
+    "rundir/locks.py": "since when a service runs, to be read by people",
+    "control/place.py": "when a shutdown ended whose last report did not arrive, to be read by people",
     "control/audit.py": "the time in a line of the audit log",
 }
 

@@ -387,9 +387,12 @@ def test_shutdown_returns_when_the_name_is_free_even_if_there_was_nothing_to_wai
 
 def test_an_interrupt_in_the_middle_of_the_imports_is_no_traceback(tmp_path: Path) -> None:
     (tmp_path / "click.py").write_text("import sys\nprint('importing', flush=True)\nsys.stdin.read()\n")
+    program_text = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); sys.argv = ['cservice', 'workers']\n"
+        "from cluster_service.__main__ import main\nmain()"
+    )
     with subprocess.Popen(
-        [sys.executable, "-m", "cluster_service", "workers"],
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        [sys.executable, "-I", "-c", program_text],  # isolated, as the command line is
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

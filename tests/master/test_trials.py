@@ -30,17 +30,23 @@ DEADLINE = 30.0
 
 ESCAPES = """\
 import os, signal, sys
+began, begins = os.pipe()
 for name in ("child", "session", "daemon"):
-    if os.fork() == 0:
+    pid = os.fork()
+    if pid == 0:
         if name != "child":
             os.setsid()
         if name == "daemon" and os.fork():
             os._exit(0)
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
-        os.write(1, b"here\\n")
+        os.write(begins, b"x")
         signal.pause()
         os._exit(0)
+    os.read(began, 1)
+    if name == "daemon":
+        os.waitpid(pid, 0)  # the one between them is gone
+    os.write(1, b"here\\n")
 """
 """A script that starts processes that get out of its group and session and say so; it goes on without them."""
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import sysconfig
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import pytest
 
 from tests.tools.doors import audit_file
 from tests.tools.processes import descendants
@@ -30,7 +33,7 @@ PATIENT = PROGRAM.replace("_ready()", "_ready(on_worker_stop=lambda: open('gate'
 
 SLOW = """
 import importlib, sys
-sys.path.remove(__path__[0].rpartition("/")[0])
+sys.path[:] = [place for place in sys.path if place != __path__[0].rpartition("/")[0]]
 del sys.modules["prompt_toolkit"]
 print("importing", flush=True)
 sys.stdin.readline()
@@ -85,11 +88,21 @@ def test_a_console_stands_below_the_log_and_ctrl_c_twice_ends_the_service(tmp_pa
     assert ("owner", "workers", "done") in told
 
 
-def test_ctrl_c_while_the_console_is_imported_is_as_good_as_one_at_the_prompt(tmp_path: Path) -> None:
+@pytest.fixture
+def found_first() -> Iterator[str]:
+    """The name of a variable: what it names is first on ``sys.path``, also of isolated interpreters."""
+    variable = f"FOUND_FIRST_{os.getpid()}"
+    file = Path(sysconfig.get_path("purelib"), f"found_first_{os.getpid()}.pth")
+    file.write_text(f"import os, sys; sys.path[:0] = filter(None, [os.environ.get({variable!r})])\n")
+    yield variable
+    file.unlink()
+
+
+def test_ctrl_c_while_the_console_is_imported_is_as_good_as_one_at_the_prompt(tmp_path: Path, found_first: str) -> None:
     slow = tmp_path / "slow" / "prompt_toolkit"
     slow.mkdir(parents=True)
     (slow / "__init__.py").write_text(SLOW)
-    with started(tmp_path, env={"PYTHONPATH": str(slow.parent)}) as screen:
+    with started(tmp_path, env={found_first: str(slow.parent)}) as screen:
         screen.until_shown("importing")
         screen.type(CTRL_C + "on\n")
         screen.until_shown("Ctrl-C once more")

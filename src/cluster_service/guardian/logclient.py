@@ -19,7 +19,6 @@ import select
 import signal
 import socket
 import sys
-import termios
 from array import array
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +58,8 @@ _ENVIRONMENT = ("NO_COLOR", "TERM", "TZ", "LANG", "LC_ALL", "PATH")
 
 
 def _is_half_full(pipe: int) -> bool:
+    import termios  # noqa: PLC0415 - rarely needed, and the guardian is to be small
+
     waiting = array("i", [0])
     try:
         fcntl.ioctl(pipe, termios.FIONREAD, waiting)

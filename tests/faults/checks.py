@@ -83,6 +83,7 @@ class Checks:
         self.processes()
         self.leaks()
         self.secrets()
+        self.files()
 
     def requests(self) -> None:
         """1, 2, 4: no request has failed but those that a worker held which was hurt."""
@@ -160,6 +161,14 @@ class Checks:
                 path = Path(f"/proc/{pid}/{file}")
                 if path.exists() and KEY.encode() in path.read_bytes():
                     self.world.story.breaks("7 keys", f"the key is in {path}")
+
+
+    def files(self) -> None:
+        """Nobody has written into the files of a worker that closed its descriptors."""
+        for path in self.world.subject.folder.glob("precious-*[0-9]"):
+            if (data := path.read_bytes()) != b"precious":
+                self.world.story.breaks("files", f"{path.name} is damaged: {data[-100:]!r}")
+            path.unlink()
 
 
 def after_the_end(world: World, family: list[int]) -> None:

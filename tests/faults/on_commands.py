@@ -39,6 +39,19 @@ def restart(world: World, random: Random) -> None:
         world.story.breaks("2 ready-first", f"restart {chosen} failed and nobody was hurt: {done['reason']}")
 
 
+def move_port(world: World, _random: Random) -> None:
+    """The script's next workers listen elsewhere: none of them may take the place of one that serves."""
+    lever = world.subject.lever("script", "move")
+    with world.hurting():
+        lever.touch()
+        try:
+            done = world.command("restart", "script")
+        finally:
+            lever.unlink(missing_ok=True)
+    if done is not None and done["state"] == "done":
+        world.story.breaks("2 ready-first", "a restart of workers that listen on another port is said to be done")
+
+
 def upgrade(nature: str) -> Callable[[World, Random], None]:
     """To a release that is good, or slow to start, and must be taken where nobody is hurt."""
 

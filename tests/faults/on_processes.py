@@ -110,3 +110,24 @@ def rotate_log(world: World, _random: Random) -> None:
     with contextlib.suppress(FileNotFoundError):
         log.rename(log.with_suffix(".old"))
     os.kill(world.subject.pid, signal.SIGUSR1)
+
+
+def remove_installation(world: World, random: Random) -> None:
+    """The files of the product are gone for a while, as when a deployment deletes the release that holds them."""
+    installation = world.subject.installation
+    away = installation.with_name("away")
+    with world.short("installation"):
+        installation.rename(away)
+        try:
+            world.last(random.uniform(0.5, 6))
+        finally:
+            away.rename(installation)
+
+
+def close_descriptors(world: World, _random: Random) -> None:
+    """A worker closes what it did not open, as daemons do, and opens files that get those numbers: nobody writes there.
+
+    What it holds is served to its end, and so is everything that comes.
+    """
+    with world.hurting(), contextlib.suppress(OSError, AssertionError):
+        world.subject.deed("script", "close")

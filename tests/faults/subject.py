@@ -19,7 +19,7 @@ from tests.fuzz.subject import Hostile, control_socket, hostile_group, next_host
 from tests.tools import ask
 from tests.tools.ports import free_port
 from tests.tools.processes import children_of, stat
-from tests.tools.service import CSERVICE, Service
+from tests.tools.service import PYTHON, Service
 
 from .excuses import Accounts
 from .wall import Wall
@@ -99,9 +99,15 @@ class Subject(Service):
         (folder / "key").write_text(KEY, encoding="ascii")
         self.configure()
         self.wall = Wall(folder)
+        self.installation = folder / "installation"
+        """A copy of the product for this service alone, which a fault may take away."""
+        package = Path(cservice.__file__).parent
+        shutil.copytree(package, self.installation / package.name, ignore=shutil.ignore_patterns("__pycache__"))
+        isolation = str(self.installation / package.name / "isolation.py")
         super().__init__(
-            "--config", str(self.config), cwd=folder, env=self.wall.env, name="faults", command=(CSERVICE, "start")
-        )
+            "--config", str(self.config), cwd=folder, env=self.wall.env, name="faults",
+            command=(PYTHON, "-I", isolation, "cluster_service.__main__:main", "start"),
+        )  # fmt: skip
 
     def __exit__(self, kind: type[BaseException] | None, *more: object) -> None:
         """End the service, and the socket of the hostile workers."""
@@ -141,9 +147,11 @@ class Subject(Service):
         """How ``upgrade`` is told of *release*; it is unlike any other's."""
         return f"{release}:app" if group == "web" else str(self.folder / release / "worker.py")
 
-    def lever(self, group: str) -> Path:
-        """While this file exists no worker of *group* gets beyond its start."""
-        return self.folder / f"crash-{group}"
+    def lever(self, group: str, does: str = "crash") -> Path:
+        """While this file exists no worker of *group* gets beyond its start ("crash"), or it listens elsewhere
+        ("move").
+        """
+        return self.folder / f"{does}-{group}"
 
     # -- its processes
 

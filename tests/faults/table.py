@@ -49,6 +49,8 @@ FAULTS: dict[str, Fault] = {
     "stop guardian": Fault(on_processes.stop("guardian", 4), 2),
     "kill log writer": Fault(on_processes.kill("log writer"), 2),
     "stop log writer": Fault(on_processes.stop("log writer", 5), 2),
+    "installation removed": Fault(on_processes.remove_installation, 1, "held"),
+    "descriptors closed": Fault(on_processes.close_descriptors, 1),
     # peers that are not to be trusted, and those that neither read nor write
     "hostile worker": Fault(on_peers.hostile, 3),
     "clients that do not read": Fault(on_peers.clients, 1),
@@ -57,6 +59,7 @@ FAULTS: dict[str, Fault] = {
     # what operators do
     "restart": Fault(on_commands.restart, 3),
     "upgrade": Fault(on_commands.upgrade("good"), 3),
+    "port moves": Fault(on_commands.move_port, 1),
     "slow upgrade": Fault(on_commands.upgrade("slow"), 1),
     **{f"upgrade that {nature}": Fault(on_commands.bad_upgrade(nature), 1, "held") for nature in on_commands.BAD},
     "cancel": Fault(on_commands.cancel, 1),

@@ -13,7 +13,7 @@ import signal
 import socket
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
-from cluster_service.machine import capabilities, passing, shortage
+from cluster_service.machine import capabilities, installation, passing, shortage
 from cluster_service.machine.identity import Identity, become
 
 from . import limits, posix
@@ -47,6 +47,8 @@ class Plan(NamedTuple):
     """Set LISTEN_PID, which only the child knows."""
     keep_stdin: bool = False
     """Its standard input is a pipe that never ends, instead of /dev/null."""
+    complain: bool = False
+    """Say why it cannot be executed on its standard error too: nobody else could."""
 
 
 def run(plan: Plan, guardian: int, launch: int) -> NoReturn:
@@ -59,6 +61,8 @@ def run(plan: Plan, guardian: int, launch: int) -> NoReturn:
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         _execute(plan)
     except Failure as failure:
+        if plan.complain:
+            _complain(str(failure))
         _report(launch, str(failure))
     except BaseException as error:  # noqa: BLE001 - told, in the only way there is
         _report(launch, f"{plan.argv[0]}: cannot be started: {shortage.explain(error)}")
@@ -165,6 +169,9 @@ def _change_directory(path: str) -> None:
 
 
 def _execute(plan: Plan) -> NoReturn:
+    missing = installation.explain_missing(plan.argv[:4])
+    if missing:
+        raise Failure(missing)
     env = plan.env
     if plan.listen_fds:
         env = {**env, "LISTEN_PID": str(os.getpid())}

@@ -227,7 +227,7 @@ class Logs:
         env = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
         script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "__main__.py")
         argv = [sys.executable, "-I", "-S", script, "--log-writer", "3", self._title]
-        return child.Plan(argv, env, "/", 1, 2, [control], self._limits, OWN)
+        return child.Plan(argv, env, "/", 1, 2, [control], self._limits, OWN, complain=True)
 
     def reaped(self, now: float) -> None:
         """The writer's process has ended."""

@@ -117,7 +117,9 @@ def _close(master: Master, action: actions.CloseListener) -> None:
 
 def _check(master: Master, action: actions.Check) -> None:
     group = master.cluster.groups[action.group]
-    master.jobs.check(action.operation, group.releases[action.generation])
+    release = group.releases[action.generation]
+    others = [each.cwd for each in group.releases.values() if each.cwd != release.cwd]
+    master.jobs.check(action.operation, release, others)
 
 
 def _test(master: Master, action: actions.RunTest) -> None:

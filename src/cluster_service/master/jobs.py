@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from cluster_service.config.releases import identity_of
 from cluster_service.control.errors import CommandError
 from cluster_service.core import reports
-from cluster_service.machine import shortage
+from cluster_service.machine import installation, shortage
 
 from . import launch
 
@@ -37,9 +37,12 @@ class Jobs:
         self._tell = tell
         self._running: dict[str, asyncio.Task[None]] = {}
 
-    def check(self, operation: str, release: Release) -> None:
-        """Look whether the code of *release* can be run, by the user whose processes its workers are."""
-        self._begin(operation, self._check(operation, release))
+    def check(self, operation: str, release: Release, others: Sequence[str] = ()) -> None:
+        """Look whether the code of *release* can be run, by the user whose processes its workers are.
+
+        *others*: the directories of the group's other releases; the report has a warning if one holds our installation.
+        """
+        self._begin(operation, self._check(operation, release, others))
 
     def test(self, order: RunTest, release: Release) -> None:
         """Run the health check and the script that are ordered."""
@@ -70,7 +73,7 @@ class Jobs:
         self._running.pop(report.operation, None)  # first: the report may begin the next job of this operation
         self._tell(report)
 
-    async def _check(self, operation: str, release: Release) -> None:
+    async def _check(self, operation: str, release: Release, others: Sequence[str]) -> None:
         from cluster_service.config.check import check_release  # noqa: PLC0415 - rarely needed
 
         try:
@@ -78,12 +81,13 @@ class Jobs:
             notes = await asyncio.to_thread(
                 check_release, release, identity=identity_of(release.within), environ=environ
             )
+            warning = await asyncio.to_thread(installation.warn_of_leaving, others, release.cwd)
         except CommandError as error:
             self._done(reports.Checked(operation, error.message))
         except Exception as error:  # noqa: BLE001 - no thread, no process, no memory: who waits must be told
             self._done(reports.Checked(operation, f"the code could not be looked at: {shortage.explain(error)}"))
         else:
-            self._done(reports.Checked(operation, notes=tuple(notes)))
+            self._done(reports.Checked(operation, notes=(*notes, *([f"warning: {warning}"] if warning else ()))))
 
     async def _test(self, order: RunTest, release: Release) -> None:
         from . import trials  # noqa: PLC0415 - rarely needed

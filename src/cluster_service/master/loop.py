@@ -20,6 +20,7 @@ from cluster_service.core import shutdown
 from cluster_service.core.cluster import Cluster
 from cluster_service.core.requests import Rejected, Tick
 from cluster_service.core.standing import standing
+from cluster_service.machine import installation
 from cluster_service.wire import facts, orders
 
 from . import carrying, launch
@@ -142,6 +143,9 @@ class Master:
             self.cluster = Cluster(spec)
             what = ", ".join(f"{group.count} × {group.release.target}" for group in spec.groups)
             self.log(f"service {spec.name!r} (pid {self.hello.guardian_pid}): {what}")
+            for directory in dict.fromkeys(group.release.cwd for group in spec.groups):
+                if warning := installation.warn_of_release(directory):
+                    self.log(f"warning: {warning}")
             self.memory.recall(self.cluster)
             await self._open_ports()
         else:

@@ -4,6 +4,7 @@ The ledger is a file to which every worker adds one line before a deed that cost
 it held. It is written by the thread that accepts, so that nothing can be accepted between the line and the deed.
 """
 
+import contextlib
 import ctypes
 import json
 import os
@@ -19,6 +20,7 @@ with open(os.path.join(FOLDER, "nature"), encoding="ascii") as file:
     NATURE = file.read()
 STATUS = 500 if NATURE == "answers 500" else 200
 HOARD = []
+PRECIOUS = "precious"
 
 
 def held():
@@ -76,9 +78,34 @@ def talk():
         print(f"line {number} " + "x" * 60, flush=True)
 
 
-DEEDS = {f"/{deed.__name__}": deed for deed in (hang, freeze, leave, crash, leak, talk)}
+def close():
+    """What this program did not open, so to speak: of the script's own, only its sockets of TCP are spared. Files that
+    get the numbers must stay as they are written.
+    """
+    for number in sorted(int(name) for name in os.listdir("/proc/self/fd")):
+        if number > 2 and not is_tcp(number):
+            with contextlib.suppress(OSError):
+                os.close(number)
+                path = os.path.join(os.environ["FAULTS_LEVERS"], f"{PRECIOUS}-{os.getpid()}-{number}")
+                HOARD.append(open(f"{path}.new", "w+", encoding="ascii"))  # noqa: SIM115 - it stays open
+                HOARD[-1].write(PRECIOUS)
+                HOARD[-1].flush()
+                os.rename(f"{path}.new", path)
+
+
+def is_tcp(number):
+    try:
+        with socket.socket(fileno=os.dup(number)) as sock:
+            return sock.family == socket.AF_INET
+    except OSError:
+        return False
+
+
+DEEDS = {f"/{deed.__name__}": deed for deed in (hang, freeze, leave, crash, leak, talk, close)}
 LATER = {"exits": leave, "hangs": hang}
 """What a release of this nature does a second after it has begun to serve."""
+MOVED = os.path.exists(os.path.join(os.environ["FAULTS_LEVERS"], f"move-{os.environ['CSERVICE_GROUP']}"))
+"""It is to listen on another port than it was told."""
 AFTER = 1.0
 
 if os.path.exists(os.path.join(os.environ["FAULTS_LEVERS"], f"crash-{os.environ['CSERVICE_GROUP']}")):

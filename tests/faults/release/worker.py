@@ -33,7 +33,7 @@ def act():
             entry[1]()
 
 
-server = ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler)
+server = ThreadingHTTPServer(("127.0.0.1", 0 if levers.MOVED else int(sys.argv[1])), Handler)
 server.service_actions = act
 if levers.NATURE in levers.LATER:
     todo.append((time.monotonic() + levers.AFTER, levers.LATER[levers.NATURE]))

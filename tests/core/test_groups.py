@@ -269,3 +269,19 @@ def test_a_reload_whose_groups_have_gone_before_their_restart_ends_at_once() -> 
     made.run(60.0)
     ended = cluster.operation(reload.id)
     assert (ended.state, ended.ended_at) == ("done", cluster.operation(reload.children[0]).ended_at)
+
+
+def test_a_reload_of_auto_restart_holds_for_workers_that_wait_already() -> None:
+    made = started(replace(WEB, depends_on=(), restart=policy(delay=50.0)))
+    made.programs["web"] = BROKEN
+    made.kernel.kill(made.serving()[0].worker)
+    made.run(1.0)
+    spec = made.spec.groups[0]
+    never = replace(spec, restart=replace(spec.restart, auto_restart=False))
+    made.request(Reload(Spec("default", (never,))))
+    made.run(200.0)
+    assert len(told(made, events.WorkerExit)) == 1
+    made.programs["web"] = GOOD
+    made.request(Reload(Spec("default", (spec,))))
+    made.run(5.0)
+    assert len(made.serving()) == 2

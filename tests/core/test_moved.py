@@ -210,6 +210,18 @@ def test_an_upgrade_may_allow_it_and_what_follows_is_held_to_the_new_port() -> N
     assert operation(made).state == "failed"
 
 
+def test_a_rollback_from_it_goes_back_to_the_old_port() -> None:
+    made = started(2)
+    made.programs["new"] = MOVED
+    made.request(Upgrade("web", Release("script", "new"), monitor=1.0, allow_port_change=True))
+    made.run(30.0)
+    made.kill_master()
+    made.run(5.0)
+    made.request(Rollback("web", monitor=1.0))
+    made.run(30.0)
+    assert (operation(made).state, listening(made)) == ("done", [HERE])
+
+
 @pytest.mark.parametrize("singleton", [True, False])
 def test_an_upgrade_that_is_undone_goes_back_to_the_old_port(*, singleton: bool) -> None:
     made = started(1, singleton=singleton)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from cluster_service.core.spec import Check, GroupSpec, Release
 from cluster_service.core.worker import Worker
 from cluster_service.master import trials
 from cluster_service.master.checks import Checks
 from cluster_service.wire import facts
 from cluster_service.wire.channel import CHECK_ADDRESS
+
+if TYPE_CHECKING:
+    from cluster_service.core.reports import Examined
 
 OWN = "unix:@cservice-0123456789abcdef"
 FOREIGN = [
@@ -91,3 +95,40 @@ def test_after_a_new_master_it_is_the_same(asked: list[str]) -> None:
     case.says(OWN)
     case.ask()
     assert asked == [OWN]
+
+
+def test_a_check_that_cannot_be_made_is_no_fault_of_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    logged: list[str] = []
+    refusal = RuntimeError("can't start new thread")
+    answers: list[Exception] = [MemoryError(), refusal, refusal]
+
+    async def http_check(*_: Any, **__: Any) -> str:
+        answer = answers.pop(0) if answers else None
+        if answer is not None:
+            raise answer
+        return "the worker is ill"
+
+    async def first_report() -> str:
+        loop = asyncio.get_running_loop()
+        told: asyncio.Future[str] = loop.create_future()
+
+        def tell(report: Examined) -> None:
+            if not told.done():
+                told.set_result(report.error)
+
+        checks = Checks(loop, tell, "test", logged.append)
+        checks.learn(facts.Monitoring(1, 0, check=OWN))
+        checks.learn(facts.Notified(1, {CHECK_ADDRESS: OWN}))
+        spec = GroupSpec("web", 1, Release("command", "true"), check=Check(interval=0.0, path="/health"))
+        worker = Worker(1, "web", 1, 1, "start", 0.0, state="serving", pid=4711)
+        group = SimpleNamespace(spec=spec, release=spec.release, releases={}, name="web")
+        cluster = SimpleNamespace(groups={"web": group}, ending=False, of_group=lambda _name: [worker])
+        checks.follow(cast("Any", cluster))
+        try:
+            return await asyncio.wait_for(told, 30)
+        finally:
+            await checks.close()
+
+    monkeypatch.setattr(trials, "http_check", http_check)
+    assert asyncio.run(first_report()) == "the worker is ill"
+    assert [line.partition(":")[0] for line in logged] == ["web.1 could not be checked"] * 2, "not twice the same"

@@ -88,6 +88,8 @@ class Group:
     """The generation that new slots are of: the last that a whole operation ended well with."""
     past: list[Release] = field(default_factory=list)
     """The releases that were promoted before it, oldest first: what a rollback goes back to."""
+    moved: int = 0
+    """The generation, if any, whose upgrade was allowed to change ports: a rollback from it may change them back."""
     rollout: Rollout | None = None
     leaving: bool = False
     """It is to end, once the groups that depend on it and end too have ended."""
@@ -165,6 +167,15 @@ class Group:
         self.repeated = self.repeated + 1 if masked == self.detail else 0
         self.detail = masked
         return self.repeated
+
+    def follow_policy(self, now: float) -> None:
+        """Have the slots that wait for another try obey ``spec.restart``, which has changed."""
+        for slot in self.slots.values():
+            if slot.next_try is None:
+                slot.next_try = now if self.spec.restart.auto_restart else None
+            elif slot.history.streak and slot.next_try > now and not self.spec.restart.auto_restart:
+                slot.next_try = None
+                slot.history = History(slot.history.streak, slot.history.failures, broken=True)
 
     def trying(self, generation: int) -> bool:
         """Whether *generation* is unproven and has failed: one slot at a time tries it."""

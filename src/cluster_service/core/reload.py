@@ -172,8 +172,10 @@ def _take_up(
     ]
     for name, new in specs.items():
         group = cluster.groups[name]
-        old = group.spec.release
+        old, restarted = group.spec.release, group.spec.restart.auto_restart
         group.spec = replace(new, release=old)
+        if restarted != new.restart.auto_restart:
+            group.follow_policy(now)
         if (name, "scale") in effects and len(group.slots) != new.count:
             begun.append(wanted.resize(cluster, group, new.count, str(new.count), None, now))
         if (name, "replace") in effects:

@@ -259,6 +259,7 @@ def _bake(cluster: Cluster, group: Group, rollout: Rollout, operation: Operation
     rollout.move("healthy")
     if rollout.whole:
         group.promote(rollout.new, back=operation.kind == "rollback")
+        group.moved = rollout.new if rollout.allow_port_change else 0
         if rollout.configured:
             group.spec = replace(group.spec, release=group.release)
     _end(cluster, group, operation, "done", None, now)

@@ -95,6 +95,7 @@ def rollback(cluster: Cluster, request: Rollback) -> Apply:
         to = group.past[-1]
         operation, rollout = roll(cluster, group, list(group.slots), to, "rollback", request.selector, now)
         rollout.monitor, rollout.timeout = request.monitor, request.timeout
+        rollout.allow_port_change = group.moved == group.promoted
         return operation
 
     return apply

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from cluster_service.config.releases import identity_of
 from cluster_service.control.errors import CommandError
 from cluster_service.core.reports import Examined
+from cluster_service.machine import shortage
 from cluster_service.wire import facts
 from cluster_service.wire.channel import CHECK_ADDRESS
 
@@ -51,6 +52,7 @@ class Checks:
         self._reported: dict[int, str] = {}
         """Worker -> the address on which it says that it answers."""
         self._refused: set[int] = set()
+        self._complaints: dict[int, str] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
 
     def learn(self, fact: Any) -> None:
@@ -63,6 +65,7 @@ class Checks:
             self._given.pop(fact.worker, None)
             self._reported.pop(fact.worker, None)
             self._refused.discard(fact.worker)
+            self._complaints.pop(fact.worker, None)
         elif isinstance(fact, facts.Snapshot):
             notified = {state["worker"]: state["notified"] for state in fact.workers if not state["exited"]}
             self._reported = {
@@ -109,7 +112,18 @@ class Checks:
             if group.spec.check is None:
                 return
             await asyncio.sleep(group.spec.check.interval)
-            self._tell(Examined(worker.number, await self._ask(worker, group.spec, release)))
+            try:
+                error = await self._ask(worker, group.spec, release)
+            except Exception as failure:  # noqa: BLE001 - no thread, no memory: no fault of the worker
+                self._complain(worker, f"{worker.name} could not be checked: {shortage.explain(failure)}")
+                continue
+            self._tell(Examined(worker.number, error))
+
+    def _complain(self, worker: Worker, sentence: str) -> None:
+        """Log *sentence*, unless it was the last one about *worker*."""
+        if self._complaints.get(worker.number) != sentence:
+            self._complaints[worker.number] = sentence
+            self._log(sentence)
 
     async def _ask(self, worker: Worker, group: GroupSpec, release: Release) -> str:
         """Return what is wrong with *worker*; nothing when it is well."""
@@ -143,5 +157,7 @@ class Checks:
             except CommandError as refusal:
                 error = refusal.message
             except OSError as failure:
+                if shortage.is_one(failure):
+                    raise
                 error = f"{check.command[0]} could not be run: {failure.strerror or failure}"
         return error

@@ -267,3 +267,23 @@ def test_a_signals_handler_may_listen_in_the_middle_of_a_question(python: str, t
         ports.meet(worker)
         assert worker.wait() == 0, worker.output
         assert worker.lines == ["handled", "listened"]
+
+
+def test_a_program_that_closed_the_descriptor_is_told_why_its_port_is_not_shared(python: str, tmp_path: Path) -> None:
+    port = free_port()
+    with Ports() as ports:
+        lines = run(
+            tmp_path, ports,
+            """
+            import os, socket, sys
+            os.closerange(3, 256)
+            for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+                s = socket.socket(type=kind)
+                s.bind(("127.0.0.1", int(sys.argv[1])))
+            print("bound")
+            """,
+            str(port), python=python,
+        )  # fmt: skip
+        assert not ports.held
+    assert "bound" in lines
+    assert sum("closed the descriptor by which its ports are shared" in line for line in lines) == 1

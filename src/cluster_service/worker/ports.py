@@ -25,6 +25,7 @@ from cluster_service.wire import addresses
 from cluster_service.wire import channel as wire
 
 from .descriptors import Owned
+from .say import complain
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -41,6 +42,7 @@ class Guardian:
         self._pair = Owned(fd)
         self._lock = RLock()
         self._asking = False
+        self._complained = False
         self._turn = Owned(os.memfd_create("cservice-ports")) if hasattr(os, "memfd_create") else None
         os.register_at_fork(after_in_child=self._after_fork_in_child)
 
@@ -49,7 +51,10 @@ class Guardian:
         signal's handler that asks in the middle of another question: its thread would wait for itself.
         """
         with self._lock:
-            if self._asking or not self._pair.is_ours():
+            if self._asking:
+                return None, None
+            if not self._pair.is_ours():
+                self._complain()
                 return None, None
             self._asking = True
             try:
@@ -78,6 +83,14 @@ class Guardian:
             pair.detach()  # held by its number, as the channel is
             if turn is not None:
                 fcntl.lockf(turn, fcntl.LOCK_UN)
+
+    def _complain(self) -> None:
+        if not self._complained:
+            self._complained = True
+            complain(
+                "the program has closed the descriptor by which its ports are shared; no other worker has them. "
+                "Close no descriptor that the program has not opened, or use --share seccomp"
+            )
 
     def _after_fork_in_child(self) -> None:
         self._lock = RLock()

@@ -54,6 +54,7 @@ class Plan(NamedTuple):
 def run(plan: Plan, guardian: int, launch: int) -> NoReturn:
     """Become the program. *guardian* is the parent's pid. All signals are blocked when this is called."""
     try:
+        limits.restore(plan.limits)
         os.setpgid(0, 0)
         reset_signals()
         launch = _arrange_descriptors(plan, launch)

@@ -109,6 +109,7 @@ class Cleaner:
     def _be(self) -> NoReturn:
         """Be the cleaner, in the process that was forked for it. Does not return."""
         try:
+            limits.restore(self._limits)
             signal.set_wakeup_fd(-1)
             for number in signal.valid_signals():
                 if number not in (signal.SIGKILL, signal.SIGSTOP):

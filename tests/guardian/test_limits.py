@@ -183,7 +183,9 @@ def test_where_a_hard_limit_may_not_be_raised_again_a_worker_gets_what_is_left(s
 
     kernel = start(prepare=become_nobody, python=PYTHON)
     low = {resource.RLIMIT_CORE: 0, resource.RLIMIT_FSIZE: 1 << 20}
-    code = f"import resource\nfor each in {low}.items(): resource.prlimit({kernel.process.pid}, each[0], (each[1],) * 2)"
+    code = (
+        f"import resource\nfor each in {low}.items(): resource.prlimit({kernel.process.pid}, each[0], (each[1],) * 2)"
+    )
     subprocess.run([PYTHON, "-c", code], check=True, user=65534, group=65534)
     puppet = Puppet(kernel, 1, python=PYTHON, share="none")
     found = puppet.do(f"import resource; result = [[each, resource.getrlimit(each)] for each in {[*NAMES]}]")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import os
 import signal
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING
 from cluster_service.machine import files
 from cluster_service.wire import facts
 
-from . import reap
+from . import apart, reap
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,6 +43,13 @@ _KILL_TIME = 5.0
 _HELPER_TIME = 3.0
 """Seconds for what the helper still has to do: files to be removed, sockets to be closed."""
 _WRITER_TIME = 6.0
+"""Seconds that the log writer has for what it still has to write, as long as it makes progress."""
+_WRITER_PATIENCE = {True: 0.5, False: 2.0}
+"""Seconds without progress after which the log writer is killed; True: the service was told to end at once."""
+_LOOK_AGAIN = 0.1
+"""Seconds between two looks at the progress of the log writer."""
+_REPORT_TIME = 0.5
+"""Seconds for writing to standard error what the log writer could not."""
 
 
 class Ending:
@@ -73,6 +81,8 @@ class Ending:
         self.code: int | None = None
         """The exit code, once the end has come."""
         self.draining = False
+        self._at_once = False
+        """Workers were still running when the end came."""
         self._asked_at: float | None = None
         self._takeover_by: float | None = None
         self._end_by: float | None = None
@@ -109,6 +119,7 @@ class Ending:
         """End now."""
         if self.code is None:
             self.code = code
+            self._at_once = bool(self._holdings.by_pid)
 
     # ------------------------------------------------------------ time
 
@@ -166,16 +177,40 @@ class Ending:
             lambda: self._wait(turn, _HELPER_TIME, lambda: self._helper.busy),
             self._helper.end,
             lambda: self._wait(turn, _KILL_TIME, self._kill_children),
-            lambda: self._wait(turn, _WRITER_TIME, self._logs.finish),
-            self._logs.kill,
+            lambda: self._end_writer(turn),
             *more,
             self._remove_files,
         )
 
-    def _wait(self, turn: Callable[[float], None], seconds: float, unfinished: Callable[[], bool]) -> None:
+    def _wait(
+        self, turn: Callable[[float], None], seconds: float, unfinished: Callable[[], bool], step: float = math.inf
+    ) -> None:
+        """Run the loop until *unfinished* returns false; it is called after each event, and every *step* seconds."""
         end = self._loop.now() + seconds
-        while unfinished() and self._loop.now() < end:
-            turn(end)
+        while unfinished() and (now := self._loop.now()) < end:
+            turn(min(end, now + step))
+
+    def _end_writer(self, turn: Callable[[float], None]) -> None:
+        """Let the log writer end. If it makes no progress it is killed, and what it did not take is reported."""
+        patience = _WRITER_PATIENCE[self._at_once and self._logs.answered]
+        self._wait(turn, _WRITER_TIME, lambda: self._logs.finish(patience), _LOOK_AGAIN)
+        lost, pid = self._logs.lost(), self._logs.pid
+        self._logs.kill()
+        self._wait(turn, _KILL_TIME, lambda: self._logs.pid is not None)
+        if lost:
+            why = f"killed the log writer (pid {pid}), which made no progress" if pid else "there was no log writer"
+            self._say(turn, f"[cservice] {why}; lost: {lost}\n".encode())
+
+    def _say(self, turn: Callable[[float], None], text: bytes) -> None:
+        """Write to standard error, which may not take it: in a process of its own, for ``_REPORT_TIME`` at most."""
+        own = os.dup(2)
+        try:
+            pid = apart.fork(own, lambda kept: _write(kept, text), None, "")
+        finally:
+            os.close(own)
+        self._wait(turn, _REPORT_TIME, lambda: pid in reap.children())
+        if pid in reap.children():
+            os.kill(pid, signal.SIGKILL)
 
     def _kill_children(self) -> bool:
         """SIGKILL every child but the log writer; what they leave becomes our child. Whether there were any."""
@@ -192,6 +227,10 @@ class Ending:
         for path in paths:
             with contextlib.suppress(OSError):
                 files.remove(path)
+
+
+def _write(descriptor: int, text: bytes) -> None:
+    os.write(descriptor, text)
 
 
 def _terminate(pid: int) -> None:

@@ -169,6 +169,7 @@ class Guardian:
             self.ending,
             self.notifier,
             self.channels,
+            self.ports.room,
         )
         self._signals: list[int] = []
         self._reload_asked = False

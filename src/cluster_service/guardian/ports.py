@@ -57,7 +57,7 @@ class Ports:
         self._told = told
         self._helper = helper
         self._tasks = tasks
-        self._room = Room(holdings, told, self.close)
+        self.room = Room(holdings, told, self.close, tasks.add)
         self.paths = Paths(self._start, self._in_use, self.close)
         self.given = Given(holdings, self.paths, told.log)
 
@@ -92,7 +92,7 @@ class Ports:
             raise
         if held.address.kind == "udp":
             held.listening = True
-            self._room.tell(worker, held)
+            self.room.tell(worker, held)
         elif held.listening and not held.asked:
             self._told.bound(worker, held)
         return held
@@ -107,7 +107,7 @@ class Ports:
             refusal = Refused(error.errno or errno.EINVAL, str(error.strerror))
             self._told.refused(worker, held.address, refusal.sentence)
             raise refusal from None
-        self._room.tell(worker, held)
+        self.room.tell(worker, held)
 
     def listen_own(self, held: Held) -> None:
         """Let *held*, a socket of a worker's own that is handed to it, listen. Raises OSError."""
@@ -136,7 +136,7 @@ class Ports:
         held = self._holdings.held.get(private.key_of(worker, str(want.address)))
         if held is None:
             try:
-                self._room.check_rate(worker)
+                self.room.check_rate(worker)
             except LeaveAlone:
                 raise Refused(errno.EMFILE, f"{want.address}: the worker binds too many addresses") from None
             try:
@@ -185,8 +185,8 @@ class Ports:
 
     def _open(self, worker: Worker, want: Want) -> Steps[Held]:
         sharing.check_new(self._holdings, worker, want)
-        self._room.check_rate(worker)
-        yield from self._room.make(worker)
+        self.room.check_rate(worker)
+        yield from self.room.make(worker)
         try:
             held = yield from self._make(want)
         except TimeoutError:
@@ -246,6 +246,7 @@ class Ports:
                 self.close(held)
             raise LeaveAlone
         held.users.add(worker.number)
+        self.room.given(worker)
         self._adopt(worker, held)
         if held.kept is not None:
             held.kept.orphaned = False

@@ -344,7 +344,7 @@ class Looks:
         address = parse("127.0.0.1:80")
         self.held = Held(address=address, key="x", socket=None, inode=4711, users={1})  # type: ignore[arg-type]
         self.holdings.add_held(self.held)
-        told = Told(*(lambda *_: None,) * 5)  # type: ignore[arg-type]
+        told = Told(*(lambda *_: None,) * 5)
         self.room = Room(self.holdings, told, self.holdings.drop_held, self.run)
         monkeypatch.setattr("time.monotonic", lambda: self.time)
 

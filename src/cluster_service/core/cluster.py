@@ -24,7 +24,7 @@ from .turn import LINGER, TRY_AGAIN, end, ready_after, turn
 from .worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from . import events
 
@@ -71,12 +71,17 @@ class Cluster:
 
         Facts that are not the core's business (Ping, Message, Refused) are ignored.
         """
+        return self.handle_all((fact,), now)
+
+    def handle_all(self, batch: Sequence[Any], now: float) -> list[actions.Action]:
+        """Take in the facts of one step (see ``batches``) at *now* and return what is to be done."""
         if self.ended:
-            return [end(self)] if isinstance(fact, facts.Snapshot) else []
-        self._begin_turn(now, judging_time=isinstance(fact, requests.Tick))
-        handler = HANDLERS.get(type(fact))
-        if handler is not None:
-            handler(self, fact, now)
+            return [end(self)] if any(isinstance(fact, facts.Snapshot) for fact in batch) else []
+        self._begin_turn(now, judging_time=any(isinstance(fact, requests.Tick) for fact in batch))
+        for fact in batch:
+            handler = HANDLERS.get(type(fact))
+            if handler is not None:
+                handler(self, fact, now)
         return self._end_turn(now)
 
     def request(self, request: requests.Request, now: float) -> tuple[Operation, list[actions.Action]]:

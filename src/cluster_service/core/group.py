@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from .restarts import STEADY, History, verdict
@@ -243,8 +243,11 @@ class Group:
 
     def to_json(self) -> dict[str, Any]:
         """For the notebook."""
-        data = asdict(self)
-        data["slots"] = [asdict(slot) for slot in self.slots.values()]
+        data = asdict(replace(self, slots={}, releases={}))
+        # Not with asdict, which copies deeply: this is written at each step, and there may be hundreds of slots.
+        data["slots"] = [
+            {**vars(slot), "ports": [*slot.ports], "history": {**vars(slot.history)}} for slot in self.slots.values()
+        ]
         data["releases"] = [[number, asdict(release)] for number, release in self.releases.items()]
         return data
 

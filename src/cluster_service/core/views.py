@@ -21,14 +21,21 @@ def workers(cluster: Cluster, now: float) -> list[Json]:
     """One row a worker, and one for each slot that has none; by group and slot."""
     rows: list[Json] = []
     for group in cluster.groups.values():
-        members = cluster.of_group(group.name)
-        for number in sorted({*group.slots, *(worker.slot for worker in members)}):
-            of_slot = sorted((each for each in members if each.slot == number), key=lambda each: each.number)
+        members = _by_slot(cluster, group)
+        for number in sorted({*group.slots, *members}):
+            of_slot = sorted(members.get(number, ()), key=lambda each: each.number)
             rows += [_worker_row(group, worker, now) for worker in of_slot]
             slot = group.slots.get(number)
             if slot is not None and not any(worker.staying for worker in of_slot):
                 rows.append(_empty_row(group, slot, now))
     return rows
+
+
+def _by_slot(cluster: Cluster, group: Group) -> dict[int, list[Worker]]:
+    found: dict[int, list[Worker]] = {}
+    for worker in cluster.of_group(group.name):
+        found.setdefault(worker.slot, []).append(worker)
+    return found
 
 
 def _row(group: Group, number: int, generation: int, state: str, reason: str) -> Json:
@@ -65,9 +72,9 @@ def health(cluster: Cluster) -> Json:
     problems: list[Json] = []
     serving = 0
     for group in cluster.groups.values():
-        members = cluster.of_group(group.name)
+        members = _by_slot(cluster, group)
         for number, slot in sorted(group.slots.items()):
-            of_slot = [worker for worker in members if worker.slot == number]
+            of_slot = members.get(number, [])
             if any(worker.serving for worker in of_slot):
                 serving += 1
                 continue

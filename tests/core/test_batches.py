@@ -44,7 +44,7 @@ def test_a_step_has_a_limit() -> None:
 
 def serving() -> Cluster:
     """A cluster of ``COUNT`` workers that serve."""
-    release = Release("program", "/bin/sleep", cwd="/")
+    release = Release("command", "/bin/sleep", cwd="/")
     cluster = Cluster(Spec("x", (GroupSpec("web", COUNT, release),)))
     cluster.handle(facts.Snapshot(1, 1, 0.0, [], [], "", 0, 1), 0.0)
     for number in range(1, COUNT + 1):

@@ -115,6 +115,13 @@ class Fault:
 
 
 @dataclass(frozen=True)
+class Warn:
+    """Something that the operator should know. *what*: a sentence for the log."""
+
+    what: str
+
+
+@dataclass(frozen=True)
 class End:
     """Every worker is gone and the service may end with exit code *code*. *now*: kill what is left."""
 
@@ -122,4 +129,19 @@ class End:
     now: bool = False
 
 
-Action = Start | Stop | Kill | Sweep | Forget | CloseListener | Check | RunTest | Abandon | Dump | Publish | Fault | End
+Action = (
+    Start
+    | Stop
+    | Kill
+    | Sweep
+    | Forget
+    | CloseListener
+    | Check
+    | RunTest
+    | Abandon
+    | Dump
+    | Publish
+    | Warn
+    | Fault
+    | End
+)

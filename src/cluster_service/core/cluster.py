@@ -210,6 +210,8 @@ class Cluster:
         for worker in self.workers.values():
             if worker.deadline is not None and worker.state != "gone":
                 worker.deadline += lost
+            if worker.stop_by is not None:
+                worker.stop_by += lost
             if worker.elsewhere_by is not None:
                 worker.elsewhere_by += lost
             if worker.state == "starting":

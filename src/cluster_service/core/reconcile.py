@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 BOOT_STOP = 10.0
 """Seconds that a worker which was never ready has to end."""
 
+STOP_EXTENSION = 10
+"""Stop timeouts after which a worker that was asked to end is killed, however often it asks for more time."""
+
 HANG_STOP = 5.0
 """Seconds that a worker which hangs has to end: it will hardly hear that it is asked to."""
 
@@ -106,6 +109,7 @@ def stop(cluster: Cluster, worker: Worker, timeout: float, reason: str, now: flo
         return
     worker.move("stop")
     worker.stop_reason, worker.deadline = reason, now + timeout
+    worker.stop_by = now + STOP_EXTENSION * timeout
     cluster.todo.append(actions.Stop(worker.number, timeout, reason))
     cluster.publish(events.WorkerStop(worker.group, worker.slot, worker.pid or 0, reason, timeout))
 

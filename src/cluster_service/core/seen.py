@@ -229,7 +229,7 @@ def notified(cluster: Cluster, fact: facts.Notified, now: float) -> None:
         worker.watchdog += fact.fields.get("WATCHDOG") == "1"
         longer = validation.seconds_of(fact.fields, "EXTEND_TIMEOUT_USEC")
         if longer is not None:
-            watch.extend(worker, longer, now)
+            watch.extend(cluster, worker, longer, now)
         if fact.fields.get("WATCHDOG") == "trigger":
             watch.hung(cluster, worker, "says that it hangs (WATCHDOG=trigger)", now)
 

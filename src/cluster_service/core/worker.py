@@ -62,6 +62,10 @@ class Worker:
     bound: list[str] = field(default_factory=list)
     """Addresses that it has bound while they listened already: it may never call listen itself."""
     bind_error: str = ""
+    stop_by: float | None = None
+    """When it is killed at the latest, however often it asks for more time to end; None: it was not asked to end."""
+    overdue: bool = False
+    """It was reported that it asked for more time than it may have to end."""
     stop_reason: str = ""
     """Why it was asked to end; empty when nobody asked."""
     stop_timeout: float | None = None
@@ -113,7 +117,7 @@ class Worker:
         """
         self.state = "starting" if self.ready_at is None else "serving"
         self.deadline = self.since + self.ready_timeout if self.ready_at is None else None
-        self.stop_reason = ""
+        self.stop_reason, self.stop_by = "", None
 
     @property
     def name(self) -> str:

@@ -142,6 +142,7 @@ CARRY_OUT: dict[type, Callable[[Master, Any], None]] = {
     actions.RunTest: _test,
     actions.Abandon: _abandon,
     actions.Dump: lambda master, action: master.pulses.dump(action),
+    actions.Warn: lambda master, action: master.log(action.what),
     actions.Fault: lambda master, action: master.log(f"error: {action.what} (please report this)"),
     actions.End: lambda master, action: master.end(action),
 }

@@ -5,6 +5,7 @@ them is started, signalled and forgotten because the master ordered it (``wire.o
 facts (``wire.facts``). To be read in this order:
 
 ``loop``       the one loop, the signals, the table of verbs; the guardian itself
+``watching``   descriptors, and who is called when they are ready
 ``holdings``   what is held: workers, listening sockets, the notebook
 ``verbs``      one function an order
 ``spawn``      fork and exec, and ``child``: what the new process does before its program runs

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .known import Known
     from .limits import Limits
     from .logclient import Logs
-    from .loop import Loop
+    from .watching import Loop
 
 VARIABLE = "CSERVICE_INSTANCE"
 SOURCE = 0

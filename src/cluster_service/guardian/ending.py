@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from .holdings import Holdings
     from .keeper import Keeper
     from .logclient import Logs
-    from .loop import Loop
     from .ports import Ports
+    from .watching import Loop
 
 TAKEOVER_TIME = 5.0
 """Seconds that a master has to say ``Stopping``."""

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from .boot import Boot
     from .limits import Limits
-    from .loop import Loop
+    from .watching import Loop
 
 WRITER_TIMEOUT = 10.0
 """Seconds without an answer after which a writer is replaced, and the workers' output is discarded."""

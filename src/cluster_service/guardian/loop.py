@@ -2,21 +2,19 @@
 
 Each turn: wait; let the descriptors that are ready be served; act on signals; reap; do what has become due. Deadlines
 are not timers but state: each part says when it next has something to do, and the wait is as long as the earliest
-allows. Nothing here waits for anything else. A fault in one handler costs that descriptor, not the guardian; where
-it is only that the machine has too little of something, the handler is called again a moment later.
+allows. Nothing here waits for anything else. A handler that fails costs neither the guardian nor its descriptor: the
+fault is reported, and the descriptor is watched again after a pause, which grows as long as the handler fails.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
 import socket
 import time
 from typing import TYPE_CHECKING, Protocol
 
-from cluster_service.machine import shortage
 from cluster_service.wire import facts
 
 from . import limits, posix, reap, seccomp
@@ -36,6 +34,7 @@ from .receiving import DISCARD, discard
 from .room import Told
 from .steps import Tasks
 from .verbs import Verbs
+from .watching import Loop
 from .workers import Workers
 
 if TYPE_CHECKING:
@@ -49,8 +48,6 @@ if TYPE_CHECKING:
 
 _LATE = 1.0
 """Seconds by which the loop wakes too late, or by which the machine's two clocks have parted, when it was suspended."""
-_SHORT_PAUSE = 0.02
-"""Seconds until a handler is called again for which there was too little of something."""
 _FAULT_PAUSE = 1.0
 """Seconds until a part is asked again that could not say when it has something to do."""
 
@@ -63,54 +60,6 @@ class Part(Protocol):
 
     def tick(self, now: float) -> None:
         """Do what has become due."""
-
-
-class Loop:
-    """Descriptors and what is done when they are ready."""
-
-    def __init__(self) -> None:
-        self._epoll = select.epoll()
-        self._handlers: dict[int, Callable[[int], None]] = {}
-        self.on_fault: Callable[[Exception, str], None] = lambda _error, _where: None
-
-    def now(self) -> float:
-        """Return the machine's monotonic time, in seconds."""
-        return time.monotonic()
-
-    def watch(self, descriptor: int, handler: Callable[[int], None]) -> None:
-        """Call *handler* with the events (``select.EPOLLIN`` ...) whenever *descriptor* is readable."""
-        self._epoll.register(descriptor, select.EPOLLIN)
-        self._handlers[descriptor] = handler
-
-    def change(self, descriptor: int, events: int) -> None:
-        """Wait for other events on a descriptor; nothing happens when it is not watched."""
-        if descriptor in self._handlers:
-            self._epoll.modify(descriptor, events)
-
-    def drop(self, descriptor: int) -> None:
-        """Watch no longer. To be called before the descriptor is closed."""
-        if self._handlers.pop(descriptor, None) is not None:
-            self._epoll.unregister(descriptor)
-
-    def close(self) -> None:
-        """Watch nothing any more."""
-        self._handlers.clear()
-        self._epoll.close()
-
-    def turn(self, seconds: float | None) -> None:
-        """Wait for *seconds* at most (None: as long as it takes) and serve what is ready."""
-        for descriptor, events in self._epoll.poll(seconds):
-            handler = self._handlers.get(descriptor)
-            if handler is None:  # dropped by a handler before it in this turn
-                continue
-            try:
-                handler(events)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the guardian goes on
-                self.on_fault(error, f"at descriptor {descriptor}, {handler.__qualname__}")
-                if shortage.is_one(error):
-                    time.sleep(_SHORT_PAUSE)
-                else:
-                    self.drop(descriptor)
 
 
 class Guardian:

@@ -36,11 +36,11 @@ if TYPE_CHECKING:
     from .holdings import Held, Holdings
     from .limits import Limits
     from .logclient import Logs
-    from .loop import Loop
     from .notify_sockets import NotifySockets
     from .ports import Ports
     from .reap import End
     from .steps import Tasks
+    from .watching import Loop
 
 _FIRST_DESCRIPTOR = 3  # SD_LISTEN_FDS_START of sd_listen_fds(3)
 

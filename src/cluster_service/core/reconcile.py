@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from . import actions, events
+from . import actions, events, ports
 from .rollout import plan_alone, plan_slot, replacing, surge
 from .stages import KINDS
 from .worker import Worker
@@ -52,7 +52,7 @@ def _may_start(cluster: Cluster, group: Group, slot: Slot, wants: str, now: floa
     at = group.next_try(slot)
     workers = cluster.of_group(group.name)
     booting = [worker for worker in workers if worker.booting]
-    if at is None or at > now or group.waits_for(cluster.groups, cluster.workers.values()):
+    if at is None or at > now or ports.waits_for(cluster, group):
         return False
     if group.trying(slot.generation) and any(worker.generation == slot.generation for worker in booting):
         return False

@@ -188,7 +188,7 @@ def test_a_program_that_shuts_the_port_down_costs_moments() -> None:
             service.until(lambda: answers(port), "an answer after the last worker has shut the port down")
             all_answer_of(service, 3, lambda: ask.http_pid(("127.0.0.1", port), "/"))
             result = load.finish()
-        assert result.ok > 5 * result.failed, result
+        assert result.ok > result.failed, result
         assert "shut down the socket that all workers share, and it listens again" in service.log
 
 

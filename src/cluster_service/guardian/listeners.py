@@ -190,7 +190,10 @@ class Listeners:
         return [worker for worker in self._holdings.alive() if worker.number in held.users]
 
     def _suspects(self, held: Held) -> list[Worker]:
-        return [worker for worker in self._users(held) if "stop" in worker.signals]
+        """Return the workers that were asked to stop and have the socket, or had it: one may have exited already."""
+        address = str(held.address)
+        asked = [worker for worker in self._holdings.workers.values() if "stop" in worker.signals]
+        return [each for each in asked if each.number in held.users or (each.exited and address in each.listening)]
 
     def _is_wanted(self, held: Held) -> bool:
         """Whether the socket should still listen: not where the service ends, and every worker has been asked to."""

@@ -11,6 +11,7 @@ import shutil
 import signal
 import socket
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from tests.tools.ports import free_port
 from tests.tools.processes import children_of, stat
 from tests.tools.service import PYTHON, Service
 
-from .excuses import Accounts
+from .excuses import Accounts, ShutDown, clients_of, listener_of
 from .wall import Wall
 
 if TYPE_CHECKING:
@@ -190,6 +191,19 @@ class Subject(Service):
     def deed(self, group: str, deed: str) -> int:
         """Have whichever worker of *group* answers do *deed*; return its pid. Raises OSError, AssertionError."""
         return ask.http_pid(("127.0.0.1", self.ports[group]), f"/{deed}")
+
+    def shut_down_listener(self, group: str) -> ShutDown:
+        """Call shutdown(2) on the socket that the workers of *group* share. Raises OSError where none has it now."""
+        port, pids = self.ports[group], self.worker_pids()
+        with listener_of(pids, port) as listener:
+            held = []
+            for pid in pids:
+                with contextlib.suppress(OSError):  # it has ended
+                    held += clients_of(pid)
+            shut_down = ShutDown(time.monotonic(), port, held)
+            self.accounts.shut_down.append(shut_down)
+            listener.shutdown(socket.SHUT_RDWR)
+        return shut_down
 
     @contextlib.contextmanager
     def hostile_worker(self) -> Iterator[Hostile | None]:

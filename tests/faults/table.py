@@ -38,6 +38,7 @@ FAULTS: dict[str, Fault] = {
     "worker exits": Fault(on_processes.deed("leave"), 1, "held"),
     "worker crashes": Fault(on_processes.deed("crash"), 1, "held"),
     "worker hangs": Fault(on_processes.hang, 2, "held"),
+    "listener shut down": Fault(on_processes.shut_down_listener, 1, "what waited in its queue, or was refused"),
     "worker leaks": Fault(on_processes.deed("leak"), 1),
     "worker talks": Fault(on_processes.deed("talk"), 1),
     "crash loop": Fault(on_processes.crash_loop, 1, "held"),

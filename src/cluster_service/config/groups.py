@@ -16,7 +16,7 @@ from .merge import Given, led, read
 from .table import BY_NAME, GROUP
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from cluster_service.core.spec import Release
 
@@ -151,10 +151,23 @@ def group_of(
         health_check=value("health_check"),
         **watching.fields(given, release, value),
         depends_on=value("depends_on"),
+        expect_port=_expect_port(given, release, value),
         allow_port_change=value("allow_port_change"),
         share_with=value("share_with"),
         singleton=value("singleton"),
     )
+
+
+def _expect_port(given: Mapping[str, Given], release: Release, value: Callable[[str], Any]) -> bool | int | None:
+    """Return the setting. Raises CommandError where the service cannot see whether a worker listens."""
+    expected: bool | int | None = value("expect_port")
+    if expected and release.share in ("none", "inherit"):
+        raise CommandError(
+            "bad_request",
+            f"{given['expect_port'].origin}: with share = {release.share} the service does not see who listens",
+            "Choose another share, or remove expect_port.",
+        )
+    return expected
 
 
 def default_name(release: Release) -> str:

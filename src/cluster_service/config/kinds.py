@@ -209,6 +209,16 @@ def _cron(_setting: Setting, raw: Any, _base: str, _unit: str) -> str:
     return schedule
 
 
+def _expect_port(_setting: Setting, raw: Any, _base: str, _unit: str) -> bool | int:
+    """``yes``, ``no`` or the number of a port."""
+    words = {"yes": True, "true": True, "on": True, "no": False, "false": False, "off": False}
+    word = str(raw).strip().lower()
+    try:
+        return words[word] if word in words else values.integer(raw, 1, 65535)
+    except CommandError:
+        raise CommandError("bad_request", f"{values.quoted(raw)} is no port: write 8000, yes or no") from None
+
+
 def _key(_setting: Setting, raw: Any, _base: str, _unit: str) -> str:
     if not isinstance(raw, str) or not raw.strip() or not raw.isprintable():
         # never the value itself: it may be a key with a slip in it
@@ -243,6 +253,7 @@ KINDS: dict[str, Callable[[Setting, Any, str, str], Any]] = {
     "statuses": _statuses,
     "size": lambda _setting, raw, _base, _unit: 0 if raw == 0 else values.size(raw),
     "cron": _cron,
+    "expect_port": _expect_port,
     "key": _key,
 }
 """Each kind of setting: (setting, raw value, base directory, unit of a plain number) -> the value."""

@@ -128,11 +128,20 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "ready_after",
         "duration",
-        5.0,
-        "A worker that never says that it is ready, nor listens, is taken to be after this long.",
+        None,
+        "Consider a worker ready after this time if it neither reports readiness nor listens on a port.",
         ("--ready-after",),
         metavar="TIME",
-        shown="5s",
+        shown="5s; 1s where workers are known not to listen",
+    ),
+    Setting(
+        "expect_port",
+        "expect_port",
+        None,
+        "Whether workers listen on a port, or on which: a worker that should and does not is not ready.",
+        ("--expect-port",),
+        metavar="PORT|yes|no",
+        shown="yes where bind is set, or a worker of the slot has listened",
     ),
     Setting(
         "hang_timeout",

@@ -137,6 +137,8 @@ SCHEMAS: Json = {
         connections=_COUNT_OR_NOT,
         next_try_s=_SECONDS_OR_NOT,
         status=_STRING,
+        detail=_STRING,
+        not_listening={"type": "boolean"},
     ),
     "Workers": _object("service workers", service=_STRING, workers=_list(_see("Worker"))),
     "Health": _object(

@@ -15,6 +15,7 @@ from .registry import CLOSED
 Json = Mapping[str, Any]
 
 COLOURS = {
+    "serving (not listening)": "yellow",
     "serving": "green", "ok": "green", "done": "green", "starting": "cyan", "running": "cyan", "draining": "yellow",
     "stopping": "yellow", "waiting": "yellow", "degraded": "yellow", "undone": "yellow", "cancelled": "yellow",
     "broken": "red", "down": "red", "failed": "red",
@@ -148,7 +149,7 @@ def _workers(data: Json, *, terminal: bool) -> str:
     heads = ("GROUP", "SLOT", "PID", "STATE", "GEN", "UPTIME", "RESTARTS", "MEMORY", "CPU", "LISTENING")
     rows = [
         (
-            row["group"], row["slot"], row["pid"], row["state"], row.get("generation"), span(row.get("uptime_s")),
+            row["group"], row["slot"], row["pid"], _state(row), row.get("generation"), span(row.get("uptime_s")),
             row.get("restarts"), memory(row.get("memory_bytes")), _percent(row.get("cpu_percent")),
             " ".join(row.get("listening") or ()),
         )
@@ -160,6 +161,10 @@ def _workers(data: Json, *, terminal: bool) -> str:
     return "\n".join([drawn, *_troubles(data["workers"])])
 
 
+def _state(row: Json) -> str:
+    return f"{row['state']} (not listening)" if row.get("not_listening") else str(row["state"])
+
+
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}%"
 
@@ -168,9 +173,10 @@ def _troubles(rows: Iterable[Json]) -> list[str]:
     """One line for each cause, naming every slot that it keeps from serving."""
     causes: dict[str, list[str]] = {}
     for row in rows:
-        if row["state"] in ("serving", "draining", "stopping"):
+        if row["state"] in ("draining", "stopping"):
             continue
-        detail = (row.get("last_exit") or {}).get("detail") or row.get("detail")
+        last = None if row["state"] == "serving" else row.get("last_exit")
+        detail = (last or {}).get("detail") or row.get("detail")
         if detail:
             again = row.get("next_try_s")
             causes.setdefault(clean(detail), []).append(

@@ -32,7 +32,9 @@ class Worker(TypedDict):
     next_try_s: NotRequired[float]
     """Of a slot that waits: until its next try."""
     detail: NotRequired[str]
-    """Why it does not serve."""
+    """Why it does not serve, or why clients cannot reach it."""
+    not_listening: NotRequired[bool]
+    """True: it serves, should listen on a port, and does not."""
 
 
 class Problem(TypedDict):

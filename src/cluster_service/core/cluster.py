@@ -54,6 +54,10 @@ class Cluster:
         self.begun = False
         self.unused: dict[str, float | None] = {}
         """The addresses of the shared sockets, and since when each has had no user (None: it has)."""
+        self.refusing: dict[str, str] = {}
+        """The addresses of the shared sockets that do not accept connections, and why."""
+        self.sees_ports = False
+        """Whether the guardian learns of every port that a worker of a group with share ``auto`` opens."""
         self.sampled_at = 0.0
         """When the board was last read."""
         self._now = 0.0
@@ -238,6 +242,8 @@ HANDLERS: dict[type, Callable[[Cluster, Any, float], None]] = {
     facts.Listening: seen.listening,
     facts.ListenFailed: seen.listen_failed,
     facts.Released: seen.released,
+    facts.ListenerState: seen.listener_state,
+    facts.Unlistened: seen.unlistened,
     facts.Ready: seen.ready,
     facts.Notified: seen.notified,
     facts.Signalled: seen.signalled,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from . import actions, events
+from . import actions, events, ports
 from .operations import Operation, without_forgotten
 from .stages import KINDS
 
@@ -50,7 +50,7 @@ def _slot_ended(cluster: Cluster, operation: Operation, name: str, number: int) 
 
 def waits_in_vain(cluster: Cluster, group: Group) -> str:
     """Say that *group* waits for one that is broken; empty when it does not."""
-    missing = group.waits_for(cluster.groups, cluster.workers.values())
+    missing = ports.waits_for(cluster, group)
     broken = [each for each in missing if _is_broken(cluster.groups[each])]
     if not broken:
         return ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
-from . import actions, events
+from . import actions, events, ports
 from .rollout import plan_alone, plan_slot, replacing, surge
 from .stages import KINDS
 from .worker import Worker
@@ -63,7 +63,7 @@ class _Starts:
     def __init__(self, cluster: Cluster, group: Group) -> None:
         workers = cluster.of_group(group.name)
         self._group = group
-        self._waits = bool(group.waits_for(cluster.groups, cluster.workers.values()))
+        self._waits = bool(ports.waits_for(cluster, group))
         self._booting = Counter(worker.generation for worker in workers if worker.booting)
         self._staying = Counter(worker.slot for worker in workers if worker.staying)
         self._replacing = replacing(group.slots.keys(), workers)

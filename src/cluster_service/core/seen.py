@@ -13,7 +13,7 @@ from cluster_service.wire import validation
 from cluster_service.wire.facts import WorkerState
 from cluster_service.wire.signals import signal_name
 
-from . import actions, events, judge, ports, rollouts, wanted, watch
+from . import actions, events, judge, ports, recycle, rollouts, wanted, watch
 from .error_lines import excerpt
 from .requests import Rejected, Restart
 from .worker import LEAVING, Worker, cause
@@ -47,6 +47,8 @@ def snapshot(cluster: Cluster, fact: facts.Snapshot, now: float) -> None:
             del cluster.workers[worker.number]
     for state in states.values():
         _adopt_unknown(cluster, state, now)
+    cluster.sees_ports = fact.share.get("seccomp") == ""
+    cluster.refusing = {each["address"]: each["problem"] for each in fact.listeners if each.get("problem")}
     for listener in fact.listeners:
         if not listener["door"]:
             cluster.unused.setdefault(listener["address"], None)
@@ -179,10 +181,12 @@ def listening(cluster: Cluster, fact: facts.Listening, _now: float) -> None:
             worker.listening.append(fact.address)
         return
     if fact.address not in cluster.unused:
+        cluster.refusing.pop(fact.address, None)
         cluster.unused[fact.address] = None
         cluster.publish(events.PortOpen(fact.address))
     if worker is None or worker.state == "gone":
         return
+    ports.has_listened(cluster, worker)
     if fact.bound:
         worker.bound = sorted({*worker.bound, fact.address})
     elif fact.address not in worker.listening:
@@ -198,9 +202,28 @@ def released(cluster: Cluster, fact: facts.Released, _now: float) -> None:
         for addresses in (worker.listening, worker.bound):
             if fact.address in addresses:
                 addresses.remove(fact.address)
+    cluster.refusing.pop(fact.address, None)
     if fact.address in cluster.unused:
         del cluster.unused[fact.address]
         cluster.publish(events.PortClosed(fact.address))
+
+
+def listener_state(cluster: Cluster, fact: facts.ListenerState, _now: float) -> None:
+    """A shared socket does not accept connections, or does again."""
+    cluster.refusing.pop(fact.address, None)
+    if fact.problem:
+        cluster.refusing[fact.address] = fact.problem
+
+
+def unlistened(cluster: Cluster, fact: facts.Unlistened, _now: float) -> None:
+    """A worker has lost a port that the others have: another must take its place."""
+    worker = cluster.workers.get(fact.worker)
+    if worker is None or fact.address not in worker.addresses:
+        return
+    for addresses in (worker.listening, worker.bound):
+        if fact.address in addresses:
+            addresses.remove(fact.address)
+    recycle.lost_port(cluster, worker, fact.address)
 
 
 def listen_failed(cluster: Cluster, fact: facts.ListenFailed, _now: float) -> None:
@@ -238,7 +261,7 @@ def _speaks(cluster: Cluster, worker: Worker, by: str) -> None:
     """Workers of this group say when they are ready, be it late: to be merely alive counts no more."""
     group = cluster.groups.get(worker.group)
     if group is not None:
-        group.ready_by = by
+        group.ready_by, group.silent = by, False
 
 
 def signalled(cluster: Cluster, fact: facts.Signalled, now: float) -> None:

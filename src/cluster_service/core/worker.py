@@ -157,6 +157,12 @@ class Worker:
         return f"<Worker {self.number} {self.name} pid {self.pid} generation {self.generation} {self.state}>"
 
 
+READY_AFTER = 5.0
+"""Seconds alive after which a worker that says nothing is ready."""
+READY_AFTER_SILENT = 1.0
+"""The same where it is known not to listen: the default of supervisord's startsecs."""
+
+
 def readiness(worker: Worker, *, only_told: bool, ready_after: float | None, now: float) -> str | None:
     """Return how *worker* is ready (told, listen, notify, alive) or None when it is not, or not yet.
 

@@ -13,6 +13,7 @@ facts (``wire.facts``). To be read in this order:
 ``keeper``     the master's process: started, watched, replaced; ``link``: the stream to it
 ``ports``      which socket a ``bind`` gets, on whatever way it came: ``seccomp``, ``pyports``; ``opening``: making
                sockets; ``paths``: Unix sockets as files; ``strangers``: who else holds a port
+``listeners``  the listening sockets that a worker shuts down for all, and that listen again
 ``given``      the sockets that a service manager passed to us
 ``private``    the sockets of a worker that is to be tried apart; ``board``: the memory
                that a worker shares with the master

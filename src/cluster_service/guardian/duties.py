@@ -112,6 +112,10 @@ def listen(values: dict[str, Any], descriptors: list[int]) -> Result:
         # Clients of a Unix socket see the credentials of the process that has called listen (unix(7), SO_PEERCRED).
         in_the_name = opening.InTheNameOf(_binder(values["binder"]))
         with lent(descriptors[0]) as sock, SideBySide(sock, descriptors[1:]), in_the_name:
+            if values["again"] and not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                # A second shutdown(2) marks the closed socket as shut down, and connections would inherit the mark:
+                # each would read the end of its stream at once. Disconnecting clears it; the socket stays bound.
+                posix.disconnect(sock.fileno())
             sock.listen(values["backlog"])
     except OSError as error:
         raise OSError(error.errno, opening.explain(Address(*values["address"]), error)) from None
@@ -165,6 +169,24 @@ def in_use(values: dict[str, Any], _descriptors: list[int]) -> Result:
     return Result({"used": first or next(others, None) is not None})
 
 
+def closed_by(values: dict[str, Any], _descriptors: list[int]) -> Result:
+    """Return which of *pids* do not have the socket *inode* open, nor a process below them.
+
+    None of them where an orphan has it: it may be of any worker.
+    """
+    guardian, wanted = values["guardian"], {f"socket:[{values['inode']}]"}
+    orphans = strangers.below(guardian, {*values["workers"], os.getpid()}) - {guardian}
+    if not os.path.exists(f"/proc/self/task/{os.getpid()}/children") or any(
+        strangers.holds(pid, wanted) for pid in orphans
+    ):
+        return Result({"closed": []})
+
+    def has(pid: int) -> bool:
+        return any(not strangers.is_visible(each) or strangers.holds(each, wanted) for each in strangers.below(pid))
+
+    return Result({"closed": [pid for pid in values["pids"] if not has(pid)]})
+
+
 def open_sockets(values: dict[str, Any], _descriptors: list[int]) -> Result:
     """Return which of *inodes* are open in the process *root*, one below it, or an orphan of the guardian's."""
     if not os.path.exists(f"/proc/self/task/{os.getpid()}/children"):  # a kernel without CONFIG_PROC_CHILDREN
@@ -193,4 +215,5 @@ DUTIES: Mapping[str, Duty] = {
     "remove": remove,
     "in_use": in_use,
     "open_sockets": open_sockets,
+    "closed_by": closed_by,
 }

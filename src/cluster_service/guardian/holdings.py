@@ -144,6 +144,10 @@ class Held:
     declared: bool = False
     """Whether the master asked for it; otherwise a worker's bind did."""
     listening: bool = False
+    backlog: int = 0
+    """What listen(2) was called with; 0: not by us."""
+    problem: str = ""
+    """Why it does not accept connections though it should, as a sentence; empty while it does."""
     users: set[int] = field(default_factory=set)
     """Numbers of the living workers that were given it."""
     kept: Kept | None = None
@@ -238,7 +242,12 @@ class Holdings:
             started_at=self.started_at,
             workers=[self.workers[number].state() for number in sorted(self.workers)],
             listeners=[
-                {"address": str(held.address), "door": held.door, "listening": held.listening}
+                {
+                    "address": str(held.address),
+                    "door": held.door,
+                    "listening": held.listening,
+                    "problem": held.problem,
+                }
                 for held in self.held.values()
                 if not held.asked and not held.quiet and (held.given is None or held.users)
             ],

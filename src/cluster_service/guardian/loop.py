@@ -26,6 +26,7 @@ from .faults import Faults
 from .helper import Helper
 from .holdings import Holdings
 from .keeper import Keeper
+from .listeners import Listeners
 from .logclient import Logs
 from .notify import Notifier
 from .notify_sockets import NotifySockets
@@ -76,6 +77,7 @@ class Guardian:
         self.tasks = Tasks(self.helper, self.faults.report)
         told = Told(self._bound, self._listening, self._bind_refused, self._released, self.logs.line)
         self.ports = Ports(self.holdings, told, self.helper, self.tasks)
+        self.listeners = Listeners(self._loop, self.holdings, self.ports, self.tasks, self.logs.line)
         self.cleaner = Cleaner(boot, self._loop, self.logs, found, self.holdings.known)
         self.keeper = Keeper(boot, self.holdings, self._loop, self.logs, found, self.cleaner.instance, self.faults)
         self.notify_sockets = NotifySockets(boot.run_dir, boot.name, locked=boot.lock_fd is not None)
@@ -119,6 +121,7 @@ class Guardian:
             self.notifier,
             self.channels,
             self.ports.room,
+            self.listeners,
         )
         self._signals: list[int] = []
         self._reload_asked = False
@@ -139,6 +142,8 @@ class Guardian:
     def _join(self) -> None:
         """Tell the parts of one another, where they know each other both ways."""
         self._loop.on_fault = self.faults.report
+        self.ports.on_listen, self.ports.on_close = self.listeners.watch, self.listeners.forget
+        self.listeners.report, self.listeners.report_closed = self._listener_state, self._listener_closed
         self.keeper.on_message = self.verbs.carry_out
         self.keeper.on_lost = self.ending.master_lost
         self.logs.on_tail = self.workers.tail
@@ -163,6 +168,9 @@ class Guardian:
             self._loop.watch(inotify, lambda _events: self.ports.paths.changed())
         self.logs.start(self._loop.now())
         self.ports.given.adopt(self._given)
+        for held in self.ports.given:
+            if held.listening:
+                self.listeners.watch(held)
         while self.ending.code is None:
             self._tick()
             if self.ending.code is None:
@@ -285,6 +293,16 @@ class Guardian:
 
     def _released(self, held: Held) -> None:
         self.keeper.tell(facts.Released(str(held.address)))
+
+    def _listener_state(self, held: Held) -> None:
+        self.keeper.tell(facts.ListenerState(str(held.address), held.problem))
+
+    def _listener_closed(self, worker: Worker, held: Held) -> None:
+        address = str(held.address)
+        for addresses in (worker.listening, worker.bound):
+            if address in addresses:
+                addresses.remove(address)
+        self.keeper.tell(facts.Unlistened(worker.number, address))
 
 
 def _empty(sock: socket.socket) -> None:

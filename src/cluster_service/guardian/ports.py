@@ -60,6 +60,8 @@ class Ports:
         self.room = Room(holdings, told, self.close, tasks.add)
         self.paths = Paths(self._start, self._in_use, self.close)
         self.given = Given(holdings, self.paths, told.log)
+        self.on_listen: Callable[[Held], None] = lambda _held: None
+        self.on_close: Callable[[Held], None] = lambda _held: None
 
     def find(self, address: Address, key: str = "") -> Held | None:
         """Return the socket that is held for *address*, or one that was given to us and covers it."""
@@ -313,6 +315,7 @@ class Ports:
 
     def close(self, held: Held) -> None:
         """Close a socket and remove its file."""
+        self.on_close(held)
         self._holdings.drop_held(held)
         self.paths.release(held)
         if held.door:
@@ -327,14 +330,37 @@ class Ports:
                 self.close(held)
 
     def _listen(self, held: Held, backlog: int, binder: Binder | None) -> Steps[None]:
+        held.backlog = max(backlog, BACKLOG)
         values = {
             "address": _words(held.address),
-            "backlog": max(backlog, BACKLOG),
+            "backlog": held.backlog,
+            "again": held.listening and held.address.kind == "tcp",
             "binder": None if binder is None else list(binder),
         }
         others = [other.socket.fileno() for other in self._overlapping(held.address) if other is not held]
         yield from self._beside(ask("listen", values, [held.socket.fileno(), *others]), others)
         held.listening = True
+        self.on_listen(held)
+
+    def listen_again(self, held: Held) -> Steps[None]:
+        """Let *held*, which a worker has shut down, listen again. Raises OSError."""
+        yield from self._listen(held, held.backlog, None)
+
+    def replace(self, held: Held) -> Steps[None]:
+        """Put a socket that listens in the place of *held*, a Unix socket, which cannot any more. Raises OSError."""
+        if held.kept is None:
+            raise OSError(errno.EADDRINUSE, "workers have the name open")
+        place = held.kept.place
+        binder = (place.binder or _ourselves(0o077))._replace(cwd="/")
+        want = Want(held.address, held.socket.type, nonblocking=False, binder=binder, key=held.key)
+        want = want._replace(written=held.address.path or "", directory=os.dup(place.directory))
+        try:
+            yield from held.kept.ask("remove", given=False)
+        finally:
+            self.close(held)
+        new = yield from self._make(want)
+        new.tenant, new.uid, new.declared = held.tenant, held.uid, held.declared
+        yield from self._listen(new, held.backlog, place.binder)
 
     def _overlapping(self, address: Address) -> Iterator[Held]:
         for held in self._holdings.held.values():

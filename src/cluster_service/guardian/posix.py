@@ -37,6 +37,12 @@ def prctl(option: int, value: int) -> None:
     _check(_libc.prctl(ctypes.c_int(option), ctypes.c_ulong(value), zero, zero, zero), f"prctl {option}")
 
 
+def disconnect(descriptor: int) -> None:
+    """Dissolve what a socket is connected to (connect(2) with AF_UNSPEC); it stays bound."""
+    nothing = ctypes.create_string_buffer(16)  # struct sockaddr: sa_family is AF_UNSPEC, 0
+    _check(_libc.connect(ctypes.c_int(descriptor), nothing, ctypes.c_uint32(16)), "connect")
+
+
 # System call numbers: asm/unistd.h of each machine; audit architectures: linux/audit.h
 
 

@@ -59,6 +59,17 @@ def holds(pid: int, wanted: set[str]) -> bool:
     return any(link in wanted for link in links_of(pid))
 
 
+def is_visible(pid: int) -> bool:
+    """Whether we may look at the descriptors of process *pid*; True when it has ended."""
+    try:
+        os.listdir(f"/proc/{pid}/fd")
+    except PermissionError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
 def links_of(pid: int) -> Iterator[str]:
     """Yield what the descriptors of process *pid* are (``socket:[4711]``); nothing where we may not look."""
     with contextlib.suppress(PermissionError):

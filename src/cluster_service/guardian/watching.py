@@ -24,9 +24,9 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.02, 1.0
 class Watch:
     """One descriptor: who is called, for which events, and how often in a row that has failed."""
 
-    def __init__(self, handler: Callable[[int], None]) -> None:
+    def __init__(self, handler: Callable[[int], None], events: int) -> None:
         self.handler = handler
-        self.events: int = select.EPOLLIN
+        self.events = events
         self.failures = 0
 
 
@@ -44,10 +44,10 @@ class Loop:
         """Return the machine's monotonic time, in seconds."""
         return time.monotonic()
 
-    def watch(self, descriptor: int, handler: Callable[[int], None]) -> None:
-        """Call *handler* with the events (``select.EPOLLIN`` ...) whenever *descriptor* is readable."""
+    def watch(self, descriptor: int, handler: Callable[[int], None], events: int = select.EPOLLIN) -> None:
+        """Call *handler* with the events whenever there are any of *events* (readable), an error or a hang-up."""
         self._paused.pop(descriptor, None)
-        watch = self._watches[descriptor] = Watch(handler)
+        watch = self._watches[descriptor] = Watch(handler, events)
         self._register(descriptor, watch)
 
     def change(self, descriptor: int, events: int) -> None:

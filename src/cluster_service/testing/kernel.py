@@ -62,6 +62,7 @@ class Held:
     address: str
     door: bool = False
     listening: bool = False
+    problem: str = ""
 
 
 @dataclass

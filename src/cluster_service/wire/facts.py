@@ -53,7 +53,7 @@ class Snapshot:
     workers: List[Dict[str, Any]]
     """``WorkerState`` as objects, oldest first, exited ones that were not forgotten among them."""
     listeners: List[Dict[str, Any]]
-    """``{"address", "door", "listening"}`` of each socket held."""
+    """``{"address", "door", "listening", "problem"}`` of each socket held; *problem* as in ``ListenerState``."""
     notebook: str
     last_worker: int
     """The highest worker number ever spawned; 0 when none was."""
@@ -153,6 +153,23 @@ class Released:
 
 
 @dataclass(frozen=True)
+class ListenerState:
+    """A shared socket no longer accepts connections, or does again."""
+
+    address: str
+    problem: str = ""
+    """Why it does not, as a sentence; empty: it does."""
+
+
+@dataclass(frozen=True)
+class Unlistened:
+    """*worker* no longer has the listening socket of *address*, which others have: a process had shut it down."""
+
+    worker: int
+    address: str
+
+
+@dataclass(frozen=True)
 class ListenFailed:
     """A ``Listen`` order (worker None) or a worker's bind failed."""
 
@@ -217,6 +234,8 @@ FACTS: Family[Any] = Family(
     Output,
     Listening,
     Released,
+    ListenerState,
+    Unlistened,
     ListenFailed,
     Ready,
     Notified,

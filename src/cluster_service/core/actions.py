@@ -40,9 +40,10 @@ class Kill:
 
 @dataclass(frozen=True)
 class Sweep:
-    """SIGKILL to whatever is left in the process group of a worker that has exited."""
+    """End what *worker*, which has exited, has left: its stop signal and, *after* so many seconds, SIGKILL."""
 
     worker: int
+    after: float = 0.0
 
 
 @dataclass(frozen=True)

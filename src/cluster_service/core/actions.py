@@ -24,7 +24,7 @@ class Start:
 
 @dataclass(frozen=True)
 class Stop:
-    """Ask *worker* to end gracefully (channel, then SIGTERM). When *timeout* is over the core orders the kill."""
+    """Ask *worker* to end gracefully (channel, then its stop signal). After *timeout* the core orders the kill."""
 
     worker: int
     timeout: float

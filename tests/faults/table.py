@@ -40,6 +40,7 @@ FAULTS: dict[str, Fault] = {
     "worker hangs": Fault(on_processes.hang, 2, "held"),
     "worker leaks": Fault(on_processes.deed("leak"), 1),
     "worker talks": Fault(on_processes.deed("talk"), 1),
+    "background child": Fault(on_processes.background_child, 1, "held"),
     "crash loop": Fault(on_processes.crash_loop, 1, "held"),
     "kill master": Fault(on_processes.kill("master"), 4),
     "kill master often": Fault(on_processes.kill_master_often, 0.5),

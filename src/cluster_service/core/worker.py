@@ -189,8 +189,8 @@ def readiness(worker: Worker, *, only_told: bool, ready_after: float | None, now
     return None
 
 
-SOON = 10.0
-"""Seconds from its start within which a worker that puts itself into the background has done so."""
+SOON = 60.0
+"""Seconds from its start within which a worker that puts itself into the background has done so, on a busy machine."""
 
 ENDED = ', as if its work were done (one that ends with its standard input needs stdin = "keep-open")'
 """What to say of a program that ends without an error while it is started."""

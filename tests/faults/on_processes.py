@@ -82,6 +82,22 @@ def shut_down_listener(world: World, random: Random) -> None:
         world.story.breaks("1 requests", f"the port of {group} did not accept again within {ACCEPTS_AGAIN:g} s")
 
 
+def background_child(world: World, random: Random) -> None:
+    """A worker starts a process that leaves its group and ignores SIGTERM; where the worker ends, that must end."""
+    group, how = random.choice(GROUPS), random.choice(("nurse", "orphan", "daemonize"))
+    with world.hurting():
+        try:
+            pid = world.subject.deed(group, how)
+        except (OSError, AssertionError):
+            return
+        if how == "nurse":
+            return  # until the worker ends is for the checks to see
+        world.subject.until(
+            lambda: pid not in world.subject.worker_pids() and pid not in world.subject.background().values(),
+            f"the end of what worker {pid} of {group} has put into the background ({how})",
+        )
+
+
 def crash_loop(world: World, random: Random) -> None:
     """No worker of a group gets beyond its start for a while; those that serve go on, but for one."""
     group = random.choice(GROUPS)

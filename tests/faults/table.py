@@ -41,6 +41,7 @@ FAULTS: dict[str, Fault] = {
     "listener shut down": Fault(on_processes.shut_down_listener, 1, "what waited in its queue, or was refused"),
     "worker leaks": Fault(on_processes.deed("leak"), 1),
     "worker talks": Fault(on_processes.deed("talk"), 1),
+    "background child": Fault(on_processes.background_child, 1, "held"),
     "crash loop": Fault(on_processes.crash_loop, 1, "held"),
     "kill master": Fault(on_processes.kill("master"), 4),
     "kill master often": Fault(on_processes.kill_master_often, 0.5),

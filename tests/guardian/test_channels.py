@@ -433,7 +433,7 @@ def test_an_exit_is_told_whatever_else_fails() -> None:
     broken: Any = Broken()
     holdings = Holdings(1, 0.0)
     faults = Faults(log.append, lambda: 1.0)
-    made = Workers(holdings, broken, broken, broken, broken, broken, broken, "", broken, broken, faults)
+    made = Workers(holdings, broken, broken, broken, broken, broken, broken, "", broken, broken, faults, broken)
     made.tell = told.append
     worker = Worker(1, "web.1", pid=4711)
     holdings.add_worker(worker)

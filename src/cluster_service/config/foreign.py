@@ -22,6 +22,8 @@ WORDS: dict[str, str] = {
     # supervisor, pm2, systemd, docker: the stop
     "stopwaitsecs": "stop_timeout", "killtimeout": "stop_timeout", "timeoutstopsec": "stop_timeout",
     "timeoutsec": "stop_timeout", "stopgraceperiod": "stop_timeout", "terminationgraceperiodseconds": "stop_timeout",
+    # systemd, pm2: the signal that asks to stop (supervisor's and docker's stopsignal is ours, too)
+    "killsignal": "stop_signal",
     # the start
     "listentimeout": "ready_timeout", "timeoutstartsec": "ready_timeout", "workerboottimeout": "ready_timeout",
     "startuptimeout": "ready_timeout", "startperiod": "ready_timeout",
@@ -72,7 +74,9 @@ WORDS: dict[str, str] = {
 """A word in small letters, without ``-`` and ``_`` -> the setting."""
 
 SENTENCES: dict[str, str] = {
-    "stopasgroup": "It is always so: SIGTERM goes to the worker, and its whole process group is ended with it.",
+    "stopasgroup": "It is always so: the stop signal goes to the worker and then to all that it leaves.",
+    "finalkillsignal": "After stop_timeout it is always SIGKILL, which no program can ignore.",
+    "sendsigkill": "After stop_timeout SIGKILL is always sent.",
     "killasgroup": "It is always so: the whole process group of a worker is ended with it.",
     "redirectstderr": "Standard output and standard error both go to the log, each line with the worker's name.",
     "autostart": "Every group that is configured is started.",

@@ -174,4 +174,5 @@ _CHECKS: dict[str, Callable[[Given], None]] = {
     "cpu_affinity": _check_cpu_affinity,
     "oom_score_adj": _check_oom_score_adj,
     "stdin": _nothing,
+    "stop_signal": _nothing,
 }

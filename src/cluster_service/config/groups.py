@@ -125,6 +125,13 @@ def group_of(
         origins=origins,
     )
     release = releases.resolve(wish, environ)
+    if release.kind != "command" and release.within.stop_signal != limits.TERM:
+        raise CommandError(
+            "bad_request",
+            f"{origins.get('stop_signal', 'stop_signal')}: the runtime of a Python target stops it by a message and "
+            f"SIGTERM, not by SIG{release.within.stop_signal}",
+            "Remove it, or start the target as a program: -- python server.py",
+        )
     account = identity.variables(release.within.user)
     whole = {**environ, **account, **dict(release.env_from_files), **dict(release.env)}
     with led(origins.get("python" if "target" not in origins and python else "target", "")):

@@ -243,6 +243,7 @@ KINDS: dict[str, Callable[[Setting, Any, str, str], Any]] = {
     "env_files": _env_files,
     "limits": lambda _setting, raw, _base, _unit: limits.rlimits(raw),
     "umask": lambda _setting, raw, _base, _unit: limits.umask(raw),
+    "signal": lambda _setting, raw, _base, _unit: limits.stop_signal(raw),
     "cpus": lambda _setting, raw, _base, _unit: limits.affinity(raw),
     "binds": _binds,
     "name": _name,

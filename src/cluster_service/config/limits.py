@@ -9,6 +9,7 @@ from typing import Any
 from cluster_service.control.errors import CommandError
 from cluster_service.core import limits
 from cluster_service.core.limits import SPREAD, UNLIMITED
+from cluster_service.wire import signals
 
 from . import values
 
@@ -24,6 +25,14 @@ MOST_CPU = 4095
 _UMASK = re.compile(r"0?[0-7]{1,3}\Z|0o[0-7]{1,3}\Z")
 _CPUS = re.compile(r"\d{1,4}(-\d{1,4})?(,\d{1,4}(-\d{1,4})?)*\Z", re.ASCII)
 _HOW = "Write nofile=65536, nofile=1024:65536 (soft and hard), as=2g or core=unlimited."
+
+
+_NOT_TO_STOP = {
+    "KILL": "no program can handle it, so every request would be cut",
+    "STOP": "it halts a process and does not end it",
+    "CONT": "it continues a process and does not end it",
+}
+_STOP_HINT = "Name the signal at which the program stops gracefully. SIGKILL follows after stop_timeout in any case."
 
 
 def rlimits(raw: Any) -> tuple[str, ...]:
@@ -90,6 +99,20 @@ def umask(raw: Any) -> str:
             "bad_request", f"{raw!r} is not a umask", 'Write it as text, in octal, as the shell has it: "027".'
         )
     return f"{int(text, 8):03o}"
+
+
+def stop_signal(raw: Any) -> str:
+    """``"SIGQUIT"``, ``"quit"``, 3 -> ``"QUIT"``; a number without a name stays one."""
+    text = str(raw).strip() if isinstance(raw, (str, int)) and not isinstance(raw, bool) else ""
+    try:
+        number = signals.signal_number(text)
+    except ValueError:
+        names = "Write TERM, INT, QUIT, HUP, USR1, USR2 or WINCH, with or without SIG, or a number."
+        raise CommandError("bad_request", f"{raw!r} is no signal", names) from None
+    name = signals.signal_name(number).removeprefix("SIG")
+    if name in _NOT_TO_STOP:
+        raise CommandError("bad_request", f"{name} cannot be the stop signal: {_NOT_TO_STOP[name]}", _STOP_HINT)
+    return name if not name.startswith("signal ") else str(number)
 
 
 def affinity(raw: Any) -> str:

@@ -123,6 +123,14 @@ SETTINGS: tuple[Setting, ...] = (
         shown="60s",
     ),
     Setting(
+        "stop_signal",
+        "signal",
+        limits.TERM,
+        "Signal that asks a worker to end, for programs after --: QUIT for nginx, WINCH for Apache httpd.",
+        ("--stop-signal",),
+        metavar="SIGNAL",
+    ),
+    Setting(
         "timeout", "duration", None, "Both --ready-timeout and --stop-timeout.", ("--timeout",), least=1, metavar="TIME"
     ),
     Setting(

@@ -24,7 +24,7 @@ class Start:
 
 @dataclass(frozen=True)
 class Stop:
-    """Ask *worker* to end gracefully (channel, then SIGTERM). When *timeout* is over the core orders the kill."""
+    """Ask *worker* to end gracefully (channel, then its stop signal). After *timeout* the core orders the kill."""
 
     worker: int
     timeout: float
@@ -40,9 +40,10 @@ class Kill:
 
 @dataclass(frozen=True)
 class Sweep:
-    """SIGKILL to whatever is left in the process group of a worker that has exited."""
+    """End what *worker*, which has exited, has left: its stop signal and, *after* so many seconds, SIGKILL."""
 
     worker: int
+    after: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -212,7 +212,7 @@ class Cluster:
             return
         lost = now - self._now
         for worker in self.workers.values():
-            if worker.deadline is not None and worker.state != "gone":
+            if worker.deadline is not None and (worker.state != "gone" or worker.left):
                 worker.deadline += lost
             if worker.stop_by is not None:
                 worker.stop_by += lost
@@ -239,6 +239,7 @@ HANDLERS: dict[type, Callable[[Cluster, Any, float], None]] = {
     facts.SpawnFailed: seen.spawn_failed,
     facts.Exited: seen.exited,
     facts.Output: seen.output,
+    facts.Swept: seen.swept,
     facts.Listening: seen.listening,
     facts.ListenFailed: seen.listen_failed,
     facts.Released: seen.released,

@@ -38,7 +38,8 @@ def _slot_ended(cluster: Cluster, operation: Operation, name: str, number: int) 
         return None if workers else ""
     if (operation.kind == "shutdown" and cluster.ending) or group.leaving or is_replaced_by_another(group, slot):
         return None
-    if slot.broken and not any(worker.failed for worker in workers):  # once it is buried its cause is known
+    # Once a worker is buried, the cause of its end is known.
+    if slot.broken and not any(worker.failed and not worker.buried for worker in workers):
         exit_ = slot.last_exit or {}
         why = exit_.get("detail", "it failed too often")
         return with_lines(f"{name}.{number} {why}", exit_.get("output", []))

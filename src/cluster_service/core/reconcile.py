@@ -67,12 +67,16 @@ class _Starts:
         self._booting = Counter(worker.generation for worker in workers if worker.booting)
         self._staying = Counter(worker.slot for worker in workers if worker.staying)
         self._replacing = replacing(group.slots.keys(), workers)
+        left = [worker for worker in cluster.workers.values() if worker.left and worker.group == group.name]
+        self._others = bool(left) and group.spec.singleton
+        """What the last worker left may be a second one at work, and there must never be two."""
+        self._occupied = {worker.slot for worker in left if worker.may_be_background}
 
     def may(self, slot: Slot, wants: str, now: float) -> bool:
         """Return whether a worker may be started in *slot* now."""
         group = self._group
         at = group.next_try(slot)
-        if at is None or at > now or self._waits:
+        if at is None or at > now or self._waits or self._others or slot.number in self._occupied:
             return False
         if group.trying(slot.generation) and self._booting[slot.generation]:
             return False

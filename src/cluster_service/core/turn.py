@@ -86,7 +86,8 @@ def _age(cluster: Cluster, worker: Worker, now: float) -> None:
         cluster.publish(events.WorkerKill(worker.group, worker.slot, worker.pid or 0, worker.stop_reason))
         judge.killed(cluster, worker, now)
     elif worker.state == "gone" and due:
-        seen.bury(cluster, worker, [], now)
+        worker.left = 0
+        seen.bury(cluster, worker, worker.output or [], now)
 
 
 def _look_where(cluster: Cluster, worker: Worker, now: float, *, ready: bool) -> None:

@@ -83,6 +83,16 @@ class Worker:
     code: int | None = None
     signal: int | None = None
     died_at: float | None = None
+    left: int = 0
+    """Processes that it left when it exited, until all of them have ended."""
+    sweep_by: float | None = None
+    """When those are sent SIGKILL."""
+    background: int = 0
+    """The pid of one of them that had left its process group; 0: none."""
+    output: list[str] | None = None
+    """Its last lines, once they have come."""
+    buried: bool = False
+    """Its end has been reported; it is kept until what it left has ended."""
     beat: int = 0
     """What its loop last said of itself; 0: it gives no beat."""
     watchdog: int = 0
@@ -128,6 +138,11 @@ class Worker:
     def addresses(self) -> list[str]:
         """The shared addresses that it uses."""
         return [*self.listening, *(address for address in self.bound if address not in self.listening)]
+
+    @property
+    def may_be_background(self) -> bool:
+        """It may have put itself into the background: it exited with code 0, unasked, and left something."""
+        return bool(self.left or self.background) and self.code == 0 and not self.stop_reason
 
     def is_of(self, generation: int) -> bool:
         """It is what a slot that wants *generation* wants, or is about to be."""
@@ -179,6 +194,9 @@ def readiness(worker: Worker, *, only_told: bool, ready_after: float | None, now
         return "alive"
     return None
 
+
+SOON = 60.0
+"""Seconds from its start within which a worker that puts itself into the background has done so, on a busy machine."""
 
 ENDED = ', as if its work were done (one that ends with its standard input needs stdin = "keep-open")'
 """What to say of a program that ends without an error while it is started."""

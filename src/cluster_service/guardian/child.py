@@ -78,6 +78,11 @@ def _report(launch: int, text: str) -> None:
         os._exit(127)
 
 
+def write(descriptor: int, text: bytes) -> None:
+    """Write *text*, in a process that may wait for its reader."""
+    os.write(descriptor, text)
+
+
 def _complain(sentence: str) -> None:
     """Say something that does not keep the program from starting, where its own errors go."""
     with contextlib.suppress(OSError):

@@ -119,13 +119,15 @@ class Cleaner:
             os.setpgid(0, 0)
             _keep_only(self._guardian, *(self._output or ()))
             limits.put_on(self._limits, lambda _sentence: None)
+            limits.set_mark(0)  # of a service that is a worker itself: it must outlive that worker's processes
             title = self._boot.title("cleaner")
             if title:
                 Title().set(title)
             wait_for(self._guardian)
             os.close(self._guardian)
+            marks = limits.marks_of(self.instance)
             marker = f"{VARIABLE}={self.instance}".encode()
-            Leftovers(self._known, marker, self._since, self._say).end(self._boot.stop_timeout)
+            Leftovers(self._known, marker, self._since, self._say, marks).end(self._boot.stop_timeout)
             clean_up(self._boot.run_dir, self._boot.name)
             # Their name where the service had no lock: see NotifySockets.
             notify_place.remove_all(self._boot.run_dir, f"{self._boot.name}.{self._guardian_pid}")

@@ -1,9 +1,10 @@
 """The ways the service ends.
 
 Asked by SIGTERM or SIGINT: the master is told, and says ``Stopping`` when it takes the shutdown on. If it does not
-within five seconds, or there is none, the guardian drains alone: SIGTERM to every worker, after the stop timeout
-SIGKILL to its process group. A second signal: SIGKILL at once. (Two within a quarter of a second are one: timeout(1)
-and others send each signal both to the process and to its group.)
+within five seconds, or there is none, the guardian drains alone: the stop signal to every worker and, when its first
+process has ended, to what it has left; SIGKILL to all of that after the stop timeout. A second signal: SIGKILL at
+once. (Two within a quarter of a second are one: timeout(1) and others send each signal both to the process and to its
+group.)
 
 Asked by the master: ``Bye``. However it comes, in the end there is no process, no descriptor and no file left.
 """
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING
 from cluster_service.machine import files
 from cluster_service.wire import facts
 
-from . import apart, reap
+from . import apart, child, reap
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,10 +30,11 @@ if TYPE_CHECKING:
     from .cleaner import Cleaner
     from .faults import Faults
     from .helper import Helper
-    from .holdings import Holdings
+    from .holdings import Holdings, Worker
     from .keeper import Keeper
     from .logclient import Logs
     from .ports import Ports
+    from .remains import Remains
     from .watching import Loop
 
 TAKEOVER_TIME = 5.0
@@ -66,6 +68,7 @@ class Ending:
         loop: Loop,
         cleaner: Cleaner,
         faults: Faults,
+        remains: Remains,
     ) -> None:
         self._boot = boot
         self._holdings = holdings
@@ -76,6 +79,7 @@ class Ending:
         self._loop = loop
         self._cleaner = cleaner
         self._faults = faults
+        self._remains = remains
         self.before = reap.children()
         """Children that this process had before it was the guardian: none of ours."""
         self.code: int | None = None
@@ -139,8 +143,14 @@ class Ending:
             self._kill_by = None
             self._logs.line("the stop timeout is over: killing what is left")
             self._kill_workers()
-        if self.draining and not self._holdings.by_pid:
+        if self.draining and not self._holdings.by_pid and not self._remains:
             self.finish(0)
+
+    def left(self, worker: Worker) -> None:
+        """*worker* has exited. Where there is no master to decide it, what it left has the rest of the stop timeout."""
+        if self.draining:
+            now = self._loop.now()
+            self._remains.end(worker, now, max(0.0, (self._kill_by or now) - now))
 
     def _drain(self, now: float, why: str) -> None:
         self._takeover_by = self._end_by = None
@@ -151,7 +161,8 @@ class Ending:
             "draining",
             lambda: self._keeper.retire(now),
             lambda: self._ports.close_all(doors=False),
-            *(functools.partial(_terminate, worker.pid) for worker in self._holdings.alive()),
+            *(functools.partial(_ask, worker) for worker in self._holdings.alive()),
+            *(functools.partial(self.left, worker) for worker in self._holdings.workers.values() if worker.exited),
         )
 
     def _kill_workers(self) -> None:
@@ -205,7 +216,7 @@ class Ending:
         """Write to standard error, which may not take it: in a process of its own, for ``_REPORT_TIME`` at most."""
         own = os.dup(2)
         try:
-            pid = apart.fork(own, lambda kept: _write(kept, text), None, "")
+            pid = apart.fork(own, lambda kept: child.write(kept, text), None, "")
         finally:
             os.close(own)
         self._wait(turn, _REPORT_TIME, lambda: pid in reap.children())
@@ -229,13 +240,10 @@ class Ending:
                 files.remove(path)
 
 
-def _write(descriptor: int, text: bytes) -> None:
-    os.write(descriptor, text)
-
-
-def _terminate(pid: int) -> None:
+def _ask(worker: Worker) -> None:
+    worker.stopped = True
     with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGTERM)
+        os.kill(worker.pid, worker.stop_signal)
 
 
 def _names_us(pid_file: str) -> bool:

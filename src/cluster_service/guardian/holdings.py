@@ -6,13 +6,14 @@ master closes it, however many workers come and go. Nothing here does any I/O.
 
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cluster_service.wire.facts import Snapshot, WorkerState
 from cluster_service.wire.orders import Status
 
-from .known import Known, Numbers
+from .known import SIGNAL_BITS, Known, Numbers
 
 if TYPE_CHECKING:
     import socket
@@ -57,6 +58,16 @@ class Worker:
     listening: list[str] = field(default_factory=list)
     bound: list[str] = field(default_factory=list)
     signals: list[str] = field(default_factory=list)
+    stop_signal: int = signal.SIGTERM
+    """What asks it to end."""
+    mark: int = 0
+    """What all of its descendants inherit (``remains``)."""
+    stopped: bool = False
+    """The guardian itself has asked it to end."""
+    left: int = 0
+    """Processes that it left when it exited, until they have ended."""
+    background: int = 0
+    """The pid of one of them that had left the worker's process group; 0: none was seen."""
     exited: bool = False
     code: int | None = None
     signal: int | None = None
@@ -126,6 +137,8 @@ class Worker:
             output=self.output or [],
             bind_error=self.bind_error,
             private=self.private,
+            left=self.left,
+            background=self.background,
         )
         return dict(vars(state))
 
@@ -171,7 +184,7 @@ class Holdings:
     """Workers, sockets and the notebook."""
 
     def __init__(self, guardian_pid: int, started_at: float) -> None:
-        self.known = Known(Numbers(), Numbers())
+        self.known = Known(Numbers(), Numbers(), Numbers())
         """What the cleaner is to know of them."""
         self.guardian_pid = guardian_pid
         self.started_at = started_at
@@ -201,6 +214,8 @@ class Holdings:
         self.workers[worker.number] = worker
         self.by_pid[worker.pid] = worker
         self.known.groups.add(worker.pid)
+        if worker.stop_signal != signal.SIGTERM:
+            self.known.stop_signals.add(worker.pid << SIGNAL_BITS | worker.stop_signal)
 
     def forget_worker(self, worker: Worker) -> None:
         """Nothing of it needs to be known any more."""
@@ -208,6 +223,7 @@ class Holdings:
         self.workers.pop(worker.number, None)
         if worker.pid not in self.by_pid:
             self.known.groups.discard(worker.pid)
+            self.known.stop_signals.discard(worker.pid << SIGNAL_BITS | worker.stop_signal)
 
     def alive(self) -> Iterator[Worker]:
         """The workers whose process has not been reaped."""

@@ -33,6 +33,11 @@ NAMES: dict[int, str] = {
 
 _OOM = "/proc/self/oom_score_adj"
 
+RLIMIT_LOCKS = 10
+"""Linux has not enforced this limit since 2.4.25, on any architecture: its soft value marks a worker's processes."""
+MARK_BITS = 32
+"""Bits of a mark that are the worker's number."""
+
 
 class Failure(Exception):
     """A program cannot be started as it should be: a sentence for the operator."""
@@ -49,6 +54,7 @@ class Limits(NamedTuple):
     cpus: tuple[int, ...] = ()
     rlimits: Mapping[int, tuple[int, int]] = MappingProxyType({})
     """The limits that were ordered for the program. It is not started without them."""
+    mark: int = 0
 
 
 def take_own() -> Limits:
@@ -106,8 +112,11 @@ def _protect() -> int | None:
     return found
 
 
-def for_worker(found: Limits, order: Spawn) -> Limits:
-    """Return what a worker gets: what the *order* says, else what was *found*. Raises Failure."""
+def for_worker(found: Limits, order: Spawn, mark: int = 0) -> Limits:
+    """Return what a worker gets: what the *order* says, else what was *found*. Raises Failure.
+
+    *mark*: what its descendants are known by (``remains``).
+    """
     rlimits = {}
     for name, (soft, hard) in order.rlimits.items():
         number = getattr(resource, f"RLIMIT_{name}", None)
@@ -121,6 +130,7 @@ def for_worker(found: Limits, order: Spawn) -> Limits:
         order.nice,
         tuple(order.cpus),
         rlimits,
+        mark,
     )
 
 
@@ -137,11 +147,28 @@ def put_on(limits: Limits, complain: Callable[[str], None]) -> None:
         except OSError as error:
             complain(f"{what} is not to be had ({error.strerror}): the worker runs without")
     _set_as_found(limits.found)
+    if limits.mark:
+        set_mark(limits.mark)
     for number, pair in limits.rlimits.items():
         try:
             resource.setrlimit(number, pair)
         except (OSError, ValueError) as error:
             raise Failure(_explain(number, pair, error)) from None
+
+
+def marks_of(instance: str) -> int:
+    """Return what the marks of all workers of a service have in common: above ``MARK_BITS``, of its random *instance*.
+
+    31 bits, since Python takes a limit for a signed number.
+    """
+    return int(instance[:8] or "0", 16) >> 1 << MARK_BITS
+
+
+def set_mark(mark: int) -> None:
+    """Mark this process, and what it will start, with *mark*; 0: unlimited, as most processes are. May do nothing."""
+    with contextlib.suppress(OSError, ValueError, OverflowError):
+        hard = resource.getrlimit(RLIMIT_LOCKS)[1]
+        resource.setrlimit(RLIMIT_LOCKS, (mark or hard, hard))
 
 
 def _wishes(limits: Limits) -> dict[str, Callable[[], None]]:

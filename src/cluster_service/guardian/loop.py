@@ -32,6 +32,7 @@ from .notify import Notifier
 from .notify_sockets import NotifySockets
 from .ports import Ports
 from .receiving import DISCARD, discard
+from .remains import Remains
 from .room import Told
 from .steps import Tasks
 from .verbs import Verbs
@@ -82,6 +83,7 @@ class Guardian:
         self.keeper = Keeper(boot, self.holdings, self._loop, self.logs, found, self.cleaner.instance, self.faults)
         self.notify_sockets = NotifySockets(boot.run_dir, boot.name, locked=boot.lock_fd is not None)
         self.channels = Channels(self._loop, self.helper, self.logs.line)
+        self.remains = Remains(self.holdings, self.logs)
         self.workers = Workers(
             self.holdings,
             self._loop,
@@ -94,6 +96,7 @@ class Guardian:
             self.channels,
             self.notify_sockets,
             self.faults,
+            self.remains,
         )
         self.ending = Ending(
             boot,
@@ -105,8 +108,18 @@ class Guardian:
             self._loop,
             self.cleaner,
             self.faults,
+            self.remains,
         )
-        self.verbs = Verbs(self.holdings, self.keeper, self.workers, self.ports, self.logs, self.faults)
+        self.verbs = Verbs(
+            self.holdings,
+            self.keeper,
+            self.workers,
+            self.ports,
+            self.logs,
+            self.faults,
+            self.remains,
+            self._loop.now,
+        )
         self.notifier = Notifier(boot.manager, self.holdings, self.keeper, self.ending, self.logs.line, now)
         self._given = boot.manager.sockets
         self._join()
@@ -117,6 +130,7 @@ class Guardian:
             self.logs,
             self.keeper,
             self.cleaner,
+            self.remains,
             self.ending,
             self.notifier,
             self.channels,
@@ -152,6 +166,8 @@ class Guardian:
         self.channels.room = self.keeper.room
         self.channels.up = lambda worker: self.logs.release(worker.number)
         self.workers.tell = self.keeper.tell
+        self.workers.ending = self.ending
+        self.remains.tell = self.keeper.tell
         self.verbs.ending = self.ending
         self.verbs.deliver_kept = self._deliver_kept
 
@@ -209,6 +225,7 @@ class Guardian:
         if late > self._patience or gap - self._sleep > self._patience:
             self.keeper.suspended(now)
             self.logs.suspended(now)
+            self.remains.suspended(max(0.0, late))
         self._woke, self._sleep = now, gap
         self._reap()
         while self._signals:
@@ -232,6 +249,7 @@ class Guardian:
             self.cleaner.reaped(now)
         elif not self.helper.reaped(pid):
             self.ending.before.discard(pid)
+            self.remains.changed()
 
     def _catch_signals(self) -> None:
         ours, wakeup = socket.socketpair()

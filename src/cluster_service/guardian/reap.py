@@ -67,6 +67,22 @@ def look(pid: int) -> Process | None:
         return None
 
 
+_MARK = b"Max file locks "
+
+
+def mark_of(pid: int) -> int:
+    """Return the mark that *pid* has inherited (``limits.RLIMIT_LOCKS``); 0: none."""
+    try:
+        with open(f"/proc/{pid}/limits", "rb") as file:
+            for line in file:
+                if line.startswith(_MARK):
+                    value = line[len(_MARK) :].split()[0]
+                    return int(value) if value.isdigit() else 0
+    except (OSError, IndexError):
+        pass
+    return 0
+
+
 def processes() -> dict[int, Process]:
     """Return every process of the machine that this one may see, by pid."""
     found = ((int(entry), look(int(entry))) for entry in os.listdir("/proc") if entry.isdigit())

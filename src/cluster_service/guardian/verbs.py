@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .keeper import Keeper
     from .logclient import Logs
     from .ports import Ports
+    from .remains import Remains
     from .workers import Workers
 
 NOTEBOOK_LIMIT = 8 * 1024 * 1024
@@ -41,7 +42,15 @@ class Verbs:
     """The orders, by type."""
 
     def __init__(
-        self, holdings: Holdings, keeper: Keeper, workers: Workers, open_ports: Ports, logs: Logs, faults: Faults
+        self,
+        holdings: Holdings,
+        keeper: Keeper,
+        workers: Workers,
+        open_ports: Ports,
+        logs: Logs,
+        faults: Faults,
+        remains: Remains,
+        now: Callable[[], float],
     ) -> None:
         self._holdings = holdings
         self._keeper = keeper
@@ -49,6 +58,8 @@ class Verbs:
         self._ports = open_ports
         self._logs = logs
         self._faults = faults
+        self._remains = remains
+        self._now = now
         self.ending: Ending
         self.deliver_kept: Callable[[], None]
         self._table: dict[type, Callable[[Any], None]] = {
@@ -128,7 +139,10 @@ class Verbs:
             raise No(f"worker {worker.number} was sent {order.order} before", worker.number)
         if worker.exited and not order.whole_group:
             raise No(f"worker {worker.number} has exited", worker.number)
-        if order.whole_group:
+        if order.order == "sweep" and worker.exited:
+            needs_port = worker.share == "none" and worker.code != 0 and "stop" not in worker.signals
+            self._remains.end(worker, self._now(), 0.0 if needs_port else order.after)
+        elif order.whole_group:
             reap.signal_group(worker.pid, order.signal, leader_lives=not worker.exited, others=self._holdings.by_pid)
         else:
             os.kill(worker.pid, order.signal)

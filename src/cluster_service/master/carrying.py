@@ -88,7 +88,8 @@ def _stop(master: Master, action: actions.Stop) -> None:
     if release is None or release.kind != "command":
         message = {"type": "stop", "timeout": action.timeout, "reason": action.reason}
         master.say(orders.Tell(action.worker, message))
-    master.say(orders.Signal(action.worker, signal.SIGTERM, "stop"))
+    number = signal.SIGTERM if release is None else launch.stop_signal(release)
+    master.say(orders.Signal(action.worker, number, "stop"))
 
 
 def tell_serving(master: Master, pid: int) -> None:
@@ -104,7 +105,8 @@ def _kill(master: Master, action: actions.Kill) -> None:
 
 
 def _sweep(master: Master, action: actions.Sweep) -> None:
-    master.say(orders.Signal(action.worker, signal.SIGKILL, "sweep", whole_group=True))
+    order = orders.Signal(action.worker, signal.SIGKILL, "sweep", whole_group=True, after=action.after)
+    master.say(order)
 
 
 def _forget(master: Master, action: actions.Forget) -> None:

@@ -36,6 +36,11 @@ class WorkerState:
     private: Dict[str, str] = field(default_factory=dict)
     """Of a private worker: what it asked for -> the private address, for those that listen."""
 
+    left: int = 0
+    """How many processes it left when it exited, as long as any of them lives."""
+    background: int = 0
+    """As in ``Swept``."""
+
     @classmethod
     def from_json(cls, state: Dict[str, Any]) -> WorkerState:
         """Return the record that *state*, one of ``Snapshot.workers``, is. Fields that are not known are ignored."""
@@ -117,6 +122,17 @@ class Exited:
     worker: int
     code: Optional[int] = None
     signal: Optional[int] = None
+    left: int = 0
+    """How many processes that it started are left. If there are any, ``Swept`` follows the order ``sweep``."""
+
+
+@dataclass(frozen=True)
+class Swept:
+    """Every process that an exited worker left has ended. Follows ``Exited`` with *left*."""
+
+    worker: int
+    background: int = 0
+    """The pid of one that had left the worker's process group; 0: none was seen."""
 
 
 @dataclass(frozen=True)
@@ -231,6 +247,7 @@ FACTS: Family[Any] = Family(
     OutputInspected,
     SpawnFailed,
     Exited,
+    Swept,
     Output,
     Listening,
     Released,

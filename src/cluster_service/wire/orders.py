@@ -72,6 +72,8 @@ class Spawn:
     """Its standard input never ends; else it is at its end."""
     check: bool = False
     """Give it a socket of its own for health checks (CSERVICE_CHECK), if it has a channel."""
+    stop_signal: int = 15
+    """What asks it to end (a number), where the guardian does that by itself, and what it leaves."""
     private: bool = False
     """A dark canary: each address that it binds becomes one of its own that no client knows (an ephemeral port on
     loopback, an abstract Unix socket), in every share mode but none."""
@@ -86,6 +88,8 @@ class Signal:
     order: str
     """``stop``, ``kill`` ...: the same name to the same worker is delivered once."""
     whole_group: bool = False
+    after: float = 0.0
+    """Of ``sweep``: what the worker has left is sent its stop signal, and *signal* so many seconds later."""
 
 
 @dataclass(frozen=True)

@@ -175,7 +175,6 @@ class Checks:
                 if path.exists() and KEY.encode() in path.read_bytes():
                     self.world.story.breaks("7 keys", f"the key is in {path}")
 
-
     def files(self) -> None:
         """Nobody has written into the files of a worker that closed its descriptors."""
         for path in self.world.subject.folder.glob("precious-*[0-9]"):

@@ -24,8 +24,13 @@ NURSE, ORPHAN, DAEMONIZE = 2, 0, 1
 """Seeds with which a background child is each of the three."""
 
 ROUNDS = [
-    [Step(0, "kill worker", 1), Step(0.2, "kill log writer", 1), Step(0, "reload of a mistake", 1)],
-    [Step(0, "listener shut down", 1), Step(0.1, "listener shut down", 2), Step(0.1, "restart", 1)],
+    [
+        Step(0, "kill worker", 1),
+        Step(0.2, "kill log writer", 1),
+        Step(0, "reload of a mistake", 1),
+        Step(0, "listener shut down", 1),
+        Step(0, "listener shut down", 2),
+    ],
     [Step(0, "clock step", 5), Step(0, "upgrade", 1), Step(1, "kill master", 1)],
     [Step(0, "upgrade that raises", 1), Step(0.3, "stop guardian", 3), Step(0, "full disk", 4)],
     [Step(0, "descriptors closed", 1), Step(0, "port moves", 1)],

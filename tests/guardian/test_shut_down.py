@@ -76,6 +76,7 @@ def test_it_is_logged_once_with_the_worker_that_stops(kernel: RealKernel) -> Non
     one.do("signal.signal(signal.SIGTERM, lambda *_: s.shutdown(socket.SHUT_RDWR))")
     kernel.send(orders.Signal(1, signal.SIGTERM, "stop"))
     assert kernel.wrote(f"web.1 (pid {one.pid}), which is stopping, shut down the socket")
+    other.settle()  # it listens again
     other.do(SHUT["both ways"])
     other.settle()
     assert answered_by(other, ("127.0.0.1", port))

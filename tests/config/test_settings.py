@@ -53,6 +53,8 @@ def test_it_travels_as_json_and_hides_its_key() -> None:
         ({"timeout": 5, "ready_timeout": 7}, "ready_timeout", 7.0),
         ({"monitor": "0"}, "monitor", 0.0),
         ({"hangTimeout": "1m"}, "hang_timeout", 60.0),
+        ({"drain-timeout": "1m"}, "drain_timeout", 60.0),
+        ({"listen": "shared"}, "listen", "shared"),
         ({"health-check": "/health?deep=1"}, "health_check", "/health?deep=1"),
     ],
 )
@@ -375,3 +377,7 @@ def test_what_is_no_port_is_refused(here: Path, written: Any) -> None:
 def test_expect_port_needs_a_share_mode_in_which_ports_are_seen(here: Path, share: str, bind: list[str]) -> None:
     assert f"share = {share}" in sentence(lambda: make(expect_port=True, share=share, bind=bind))
     assert make(expect_port=False, share=share, bind=bind).spec.groups[0].expect_port is False
+
+
+def test_scripts_have_no_socket_for_each_worker() -> None:
+    assert "is for programs after --" in sentence(lambda: make(listen="per-slot"))

@@ -53,7 +53,7 @@ WORDS: dict[str, str] = {
     "environment": "env", "rawenv": "env", "environmentfile": "env_files",
     "dotenv": "env_files",
     # addresses
-    "listen": "bind", "uds": "bind", "httpsocket": "bind", "ports": "bind", "listenstream": "bind",
+    "uds": "bind", "httpsocket": "bind", "ports": "bind", "listenstream": "bind",
     "workerclass": "server", "servertype": "server",
     # identity and limits
     "uid": "user", "gid": "user_group", "ulimits": "limits", "limitnofile": "limits", "limitcore": "limits",

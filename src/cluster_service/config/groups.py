@@ -150,6 +150,8 @@ def group_of(
         release=release,
         ready_timeout=both if _counts_more("timeout", "ready_timeout", given) else value("ready_timeout"),
         stop_timeout=both if _counts_more("timeout", "stop_timeout", given) else value("stop_timeout"),
+        drain_timeout=value("drain_timeout"),
+        listen=_listen(given, release, grouped=name is not None),
         ready_after=value("ready_after"),
         restart=RestartPolicy(
             auto_restart=value("auto_restart"), delay=value("restart_delay"), per_minute=value("restarts_per_minute")
@@ -175,6 +177,19 @@ def _expect_port(given: Mapping[str, Given], release: Release, value: Callable[[
             "Choose another share, or remove expect_port.",
         )
     return expected
+
+
+def _listen(given: Mapping[str, Given], release: Release, *, grouped: bool) -> Any:
+    """Return the setting ``listen``. Raises CommandError bad_request where the workers would not be drained by it."""
+    found = given.get("listen")
+    meant = found is not None and (found.own or not grouped)  # what is for every group is for the programs among them
+    if found is not None and meant and found.value == "per-slot" and release.kind != "command":
+        raise CommandError(
+            "bad_request",
+            f"{found.origin}: {found.value} is for programs after --; the workers of scripts and apps drain themselves",
+            "Remove it.",
+        )
+    return found.value if found is not None else None
 
 
 def default_name(release: Release) -> str:

@@ -131,6 +131,16 @@ SETTINGS: tuple[Setting, ...] = (
         metavar="SIGNAL",
     ),
     Setting(
+        "drain_timeout",
+        "duration",
+        10.0,
+        "How long a program after -- is kept from its stop signal while it finishes requests; at most half of "
+        "--stop-timeout.",
+        ("--drain-timeout",),
+        metavar="TIME",
+        shown="10s",
+    ),
+    Setting(
         "timeout", "duration", None, "Both --ready-timeout and --stop-timeout.", ("--timeout",), least=1, metavar="TIME"
     ),
     Setting(
@@ -303,6 +313,15 @@ SETTINGS: tuple[Setting, ...] = (
         also=("binds",),
         metavar="ADDR",
         shown="127.0.0.1:8000",
+    ),
+    Setting(
+        "listen",
+        "choice",
+        None,
+        "Listening sockets of a program after --: one that its workers share, or one for each worker.",
+        ("--listen",),
+        choices=("shared", "per-slot"),
+        shown="per-slot for programs after --",
     ),
     Setting(
         "share_with",

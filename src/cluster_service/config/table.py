@@ -26,6 +26,7 @@ INTERNAL: frozenset[str] = frozenset(
         *("SLOT", "GENERATION", "REASON", "CHANNEL", "PORTS", "BOARD", "TITLE", "CHECK", "CHECK_PID"),
         *("GUARDIAN_FD", "BOOT_FD", "BOARD_FD", "ROLE", "URL", "CA_FILE", "CLIENT_CERT", "TEST_URL", "TEST_PORT"),
         "NO_SECCOMP",
+        "NO_STEERING",
     )
 )
 """Variables that start like a setting's and are none: what a worker or a test finds, and what our own processes tell

@@ -142,6 +142,10 @@ class GroupSpec:
     """Groups of the same user with which it shares ports."""
     singleton: bool = False
     """It has one worker, and never two at a time: the old one ends before the new one starts."""
+    drain_timeout: float = 10.0
+    """Seconds of the stop timeout in which the connections of a program that cannot be drained are finished."""
+    listen: Literal["shared", "per-slot"] | None = None
+    """Whether its workers share one listening socket of an address; None: by the kind of program."""
 
     def with_count(self, count: int) -> GroupSpec:
         """The same group with another count."""

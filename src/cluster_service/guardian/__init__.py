@@ -14,6 +14,8 @@ facts (``wire.facts``). To be read in this order:
 ``ports``      which socket a ``bind`` gets, on whatever way it came: ``seccomp``, ``pyports``; ``opening``: making
                sockets; ``paths``: Unix sockets as files; ``strangers``: who else holds a port
 ``listeners``  the listening sockets that a worker shuts down for all, and that listen again
+``perslot``    addresses of which each worker has its own socket: ``slots``, ``steering``; ``leaving``: what is waited
+               for before a stop signal; ``connections``: what a worker's connections are doing
 ``given``      the sockets that a service manager passed to us
 ``private``    the sockets of a worker that is to be tried apart; ``board``: the memory
                that a worker shares with the master

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster_service.wire.addresses import Address
 
-from . import asked, opening, paths, posix, strangers
+from . import asked, connections, opening, paths, posix, steering, strangers
 from .apart import Result
 
 if TYPE_CHECKING:
@@ -44,10 +44,16 @@ class SideBySide:
         self._sockets = [sock.fileno(), *others] if others else []
 
     def __enter__(self) -> None:
+        self._sockets = [descriptor for descriptor in self._sockets if not _reuses(descriptor)]  # others keep it
         _set_reuse(self._sockets, 1)
 
     def __exit__(self, *exception: object) -> None:
         _set_reuse(self._sockets, 0)
+
+
+def _reuses(descriptor: int) -> bool:
+    with lent(descriptor) as sock:
+        return sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) != 0
 
 
 def _set_reuse(descriptors: list[int], value: int) -> None:
@@ -72,6 +78,8 @@ def open_socket(values: dict[str, Any], descriptors: list[int]) -> Result:
         sock = opening.new_socket(address, values["type"])
         try:
             opening.set_options(sock, values["options"])
+            if values.get("joins"):
+                _set_reuse([sock.fileno()], 1)
             if values.get("private"):
                 sock.bind((address.host, 0) if address.port else b"")
                 found = _own_name(address, sock)
@@ -202,6 +210,8 @@ def open_sockets(values: dict[str, Any], _descriptors: list[int]) -> Result:
 
 
 DUTIES: Mapping[str, Duty] = {
+    **steering.DUTIES,
+    **connections.DUTIES,
     "read_bind": asked.read_bind,
     "read_listen": asked.read_listen,
     "describe": asked.describe,

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .helper import Helper
     from .holdings import Holdings, Worker
     from .keeper import Keeper
+    from .leaving import Leaving
     from .logclient import Logs
     from .ports import Ports
     from .remains import Remains
@@ -82,6 +83,7 @@ class Ending:
         self._remains = remains
         self.before = reap.children()
         """Children that this process had before it was the guardian: none of ours."""
+        self.leaving: Leaving
         self.code: int | None = None
         """The exit code, once the end has come."""
         self.draining = False
@@ -160,10 +162,14 @@ class Ending:
         self._faults.run(
             "draining",
             lambda: self._keeper.retire(now),
+            *(functools.partial(self._stop, worker) for worker in self._holdings.alive()),
             lambda: self._ports.close_all(doors=False),
-            *(functools.partial(_ask, worker) for worker in self._holdings.alive()),
             *(functools.partial(self.left, worker) for worker in self._holdings.workers.values() if worker.exited),
         )
+
+    def _stop(self, worker: Worker) -> None:
+        seconds = min(worker.drain, self._boot.stop_timeout / 2)
+        self.leaving.begin(worker, seconds, lambda: None if worker.exited else _ask(worker), worker.stop_signal)
 
     def _kill_workers(self) -> None:
         for worker in list(self._holdings.workers.values()):

@@ -18,10 +18,12 @@ from .known import SIGNAL_BITS, Known, Numbers
 if TYPE_CHECKING:
     import socket
     from collections.abc import Iterator
+    from socket import socket as Socket  # noqa: N812 - Held has an attribute of that name
 
     from cluster_service.wire.addresses import Address
 
     from .paths import Kept
+    from .slots import Slots
 
 
 SWEEP_AT = 16
@@ -102,6 +104,12 @@ class Worker:
     """It was reported that it binds too many addresses a second."""
     private: dict[str, str] = field(default_factory=dict)
     """What it asked for -> the address of its own socket, for those that listen."""
+    per_slot: bool = False
+    """Its addresses get a socket for each worker, where that is possible (``slots``)."""
+    drain: float = 0.0
+    """Seconds for which its stop signal may wait until its connections are finished."""
+    leaving: bool = False
+    """It was asked to stop: it gets no new connections where others do."""
 
     def __str__(self) -> str:
         return f"{self.label} (pid {self.pid})"
@@ -175,6 +183,18 @@ class Held:
     """The master does not know of it yet: its worker ``churns``."""
     given: str | None = None
     """The name under which a service manager passed it to us; it holds the socket too, and the file is its own."""
+    slots: Slots | None = None
+    """The sockets of an address of which each worker has its own; *socket* and *inode* are those of the first."""
+
+    @property
+    def inodes(self) -> set[int]:
+        """The inode numbers of all its sockets."""
+        return {self.inode} if self.slots is None else {member.inode for member in self.slots.members}
+
+    @property
+    def sockets(self) -> list[Socket]:
+        """All its sockets."""
+        return [self.socket] if self.slots is None else [member.socket for member in self.slots.members]
 
     def __repr__(self) -> str:
         return f"<Held {self.address}: {'listening' if self.listening else 'bound'}, {len(self.users)} users>"
@@ -236,11 +256,22 @@ class Holdings:
         if held.given is None:  # one that was passed to us is also held by who passed it
             self.known.sockets.add(held.inode)
 
+    def add_inode(self, held: Held, inode: int) -> None:
+        """A further socket of *held* was opened."""
+        self.by_inode[inode] = held
+        self.known.sockets.add(inode)
+
+    def drop_inode(self, held: Held, inode: int) -> None:
+        """A socket of *held* is about to be closed."""
+        if self.by_inode.get(inode) is held:
+            del self.by_inode[inode]
+        self.known.sockets.discard(inode)
+
     def drop_held(self, held: Held) -> None:
         """A socket is about to be closed."""
         self.held.pop(held.key, None)
-        self.by_inode.pop(held.inode, None)
-        self.known.sockets.discard(held.inode)
+        for inode in held.inodes:
+            self.drop_inode(held, inode)
         for worker in self.workers.values():
             for addresses in () if worker.exited else (worker.listening, worker.bound):
                 if str(held.address) in addresses:

@@ -91,6 +91,8 @@ class Listeners:
 
     def watch(self, held: Held) -> None:
         """Wait until *held*, which listens, is shut down."""
+        if held.slots is not None:  # each worker has its own, which perslot watches
+            return
         descriptor = held.socket.fileno()
         if held.door or held.asked or held.address.kind == "udp" or descriptor in self._watched:
             return

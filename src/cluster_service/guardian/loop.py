@@ -26,6 +26,7 @@ from .faults import Faults
 from .helper import Helper
 from .holdings import Holdings
 from .keeper import Keeper
+from .leaving import Leaving
 from .listeners import Listeners
 from .logclient import Logs
 from .notify import Notifier
@@ -120,6 +121,7 @@ class Guardian:
             self.remains,
             self._loop.now,
         )
+        self.leaving = Leaving(self.holdings, self.ports.per_slot, self.helper, self._loop, self.logs.line)
         self.notifier = Notifier(boot.manager, self.holdings, self.keeper, self.ending, self.logs.line, now)
         self._given = boot.manager.sockets
         self._join()
@@ -131,6 +133,8 @@ class Guardian:
             self.keeper,
             self.cleaner,
             self.remains,
+            self.ports.per_slot,
+            self.leaving,
             self.ending,
             self.notifier,
             self.channels,
@@ -158,6 +162,9 @@ class Guardian:
         self._loop.on_fault = self.faults.report
         self.ports.on_listen, self.ports.on_close = self.listeners.watch, self.listeners.forget
         self.listeners.report, self.listeners.report_closed = self._listener_state, self._listener_closed
+        per_slot = self.ports.per_slot
+        per_slot.on_begin, per_slot.on_shut_down = self.listeners.forget, self._listener_closed
+        per_slot.watch, per_slot.rearm, per_slot.unwatch = self._loop.watch, self._loop.change, self._loop.drop
         self.keeper.on_message = self.verbs.carry_out
         self.keeper.on_lost = self.ending.master_lost
         self.logs.on_tail = self.workers.tail
@@ -169,6 +176,7 @@ class Guardian:
         self.workers.ending = self.ending
         self.remains.tell = self.keeper.tell
         self.verbs.ending = self.ending
+        self.verbs.leaving = self.ending.leaving = self.leaving
         self.verbs.deliver_kept = self._deliver_kept
 
     # ------------------------------------------------------------ the loop

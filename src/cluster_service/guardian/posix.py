@@ -10,6 +10,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import socket
 import struct
 import sys
 from typing import NamedTuple
@@ -141,6 +142,15 @@ def bind_filter(machine: Machine) -> bytes:
         (_RETURN, 0, 0, _RET_USER_NOTIF),
     )
     return b"".join(_INSTRUCTION.pack(*instruction) for instruction in instructions)
+
+
+_SO_ATTACH_REUSEPORT_CBPF = 51  # asm-generic/socket.h
+
+
+def attach_reuseport(sock: socket.socket, code: bytes) -> None:
+    """Let the classic BPF program *code* choose the socket of *sock*'s SO_REUSEPORT group for each new connection."""
+    program = bytes(_Program(len(code) // _INSTRUCTION.size, code))
+    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_REUSEPORT_CBPF, program)
 
 
 def install_filter(code: bytes, machine: Machine) -> int:

@@ -143,13 +143,13 @@ class Room:
 
     def _sweep(self, worker: Worker, alone: list[Held]) -> Steps[None]:
         others = [other.pid for other in self._holdings.alive() if other is not worker]
-        inodes = [held.inode for held in alone]
+        inodes = [inode for held in alone for inode in held.inodes]
         asked = {"root": worker.pid, "guardian": os.getpid(), "without": others, "inodes": inodes}
         still = set((yield from ask("open_sockets", asked)).values["open"])
         for held in alone:
             if held.users != {worker.number} or self._holdings.by_inode.get(held.inode) is not held:
                 continue  # something has happened to it meanwhile
-            if held.inode not in still:
+            if held.inodes.isdisjoint(still):
                 self._close(held)
                 if not held.quiet:
                     self._told.released(held)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from .faults import Faults
     from .holdings import Held, Holdings, Worker
     from .keeper import Keeper
+    from .leaving import Leaving
     from .logclient import Logs
     from .ports import Ports
     from .remains import Remains
@@ -61,6 +63,7 @@ class Verbs:
         self._remains = remains
         self._now = now
         self.ending: Ending
+        self.leaving: Leaving
         self.deliver_kept: Callable[[], None]
         self._table: dict[type, Callable[[Any], None]] = {
             orders.Hello: self._hello,
@@ -144,15 +147,29 @@ class Verbs:
             self._remains.end(worker, self._now(), 0.0 if needs_port else order.after)
         elif order.whole_group:
             reap.signal_group(worker.pid, order.signal, leader_lives=not worker.exited, others=self._holdings.by_pid)
+        elif order.order == "stop":
+            self.leaving.begin(worker, order.drain, lambda: self._kill(worker, order.signal), order.signal)
         else:
             os.kill(worker.pid, order.signal)
         worker.signals.append(order.order)
 
+    @staticmethod
+    def _kill(worker: Worker, number: int) -> None:
+        if not worker.exited:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker.pid, number)
+
     def _tell(self, order: orders.Tell) -> None:
         worker = self._worker(order.worker)
-        why = channels.send(worker, order.message)
+        if order.message.get("type") == "stop" and self._ports.per_slot.of(worker):
+            self.leaving.begin(worker, 0.0, lambda: self._send(worker, order.message))
+            return
+        self._send(worker, order.message)
+
+    def _send(self, worker: Worker, message: dict[str, Any]) -> None:
+        why = channels.send(worker, message)
         if why:
-            raise No(f"worker {worker.number}: {why}", worker.number)
+            self._keeper.tell(facts.Refused("tell", f"worker {worker.number}: {why}", worker.number))
 
     def _forget(self, order: orders.Forget) -> None:
         worker = self._holdings.workers.get(order.worker)

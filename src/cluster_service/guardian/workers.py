@@ -93,6 +93,7 @@ class Workers:
         worker.stop_signal = order.stop_signal
         worker.mark = self._marks | order.worker
         worker.binds = frozenset(order.binds)
+        worker.per_slot, worker.drain = order.listen == "per-slot", order.drain
         self._holdings.partners[order.tenant] = frozenset(order.share_with)
         try:
             with Resources() as resources:
@@ -106,9 +107,7 @@ class Workers:
         """Release what the worker was to get. Resources has closed its pairs and pipes."""
         worker.channel = worker.ports = worker.check = None
         worker.board = -1
-        self._faults.run(
-            str(worker), *self._releases(worker), lambda: self.tell(facts.SpawnFailed(worker.number, why))
-        )
+        self._faults.run(str(worker), *self._releases(worker), lambda: self.tell(facts.SpawnFailed(worker.number, why)))
 
     def _fork(self, worker: Worker, order: Spawn, resources: Resources) -> None:
         identity = spawn.identity_of(order.user, order.group)

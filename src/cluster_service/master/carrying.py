@@ -89,7 +89,8 @@ def _stop(master: Master, action: actions.Stop) -> None:
         message = {"type": "stop", "timeout": action.timeout, "reason": action.reason}
         master.say(orders.Tell(action.worker, message))
     number = signal.SIGTERM if release is None else launch.stop_signal(release)
-    master.say(orders.Signal(action.worker, number, "stop"))
+    drain = min(launch.drain_of(group.spec, release), action.timeout / 2) if group and release else 0.0
+    master.say(orders.Signal(action.worker, number, "stop", drain=drain))
 
 
 def tell_serving(master: Master, pid: int) -> None:

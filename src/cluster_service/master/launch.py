@@ -130,6 +130,8 @@ def spawn(
         inherit=list(release.binds) if share == "inherit" else [],
         channel=release.kind != "command",
         check=group.check is not None and group.check.path is not None,
+        listen=listen_of(group, release),
+        drain=drain_of(group, release),
         private=start.private,
         user=within.user,
         group=within.user_group,
@@ -141,6 +143,16 @@ def spawn(
         stop_signal=stop_signal(release),
         keep_stdin=within.stdin == limits.KEEP_OPEN,
     )
+
+
+def listen_of(group: GroupSpec, release: Release) -> str:
+    """Return how the workers of *release* listen: ``per-slot`` by default for programs that run without our runtime."""
+    return (group.listen or "per-slot") if release.kind == "command" else "shared"
+
+
+def drain_of(group: GroupSpec, release: Release) -> float:
+    """Return for how many seconds the stop signal of a worker of *release* waits for its connections."""
+    return group.drain_timeout if listen_of(group, release) == "per-slot" else 0.0
 
 
 def _cpus(affinity: str | None, slot: int) -> list[int]:

@@ -74,6 +74,10 @@ class Spawn:
     """Give it a socket of its own for health checks (CSERVICE_CHECK), if it has a channel."""
     stop_signal: int = 15
     """What asks it to end (a number), where the guardian does that by itself, and what it leaves."""
+    listen: str = "shared"
+    """``shared``: its group has one socket for each address; ``per-slot``: each worker has one, where possible."""
+    drain: float = 0.0
+    """Seconds that its stop signal may wait for its connections where the guardian ends the service by itself."""
     private: bool = False
     """A dark canary: each address that it binds becomes one of its own that no client knows (an ephemeral port on
     loopback, an abstract Unix socket), in every share mode but none."""
@@ -90,6 +94,9 @@ class Signal:
     whole_group: bool = False
     after: float = 0.0
     """Of ``sweep``: what the worker has left is sent its stop signal, and *signal* so many seconds later."""
+    drain: float = 0.0
+    """Of ``stop``: seconds for which the guardian may wait until the worker's connections are finished, before it sends
+    the signal. Only for workers with sockets of their own (``Spawn.listen``)."""
 
 
 @dataclass(frozen=True)

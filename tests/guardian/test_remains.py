@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
 import sys
 from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
 
+from cluster_service.guardian import reap
 from cluster_service.wire import facts, orders
+from tests.tools.processes import stat
 
 from .puppet import Puppet
 
@@ -158,3 +161,27 @@ def test_the_cleaner_sends_the_stop_signal(kernel: RealKernel, puppet: Puppet) -
         assert connection.recv(100) == b"SIGQUIT"
         connection.send(b"1")
         assert connection.recv(100) == b""
+
+
+HEADLESS = """
+import ctypes, sys, threading, time
+threading.Thread(target=time.sleep, args=(1000,)).start()
+ctypes.CDLL(None).syscall(int(sys.argv[1]), 0)
+"""
+EXIT = {"x86_64": "60", "aarch64": "93"}
+"""The number of exit(2), which ends one thread, by machine."""
+
+
+@pytest.mark.skipif(os.uname().machine not in EXIT, reason="the number of exit(2) is not known for this machine")
+def test_a_process_whose_first_thread_has_ended_lives_until_the_last_one_has() -> None:
+    with subprocess.Popen([sys.executable, "-c", HEADLESS, EXIT[os.uname().machine]]) as child:
+        while (entry := stat(child.pid)) is not None and entry.state != "Z":
+            os.sched_yield()
+        found = reap.look(child.pid)
+        assert found is not None
+        assert not found.zombie
+        child.kill()
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        found = reap.look(child.pid)
+        assert found is not None
+        assert found.zombie

@@ -55,7 +55,7 @@ def run(plan: Plan, guardian: int, launch: int) -> NoReturn:
     """Become the program. *guardian* is the parent's pid. All signals are blocked when this is called."""
     try:
         limits.restore(plan.limits)
-        os.setpgid(0, 0)
+        os.setsid()  # it can neither join another process group nor reach the terminal of whoever started the service
         reset_signals()
         launch = _arrange_descriptors(plan, launch)
         _prepare(plan, guardian, launch)

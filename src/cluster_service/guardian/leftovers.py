@@ -126,7 +126,9 @@ class Leftovers:
     def _is_ours(self, pid: int, process: reap.Process) -> bool:
         if self._marks and reap.mark_of(pid) >> MARK_BITS == self._marks:
             return True
-        return process.group in self._groups or (bool(self._sockets) and strangers.holds(pid, self._sockets))
+        if {pid, process.group} & self._groups:
+            return True
+        return bool(self._sockets) and strangers.holds(pid, self._sockets)
 
     def _take(self, pid: int, start: int) -> None:
         if (pid, start) in self._ours:

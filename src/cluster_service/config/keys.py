@@ -53,7 +53,7 @@ class Key:
 
 
 def numbered(found: Sequence[str]) -> tuple[Key, ...]:
-    """Return keys that are valid for every command, named ``key1``, ``key2``, …"""
+    """Return keys that are valid for every command, with the names ``key1``, ``key2`` and so on."""
     return tuple(Key(f"key{number}", secret) for number, secret in enumerate(found, 1))
 
 

@@ -81,7 +81,7 @@ class Client:
         return list(self.read("/api/v1/operations")["operations"])
 
     def operation(self, operation: str, *, seen: int = 0, wait: float = 0.0) -> Operation:
-        """Return one operation, after at most *wait* seconds: once it has more than *seen* steps or has ended."""
+        """Return one operation; wait at most *wait* seconds for more than *seen* steps or its end."""
         path = f"/api/v1/operations/{places.quoted(operation)}?seen={seen}&wait={wait}"
         return cast("Operation", self.read(path, TIMEOUT + wait))
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 KEPT = 1000
-"""Maximum number of lines loaded; the file is truncated to them when it holds twice as many."""
+"""Maximum number of lines loaded; the file is truncated to them when it holds more than twice as many."""
 _SECRET = re.compile(r"access.?key|--env\b|\benv[:=]|\"env\"", re.IGNORECASE)
 
 

@@ -37,7 +37,7 @@ def addresses(host: str, port: int, *, allowed: bool, origin: str = "--host") ->
 
 
 def check_tls(cert: str | None, key: str | None, client_ca: str | None) -> None:
-    """Raise CommandError bad_request if these files are not valid for TLS. None of them is valid too."""
+    """Raise CommandError bad_request if the files are not valid for TLS, or given without *cert*. All may be None."""
     if cert is None:
         if key or client_ca:
             raise CommandError(

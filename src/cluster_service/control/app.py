@@ -8,8 +8,8 @@ audited, logged or answered, and an argument that contains a key is refused.
 
 The checks run in this order: limits, Host, Origin, method, key, right, arguments. A key in the headers or the query is
 checked before the body is read, so that the body of an unauthenticated request is read only if it may contain the key.
-Every command, and every refused request, is recorded in the audit file. It is also logged, unless it was a successful
-read by GET: monitoring systems poll every second.
+Every command is recorded in the audit file, and so is a request that ``Access.admit`` refuses, except with 429. It is
+also logged, unless it was a successful read by GET: monitoring systems poll every second.
 """
 
 from __future__ import annotations

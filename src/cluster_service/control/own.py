@@ -41,7 +41,7 @@ class OwnCommand(click.Command):
         self._words: list[str] = []
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Keep all arguments: only the definition from the service tells which are options of the command."""
+        """Keep all arguments: only the definition from the service shows which are options of the command."""
         del ctx
         self._words = list(args)
         return []

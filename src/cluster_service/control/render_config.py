@@ -78,6 +78,6 @@ _BY_FIELD: dict[str, Callable[..., str]] = {"changes": _plan, "services": _ls, "
 
 
 def show(data: Json, *, terminal: bool) -> str:
-    """Return the text of *data*, whose kind its fields tell. Raises KeyError for an unknown kind."""
+    """Return the text of *data*, in a form selected by its fields. Raises KeyError for an unknown form."""
     field = next(name for name in (*_BY_FIELD, "") if name in data or not name)
     return _BY_FIELD[field](data, terminal=terminal)

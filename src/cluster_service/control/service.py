@@ -49,10 +49,7 @@ class Service(Protocol):
         """Return one operation. Raises CommandError not_found."""
 
     async def follow(self, operation_id: str, seen: int, wait: float) -> Json:
-        """Return the operation, after at most *wait* seconds: once it has more than *seen* steps or has ended.
-
-        Dropped steps count.
-        """
+        """Return the operation; wait at most *wait* seconds for its end or more than *seen* steps in total."""
 
     def restart(self, selector: str, timeout: float | None) -> Json:
         """Replace workers ready-first. *selector*: all, GROUP, GROUP.SLOT, SLOT, PID or pid:N."""

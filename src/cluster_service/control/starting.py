@@ -1,7 +1,8 @@
 """``cservice start``: the only command that needs no running service and starts one.
 
 Its options are the table of settings. All words after TARGET belong to the program; after ``--`` the target may be any
-program. If a service of that name already runs, nothing is started, and this becomes a console of the running service.
+program. If a service of that name already runs, ``--group`` adds a group to it; without ``--group`` nothing is started,
+and this becomes a console of the running service.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """systemd units, generated from the settings of a service. Nothing is installed.
 
-Rule: include only hardening that cannot break an unknown service. So there is no system call filter, no
-MemoryDenyWriteExecute (JIT compilers) and no PrivateDevices (GPUs), and paths named in the settings stay accessible.
-``systemd-analyze security NAME`` shows what else a particular service could restrict.
+Rule: include only hardening that cannot break a service about which nothing else is known. So there is no system call
+filter, no MemoryDenyWriteExecute (JIT compilers) and no PrivateDevices (GPUs), and paths named in the settings stay
+accessible. ``systemd-analyze security NAME`` shows what else a particular service could restrict.
 """
 
 from __future__ import annotations

@@ -99,7 +99,7 @@ def _made(path: str, kind: type[CommandError], *, by_default: bool) -> str:
 
 
 def refused(explicit: str | None = None, environ: Mapping[str, str] = os.environ) -> CommandError | None:
-    """Return why the usual directory must not be used, if it exists: another user may have created it."""
+    """Return why the usual directory must not be used (another user may have created it); None if it may be."""
     path = place(explicit, environ)
     try:
         if os.path.lexists(path):

@@ -147,7 +147,7 @@ class Listening:
 
 @dataclass(frozen=True)
 class Released:
-    """The guardian has closed the socket of *address*, because the worker that bound it has closed its own."""
+    """The guardian has closed the socket of *address*: no process of the worker that bound it has it open."""
 
     address: str
 

@@ -48,8 +48,8 @@ class Guardian:
     def ask(self, request: Dict[str, Any]) -> Tuple[Optional[Dict[str, Any]], Optional[int]]:
         """Return the reply and the descriptor that came with it.
 
-        Returns (None, None) if the service has ended, and in a signal handler that interrupts another request, where
-        waiting would deadlock.
+        Returns (None, None) if the service has ended, if the program has closed the descriptor, and in a signal handler
+        that interrupts another request, where waiting would deadlock.
         """
         with self._lock:
             if self._asking:

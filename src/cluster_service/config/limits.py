@@ -1,4 +1,4 @@
-"""How limits are written: text, numbers, lists and tables to the canonical form that ``core.limits`` keeps."""
+"""Parsing of resource limits: text, numbers, lists and tables to the canonical form of ``core.limits``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NAMES = {
     "msgqueue": "size", "nice": "number", "nofile": "number", "nproc": "number", "rss": "size", "rtprio": "number",
     "rttime": "number", "sigpending": "number", "stack": "size",
 }  # fmt: skip
-"""The limits of setrlimit(2), and in what each counts; rttime in microseconds."""
+"""The limits of setrlimit(2) and their units; rttime is in microseconds."""
 
 HIGHEST = (1 << 63) - 1
 MOST_CPU = 4095
@@ -36,7 +36,7 @@ _STOP_HINT = "Name the signal at which the program stops gracefully. SIGKILL fol
 
 
 def rlimits(raw: Any) -> tuple[str, ...]:
-    """``{"nofile": 65536}``, ``["core=0", "as=1g:2g"]`` -> ``("nofile=65536",)``, ``("core=0", "as=…:…")``."""
+    """Return limits as ``("core=0", "as=1073741824:2147483648")`` for ``["core=0", "as=1g:2g"]`` or a table."""
     found: dict[str, str] = {}
     for name, value in _pairs(raw):
         known = name.lower().removeprefix("rlimit_")
@@ -92,7 +92,7 @@ def _number(name: str, text: str) -> str:
 
 
 def umask(raw: Any) -> str:
-    """``"022"`` -> ``"022"``. A number is refused: nobody can see whether 22 was meant to be octal."""
+    """Return a umask as three octal digits. A number is refused: it is unclear whether 22 was meant as octal."""
     text = raw if isinstance(raw, str) else str(raw) if raw == 0 and not isinstance(raw, bool) else ""
     if not _UMASK.match(text):
         raise CommandError(
@@ -116,7 +116,7 @@ def stop_signal(raw: Any) -> str:
 
 
 def affinity(raw: Any) -> str:
-    """``0``, ``[0, 1]``, ``"0-3,6"``, ``"spread"``, ``"spread:0-3"`` -> the same, as ``core.limits`` has it."""
+    """Return the canonical form of ``0``, ``[0, 1]``, ``"0-3,6"``, ``"spread"`` or ``"spread:0-3"``."""
     if isinstance(raw, Sequence) and not isinstance(raw, str):
         raw = ",".join(str(cpu) for cpu in raw)
     text = str(raw).replace(" ", "").lower() if not isinstance(raw, bool) else ""

@@ -1,4 +1,4 @@
-"""The settings of a group: what its workers are, how many, and how they are watched and replaced."""
+"""Settings of a group: what its workers run, how many there are, and how they are monitored and replaced."""
 
 from __future__ import annotations
 

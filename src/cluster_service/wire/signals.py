@@ -1,4 +1,4 @@
-"""The names of signals, as people know them."""
+"""Names of signals."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def signal_number(text: str) -> int:
 
 
 def signal_name(number: int) -> str:
-    """Return SIGKILL for 9, and "signal 40" for one that has no name."""
+    """Return SIGKILL for 9; "signal 40" for a signal without a name."""
     try:
         return signal.Signals(number).name
     except ValueError:

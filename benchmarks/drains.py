@@ -1,8 +1,8 @@
 """Restarts in a row under load, for each kind of server: python -m benchmarks.drains [NAME ...] [--times N].
 
 Two kinds of clients, each 60 requests a second: those with a connection a request, and those that keep theirs. Each
-program runs as a script, and after ``--``, where it runs without the worker runtime. A server that is not installed is
-left out.
+program runs as a script, and after ``--``, where it runs without the worker runtime: with a socket for each worker, and
+with one for all. A server that is not installed is left out.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from tests.tools.service import Service
 
 RATE = 60
 """Requests a second of each kind of client."""
+WORKERS = 3
 SECONDS = 15.0
 """No restart is begun later than this after the first."""
 PROGRAMS = Path(__file__).parent.parent / "tests" / "programs"
@@ -61,6 +62,8 @@ SERVERS: dict[str, Server] = {
     "eventlet": Server("eventlet", ["slow_eventlet.py", PORT]),
     "gunicorn": Server("gunicorn", GUNICORN, GUNICORN),
     "Node.js": Server("$node", [], ["node", "node_pid.js", PORT]),
+    "http.server, 50 ms": Server("http.server", ["http_server.py", PORT, "50"]),
+    "Node.js, 50 ms": Server("$node", [], ["node", "node_pid.js", PORT, "ends", "50"]),
     "Node.js, own handler": Server("$node", [], ["node", "node_pid.js", PORT, "drains"]),
 }
 
@@ -70,7 +73,7 @@ class Row(NamedTuple):
 
     restarts: int
     slowest: float
-    """Seconds that the slowest restart of both workers took."""
+    """Seconds that the slowest restart of all workers took."""
     new: Result
     kept: Result
 
@@ -82,12 +85,13 @@ def is_installed(server: Server) -> bool:
     return importlib.util.find_spec(server.module) is not None
 
 
-def measure(target: list[str], times: int) -> Row:
-    """Restart both workers of *target* up to *times* times under load."""
+def measure(target: list[str], times: int, options: list[str]) -> Row:
+    """Restart the workers of *target* up to *times* times under load. *options*: further ones of ``start``."""
     port = free_port()
     target = [part.replace(PORT, str(port)) for part in target]
-    with Service("-w", "2", "--ready-after", "60s", "--stop-timeout", "20s", *target, cwd=PROGRAMS) as service:
-        service.serving(2)
+    how = ["-w", str(WORKERS), "--ready-after", "60s", "--stop-timeout", "20s", *options]
+    with Service(*how, *target, cwd=PROGRAMS) as service:
+        service.serving(WORKERS)
         url = f"http://127.0.0.1:{port}/"
         with Load(url, rate=RATE, mode="new") as fresh, Load(url, rate=RATE, mode="keepalive", clients=5) as kept:
             began, took = time.monotonic(), [0.0]
@@ -125,12 +129,17 @@ def main() -> None:
         if not is_installed(server):
             continue
         program = [sys.executable, *server.script] if server.program is None else server.program
-        for form, target in (("script or app", server.script), ("after `--`", ["--", *program])):
+        forms: tuple[tuple[str, list[str], list[str]], ...] = (
+            ("script or app", server.script, []),
+            ("after `--`", ["--", *program], []),
+            ("after `--`, `--listen shared`", ["--", *program], ["--listen", "shared"]),
+        )
+        for form, target, options in forms:
             if target in ([], ["--"]):
                 continue
             with tempfile.TemporaryDirectory(prefix="cs-") as directory:
                 os.environ["XDG_RUNTIME_DIR"] = directory
-                print(line(name, form, measure(target, given.times)), flush=True)
+                print(line(name, form, measure(target, given.times, options)), flush=True)
 
 
 if __name__ == "__main__":

@@ -37,6 +37,10 @@ def test_each_word_leads_to_a_setting_and_is_none_itself() -> None:
         ("stop_grace_period", "stop_timeout"),  # docker
         ("harakiri", "hang_timeout"),  # uWSGI
         ("worker_boot_timeout", "ready_timeout"),  # Puma
+        ("STOPSIGNAL", "stop_signal"),
+        ("killsignal", "stop_signal"),
+        ("kill_signal", "stop_signal"),
+        ("KillSignal", "stop_signal"),
         ("wrokers", "workers"),  # a slip of the hand
     ],
 )

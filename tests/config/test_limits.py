@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,6 +13,8 @@ import pytest
 from cluster_service.config import grants
 from cluster_service.config.merge import read
 from cluster_service.core.limits import Limits
+from cluster_service.core.spec import Release
+from cluster_service.master import launch
 
 from .asking import make, release, sentence
 
@@ -62,6 +66,8 @@ def test_limits_are_added_up(tmp_path: Any) -> None:
         ({"oom_score_adj": 1000}, "oom_score_adj", 1000),
         ({}, "stdin", "null"),
         ({"stdin": "keep-open"}, "stdin", "keep-open"),
+        ({}, "stop_signal", "TERM"),
+        ({"stop_signal": "SIGTERM"}, "stop_signal", "TERM"),
         ({"cpu_affinity": USABLE[0]}, "cpu_affinity", str(USABLE[0])),
         ({"cpuAffinity": [USABLE[0], USABLE[0]]}, "cpu_affinity", str(USABLE[0])),
         ({"cpu_affinity": "Spread"}, "cpu_affinity", "spread"),
@@ -90,6 +96,14 @@ def test_the_others(options: dict[str, Any], field: str, value: object) -> None:
         ({"umask": "1777"}, ("'1777'",)),
         ({"nice": 20}, ("nice", "from -20 to 19")),
         ({"oom_score_adj": -1001}, ("oom_score_adj", "from -1000 to 1000")),
+        ({"stop_signal": "QIUT"}, ("'QIUT' is no signal", "with or without SIG")),
+        ({"stop_signal": 0}, ("0 is no signal",)),
+        ({"stop_signal": 65}, ("65 is no signal",)),
+        ({"stop_signal": True}, ("True is no signal",)),
+        ({"stop_signal": "KILL"}, ("KILL cannot be the stop signal", "every request would be cut")),
+        ({"stop_signal": 19}, ("STOP cannot be the stop signal", "halts a process")),
+        ({"stop_signal": "sigcont"}, ("CONT cannot be the stop signal", "continues a process")),
+        ({"stop_signal": "QUIT"}, ("stop_signal", "Python target", "not by SIGQUIT", "-- python server.py")),
         ({"stdin": "tty"}, ("stdin", "null, keep-open")),
         ({"cpu_affinity": "0-"}, ("cpu_affinity", "'0-'", "spread")),
         ({"cpu_affinity": "3-1"}, ("'3-1'", "processors")),
@@ -105,6 +119,18 @@ def test_each_mistake_has_its_sentence(options: dict[str, Any], words: tuple[str
     told = sentence(lambda: make(**options))
     for word in words:
         assert word in told, told
+
+
+@pytest.mark.parametrize(
+    ("written", "name", "number"),
+    [("QUIT", "QUIT", 3), ("sigwinch", "WINCH", 28), (3, "QUIT", 3), ("10", "USR1", 10), (40, "40", 40)],
+)
+def test_the_stop_signal_of_a_program(written: Any, name: str, number: int) -> None:
+    (given,) = read({"stop_signal": written}, "keywords", "/").values()
+    assert given.value == name
+    release = Release("command", "/bin/true", within=Limits(stop_signal=name))
+    assert launch.stop_signal(release) == number
+    assert launch.stop_signal(replace(release, kind="script")) == signal.SIGTERM, "after an upgrade to Python"
 
 
 def test_auto_counts_the_processors_that_the_workers_may_use() -> None:

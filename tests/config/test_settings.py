@@ -24,7 +24,7 @@ def test_the_defaults(here: Path) -> None:
     assert (settings.name, group.name, group.count) == ("default", "web", cpus.usable())
     assert (group.release.kind, group.release.target) == ("script", str(here / "worker.py"))
     assert (group.release.cwd, group.release.python) == (str(here), sys.executable)
-    assert (group.ready_timeout, group.stop_timeout, group.ready_after) == (60.0, 60.0, 5.0)
+    assert (group.ready_timeout, group.stop_timeout, group.ready_after) == (60.0, 60.0, None)
     assert (group.restart.auto_restart, group.restart.delay, group.restart.per_minute) == (True, 0.1, 10)
     assert (settings.access_key, settings.doors, settings.host, settings.port) == ("", (), "localhost", 11987)
     assert (settings.run_dir, settings.spec.give_up, group.release.share) == (str(here / "run"), "never", "auto")
@@ -53,6 +53,8 @@ def test_it_travels_as_json_and_hides_its_key() -> None:
         ({"timeout": 5, "ready_timeout": 7}, "ready_timeout", 7.0),
         ({"monitor": "0"}, "monitor", 0.0),
         ({"hangTimeout": "1m"}, "hang_timeout", 60.0),
+        ({"drain-timeout": "1m"}, "drain_timeout", 60.0),
+        ({"listen": "shared"}, "listen", "shared"),
         ({"health-check": "/health?deep=1"}, "health_check", "/health?deep=1"),
     ],
 )
@@ -351,3 +353,31 @@ def test_a_directory_that_workers_can_write_to_holds_no_file_of_the_service(
     assert list(theirs.iterdir()) == []
     theirs.rmdir()
     (run_dir / "worker.py").unlink()
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        (8888, 8888), ("8888", 8888), (1, 1), ("yes", True), ("true", True), (True, True), ("no", False),
+        (False, False),
+    ],
+)  # fmt: skip
+def test_expect_port_is_a_port_or_a_flag(here: Path, written: Any, expected: bool | int) -> None:
+    (group,) = make(expect_port=written).spec.groups
+    assert group.expect_port == expected
+    assert type(group.expect_port) is type(expected)
+
+
+@pytest.mark.parametrize("written", [0, 65536, -1, "web", "", 8.5, [80]])
+def test_what_is_no_port_is_refused(here: Path, written: Any) -> None:
+    assert "write 8000, yes or no" in sentence(lambda: make(expect_port=written))
+
+
+@pytest.mark.parametrize(("share", "bind"), [("none", []), ("inherit", ["127.0.0.1:8000"])])
+def test_expect_port_needs_a_share_mode_in_which_ports_are_seen(here: Path, share: str, bind: list[str]) -> None:
+    assert f"share = {share}" in sentence(lambda: make(expect_port=True, share=share, bind=bind))
+    assert make(expect_port=False, share=share, bind=bind).spec.groups[0].expect_port is False
+
+
+def test_scripts_have_no_socket_for_each_worker() -> None:
+    assert "is for programs after --" in sentence(lambda: make(listen="per-slot"))

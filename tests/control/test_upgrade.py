@@ -448,3 +448,10 @@ def test_the_list_and_info_show_an_upgrade_that_runs(held: Running) -> None:
 def test_a_refusal_from_a_service_that_knows_no_such_operation(service: Running) -> None:
     with pytest.raises(CommandError, match="no operation runs"):
         connect().command("cancel")
+
+
+def test_a_worker_that_should_listen_and_does_not_is_shown() -> None:
+    row = {"group": "web", "slot": 1, "pid": 7, "state": "serving", "detail": "does not listen on any port"}
+    shown = render.RENDERINGS["workers"]({"service": "x", "workers": [{**row, "not_listening": True}]}, terminal=False)
+    assert "serving (not listening)" in shown
+    assert shown.endswith("web.1: does not listen on any port")

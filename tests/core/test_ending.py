@@ -108,6 +108,16 @@ def test_the_time_that_it_takes_is_announced_and_kept() -> None:
     assert asked.reason == "killed after the stop timeout: web.1, web.2, celery.1, celery.2, redis.1, redis.2"
 
 
+def test_what_a_group_depends_on_stays_until_nothing_is_left_of_it() -> None:
+    """A server behind a shell script still needs its database when the shell has ended."""
+    made = world(REDIS, CELERY, program=replace(GOOD, leaves_children=True, children_take=3.0))
+    made.request(Shutdown("all"))
+    made.run_until(lambda: made.ended is not None, 60.0)
+    stops = {event.group: each.at for each in made.history if isinstance(event := each.what, events.WorkerStop)}
+    assert stops["redis"] - stops["celery"] == pytest.approx(3.0, abs=0.1)
+    assert made.ended == 0
+
+
 def test_groups_that_depend_on_each_other_end_together() -> None:
     made = world(group("a"), group("b"))
     assert made.cluster is not None

@@ -8,6 +8,7 @@ import pytest
 
 from cluster_service.core import events
 from cluster_service.core.requests import Rejected, Restart, Shutdown
+from cluster_service.core.spec import GroupSpec, Release, Spec
 from cluster_service.core.worker import ENDED
 from cluster_service.testing import NEVER, Program, World
 from cluster_service.wire import orders
@@ -272,3 +273,58 @@ def test_a_shutdown_with_a_delay_serves_on_until_it_is_over(how: str) -> None:
 
 def operation_end(made: World) -> float:
     return next(each.at for each in reversed(made.history) if isinstance(each.what, events.OperationEnd))
+
+
+# What a worker leaves.
+
+
+@pytest.mark.parametrize(("takes", "ended_at", "killed"), [(3.0, 4.0, False), (12.0, 10.0, True), (None, 10.0, True)])
+def test_what_a_worker_leaves_has_the_rest_of_its_time(takes: float | None, ended_at: float, *, killed: bool) -> None:
+    """It was asked to end, took a second for that, and has 10 s."""
+    program = replace(GOOD, stop_takes=1.0, leaves_children=True, children_take=takes)
+    made = started(1, program, stop_timeout=10.0)
+    kills: list[object] = []
+    made.kernel.on_children_killed = kills.append
+    asked = made.clock.now
+    made.request(Shutdown("all"))
+    made.run_until(lambda: made.ended is not None, 60.0)
+    assert made.clock.now - asked == pytest.approx(ended_at, abs=0.1)
+    assert bool(kills) == killed
+
+
+def test_the_successor_of_a_crashed_worker_does_not_wait_for_what_that_left() -> None:
+    made = started(1, replace(GOOD, leaves_children=True, children_take=None))
+    (old,) = made.alive()
+    made.kernel.kill(old.worker)
+    made.run(0.7)
+    assert made.alive(), "after the delay of a restart"
+    assert old.children_left
+    made.run(2.0)
+    assert not old.children_left
+
+
+def test_there_are_never_two_of_a_singleton_whatever_it_leaves() -> None:
+    made = started(1, replace(GOOD, leaves_children=True, children_take=5.0), singleton=True, stop_timeout=10.0)
+    (old,) = made.alive()
+    made.request(Restart("all"))
+    made.run(4.5)
+    assert old.exited
+    assert not made.alive()
+    made.run(2.0)
+    assert made.serving()
+
+
+@pytest.mark.parametrize("target", ["/usr/sbin/nginx", "/srv/own"])
+def test_a_program_that_puts_itself_into_the_background_is_ended_and_told(target: str) -> None:
+    program = Program(boot=0.2, dies_at=0.5, code=0, leaves_children=True, background=True, children_take=None)
+    group = GroupSpec("web", 1, Release("command", target))
+    made = World(Spec("default", (group,)), {target: program})
+    most = 0
+    for _ in range(200):
+        made.run(0.1)
+        left = [each for each in made.kernel.processes.values() if each.children_left or not each.exited]
+        most = max(most, len(left))
+    assert most == 1
+    exit_, *_ = told(made, events.WorkerExit)
+    assert exit_.detail.startswith(f"put itself into the background as PID {exit_.pid + 1}")
+    assert "daemon off;" in exit_.detail

@@ -13,7 +13,7 @@ from cluster_service.control.errors import CommandError
 from tests.tools.processes import describe, memory, stat, table
 
 from .events import HOSTILE
-from .subject import GROUPS, KEY, WORKERS, refused
+from .subject import GROUPS, KEY, STOP_TIMEOUT, WORKERS, refused
 
 if TYPE_CHECKING:
     from .world import World
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 GUARDIAN_GROWTH = 4 << 20
 MASTER_GROWTH = 24 << 20
 """Bytes beyond what there was once it was warm. A master remembers a thousand events."""
+REMAINS = STOP_TIMEOUT + 5.0
+"""Seconds after which nothing is left that a worker has started: its stop timeout, and a busy machine."""
 SHOWN = 5
 """Failures that are told one by one."""
 PIPES = 15.0
@@ -105,6 +107,12 @@ class Checks:
     def processes(self) -> None:
         """6: only processes of the service; no zombie."""
         subject = self.world.subject
+        end = time.monotonic() + REMAINS
+        while (left := self._left_by_workers()) and time.monotonic() < end:
+            with subject.changed:
+                subject.changed.wait(1.0)
+        for pid in left:
+            self.world.story.breaks("6 nothing left", f"its worker has ended: {describe(pid)}")
         strangers = subject.unrelated_pids()
         zombies = [pid for pid, entry in table().items() if entry.parent == subject.pid and entry.state == "Z"]
         if (strangers or zombies) and unsettled(self.world):
@@ -114,6 +122,11 @@ class Checks:
         for pid in zombies:
             if (entry := stat(pid)) is not None and entry.state == "Z":
                 self.world.story.breaks("6 nothing left", f"a zombie: {pid}")
+
+    def _left_by_workers(self) -> list[int]:
+        """What workers that have ended had put into the background."""
+        living = set(self.world.subject.worker_pids())
+        return [pid for pid, worker in self.world.subject.background().items() if worker not in living]
 
     def leaks(self) -> None:
         """Memory and descriptors do not grow."""
@@ -161,7 +174,6 @@ class Checks:
                 path = Path(f"/proc/{pid}/{file}")
                 if path.exists() and KEY.encode() in path.read_bytes():
                     self.world.story.breaks("7 keys", f"the key is in {path}")
-
 
     def files(self) -> None:
         """Nobody has written into the files of a worker that closed its descriptors."""

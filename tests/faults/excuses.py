@@ -3,22 +3,29 @@
 The proof is exact. Before a worker is killed it is stopped, and the kernel is asked which connections it has; a worker
 that does a deed of its own writes them down itself (``release/levers.py``). A connection that was refused, that waited
 in a queue, or that another worker held, excuses nothing.
+But what was refused, or waited, from the moment at which a listening socket was shut down until it accepted again, is
+excused.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import math
 import os
 import signal
 import socket
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cluster_service.guardian import posix
 from tests.tools.processes import stat
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 
 @dataclass
@@ -35,6 +42,19 @@ class Held:
 
 
 @dataclass
+class ShutDown:
+    """A listening socket that was shut down. Times are monotonic seconds."""
+
+    at: float
+    to: int
+    """The port."""
+    held: list[int]
+    """The ports of the clients whose connections a worker had accepted by then."""
+    until: float = math.inf
+    """When a request was answered again."""
+
+
+@dataclass
 class Accounts:
     """The failures of the load, and what excuses them. *ledger*: the workers' confessions; *trace*: the failures."""
 
@@ -43,6 +63,7 @@ class Accounts:
     bad: set[str] = field(default_factory=set)
     """Releases that answer 500 themselves."""
     held: list[Held] = field(default_factory=list)
+    shut_down: list[ShutDown] = field(default_factory=list)
     excused: dict[str, int] = field(default_factory=dict)
     """Deed → how many failures it has cost."""
     _read: dict[Path, int] = field(default_factory=dict)
@@ -68,6 +89,8 @@ class Accounts:
         return why is not None
 
     def _why(self, failure: dict[str, Any]) -> str | None:
+        if any(_was_shut_out(failure, listener) for listener in self.shut_down):
+            return "listener shut down"
         if "port" not in failure:  # it got no connection
             return None
         if failure["reason"] == "status 500" and failure["said"].split()[-1:][0] in self.bad:
@@ -90,6 +113,13 @@ class Accounts:
         return [json.loads(line) for line in whole.splitlines()]
 
 
+def _was_shut_out(failure: dict[str, Any], listener: ShutDown) -> bool:
+    """Whether *failure* was refused, or waited in the queue of *listener*: no worker held its connection."""
+    if failure["to"] != listener.to or failure.get("port") in listener.held:
+        return False
+    return bool(failure["at"] >= listener.at and failure.get("opened", failure["at"]) <= listener.until)
+
+
 def clients_of(pid: int) -> list[int]:
     """The ports of the peers of every TCP connection that *pid* has open.
 
@@ -108,3 +138,34 @@ def clients_of(pid: int) -> list[int]:
     finally:
         os.close(process)
     return ports
+
+
+def listener_of(pids: Iterable[int], port: int) -> socket.socket:
+    """Return the socket that listens on TCP *port*, as one of *pids* has it. Raises OSError where none has."""
+    for pid in pids:
+        with contextlib.suppress(OSError):  # it has ended
+            for sock in _sockets_of(pid):
+                if _listens(sock, port):
+                    return sock
+    raise OSError(errno.ENOENT, f"no worker listens on port {port}")
+
+
+def _sockets_of(pid: int) -> Iterator[socket.socket]:
+    """Yield copies of the sockets of *pid*; the caller closes them."""
+    process = os.pidfd_open(pid)
+    try:
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):  # it is closed
+                if str(entry.readlink()).startswith("socket:"):
+                    yield socket.socket(fileno=posix.pidfd_getfd(process, int(entry.name)))
+    finally:
+        os.close(process)
+
+
+def _listens(sock: socket.socket, port: int) -> bool:
+    """Whether *sock* listens on TCP *port*; closes it if not."""
+    inet = sock.family in (socket.AF_INET, socket.AF_INET6) and sock.type == socket.SOCK_STREAM
+    if inet and sock.getsockname()[1] == port and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        return True
+    sock.close()
+    return False

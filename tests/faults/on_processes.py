@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from typing import TYPE_CHECKING
 
 from .subject import GROUPS
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     from random import Random
 
     from .world import World
+
+
+ACCEPTS_AGAIN = 30.0
+"""Seconds. It takes some milliseconds, but the guardian may be stopped, or have no descriptor for its helper."""
 
 
 def kill_worker(world: World, random: Random) -> None:
@@ -55,6 +60,41 @@ def hang(world: World, random: Random) -> None:
         world.subject.until(
             lambda: any(each["type"] in exits and each.get("pid", pid) == pid for each in world.subject.events[seen:]),
             f"the end of the worker that hangs ({group}, pid {pid})",
+        )
+
+
+def shut_down_listener(world: World, random: Random) -> None:
+    """shutdown(2) of a port that workers share, as a program does that ends so; the port must accept again."""
+    group = random.choice(GROUPS)
+    world.last(random.uniform(0, 2))
+    with world.hurting():
+        try:
+            shut_down = world.subject.shut_down_listener(group)
+        except OSError as error:
+            raise Gone(str(error)) from None
+        end = time.monotonic() + ACCEPTS_AGAIN
+        while time.monotonic() < end and not world.over.is_set():
+            with contextlib.suppress(OSError, AssertionError):
+                world.subject.deed(group, "")
+                shut_down.until = time.monotonic()
+                return
+            world.last(0.01)
+        world.story.breaks("1 requests", f"the port of {group} did not accept again within {ACCEPTS_AGAIN:g} s")
+
+
+def background_child(world: World, random: Random) -> None:
+    """A worker starts a process that leaves its group and ignores SIGTERM; where the worker ends, that must end."""
+    group, how = random.choice(GROUPS), random.choice(("nurse", "orphan", "daemonize"))
+    with world.hurting():
+        try:
+            pid = world.subject.deed(group, how)
+        except (OSError, AssertionError):
+            return
+        if how == "nurse":
+            return  # until the worker ends is for the checks to see
+        world.subject.until(
+            lambda: pid not in world.subject.worker_pids() and pid not in world.subject.background().values(),
+            f"the end of what worker {pid} of {group} has put into the background ({how})",
         )
 
 

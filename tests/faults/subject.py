@@ -11,6 +11,7 @@ import shutil
 import signal
 import socket
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,10 +19,10 @@ import cluster_service as cservice
 from tests.fuzz.subject import Hostile, control_socket, hostile_group, next_hostile
 from tests.tools import ask
 from tests.tools.ports import free_port
-from tests.tools.processes import children_of, stat
+from tests.tools.processes import children_of, descendants, stat
 from tests.tools.service import PYTHON, Service
 
-from .excuses import Accounts
+from .excuses import Accounts, ShutDown, clients_of, listener_of
 from .wall import Wall
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ MARKS = {
     "worker": re.compile(rb"^cservice: faults (web|script|hostile)\.|worker/boot\.py"),
 }
 """What a process list says of each: its title, or before it has one, how it was started."""
+BACKGROUND = re.compile(rb"^background child of (\d+)")
+"""What a worker has put into the background, by its command line."""
 RELEASE = Path(__file__).parent / "release"
 
 CONFIG = """
@@ -168,7 +171,13 @@ class Subject(Service):
     def unrelated_pids(self) -> list[int]:
         """Children of the guardian that are no part of the service."""
         found = {pid: command(pid) for pid in children_of(self.pid)}
-        return [pid for pid, line in found.items() if not any(mark.search(line) for mark in MARKS.values())]
+        marks = (*MARKS.values(), BACKGROUND)
+        return [pid for pid, line in found.items() if not any(mark.search(line) for mark in marks)]
+
+    def background(self) -> dict[int, int]:
+        """Processes that workers have put into the background -> the pid of that worker."""
+        found = {pid: BACKGROUND.search(command(pid)) for pid in descendants(self.pid)}
+        return {pid: int(match[1]) for pid, match in found.items() if match}
 
     def kill_worker(self, pid: int) -> None:
         """SIGKILL, once it is known what it holds. Raises ProcessLookupError."""
@@ -190,6 +199,19 @@ class Subject(Service):
     def deed(self, group: str, deed: str) -> int:
         """Have whichever worker of *group* answers do *deed*; return its pid. Raises OSError, AssertionError."""
         return ask.http_pid(("127.0.0.1", self.ports[group]), f"/{deed}")
+
+    def shut_down_listener(self, group: str) -> ShutDown:
+        """Call shutdown(2) on the socket that the workers of *group* share. Raises OSError where none has it now."""
+        port, pids = self.ports[group], self.worker_pids()
+        with listener_of(pids, port) as listener:
+            held = []
+            for pid in pids:
+                with contextlib.suppress(OSError):  # it has ended
+                    held += clients_of(pid)
+            shut_down = ShutDown(time.monotonic(), port, held)
+            self.accounts.shut_down.append(shut_down)
+            listener.shutdown(socket.SHUT_RDWR)
+        return shut_down
 
     @contextlib.contextmanager
     def hostile_worker(self) -> Iterator[Hostile | None]:

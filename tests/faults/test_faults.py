@@ -20,22 +20,33 @@ if TYPE_CHECKING:
 RATE = 60.0
 """Requests a second: the tests' machine is to be left something."""
 
+NURSE, ORPHAN, DAEMONIZE = 2, 0, 1
+"""Seeds with which a background child is each of the three."""
+
 ROUNDS = [
-    [Step(0, "kill worker", 1), Step(0.2, "kill log writer", 1), Step(0, "reload of a mistake", 1)],
+    [
+        Step(0, "kill worker", 1),
+        Step(0.2, "kill log writer", 1),
+        Step(0, "reload of a mistake", 1),
+        Step(0, "listener shut down", 1),
+        Step(0, "listener shut down", 2),
+    ],
     [Step(0, "clock step", 5), Step(0, "upgrade", 1), Step(1, "kill master", 1)],
     [Step(0, "upgrade that raises", 1), Step(0.3, "stop guardian", 3), Step(0, "full disk", 4)],
     [Step(0, "descriptors closed", 1), Step(0, "port moves", 1)],
     [Step(0, "installation removed", 1), Step(0.2, "kill worker", 1)],
     [Step(0, "no descriptors for the guardian", 2), Step(0.2, "restart", 2), Step(0, "worker crashes", 1)],
+    # a child whose worker goes on for now, of one that exits with 7, and of one that exits with 0
+    [Step(0.2 * place, "background child", seed) for place, seed in enumerate((NURSE, ORPHAN, DAEMONIZE))],
 ]
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 def test_promises_are_kept_whatever_happens(tmp_path: Path) -> None:
     story = Story(tmp_path / "story.jsonl")
     rounds = iter([[step for step in steps if FAULTS[step.fault].here] for steps in ROUNDS])
     try:
-        outcome = machine.run(rounds, story, seed=0, seconds=60, rate=RATE)
+        outcome = machine.run(rounds, story, seed=0, seconds=150, rate=RATE)
     finally:
         story.close()
     assert not outcome.broken, f"{story.text()}\n{outcome.broken}"

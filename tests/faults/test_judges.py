@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from .events import Watch
-from .excuses import Accounts, clients_of
+from .excuses import Accounts, ShutDown, clients_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -116,6 +116,28 @@ def test_a_refused_connection_is_never_excused(tmp_path: Path) -> None:
     refused = {"at": 9.0, "mode": "new", "to": 80, "reason": "connect: refused"}
     (tmp_path / "trace").write_text(json.dumps(refused) + "\n")
     assert accounts.unexcused() == [refused]
+
+
+@pytest.mark.parametrize(
+    ("failure", "excused"),
+    [
+        ({}, True),  # it waited in the queue
+        ({"port": None, "at": 5.5}, True),  # refused
+        ({"at": 4.5}, False),  # it had failed before
+        ({"opened": 6.5}, False),  # it came after the port accepted again
+        ({"to": 81}, False),
+        ({"port": 5001}, False),  # a worker held it
+    ],
+)
+def test_what_a_listener_that_was_shut_down_excuses(tmp_path: Path, failure: dict[str, Any], excused: bool) -> None:
+    accounts = Accounts(tmp_path / "ledger", tmp_path / "trace")
+    accounts.shut_down.append(ShutDown(at=5.0, to=80, held=[5001], until=6.0))
+    line = {**FAILURE, "at": 7.0, **failure}
+    if line["port"] is None:
+        del line["port"], line["opened"]
+    (tmp_path / "trace").write_text(json.dumps(line) + "\n")
+    assert bool(accounts.unexcused()) != excused
+    assert sum(accounts.excused.values()) == excused
 
 
 HOLDER = """

@@ -18,7 +18,7 @@ sys.path.insert(0, sys.argv[1])
 
 from cluster_service.guardian.apart import Result
 from cluster_service.guardian.helper import LIMIT_SECONDS, Answer, Helper
-from cluster_service.guardian.loop import Loop
+from cluster_service.guardian.watching import Loop
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -20,8 +20,8 @@ from cluster_service.guardian.faults import Faults
 from cluster_service.guardian.helper import Helper
 from cluster_service.guardian.holdings import Holdings, Worker
 from cluster_service.guardian.link import Link
-from cluster_service.guardian.loop import Loop
 from cluster_service.guardian.notify_sockets import NotifySockets
+from cluster_service.guardian.watching import LONGEST_PAUSE, Loop
 from cluster_service.guardian.workers import Workers
 from cluster_service.machine import notify_place
 from cluster_service.wire import facts, orders
@@ -433,7 +433,7 @@ def test_an_exit_is_told_whatever_else_fails() -> None:
     broken: Any = Broken()
     holdings = Holdings(1, 0.0)
     faults = Faults(log.append, lambda: 1.0)
-    made = Workers(holdings, broken, broken, broken, broken, broken, broken, "", broken, broken, faults)
+    made = Workers(holdings, broken, broken, broken, broken, broken, broken, "", broken, broken, faults, broken)
     made.tell = told.append
     worker = Worker(1, "web.1", pid=4711)
     holdings.add_worker(worker)
@@ -487,3 +487,27 @@ def test_a_hostile_worker_takes_nothing_from_another(kernel: RealKernel) -> None
     assert good.end().code == 0
     os.kill(evil.pid, 9)
     assert kernel.fact(facts.Exited, worker=1).signal == 9
+
+
+@pytest.mark.parametrize("way", ["channel", "notify"])
+def test_a_fault_at_one_message_does_not_make_the_guardian_deaf(guardian: Guardian, way: str) -> None:
+    faults: list[str] = []
+    guardian.loop.on_fault = lambda _error, where: faults.append(where)
+    taken = guardian.channels.tell
+
+    def fail(_fact: Any, _descriptor: int | None = None) -> None:
+        guardian.channels.tell = taken
+        raise RuntimeError("a mistake of the guardian's")
+
+    guardian.channels.tell = fail
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+        for status in ("first", "second"):
+            if way == "notify":
+                sender.sendto(f"STATUS={status}".encode(), guardian.notify)
+            else:
+                guardian.send({"type": "notify", "fields": {"STATUS": status}})
+            guardian.turn()
+    assert len(faults) == 1
+    guardian.loop.time += LONGEST_PAUSE
+    guardian.turn()
+    assert guardian.told == [facts.Notified(1, {"STATUS": "second"})]

@@ -174,9 +174,9 @@ def ours(found: Leftovers) -> set[int]:
 
 
 def test_nothing_is_ended_that_is_not_proven_to_be_ours(stranger: subprocess.Popen[bytes]) -> None:
-    nothing = Known(Numbers(), Numbers())
+    nothing = Known(Numbers(), Numbers(), Numbers())
     assert stranger.pid not in ours(leftovers(nothing))
-    in_group = Known(Numbers(), Numbers())
+    in_group = Known(Numbers(), Numbers(), Numbers())
     in_group.groups.add(os.getpgid(stranger.pid))
     assert stranger.pid in ours(leftovers(in_group))
     process = reap.look(stranger.pid)
@@ -190,7 +190,7 @@ def test_the_marker_is_a_whole_variable() -> None:
     with subprocess.Popen(program, env={**os.environ, **how}, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        known = Known(Numbers(), Numbers())
+        known = Known(Numbers(), Numbers(), Numbers())
         assert process.pid in ours(leftovers(known, b"CSERVICE_INSTANCE=abc"))
         assert process.pid not in ours(leftovers(known, b"CSERVICE_INSTANCE=ab"))
         process.kill()
@@ -200,7 +200,7 @@ def test_an_environment_that_cannot_be_read_holds_nothing_up(
     stranger: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Reading another's memory can block; here the reader is stopped, which is all that the cleaner sees of it."""
-    found = leftovers(Known(Numbers(), Numbers()))
+    found = leftovers(Known(Numbers(), Numbers(), Numbers()))
     process = reap.look(stranger.pid)
     assert process is not None
     fork, readers = os.fork, []

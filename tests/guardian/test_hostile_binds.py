@@ -7,12 +7,27 @@ import errno
 import os
 import platform
 import socket
-from typing import TYPE_CHECKING
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cluster_service.guardian.holdings import OPEN_BURST, OPENS_PER_SECOND, SOCKETS_LIMIT, SWEEP_AT
+import cluster_service
+from cluster_service.guardian.apart import Result
+from cluster_service.guardian.holdings import (
+    OPEN_BURST,
+    OPENS_PER_SECOND,
+    SOCKETS_LIMIT,
+    SWEEP_AT,
+    Held,
+    Holdings,
+    Worker,
+)  # fmt: skip
+from cluster_service.guardian.room import Room, Told
+from cluster_service.guardian.steps import run_here
 from cluster_service.wire import facts, orders
+from cluster_service.wire.addresses import parse
 from tests.tools.ports import free_port
 from tests.tools.processes import children_of
 from tests.tools.silent import Silent
@@ -22,9 +37,9 @@ from .test_modes import CLIENT
 from .test_ports import answered_by, need_seccomp, wait_until_it_calls
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
+    from cluster_service.guardian.steps import Steps
     from tests.contract.real import RealKernel
 
 __all__ = ["need_seccomp"]
@@ -292,6 +307,93 @@ def test_a_socket_that_is_open_somewhere_stays(kernel: RealKernel, holder: str) 
     assert f"udp:127.0.0.1:{port}" in listeners(kernel)
     if holder == "child":
         puppet.do("os.kill(child, 9); os.waitpid(child, 0)")
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_one_socket_that_was_closed_again_is_released_by_time(kernel: RealKernel, call: str) -> None:
+    port, closed = free_ports(2)
+    puppet = Puppet(kernel, 1)
+    puppet.do(f"keep = tcp('127.0.0.1', {port})")
+    puppet.do(f"port = {closed}\n{call}\ns.close()")
+    assert kernel.fact(facts.Released).address.endswith(f"127.0.0.1:{closed}")
+    assert listeners(kernel) == [f"127.0.0.1:{port}"]
+    assert answered_by(puppet, ("127.0.0.1", port), "keep")
+    puppet.do(f"s = tcp('127.0.0.1', {closed})")
+    assert kernel.fact(facts.Listening, address=f"127.0.0.1:{closed}", bound=False)
+
+
+@needs_root
+def test_where_descriptors_cannot_be_seen_every_socket_counts_as_open() -> None:
+    values = {"root": os.getpid(), "guardian": 1, "without": [], "inodes": [1, 2]}
+    code = f"from cluster_service.guardian import duties; print(duties.open_sockets({values}, []).values)"
+    env = {"PYTHONPATH": str(Path(cluster_service.__file__).parents[1])}
+    done = subprocess.run(
+        ["/usr/bin/python3", "-c", code], check=True, capture_output=True, text=True, env=env, user=65534, group=65534
+    )
+    assert done.stdout == "{'open': [1, 2]}\n"
+
+
+class Looks:
+    """A worker with one socket of its own, and the clock by which it is looked at."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.time, self.count, self.still = 100.0, 0, [4711]
+        self.holdings = Holdings(1, 0.0)
+        self.worker = Worker(1, "web.1", pid=2)
+        self.holdings.add_worker(self.worker)
+        address = parse("127.0.0.1:80")
+        self.held = Held(address=address, key="x", socket=None, inode=4711, users={1})  # type: ignore[arg-type]
+        self.holdings.add_held(self.held)
+        told = Told(*(lambda *_: None,) * 5)
+        self.room = Room(self.holdings, told, self.holdings.drop_held, self.run)
+        monkeypatch.setattr("time.monotonic", lambda: self.time)
+
+    def run(self, begin: Callable[[], Steps[None] | None]) -> None:
+        steps = begin()
+        assert steps is not None
+        run_here(steps, {"open_sockets": self.look})
+
+    def look(self, _values: dict[str, Any], _descriptors: list[int]) -> Result:
+        self.count += 1
+        return Result({"open": self.still})
+
+    def until(self, end: float) -> None:
+        while (due := self.room.deadline()) is not None and due <= end:
+            self.time = due
+            self.room.tick(due)
+        self.time = end
+
+
+def test_a_socket_that_stays_open_is_looked_at_ever_more_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = Looks(monkeypatch)
+    assert looks.room.deadline() is None
+    looks.room.given(looks.worker)
+    looks.until(100.0 + 24 * 3600)
+    assert looks.count == 14  # after 3, 9, 21 ... seconds: 3 * (2**14 - 1) is less than a day, and one more is not
+    looks.still = []
+    looks.until(100.0 + 48 * 3600)
+    assert looks.holdings.held == {}
+    assert looks.room.deadline() is None, "nothing is left that could be closed"
+
+
+@pytest.mark.parametrize("why", ["stopping", "exited", "gone", "shared", "declared"])
+def test_what_is_not_a_workers_alone_is_not_looked_at(monkeypatch: pytest.MonkeyPatch, why: str) -> None:
+    looks = Looks(monkeypatch)
+    looks.room.given(looks.worker)
+    if why == "stopping":
+        looks.worker.signals.append("stop")
+    elif why == "exited":
+        looks.worker.exited = True
+    elif why == "gone":
+        looks.holdings.forget_worker(looks.worker)
+    elif why == "shared":
+        looks.held.users.add(2)
+    else:
+        looks.held.declared = True
+    looks.until(1e6)
+    assert looks.count == 0
+    assert looks.room.deadline() is None
+    assert looks.holdings.held
 
 
 def test_a_worker_shares_so_many_sockets_and_no_more(kernel: RealKernel) -> None:

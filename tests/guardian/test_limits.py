@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import resource
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cluster_service.guardian.limits import PROTECTED
+from cluster_service.guardian.limits import NAMES, PROTECTED
 from cluster_service.machine.capabilities import CAP_SYS_RESOURCE, has
 from cluster_service.wire import facts, orders
 from tests.tools.processes import children_of, log_writer_of
+from tests.tools.shortage import size_of
 
 from .puppet import Puppet
 from .test_spawn import spawn
@@ -123,6 +125,72 @@ def test_the_guardian_is_spared_where_it_may_and_nobody_inherits_that(start: Sta
     others = [pid for pid in children_of(guardian) if pid != puppet.pid]
     assert len(others) == 3  # the master, the log writer and the cleaner
     assert [oom(pid) for pid in (puppet.pid, *others)] == [150] * 4
+
+
+LOWERED = {
+    resource.RLIMIT_CORE: 0,
+    resource.RLIMIT_DATA: 1 << 30,
+    resource.RLIMIT_FSIZE: 1 << 20,
+    resource.RLIMIT_NOFILE: 200,
+    resource.RLIMIT_STACK: 1 << 18,
+}
+
+
+def limits_of(pid: int) -> dict[int, tuple[int, int]]:
+    return {number: resource.prlimit(pid, number) for number in NAMES}
+
+
+def lower(pid: int) -> None:
+    """Set limits on process *pid*, as prlimit(1) does; a process that inherits them can start no thread."""
+    for number, limit in {**LOWERED, resource.RLIMIT_AS: size_of(pid) + (4 << 20)}.items():
+        resource.prlimit(pid, number, (limit, limit if has(CAP_SYS_RESOURCE) else resource.prlimit(pid, number)[1]))
+
+
+@pytest.mark.parametrize("share", ["none", "seccomp"])
+def test_no_process_inherits_a_limit_that_was_set_on_the_guardian(start: Start, share: str) -> None:
+    own = limits_of(os.getpid())
+    kernel = start()
+    guardian = kernel.process.pid
+    before = set(children_of(guardian))
+    lower(guardian)
+    puppet = Puppet(kernel, 1, share=share)
+    puppet.do("t = threading.Thread(target=bool); t.start(); t.join()")
+    if share == "seccomp":
+        puppet.do("tcp('127.0.0.1', 0)")  # which starts the helper
+    kernel.restart_master()
+    started = set(children_of(guardian)) - before
+    assert puppet.pid in started
+    assert kernel.master_pid in started
+    assert len(started) == (3 if share == "seccomp" else 2)
+    descriptors = {resource.RLIMIT_NOFILE: (own[resource.RLIMIT_NOFILE][1],) * 2}
+    for pid in started:
+        helper = pid not in (puppet.pid, kernel.master_pid)
+        assert limits_of(pid) == {**own, **(descriptors if helper else {})}
+
+
+def test_a_limit_that_was_ordered_counts_whatever_the_guardian_has(kernel: RealKernel) -> None:
+    lower(kernel.process.pid)
+    check_limits(Puppet(kernel, 1, **LIMITS).pid)
+
+
+@ROOT
+def test_where_a_hard_limit_may_not_be_raised_again_a_worker_gets_what_is_left(start: Start, run_dir: Path) -> None:
+    run_dir.chmod(0o755)
+
+    def become_nobody() -> None:
+        os.setgid(65534)
+        os.setuid(65534)
+
+    kernel = start(prepare=become_nobody, python=PYTHON)
+    low = {resource.RLIMIT_CORE: 0, resource.RLIMIT_FSIZE: 1 << 20}
+    code = (
+        f"import resource\nfor each in {low}.items(): resource.prlimit({kernel.process.pid}, each[0], (each[1],) * 2)"
+    )
+    subprocess.run([PYTHON, "-c", code], check=True, user=65534, group=65534)
+    puppet = Puppet(kernel, 1, python=PYTHON, share="none")
+    found = puppet.do(f"import resource; result = [[each, resource.getrlimit(each)] for each in {[*NAMES]}]")
+    expected = {**limits_of(os.getpid()), **{number: (limit, limit) for number, limit in low.items()}}
+    assert {number: tuple(pair) for number, pair in found} == expected
 
 
 def title(pid: int) -> str:

@@ -274,3 +274,45 @@ def test_pipes_of_dead_workers_that_others_hold_open_are_bounded(scene: Scene) -
         scene.answer(tail=number, lines=["x" * 1000] * 40)
     assert scene.tails[1] == ["x" * logclient.TAIL_CHARACTERS] * logclient.TAIL_LINES
     assert dropped == [1, 2]
+
+
+def test_at_the_end_it_has_time_only_while_it_takes_something(scene: Scene) -> None:
+    scene.logs.start(0.0)
+    scene.receive()
+    scene.answer(pong=True)
+    pipe = scene.worker(1)
+    scene.receive()
+    os.write(pipe, b"five\n")
+    for line in range(20):
+        scene.logs.line(f"line {line} " + "." * 8000)
+    assert scene.logs.finish(0.5)
+    for _ in range(5):  # it reads, but slowly
+        scene.loop.time += 0.375
+        passing.receive(scene.ends[-1], 1 << 20, 1)
+        assert scene.logs.finish(0.5)
+    scene.receive()
+    for _ in range(5):  # it has read everything, and writes to a slow output
+        scene.loop.time += 0.375
+        scene.answer(pong=True)
+        assert scene.logs.finish(0.5)
+    assert scene.ends[-1].recv(1) == b"", "it was told that nothing more comes"
+    scene.loop.time += 0.375
+    assert scene.logs.finish(0.5)
+    scene.loop.time += 0.125
+    assert not scene.logs.finish(0.5)
+    assert scene.logs.lost() == "5 bytes of output"
+
+
+def test_what_a_writer_has_not_taken_is_counted(scene: Scene) -> None:
+    scene.logs.start(0.0)
+    scene.receive()
+    scene.answer(pong=True)
+    for line in range(300):
+        scene.logs.line(f"line {line} " + "." * 2000)
+    assert scene.logs.finish(0.5)
+    scene.loop.time += 0.5
+    assert not scene.logs.finish(0.5)
+    waits = len(scene.receive())
+    lost = scene.logs.lost()
+    assert lost == "", "now it has everything"
+    assert waits == 300

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import re
@@ -18,7 +19,7 @@ import pytest
 from cluster_service.wire import facts, orders
 from tests.contract.interface import DEADLINE
 from tests.tools.ports import free_port
-from tests.tools.processes import log_writer_of
+from tests.tools.processes import log_writer_of, stat
 
 from .puppet import Puppet
 
@@ -272,7 +273,47 @@ def test_a_stopped_writer_delays_no_exit_and_no_start(kernel: RealKernel) -> Non
         assert kernel.fact(facts.Exited, worker=number).code == 3
     kernel.send(orders.Log("nor anything else"))
     kernel.nothing_of(facts.SpawnFailed)
-    kernel.close()  # and the service ends
+    kernel.send(orders.Bye())
+    kernel.hang_up()
+    assert kernel.wait() == 0  # and the service ends
+    assert kernel.wrote(f"[cservice] killed the log writer (pid {pid}), which made no progress; lost: ")
+    assert stat(pid) is None
+
+
+def test_what_a_stopped_writer_did_not_take_is_reported_at_the_end(kernel: RealKernel) -> None:
+    puppet = Puppet(kernel, 1)
+    puppet.do("os.write(1, b'the writer works\\n')")
+    assert kernel.wrote("the writer works")
+    pid = writer(kernel)
+    os.kill(pid, signal.SIGSTOP)
+    puppet.do("os.write(1, b'words')")
+    kernel.send(orders.Bye(3))
+    kernel.hang_up()
+    assert kernel.wait() == 3
+    assert kernel.wrote(
+        f"[cservice] killed the log writer (pid {pid}), which made no progress; lost: 5 bytes of output"
+    )
+    assert stat(pid) is None
+
+
+def test_a_standard_error_that_takes_nothing_does_not_keep_the_service_from_ending(start: Start) -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writing, b"." * 4096)
+    os.set_blocking(writing, True)
+    kernel = start(stderr=writing)
+    os.close(writing)
+    puppet = Puppet(kernel, 1)
+    puppet.do("os.write(1, b'the writer works\\n')")
+    assert kernel.wrote("the writer works")
+    os.kill(writer(kernel), signal.SIGSTOP)
+    puppet.do("os.write(1, b'words')")
+    kernel.send(orders.Bye(3))
+    kernel.hang_up()
+    assert kernel.wait() == 3
+    os.close(reading)
 
 
 def test_the_same_failure_again_is_one_line(kernel: RealKernel) -> None:

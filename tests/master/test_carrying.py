@@ -112,6 +112,7 @@ ACTIONS: list[tuple[actions.Action, Any]] = [
     (actions.RunTest("7", "web", 1, (), "x", None, None), reports.Tested),
     (actions.Abandon("7"), None),
     (actions.Dump(7, "hangs"), None),
+    (actions.Warn("it"), None),
     (actions.Fault("it"), None),
 ]
 

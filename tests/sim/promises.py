@@ -68,6 +68,7 @@ class CheckedWorld(World):
         super().__init__(spec, dict(programs))
         self.kernel.on_order = self._order
         self.kernel.on_exit = self._exit
+        self.kernel.on_children_killed = self._children_killed
 
     # What the world does, watched.
 
@@ -156,6 +157,15 @@ class CheckedWorld(World):
         if "stop" not in process.state.signals:
             self.excused.add(place_of(process))
 
+    def _children_killed(self, process: Process) -> None:
+        """What a worker left that was asked to end has the same time as the worker."""
+        announced = self.announced.get(process.worker)
+        if announced is None or "stop" not in process.state.signals:
+            return
+        had = process.age - announced.age
+        if had < announced.timeout - UNNOTICED * self.suspensions - EPSILON:
+            self.broken(f"what {process} left is killed after {had:g} s, {announced.timeout:g} s were announced")
+
     def _carry_out(self, action: actions.Action) -> None:
         check = self._CHECKS.get(type(action))
         if check is not None:
@@ -195,6 +205,11 @@ class CheckedWorld(World):
         there = self.staying(place)
         if self.group_of(action.group).singleton and self.alive(action.group):
             self.broken(f"{action.group} is a singleton, has {self.alive(action.group)}, and gets one more")
+        left = [each for each in self.kernel.processes.values() if each.children_left]
+        if self.group_of(action.group).singleton and any(place_of(each)[0] == action.group for each in left):
+            self.broken(f"{action.group} is a singleton, its last worker has left {left}, and it gets one more")
+        if any(place_of(each) == place and self._in_background(each) for each in left):
+            self.broken(f"{place} has put itself into the background, and gets one more")
         if len(there) > 1:
             self.broken(f"{place} has {there} and gets one more")
         if there and there[0].spawn.meta["generation"] == action.generation and not self._is_retired(there[0]):
@@ -204,6 +219,10 @@ class CheckedWorld(World):
         total = sum(len(self.staying(each)) for each in slots)
         if there and total + 1 > len(slots) + surge:
             self.broken(f"{action.group} of {len(slots)} has {total} workers that stay, and gets one more")
+
+    def _in_background(self, process: Process) -> bool:
+        worker = self.cluster.workers.get(process.worker) if self.cluster is not None else None
+        return worker is not None and process.children_left and process.state.code == 0 and not worker.stop_reason
 
     def _is_retired(self, process: Process) -> bool:
         """Whether it is to be replaced by another of its kind: it hangs, or is recycled."""
@@ -281,6 +300,9 @@ class CheckedWorld(World):
     def _check_end(self, action: actions.End) -> None:
         if not action.now and self.kernel.alive():
             self.broken(f"the service ends while {self.kernel.alive()} live")
+        left = [each for each in self.kernel.processes.values() if each.children_left]
+        if not action.now and left:
+            self.broken(f"the service ends while what {left} left lives")
 
     def _check_publish(self, action: actions.Publish) -> None:
         event = action.event

@@ -64,6 +64,8 @@ GOOD: dict[str, dict[str, Any]] = {
     "slow": {"boot": 20.0, "stop_takes": 15.0},
     "stubborn": {"boot": 0.2, "stop_takes": None},
     "messy": {"boot": 0.2, "leaves_children": True},
+    "behind a shell": {"boot": 0.2, "leaves_children": True, "children_take": 12.0},
+    "leaves one that is stubborn": {"boot": 0.2, "leaves_children": True, "children_take": None},
     "leaky": {"boot": 0.2, "leaks": 1e6},
 }
 BAD: dict[str, dict[str, Any]] = {
@@ -75,6 +77,14 @@ BAD: dict[str, dict[str, Any]] = {
     "hangs": {"boot": 0.2, "hangs_at": 4.0},
     "hangs, and gives no beat": {"boot": 0.2, "hangs_at": 4.0, "beats": False},
     "answers 500": {"boot": 0.2, "errors_from": 3.0},
+    "puts itself into the background": {
+        "boot": 0.2,
+        "dies_at": 0.5,
+        "code": 0,
+        "leaves_children": True,
+        "background": True,
+        "children_take": None,
+    },
     "dies of a signal and leaves a mess": {"boot": 0.2, "dies_at": 3.0, "code": None, "leaves_children": True},
 }
 

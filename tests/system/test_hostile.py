@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.tools import ask
 from tests.tools.ports import free_port
-from tests.tools.service import Service
+from tests.tools.service import CSERVICE, PYTHON, Service
 
 PROGRAMS = Path(__file__).parent.parent / "programs" / "hanging"
 
@@ -55,3 +55,49 @@ def test_an_address_that_a_worker_only_names_is_not_connected_to(tmp_path: Path)
         assert not connected
         assert service.log.count("ignored: not its own") == 1
         assert os.path.exists(target)
+
+
+ESCAPE = """
+import os, signal, sys
+import cluster_service
+tried = []
+for what in (
+    lambda: os.setpgid(0, os.getpgid(os.getppid())),
+    lambda: os.setpgid(0, 0),
+    lambda: os.open("/dev/tty", os.O_RDWR),
+):
+    try:
+        what()
+    except OSError:
+        continue
+    tried.append("done")
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print("escaped:", tried, flush=True)
+cluster_service.worker_ready()
+while True:
+    signal.pause()
+"""
+IN_A_TERMINAL = """
+import contextlib, os, sys
+with contextlib.suppress(OSError):
+    os.setsid()
+os.close(os.open(sys.argv[1], os.O_RDWR))
+os.close(os.open("/dev/tty", os.O_RDWR))
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+def test_no_worker_leaves_its_process_group_or_reaches_the_terminal(tmp_path: Path) -> None:
+    (tmp_path / "worker.py").write_text(ESCAPE)
+    terminal, side = os.openpty()
+    command = (PYTHON, "-c", IN_A_TERMINAL, os.ttyname(side), CSERVICE, "start", "--name", "{name}")
+    try:
+        with Service("-w", "2", "--stop-timeout", "1s", "worker.py", cwd=tmp_path, command=command) as service:
+            first = service.serving(2)
+            service.until(lambda: sum("escaped: []" in line for line in list(service.lines)) == 2, "two that could not")
+            assert service.cli("restart", "all").code == 0
+            assert not set(service.serving(2)) & set(first)
+            assert service.stop() == 0
+    finally:
+        os.close(side)
+        os.close(terminal)

@@ -6,12 +6,14 @@ import os
 import pwd
 import socket
 import subprocess
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.tools import ask
+from tests.tools.load import Load
 from tests.tools.ports import free_port
 from tests.tools.service import PYTHON, Service
 
@@ -28,7 +30,12 @@ def listeners(*addresses: str, options: tuple[str, ...] = ()) -> Service:
 
 def all_answer(service: Service, *questions: Callable[[], int]) -> None:
     """Both workers answer each of *questions*."""
-    workers = service.serving(2)
+    all_answer_of(service, 2, *questions)
+
+
+def all_answer_of(service: Service, count: int, *questions: Callable[[], int]) -> None:
+    """Each of *count* workers answers each of *questions*."""
+    workers = service.serving(count)
     for question in questions:
         assert ask.workers_that_answer(question, workers) == set(workers)
 
@@ -163,3 +170,39 @@ def test_a_socket_that_nobody_uses_any_more_is_closed(tmp_path: Path) -> None:
         assert service.json("info")["ports"] == [f"127.0.0.1:{after}"]
         with pytest.raises(ConnectionRefusedError):
             ask.connect(("127.0.0.1", before))
+
+
+def answers(port: int) -> bool:
+    try:
+        return bool(ask.http_pid(("127.0.0.1", port), "/"))
+    except (OSError, AssertionError, HTTPException):
+        return False
+
+
+def test_a_program_that_shuts_the_port_down_costs_moments() -> None:
+    port = free_port()
+    with Service("-w", "3", "--", PYTHON, "shuts_down.py", str(port), cwd=PROGRAMS) as service:
+        service.serving(3)
+        with Load(f"http://127.0.0.1:{port}/", rate=200) as load:
+            assert service.cli("restart", "all").code == 0
+            service.until(lambda: answers(port), "an answer after the last worker has shut the port down")
+            all_answer_of(service, 3, lambda: ask.http_pid(("127.0.0.1", port), "/"))
+            result = load.finish()
+        assert result.ok > result.failed, result
+        assert "shut down the socket that all workers share, and it listens again" in service.log
+
+
+def test_a_unix_socket_that_a_program_shuts_down_is_replaced(run_dir: Path) -> None:
+    path = str(run_dir / "s")
+    with Service("-w", "3", "--", PYTHON, "shuts_down.py", path, cwd=PROGRAMS) as service:
+        before = set(service.serving(3))
+        assert service.cli("restart", "web.1").code == 0
+        service.until(lambda: not before & set(service.serving(3)), "the replacement of every worker")
+        all_answer_of(service, 3, lambda: ask.raw_pid(path))
+
+
+def test_a_worker_that_should_listen_and_does_not_is_never_ready() -> None:
+    options = ("-w", "1", "--expect-port", "yes", "--ready-timeout", "2s", "--no-auto-restart")
+    with Service(*options, "--", "sleep", "60", cwd=PROGRAMS) as service:
+        service.until_logged("web.1 was not ready within 2 s: it does not listen on any port")
+        assert service.cli("health").out.startswith("down: 0 of 1 serving")

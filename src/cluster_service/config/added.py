@@ -1,6 +1,6 @@
-"""A group that the configuration here names, as the command ``start`` of a service that runs takes it.
+"""A group from the local configuration, converted to arguments of ``start`` for a running service.
 
-What the files say is settled here, where they stand; the service is told absolute paths and values.
+The configuration files are evaluated here; the service receives absolute paths and values.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ SPELLED: dict[str, Callable[[Any], Any]] = {
     "depends": lambda value: [f"{group}:{condition}" for group, condition in value],
     "statuses": lambda value: "{}-{}".format(*value),
 }
-"""Kinds of setting whose value is not written as it is."""
+"""Kind of setting -> the function that converts its value back to what ``start`` accepts."""
 
 
 def group_here(options: Mapping[str, Any], directory: str, environ: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
-    """Return the target and the options of the group that *options* (flags) name, as the files of *directory* and the
-    environment have it. Raises CommandError bad_request, which tells every mistake in them.
+    """Return the target and the options of the group that *options* (flags) select in the configuration of *directory*.
+
+    The environment counts too. Raises CommandError bad_request that lists every mistake.
     """
     collected = collect(options, "flags", directory, environ)
     ((name, given),) = chosen(collected).items()

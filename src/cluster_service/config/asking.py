@@ -1,7 +1,7 @@
-"""Asking an interpreter what it knows of a target: ``probe.py`` is run by it, as the user of the workers.
+"""Examination of a target by an interpreter, which runs ``probe.py`` as the user of the workers.
 
-The interpreter is the user's, so its answer is not trusted: it is bounded in size and time, and of what it says only
-known fields of the known types are kept.
+The interpreter belongs to the user, so its answer is not trusted: it is limited in size and time, and only known fields
+of the expected types are used.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 PROBE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "probe.py")
 
 SECONDS = 20.0
-"""How long an interpreter may take to answer, where nothing else was said."""
+"""Default timeout for the answer of an interpreter, in seconds."""
 MAX_TEXT = 20_000
-"""Characters of one text of an answer."""
+"""Maximum length of one text in an answer, in characters."""
 MAX_NAMES = 1000
 _SAID = 300
 
@@ -40,10 +40,10 @@ def asked(
     environ: Mapping[str, str],
     timeout: float = SECONDS,
 ) -> Mapping[str, object]:
-    """Return what *python* knows of *target*: see ``probe``. Blocking.
+    """Return what *python* reports about *target*: see ``probe``. Blocking.
 
-    *identity*: as whom it is run; *timeout*: seconds. Raises CommandError bad_request unless it starts, answers and is
-    3.9 or newer.
+    *identity*: the user that runs it; *timeout*: seconds. Raises CommandError bad_request if the interpreter does not
+    start, does not answer, or is older than 3.9.
     """
     module, _, attribute = target.partition("(")[0].partition(":")
     arguments = [kind, module, attribute] if kind == "app" else [kind, target.removeprefix("-m ")]
@@ -83,14 +83,14 @@ _FIELDS: dict[str, Callable[[Any], object]] = {
 
 
 def _checked(answer: Mapping[str, Any]) -> dict[str, object]:
-    """Return the known fields of *answer*. Raises TypeError, ValueError for one of another type."""
+    """Return the known fields of *answer*. Raises TypeError or ValueError for a field of another type."""
     return {name: check(answer[name]) for name, check in _FIELDS.items() if name in answer}
 
 
 def _output(
     identity: Identity, argv: list[str], cwd: str, environ: Mapping[str, str], timeout: float
 ) -> tuple[str, str]:
-    """Run an interpreter and return what it wrote. One that takes too long is killed with all that it started."""
+    """Run an interpreter and return its output. Raises CommandError; on a timeout the whole session is killed."""
     try:
         done = running.run_as(identity, argv, cwd=cwd, env=environ, seconds=timeout)
     except running.Late:
@@ -102,7 +102,7 @@ def _output(
         raise CommandError("bad_request", f"the interpreter {argv[0]} does not start: {error.strerror}") from None
     _, cannot, why = done.err.rstrip().rpartition(" cannot be run: ")
     if done.code == running.CANNOT_RUN and cannot:
-        if not os.path.exists(argv[0]):  # a virtual environment may be left whose Python has gone
+        if not os.path.exists(argv[0]):  # a virtual environment whose Python was removed
             why = "No such file or directory"
         raise CommandError("bad_request", f"the interpreter {argv[0]} does not start: {why[:_SAID]}")
     if done.code < 0:

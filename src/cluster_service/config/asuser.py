@@ -1,8 +1,8 @@
-"""Looking at files that a configuration or a release names, as the user whose workers are to use them.
+"""Examination of files named by a configuration or a release, as the user of the workers.
 
-``call`` runs one of ``FUNCTIONS``. With another identity than our own it is called in a fresh process of ours that
-has become that user: a path that the user controls is never followed, opened or read with the rights of the service,
-and one that blocks (a FIFO, a file system of the user's) costs ``SECONDS`` at most. The answer is JSON, bounded.
+``call`` runs one of ``FUNCTIONS``. For another identity it runs in a new process of ours with that identity: a path
+controlled by that user is never followed, opened or read with the privileges of the service, and one that blocks (a
+FIFO, a FUSE file system) delays at most ``SECONDS``. The answer is JSON of limited size.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ FUNCTIONS = {
     "interpreter": "targets:first_line_python",
     "variables": "envfiles:read_here",
 }
-"""What can be called, by name. Arguments and results are what JSON has."""
+"""Functions that can be called, by name. Arguments and results are JSON values."""
 _LATE_IMPORTS = ("difflib", "encodings.utf_8_sig", "shutil")
-"""What the functions import when they need it: as another user our interpreter's files may be closed."""
+"""Modules that the functions import late: the other user may have no access to the files of our interpreter."""
 
 
 def call(identity: Identity, name: str, *arguments: Any) -> Any:
-    """Return what the function *name* returns, called as *identity*. Blocking. Raises CommandError."""
-    from cluster_service.machine.identity import OWN  # noqa: PLC0415 - this file is a program too
+    """Return the result of the function *name*, called as *identity*. Blocking. Raises CommandError."""
+    from cluster_service.machine.identity import OWN  # noqa: PLC0415 - this file is also run as a program
 
     return _function(name)(*arguments) if identity == OWN else _elsewhere(identity, name, arguments)
 

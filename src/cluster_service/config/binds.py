@@ -1,4 +1,4 @@
-"""Addresses as people write them -> the one spelling that the whole service uses."""
+"""Addresses as written by users -> their canonical form."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _ADDRESS = re.compile(r"(?:(?P<host>\[[^\]]*\]|[^:\[\]/]*):)?(?P<port>\d+)(?P<bo
 
 
 def canonical(text: str, base: str = "/") -> str:
-    """Return ``127.0.0.1:8000``, ``[::1]:8000``, ``unix:/path``, ``unix:@name`` or ``udp:…`` for what was written.
+    """Return the canonical form: ``127.0.0.1:8000``, ``[::1]:8000``, ``unix:/path``, ``unix:@name`` or ``udp:…``.
 
-    *base*: the directory that a relative Unix path starts from. Host names are resolved now. Raises CommandError.
+    *base*: the directory for a relative Unix path. Host names are resolved immediately. Raises CommandError.
     """
     if text.startswith("unix:"):
         return _unix(text, base)
@@ -31,7 +31,7 @@ def canonical(text: str, base: str = "/") -> str:
         what = "port 0 would be another port for each worker" if port == 0 else f"{port} is not a port (1 to 65535)"
         raise CommandError("bad_request", f"{text!r} cannot be shared: {what}", f"For an address, {HOW}.")
     host = match["host"]
-    # a port alone is for this machine, as the default is; ":port" is for every address, as elsewhere
+    # a bare port binds to loopback, as the default does; ":port" binds to every address, as in other servers
     address = "127.0.0.1" if host is None else resolve(host.strip("[]") or "0.0.0.0", text)
     if match["both"] and address != "::":
         raise CommandError("bad_request", f"{text!r} is not an address: +v4 goes with [::] alone")
@@ -39,7 +39,7 @@ def canonical(text: str, base: str = "/") -> str:
 
 
 def joined(address: str, port: int) -> str:
-    """``("::1", 80)`` -> ``[::1]:80``."""
+    """Return ``[::1]:80`` for ``("::1", 80)``."""
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
@@ -57,7 +57,7 @@ def _unix(text: str, base: str) -> str:
 
 
 def resolve(host: str, text: str) -> str:
-    """Return the numeric address of *host*, IPv4 rather than IPv6. *text*: what was written, for the error."""
+    """Return the numeric address of *host*, preferring IPv4. *text*: the original text, for the error."""
     try:
         return str(ipaddress.ip_address(host))
     except ValueError:

@@ -1,8 +1,8 @@
-"""Whether a release can be run at all, found out without running it: the first stage of an upgrade.
+"""Static check of a release: the first stage of an upgrade.
 
-Nothing of the release is imported or executed, and nothing is written, no ``.pyc`` either. Source is compiled by the
-interpreter that is to run it, never by ours: it may be of another version. What only shows when the code runs (a
-dependency that is missing, a port that is taken) is for the canary to find.
+Nothing of the release is imported or executed, and nothing is written, not even a ``.pyc``. Source is compiled by the
+interpreter that will run it, which may have another version than ours. Errors that only occur at run time (a missing
+dependency, a port in use) are left to the canary.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ def check_release(
     environ: Mapping[str, str],
     timeout: float = asking.SECONDS,
 ) -> list[str]:
-    """Return remarks about *release*. Blocking: for a thread.
+    """Check *release* and return remarks about it; currently always empty. Blocking: run it in a thread.
 
-    *identity*: as whom its workers run, and as whom it is looked at. *environ*: its workers'. *timeout*: seconds.
-    Raises CommandError failed, of several lines perhaps, when it surely cannot be run.
+    *identity*: the user of its workers, as whom the files are examined. *environ*: the environment of its workers.
+    *timeout*: seconds. Raises CommandError failed, possibly with several lines, if the release cannot run.
     """
     try:
         asuser.call(identity, "files", release.kind, release.target, release.python, release.cwd)
@@ -44,7 +44,7 @@ def check_release(
 
 
 def check_files(kind: str, target: str, python: str, cwd: str) -> None:
-    """Raise CommandError failed unless the files of a release are there."""
+    """Raise CommandError failed if a file of a release is missing."""
     if not os.path.isdir(cwd):
         raise CommandError("failed", f"the directory {cwd} does not exist")
     if kind == "command":

@@ -1,4 +1,4 @@
-"""How many CPUs this process may really use: affinity, and the quota of its control groups (v1 and v2)."""
+"""Number of usable CPUs: the affinity of this process and the quotas of its cgroups (v1 and v2)."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ OWN = Path("/proc/self/cgroup")
 
 
 def usable(cgroups: Path = CGROUPS, own: Path = OWN) -> int:
-    """Return the whole CPUs that this process may use, at least 1. A quota of 2.5 CPUs is 2."""
+    """Return the number of whole CPUs that this process may use, at least 1. A quota of 2.5 CPUs counts as 2."""
     allowed = len(os.sched_getaffinity(0))
     return max(1, min([allowed, *(int(quota) for quota in quotas(cgroups, own))]))
 
 
 def quotas(cgroups: Path = CGROUPS, own: Path = OWN) -> list[float]:
-    """Return every quota, in CPUs, that stands above this process."""
+    """Return every CPU quota that applies to this process, in CPUs."""
     try:
         lines = own.read_text().splitlines()
     except OSError:
@@ -32,7 +32,7 @@ def quotas(cgroups: Path = CGROUPS, own: Path = OWN) -> list[float]:
 
 
 def _upwards(root: Path, path: str) -> list[Path]:
-    """The group's directory and every one above it; in a container the path may be one that only the host has."""
+    """Return the directory of the cgroup and its ancestors; in a container the path may exist only on the host."""
     here = root / path.lstrip("/")
     return [here, *(parent for parent in here.parents if parent == root or root in parent.parents)]
 

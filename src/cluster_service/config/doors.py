@@ -1,4 +1,4 @@
-"""What the doors and the files of a service come to: addresses, keys, certificates, places that can be written."""
+"""Endpoints and files of a service: addresses, keys, certificates, writable paths."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ANOTHER = "Name another place, or chmod u+w this one."
 
 
 def addresses(host: str, port: int, *, allowed: bool, origin: str = "--host") -> tuple[tuple[str, ...], bool]:
-    """Return the addresses of the TCP door and whether they can be reached from beyond this machine."""
+    """Return the addresses of the TCP endpoint, and True if other machines can reach them. Raises CommandError."""
     if host == "localhost":
         return (f"127.0.0.1:{port}", f"[::1]:{port}"), False
     address = "::" if host == "*" else binds.resolve(host.strip("[]"), host)
@@ -37,20 +37,20 @@ def addresses(host: str, port: int, *, allowed: bool, origin: str = "--host") ->
 
 
 def check_tls(cert: str | None, key: str | None, client_ca: str | None) -> None:
-    """Raise CommandError bad_request unless a door can speak TLS with these files, or there are none."""
+    """Raise CommandError bad_request if the files are not valid for TLS, or given without *cert*. All may be None."""
     if cert is None:
         if key or client_ca:
             raise CommandError(
                 "bad_request", "tls_key and tls_client_ca say nothing without tls_cert", "Add tls_cert, or remove them."
             )
         return
-    from . import tls  # noqa: PLC0415 - OpenSSL is only loaded where it is needed
+    from . import tls  # noqa: PLC0415 - loads OpenSSL only if needed
 
     tls.server_context(cert, key, client_ca)
 
 
 def check_probes(addresses: Sequence[str]) -> None:
-    """Raise CommandError bad_request unless all are TCP."""
+    """Raise CommandError bad_request unless all addresses are TCP."""
     for address in addresses:
         if address.startswith(("unix:", "udp:")):
             raise CommandError(
@@ -59,7 +59,7 @@ def check_probes(addresses: Sequence[str]) -> None:
 
 
 def given_keys(given: Mapping[str, Given], warnings: list[str]) -> tuple[tuple[Key, ...], str | None] | None:
-    """Return the keys and the file that they stand in; None: one is to be made. Raises CommandError bad_request."""
+    """Return the keys and their file; None: a key is to be generated. Raises CommandError bad_request."""
     key, file = given.get("access_key"), given.get("access_key_file")
     if key and file:
         if key.rank == file.rank:
@@ -82,9 +82,9 @@ def given_keys(given: Mapping[str, Given], warnings: list[str]) -> tuple[tuple[K
 
 
 def idle_port(given: Mapping[str, Given], found: object) -> list[str]:
-    """Return a warning when the command line gives the port of a door that stays shut: perhaps the app's was meant.
+    """Return a warning if the command line sets the port of the TCP endpoint, but no key: the app's may be meant.
 
-    *found*: what ``given_keys`` says.
+    *found*: the result of ``given_keys``.
     """
     port = given.get("port")
     if found != ((), None) or port is None or port.source != "flags":
@@ -94,12 +94,12 @@ def idle_port(given: Mapping[str, Given], found: object) -> list[str]:
 
 
 def made_keys(run_dir: str, name: str) -> tuple[tuple[Key, ...], str | None]:
-    """Return the keys of the service and their file, made when there is none."""
+    """Return the keys of the service and their file, generating a key if there is none."""
     return keys.automatic(run_dir, name), rundir.key_path(run_dir, name)
 
 
 def check_commands(directory: Given | None) -> list[str]:
-    """Return a warning for each file of commands that does not compile. Raises CommandError: there is no directory."""
+    """Return a warning for each command file that does not compile. Raises CommandError if there is no directory."""
     if directory is None:
         return []
     try:
@@ -113,7 +113,7 @@ def check_commands(directory: Given | None) -> list[str]:
 
 
 def _flaw(path: str) -> str:
-    """Why the source at *path* cannot be compiled; empty: it can be, or it is for the master to say."""
+    """Return the syntax error in the source at *path*; empty if there is none or the file cannot be read."""
     try:
         with open(path, "rb") as file:
             compile(file.read(), path, "exec", dont_inherit=True)
@@ -125,9 +125,10 @@ def _flaw(path: str) -> str:
 
 
 def check_file(path: Given | None, *, users: Sequence[tuple[str, int, list[int]]] = (), replaced: bool = False) -> None:
-    """Raise CommandError unless the file can be written, and its directory by none of *users* (``grants.users_of``).
+    """Raise CommandError unless the file is writable, and its directory is not writable by *users*
+    (``grants.users_of``).
 
-    *replaced*: by a new one of the same name each time.
+    *replaced*: each write replaces the file by a new one.
     """
     if path is None:
         return
@@ -145,4 +146,4 @@ def check_file(path: Given | None, *, users: Sequence[tuple[str, int, list[int]]
     except files.Refused as refused:
         raise CommandError("bad_request", f"{path.origin}: cannot use {path.value}: {refused.strerror}") from None
     except OSError:
-        return  # such as a link that leads nowhere: opening it says more
+        return  # such as a dangling symbolic link: opening it gives a better error

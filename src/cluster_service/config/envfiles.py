@@ -1,12 +1,12 @@
-r"""Files of variables for the workers' environment: read once, when a release is made.
+r"""Environment files of the workers, read once when a release is made.
 
-    # a comment stands on a line of its own, and begins with # or ;
-    export DATABASE_URL=postgres://db/shop      all after the = is the value, but for the blanks around it
-    GREETING='taken as it stands: $HOME "\n"'
-    KEY="of several lines, perhaps, with \n \t \" \\ \$ in it"
+    # a comment is a line of its own that begins with # or ;
+    export DATABASE_URL=postgres://db/shop      the value is everything after the =, without surrounding blanks
+    GREETING='taken literally: $HOME "\n"'
+    KEY="may have several lines, with \n \t \" \\ \$ in it"
 
-Nothing is expanded. The last of several values counts. What the files say is most likely secret, so that no error here
-quotes a value or a line.
+Nothing is expanded. The last value of a variable applies. The content is probably secret, so no error quotes a value
+or a line.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from cluster_service.machine.identity import Identity
 
 OPTIONAL = "-"
-"""Before a file that need not exist."""
+"""Prefix of a file that need not exist."""
 LONGEST = 1 << 20
 _MAX_LINKS = 40
 
@@ -43,7 +43,7 @@ _COMMENT = re.compile(r"\s[#;]")
 
 
 def unexpanded(variables: Sequence[tuple[str, str]], environ: Mapping[str, str], origin: str) -> list[str]:
-    """Return a warning for each of *variables* whose value names a variable that there is: it is taken literally."""
+    """Return a warning for each value that refers to an existing variable, because it is not expanded."""
     known = {*environ, *(name for name, _ in variables)}
     found = [
         (name, next((each[0] for each in _REFERENCE.finditer(value) if (each[1] or each[2]) in known), ""))
@@ -58,10 +58,10 @@ def unexpanded(variables: Sequence[tuple[str, str]], environ: Mapping[str, str],
 
 
 def read(paths: Sequence[str], identity: Identity) -> tuple[tuple[str, str], ...]:
-    """Return the variables of all of *paths*; the later file counts. Raises CommandError bad_request.
+    """Return the variables in *paths*; later files take precedence. Raises CommandError bad_request.
 
-    *identity*: of the workers that get them. A file is read with our own rights only where no other user could have
-    put another one in its place; else as that user, who may read it.
+    *identity*: the user of the workers. A file is read with our own privileges only if no other user could have
+    replaced it; else as that user.
     """
     found: dict[str, str] = {}
     for path in paths:
@@ -78,7 +78,7 @@ def read(paths: Sequence[str], identity: Identity) -> tuple[tuple[str, str], ...
 
 
 def is_ours_alone(path: str) -> bool:
-    """Whether no other user can change what *path* leads to: file, links and every directory above them."""
+    """Return True if no other user can change what *path* leads to: the file, links and all parent directories."""
     path = os.path.abspath(path)
     for _ in range(_MAX_LINKS):
         if not _only_ours(path):
@@ -89,7 +89,7 @@ def is_ours_alone(path: str) -> bool:
         if link is None:
             return True
         leads_to = os.readlink(link)
-        if ".." in leads_to.split("/"):  # of what that leads to, only the kernel is sure
+        if ".." in leads_to.split("/"):  # only the kernel resolves this reliably
             return False
         path = os.path.abspath(os.path.join(os.path.dirname(link), leads_to) + path[len(link) :])
     return False
@@ -101,13 +101,13 @@ def _only_ours(path: str) -> bool:
         try:
             found = os.lstat(path)
         except FileNotFoundError:
-            found = None  # then its directory counts
+            found = None  # then its directory decides
         except OSError:
             return False
         if found is not None and found.st_uid not in (0, os.geteuid()):
             return False
         if found is not None and found.st_mode & 0o022 and not stat.S_ISLNK(found.st_mode):
-            keeps_entries = found.st_mode & stat.S_ISVTX and entry_is_there  # of root's, which others cannot rename
+            keeps_entries = found.st_mode & stat.S_ISVTX and entry_is_there  # entries of root that others cannot rename
             if not keeps_entries:
                 return False
         if path == "/":
@@ -143,7 +143,7 @@ def read_here(path: str, optional: bool) -> list[list[str]]:  # noqa: FBT001 - c
 
 
 def parse(text: str, path: str) -> dict[str, str]:
-    """Return the variables that *text*, which stands in *path*, sets. Raises CommandError bad_request."""
+    """Return the variables set in *text*, the content of *path*. Raises CommandError bad_request."""
     text = text.replace("\r\n", "\n")
     found: dict[str, str] = {}
     at = 0

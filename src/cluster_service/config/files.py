@@ -1,10 +1,10 @@
-"""A configuration file as it was written: its settings by name, and the line that each of them stands on.
+"""Configuration files: the settings by name, and the line of each.
 
     beside(directory) -> File | None        cluster-service.toml, or else [tool.cluster-service] of pyproject.toml
-    read(path, origin="") -> File           TOML, or JSON in the original's shape
+    read(path, origin="") -> File           TOML, or JSON in the format of the original
 
-``tomllib`` and ``json`` do not tell lines, so these are found by a look at the text that knows as much of both as is
-needed. A line that is not found costs an error its line and nothing else: the name is told anyway.
+``tomllib`` and ``json`` report no line numbers, so a simple scan of the text finds them. If it misses a line, an error
+message lacks the line number, but still has the name.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 OWN = "cluster-service.toml"
 PROJECT = "pyproject.toml"
 TABLES = (("tool", "cluster-service"), ("tool", "cluster_service"))
-"""Where the settings may stand in ``pyproject.toml``."""
+"""Possible tables of the settings in ``pyproject.toml``."""
 LONGEST = 1 << 20
-"""Bytes of a file that is no mistake."""
+"""Maximum size of a file, in bytes."""
 
 Keys = tuple[str, ...]
 
@@ -38,7 +38,7 @@ _MULTILINE = re.compile(r'"""|\'\'\'')
 
 @dataclass(frozen=True)
 class File:
-    """*table*: the settings as they stand there, *inside* the tables of these names. Paths start from *base*."""
+    """A configuration file. *table*: its settings, found *inside* these tables. Paths are relative to *base*."""
 
     path: str
     table: Mapping[str, Any]
@@ -51,14 +51,14 @@ class File:
         return os.path.dirname(self.path)
 
     def place(self, keys: Keys) -> str:
-        """Where the setting stands: ``/srv/cluster-service.toml:3``."""
+        """Return the position of the setting: ``/srv/cluster-service.toml:3``."""
         line = self.lines.get((*self.inside, *keys))
         table = f" [{'.'.join(self.inside)}]" if self.inside in TABLES else ""
         return f"{self.path}{'' if line is None else f':{line}'}{table}"
 
 
 def beside(directory: str) -> File | None:
-    """Return the file of *directory* that holds settings. Raises CommandError bad_request."""
+    """Return the configuration file of *directory*, or None. Raises CommandError bad_request."""
     own = os.path.join(directory, OWN)
     if os.path.isfile(own):
         return read(own)
@@ -67,7 +67,7 @@ def beside(directory: str) -> File | None:
 
 
 def read(path: str, origin: str = "") -> File:
-    """Return the file. *origin*: what named it, for errors. Raises CommandError bad_request."""
+    """Return the file. *origin*: the setting that named it, for errors. Raises CommandError bad_request."""
     found = _read(path, origin)
     if found is None:
         raise CommandError(
@@ -77,7 +77,7 @@ def read(path: str, origin: str = "") -> File:
 
 
 def _read(path: str, origin: str = "") -> File | None:
-    """Return the file; None for a ``pyproject.toml`` that has nothing to do with us."""
+    """Return the file; None for a ``pyproject.toml`` without our table."""
     prefix = f"{origin}: " if origin else ""
     text = _text(path, prefix)
     is_json = path.endswith(".json") or (text.lstrip().startswith("{") and not path.endswith(".toml"))
@@ -106,7 +106,7 @@ def _read(path: str, origin: str = "") -> File | None:
 
 
 def _at(data: Any, keys: Keys) -> Any:
-    """Return what stands inside the tables of these names; None: nothing."""
+    """Return the value inside these nested tables, or None."""
     for key in keys:
         data = data.get(key) if isinstance(data, dict) else None
     return data
@@ -143,7 +143,7 @@ _NAME_ONE = "Name a file of settings that you can read: --config FILE."
 
 
 def _toml(text: str, path: str) -> dict[str, Any]:
-    import tomllib  # noqa: PLC0415 - only when there is a file
+    import tomllib  # noqa: PLC0415 - only needed if there is a file
 
     try:
         return tomllib.loads(text)
@@ -169,7 +169,7 @@ _HOW_TOML = {
 
 
 def _slip(text: str, line: int) -> str:
-    """What kind of slip that line is."""
+    """Return the likely kind of syntax error in that line, or an empty string."""
     lines = text.splitlines()
     written = lines[line - 1].strip() if line <= len(lines) else ""
     if written.startswith("["):
@@ -198,7 +198,7 @@ def _json(text: str, path: str) -> dict[str, Any]:
 
 
 class _Twice(Exception):
-    """A name stands twice in an object."""
+    """A duplicate name in an object."""
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -216,7 +216,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _toml_lines(text: str) -> dict[Keys, int]:
     found: dict[Keys, int] = {}
     table: Keys = ()
-    within = ""  # a text of several lines
+    within = ""  # the delimiter of a multi-line string
     for number, line in enumerate(text.splitlines(), 1):
         if not within:
             header, key = _TOML_TABLE.match(line), _TOML_KEY.match(line)

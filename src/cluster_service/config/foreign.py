@@ -1,7 +1,7 @@
-"""The words of other process managers, and the setting that does the same here.
+"""Settings of other process managers, and the equivalent setting here.
 
-A user who comes from gunicorn writes ``graceful_timeout``. By its letters the nearest setting is ``ready_timeout``,
-which is the wrong one. So a word that is not a setting is looked up here before its letters are compared.
+A user of gunicorn may write ``graceful_timeout``. The setting with the most similar spelling is ``ready_timeout``,
+which is wrong. So an unknown name is looked up here before its spelling is compared.
 """
 
 from __future__ import annotations
@@ -15,14 +15,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 WORDS: dict[str, str] = {
-    # gunicorn, uWSGI, uvicorn, hypercorn, granian, Puma: the stop
+    # stop: gunicorn, uWSGI, uvicorn, hypercorn, granian, Puma
     "gracefultimeout": "stop_timeout", "timeoutgracefulshutdown": "stop_timeout", "shutdowntimeout": "stop_timeout",
     "workerskilltimeout": "stop_timeout", "workerreloadmercy": "stop_timeout", "workershutdowntimeout": "stop_timeout",
     "gracetimeout": "stop_timeout", "stoptime": "stop_timeout",
-    # supervisor, pm2, systemd, docker: the stop
+    # stop: supervisor, pm2, systemd, docker
     "stopwaitsecs": "stop_timeout", "killtimeout": "stop_timeout", "timeoutstopsec": "stop_timeout",
     "timeoutsec": "stop_timeout", "stopgraceperiod": "stop_timeout", "terminationgraceperiodseconds": "stop_timeout",
-    # the start
+    # stop signal: systemd, pm2 (supervisor's and docker's stopsignal is our own name)
+    "killsignal": "stop_signal",
+    # start
     "listentimeout": "ready_timeout", "timeoutstartsec": "ready_timeout", "workerboottimeout": "ready_timeout",
     "startuptimeout": "ready_timeout", "startperiod": "ready_timeout",
     "startsecs": "ready_after", "minuptime": "ready_after", "warmupdelay": "ready_after",
@@ -35,7 +37,7 @@ WORDS: dict[str, str] = {
     "startlimitburst": "restarts_per_minute", "restartsec": "restart_delay", "respawninterval": "restart_delay",
     "expbackoffrestartdelay": "restart_delay", "respawn": "auto_restart",
     "respawnfailedworkers": "auto_restart", "restart": "auto_restart",
-    # how many
+    # number of workers
     "numprocs": "workers", "numprocesses": "workers", "processes": "workers", "instances": "workers",
     "replicas": "workers", "scale": "workers", "concurrency": "workers", "workerprocesses": "workers",
     # recycling
@@ -51,7 +53,7 @@ WORDS: dict[str, str] = {
     "environment": "env", "rawenv": "env", "environmentfile": "env_files",
     "dotenv": "env_files",
     # addresses
-    "listen": "bind", "uds": "bind", "httpsocket": "bind", "ports": "bind", "listenstream": "bind",
+    "uds": "bind", "httpsocket": "bind", "ports": "bind", "listenstream": "bind",
     "workerclass": "server", "servertype": "server",
     # identity and limits
     "uid": "user", "gid": "user_group", "ulimits": "limits", "limitnofile": "limits", "limitcore": "limits",
@@ -69,10 +71,12 @@ WORDS: dict[str, str] = {
     "after": "depends_on", "requires": "depends_on", "priority": "depends_on",
     "exitonfailure": "give_up", "prestop": "shutdown_delay", "lameduck": "shutdown_delay",
 }  # fmt: skip
-"""A word in small letters, without ``-`` and ``_`` -> the setting."""
+"""A name in lower case without ``-`` and ``_`` -> the setting."""
 
 SENTENCES: dict[str, str] = {
-    "stopasgroup": "It is always so: SIGTERM goes to the worker, and its whole process group is ended with it.",
+    "stopasgroup": "It is always so: the stop signal goes to the worker and then to all that it leaves.",
+    "finalkillsignal": "After stop_timeout it is always SIGKILL, which no program can ignore.",
+    "sendsigkill": "After stop_timeout SIGKILL is always sent.",
     "killasgroup": "It is always so: the whole process group of a worker is ended with it.",
     "redirectstderr": "Standard output and standard error both go to the log, each line with the worker's name.",
     "autostart": "Every group that is configured is started.",
@@ -85,29 +89,29 @@ SENTENCES: dict[str, str] = {
     "type": "Readiness is detected: worker_ready(), READY=1 to NOTIFY_SOCKET, or the first listen on a port.",
     "reuseport": "Ports are always shared, whatever the program sets.",
 }
-"""Words that need no setting here: what is done without one."""
+"""Names that need no setting here -> what is done without one."""
 
 
 def meant(word: str, known: Iterable[str]) -> str | None:
-    """Return the one of *known* that *word* stands for: by the table, else by its letters; None: no name is near.
+    """Return the one of *known* that *word* means, by the table or else by its spelling; None if none is similar.
 
-    *known* are settings, or flags where *word* is one.
+    *known* are settings, or flags if *word* is one.
     """
     names = list(known)
     spelled = {_plain(name): name for name in reversed(names)}
     setting = _plain(WORDS.get(_plain(word), word))
-    # --limit and --env-file, of limits and env_files, are given once for each
+    # --limit and --env-file are the singular forms of limits and env_files
     return spelled.get(setting) or spelled.get(setting.removesuffix("s")) or values.nearest(word, names)
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:
-    """Return ``: did you mean 'workers'?`` where one of *known* is meant by *word*, else nothing."""
+    """Return ``: did you mean 'workers'?`` if *word* means one of *known*, else an empty string."""
     found = meant(word, known)
     return f": did you mean {found!r}?" if found and _plain(word) not in SENTENCES else ""
 
 
 def sentence(word: str) -> str:
-    """Return what is done without a setting for *word*; empty: nothing is known of it."""
+    """Return what is done without a setting for *word*; empty if it is unknown."""
     return SENTENCES.get(_plain(word), "")
 
 

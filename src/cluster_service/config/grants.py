@@ -1,4 +1,4 @@
-"""Whether this machine grants what a group's workers are to run as and within: looked at before anything starts."""
+"""Checks if this machine allows the requested user, limits and priorities of the workers, before they start."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NR_OPEN = "/proc/sys/fs/nr_open"
 
 
 def limits_of(given: Mapping[str, Given]) -> Limits:
-    """Return the limits that the settings in *given* name. Raises CommandError bad_request."""
+    """Return the limits set in *given*. Raises CommandError bad_request."""
     user, user_group = _identity(given)
     found: dict[str, Any] = {}
     for name, check in _CHECKS.items():
@@ -38,7 +38,7 @@ def _bad(wanted: Given, sentence: str, hint: str) -> CommandError:
     return CommandError("bad_request", f"{wanted.origin}: {sentence}", hint)
 
 
-# -- as whom -----------------------------------------------------------------------------------------------------------
+# -- user and group ----------------------------------------------------------------------------------------------------
 
 
 def _identity(given: Mapping[str, Given]) -> tuple[str | None, str | None]:
@@ -68,7 +68,7 @@ def _identity(given: Mapping[str, Given]) -> tuple[str | None, str | None]:
 
 
 def users_of(groups: Iterable[GroupSpec]) -> list[tuple[str, int, list[int]]]:
-    """Return name, uid and gids of each user as whom workers of *groups* run, where one was named."""
+    """Return the name, uid and gids of each user that is set for workers of *groups*."""
     found = []
     for name, group in dict.fromkeys((each.release.within.user, each.release.within.user_group) for each in groups):
         account = _account(name) if name is not None else None
@@ -96,7 +96,7 @@ def _gid(name: str) -> int | None:
         return None
 
 
-# -- within what -------------------------------------------------------------------------------------------------------
+# -- limits ------------------------------------------------------------------------------------------------------------
 
 
 def _check_limits(wanted: Given) -> None:
@@ -115,7 +115,7 @@ def _check_limits(wanted: Given) -> None:
 
 
 def _highest(name: str) -> int:
-    """What nobody may go beyond."""
+    """Return the maximum that the kernel allows for any process."""
     if name != "nofile":
         return resource.RLIM_INFINITY
     try:
@@ -164,7 +164,7 @@ def _check_cpu_affinity(wanted: Given) -> None:
 
 
 def _nothing(_wanted: Given) -> None:
-    """What is well written can be had."""
+    """Accept the value: it needs no privilege."""
 
 
 _CHECKS: dict[str, Callable[[Given], None]] = {
@@ -174,4 +174,5 @@ _CHECKS: dict[str, Callable[[Given], None]] = {
     "cpu_affinity": _check_cpu_affinity,
     "oom_score_adj": _check_oom_score_adj,
     "stdin": _nothing,
+    "stop_signal": _nothing,
 }

@@ -1,4 +1,4 @@
-"""What a group of workers comes to on this machine: one ``GroupSpec`` of what was given for it."""
+"""Groups of workers: one ``GroupSpec`` from the settings of a group."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .merge import Given, led, read
 from .table import BY_NAME, GROUP
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from cluster_service.core.spec import Release
 
@@ -24,7 +24,7 @@ QUEUES = {
     "arq": "arq", "celery": "celery", "dramatiq": "dramatiq", "huey_consumer": "huey", "procrastinate": "procrastinate",
     "rq": "rq", "rqworker": "rq", "sidekiq": "sidekiq", "taskiq": "taskiq",
 }  # fmt: skip
-"""Programs that serve no clients, and by what name their group goes where none is given: ``web`` would mislead."""
+"""Programs that serve no clients -> the default name of their group, where ``web`` would be misleading."""
 CYCLE = "Somebody must be first: remove one of these depends_on."
 
 
@@ -36,11 +36,11 @@ def group_settings(
     taken: Collection[str] = (),
     environ: Mapping[str, str] = os.environ,
 ) -> GroupSpec:
-    """Return the group that the command ``start TARGET`` is to add to a running service.
+    """Return the group that the command ``start TARGET`` adds to a running service.
 
-    *options*: the GROUP settings of the table by any spelling, and ``args`` (texts) and ``program`` (bool).
-    *directory*: where relative paths start from when *options* name no absolute ``cwd``. *taken*: the names of the
-    groups there are; a group that is given no name gets the target's. Raises CommandError bad_request.
+    *options*: GROUP settings in any spelling, ``args`` (texts) and ``program`` (bool). *directory*: base of relative
+    paths if *options* set no absolute ``cwd``. *taken*: the names of the existing groups; a group without a name is
+    named after its target. Raises CommandError bad_request.
     """
     named = dict(options)
     program = bool(named.pop("program", False))
@@ -80,7 +80,7 @@ def group_of(
     environ: Mapping[str, str],
     name: str | None = None,
 ) -> GroupSpec:
-    """Return the group that the GROUP settings in *given* describe. *name*: that of its table, where it has one."""
+    """Return the group described by the GROUP settings in *given*. *name*: the name of its table, if it has one."""
 
     def value(setting: str) -> Any:
         return given[setting].value if setting in given else BY_NAME[setting].default
@@ -125,6 +125,13 @@ def group_of(
         origins=origins,
     )
     release = releases.resolve(wish, environ)
+    if release.kind != "command" and release.within.stop_signal != limits.TERM:
+        raise CommandError(
+            "bad_request",
+            f"{origins.get('stop_signal', 'stop_signal')}: the runtime of a Python target stops it by a message and "
+            f"SIGTERM, not by SIG{release.within.stop_signal}",
+            "Remove it, or start the target as a program: -- python server.py",
+        )
     account = identity.variables(release.within.user)
     whole = {**environ, **account, **dict(release.env_from_files), **dict(release.env)}
     with led(origins.get("python" if "target" not in origins and python else "target", "")):
@@ -143,6 +150,8 @@ def group_of(
         release=release,
         ready_timeout=both if _counts_more("timeout", "ready_timeout", given) else value("ready_timeout"),
         stop_timeout=both if _counts_more("timeout", "stop_timeout", given) else value("stop_timeout"),
+        drain_timeout=value("drain_timeout"),
+        listen=_listen(given, release, grouped=name is not None),
         ready_after=value("ready_after"),
         restart=RestartPolicy(
             auto_restart=value("auto_restart"), delay=value("restart_delay"), per_minute=value("restarts_per_minute")
@@ -151,20 +160,46 @@ def group_of(
         health_check=value("health_check"),
         **watching.fields(given, release, value),
         depends_on=value("depends_on"),
+        expect_port=_expect_port(given, release, value),
         allow_port_change=value("allow_port_change"),
         share_with=value("share_with"),
         singleton=value("singleton"),
     )
 
 
+def _expect_port(given: Mapping[str, Given], release: Release, value: Callable[[str], Any]) -> bool | int | None:
+    """Return the setting. Raises CommandError where the service cannot see whether a worker listens."""
+    expected: bool | int | None = value("expect_port")
+    if expected and release.share in ("none", "inherit"):
+        raise CommandError(
+            "bad_request",
+            f"{given['expect_port'].origin}: with share = {release.share} the service does not see who listens",
+            "Choose another share, or remove expect_port.",
+        )
+    return expected
+
+
+def _listen(given: Mapping[str, Given], release: Release, *, grouped: bool) -> Any:
+    """Return the setting ``listen``. Raises CommandError bad_request where the workers would not be drained by it."""
+    found = given.get("listen")
+    meant = found is not None and (found.own or not grouped)  # what is for every group is for the programs among them
+    if found is not None and meant and found.value == "per-slot" and release.kind != "command":
+        raise CommandError(
+            "bad_request",
+            f"{found.origin}: {found.value} is for programs after --; the workers of scripts and apps drain themselves",
+            "Remove it.",
+        )
+    return found.value if found is not None else None
+
+
 def default_name(release: Release) -> str:
-    """Return the name of the only group of a service, if it is given none."""
+    """Return the default name of the only group of a service."""
     program = os.path.basename(release.target).partition(".")[0]
     return QUEUES.get(program.removeprefix("-m "), str(BY_NAME["group"].default))
 
 
 def _is_command(given: Mapping[str, Given]) -> bool:
-    """Whether ``command`` says what is run, and not ``target``. Raises CommandError bad_request where both do."""
+    """Return True if ``command`` applies rather than ``target``. Raises CommandError bad_request if both do."""
     command = given.get("command")
     if command is None:
         return False
@@ -182,7 +217,7 @@ def _is_command(given: Mapping[str, Given]) -> bool:
 
 
 def _counts_more(general: str, special: str, given: Mapping[str, Given]) -> bool:
-    """Whether the general setting is the one to go by: the special one was not given, or only for every group."""
+    """Return True if the general setting applies: the special one was not given, or only for all groups."""
     if general not in given or special not in given:
         return general in given
     return given[general].own and given[special].source == "file" and not given[special].own
@@ -205,16 +240,16 @@ def _count(given: Mapping[str, Given], *, grouped: bool) -> int:
 
 
 def _auto(given: Mapping[str, Given]) -> int:
-    """The processors that the workers may use."""
+    """Return the number of processors that the workers may use."""
     affinity = given["cpu_affinity"].value if "cpu_affinity" in given else limits.SPREAD
     _, _, among = affinity.rpartition(":")
     return min(cpus.usable(), len(limits.listed(among))) if among != limits.SPREAD else cpus.usable()
 
 
 def check_order(groups: Sequence[GroupSpec], given: Mapping[str, Mapping[str, Given]], known: Collection[str]) -> None:
-    """Raise CommandError bad_request when a group waits for one that is not *known*, or for itself in the end.
+    """Raise CommandError bad_request if a group depends on an unknown group, or the dependencies form a cycle.
 
-    *given*: where the settings of each stand.
+    *given*: the settings of each group, with their origins.
     """
     needs = {group.name: [name for name, _ in group.depends_on] for group in groups}
     for name, wanted in needs.items():
@@ -238,7 +273,7 @@ def check_order(groups: Sequence[GroupSpec], given: Mapping[str, Mapping[str, Gi
 def check_partners(
     groups: Sequence[GroupSpec], given: Mapping[str, Mapping[str, Given]], known: Collection[str]
 ) -> None:
-    """Raise CommandError bad_request when a group shares ports with one that is not *known*, or has another user."""
+    """Raise CommandError bad_request if a group shares ports with an unknown group or one with another user."""
     users = {group.name: group.release.within.user for group in groups}
     for group in groups:
         for other in group.share_with:
@@ -259,7 +294,7 @@ def check_partners(
 
 
 def _cycle(needs: Mapping[str, Sequence[str]], path: list[str]) -> list[str]:
-    """Return a way from the first of *path* back to it, or nothing."""
+    """Return a path from the first element of *path* back to it, or an empty list."""
     for other in needs.get(path[-1], ()):
         if other == path[0]:
             return [*path, other]

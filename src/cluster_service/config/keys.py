@@ -1,12 +1,12 @@
-"""The access keys: where they come from, and what they must be. Never in a message, whatever is wrong with them.
+"""Access keys: where they come from, and their requirements. No message contains a key.
 
-A file of keys belongs to us or to root and nobody else can read it. It holds one key a line, each of which may do
-everything (two lines while a key is being replaced by another), or a table for each key:
+A key file is owned by us or by root and is not accessible to others. It contains one key per line, each valid for
+every command (two lines while a key is being replaced), or one table per key:
 
     [keys.monitor]
-    key = "…"                     # or file = "monitor.key", beside this file or absolute
-    allow = ["health", "workers"] # command names, or "*"; what is not named is refused
-    from = "any"                  # or "loopback": only from this machine itself
+    key = "…"                     # or file = "monitor.key", relative to this file or absolute
+    allow = ["health", "workers"] # command names, or "*"; all others are refused
+    from = "any"                  # or "loopback": only from this machine
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 SHORT = 16
-"""A key of fewer characters than this can be guessed: a warning on this machine, refused beyond it."""
+"""A shorter key (in characters) can be guessed: a warning on this machine, refused for other machines."""
 LONGEST_FILE = 64 * 1024
 EVERYTHING = "*"
-"""In an allow-list: every command."""
+"""Allows every command in an allow-list."""
 
 _NAME = re.compile(r"[A-Za-z][\w.-]{0,63}\Z", re.ASCII)
 _FIELDS = frozenset(("key", "file", "allow", "from"))
@@ -37,28 +37,28 @@ _FIELDS = frozenset(("key", "file", "allow", "from"))
 
 @dataclass(frozen=True)
 class Key:
-    """One access key. *name* stands for it in the audit log."""
+    """One access key. *name* identifies it in the audit log."""
 
     name: str
     secret: str = field(repr=False)
     allow: tuple[str, ...] = (EVERYTHING,)
-    """The commands that it may give, as far as their level lets it."""
+    """The commands that it may give, subject to their level."""
     loopback: bool = False
-    """It opens nothing for whoever does not knock from this machine itself."""
+    """Valid only for clients on this machine."""
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Key:
-        """Inverse of ``dataclasses.asdict``."""
+        """Invert ``dataclasses.asdict``."""
         return cls(str(data["name"]), str(data["secret"]), tuple(data["allow"]), bool(data["loopback"]))
 
 
 def numbered(found: Sequence[str]) -> tuple[Key, ...]:
-    """Return plain keys, which may do everything: ``key1``, ``key2``."""
+    """Return keys that are valid for every command, with the names ``key1``, ``key2`` and so on."""
     return tuple(Key(f"key{number}", secret) for number, secret in enumerate(found, 1))
 
 
 def load(path: str, origin: str) -> tuple[Key, ...]:
-    """Return the keys in the file *path*. *origin*: what named it, for errors. Raises CommandError bad_request."""
+    """Return the keys in the file *path*. *origin*: the setting that named it, for errors. Raises CommandError."""
     text = _private_text(path, origin)
     lines = [line.strip() for line in text.splitlines()]
     lines = [line for line in lines if line and not line.startswith("# ")]
@@ -73,12 +73,12 @@ def load(path: str, origin: str) -> tuple[Key, ...]:
 
 
 def from_file(path: str, origin: str) -> str:
-    """Return the first key in *path*, to knock with. Raises CommandError bad_request."""
+    """Return the first key in *path*, for a client. Raises CommandError bad_request."""
     return load(path, origin)[0].secret
 
 
 def _private_text(path: str, origin: str) -> str:
-    """Read a file that is ours (or root's) and that nobody else can read."""
+    """Read a file that is owned by us or by root and not accessible to others. Raises CommandError bad_request."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
@@ -107,12 +107,12 @@ def _private_text(path: str, origin: str) -> str:
 
 
 def _from_tables(text: str, path: str, origin: str) -> tuple[Key, ...]:
-    import tomllib  # noqa: PLC0415 - only for files of several keys
+    import tomllib  # noqa: PLC0415 - only for files with several keys
 
     try:
         tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        place = re.search(r"\(at .*\)\Z", str(error))  # the rest may repeat what stands there
+        place = re.search(r"\(at .*\)\Z", str(error))  # the rest may quote the content
         raise CommandError("bad_request", f"{origin}: {path} is not valid TOML {place[0] if place else ''}") from None
     keys = tables.get("keys")
     if set(tables) != {"keys"} or not isinstance(keys, dict) or not keys:
@@ -138,7 +138,7 @@ def _from_table(name: str, table: Any, path: str, origin: str) -> Key:
         raise bad(" is no table", f"Write [keys.{name}] and, below it, key = … and allow = […].")
     unknown = sorted(set(table) - _FIELDS)
     if unknown:
-        from .values import suggestion  # noqa: PLC0415 - only on the way to an error
+        from .values import suggestion  # noqa: PLC0415 - only needed for an error
 
         raise bad(
             f" knows no {unknown[0][:80]!r}{suggestion(unknown[0], _FIELDS)}", "There are: key, file, allow, from."
@@ -166,7 +166,7 @@ def _is_name(word: Any) -> bool:
 
 
 def automatic(run_dir: str, name: str) -> tuple[Key, ...]:
-    """Return the keys kept for the service *name*; one is made (256 bits, 0600) when there is none."""
+    """Return the keys stored for the service *name*; generate one (256 bits, mode 0600) if there is none."""
     path = key_path(run_dir, name)
     key = secrets.token_urlsafe(32)
     try:
@@ -178,8 +178,9 @@ def automatic(run_dir: str, name: str) -> tuple[Key, ...]:
 
 
 def warnings(keys: Sequence[Key], *, beyond: bool) -> list[str]:
-    """Return sentences about *keys*. Raises CommandError for a short one when the door is open *beyond* this machine
-    to it.
+    """Return warnings about *keys*.
+
+    *beyond*: other machines can reach the endpoint. Raises CommandError if a key is then too short.
     """
     told = [check(key.secret, beyond=beyond and not key.loopback) for key in keys]
     told += [f"the access key {key.name} may do nothing: it has no allow = […]" for key in keys if not key.allow]
@@ -187,8 +188,9 @@ def warnings(keys: Sequence[Key], *, beyond: bool) -> list[str]:
 
 
 def check(key: str, *, beyond: bool) -> str:
-    """Return a warning about *key*, or nothing. Raises CommandError for a short one when the door is open *beyond*
-    this machine.
+    """Return a warning about *key*, or an empty string.
+
+    *beyond*: other machines can use it. Raises CommandError if it is then too short.
     """
     if len(key) >= SHORT:
         return ""

@@ -1,6 +1,6 @@
-"""The kinds of setting: one function each, from what was written to the value. ``values`` has the plain ones.
+"""Parsers of the kinds of setting. ``values`` contains those of plain values.
 
-Every error begins with where the value stands: ``--workers``, ``CSERVICE_WORKERS``, ``workers in FILE:3``.
+Every error begins with the origin of the value: ``--workers``, ``CSERVICE_WORKERS``, ``workers in FILE:3``.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
 MOST_WORKERS = 1024
 CONDITIONS = ("ready", "started")
-"""What a group may wait for another to be."""
+"""Conditions for which a group may wait in another group."""
 _STATUSES = re.compile(r"(\d{3})(?:\s*-\s*(\d{3}))?\Z")
 _TIME_OF_DAY = re.compile(r"(\d{1,2}):(\d\d)\Z")
 _HOST = re.compile(r"[^\s/:@]+\Z|\[?[0-9a-fA-F:.]+\]?\Z")
-"""Without a scheme or a port: neither is compared."""
+"""A host name without scheme and port, which are not compared."""
 _DEPENDS = re.compile(r"([^:\s]+)(?::(\w+))?\Z")
 
 
 def convert(setting: Setting, raw: Any, base: str, origin: str, unit: str = "s") -> Any:
-    """Return *raw* as the kind that *setting* has. Raises CommandError, led by *origin*."""
+    """Return *raw* converted to the kind of *setting*. Raises CommandError that begins with *origin*."""
     try:
         if isinstance(raw, Mapping) and setting.kind not in ("env", "limits"):
             hint = "A group's table is [groups.web]." if setting.name == "group" else f"Write {setting.name} = …"
@@ -82,7 +82,7 @@ def _words(_setting: Setting, raw: Any, _base: str, _unit: str) -> tuple[str, ..
 
 
 def _arguments(_setting: Setting, raw: Any, _base: str, _unit: str) -> tuple[str, ...]:
-    """Arguments of a program; a text is split as a shell would, and nothing in it is expanded."""
+    """Return the arguments of a program; a text is split as by a shell, without expansion."""
     try:
         words = shlex.split(raw) if isinstance(raw, str) else raw
     except ValueError as error:
@@ -132,7 +132,7 @@ def _variable(name: str, value: Any) -> str:
 
 
 def _env_files(setting: Setting, raw: Any, base: str, unit: str) -> tuple[str, ...]:
-    """Paths, each with the ``-`` that may stand before it."""
+    """Return absolute paths, each with its ``-`` prefix if it has one."""
     found = []
     for word in [raw] if isinstance(raw, str) else _words(setting, raw, base, unit):
         path = word.removeprefix(envfiles.OPTIONAL)
@@ -158,7 +158,7 @@ def _group(setting: Setting, raw: Any, base: str, unit: str) -> str:
 
 
 def _depends(setting: Setting, raw: Any, base: str, unit: str) -> tuple[tuple[str, str], ...]:
-    """``db``, ``db:ready``, ``db:started`` -> (group, condition)."""
+    """Return (group, condition) pairs for ``db``, ``db:ready`` or ``db:started``."""
     found: dict[str, str] = {}
     for word in _words(setting, raw, base, unit):
         match = _DEPENDS.match(word)
@@ -184,7 +184,7 @@ def _url_path(_setting: Setting, raw: Any, _base: str, _unit: str) -> str:
 
 
 def _statuses(_setting: Setting, raw: Any, _base: str, _unit: str) -> tuple[int, int]:
-    """``204`` or ``200-299`` -> the first and the last."""
+    """Return the first and last status of ``204`` or ``200-299``."""
     match = _STATUSES.match(str(raw).strip())
     first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
     if not 100 <= first <= last <= 599:
@@ -193,11 +193,11 @@ def _statuses(_setting: Setting, raw: Any, _base: str, _unit: str) -> tuple[int,
 
 
 def _cron(_setting: Setting, raw: Any, _base: str, _unit: str) -> str:
-    """``04:00`` or ``0 4 * * sun`` -> the latter."""
+    """Return the cron expression for ``04:00`` or ``0 4 * * sun``."""
     text = values.text(raw).strip()
     match = _TIME_OF_DAY.match(text)
     schedule = f"{int(match[2])} {int(match[1])} * * *" if match else text
-    from cronsim import CronSim, CronSimError  # noqa: PLC0415 - only where there is such a setting
+    from cronsim import CronSim, CronSimError  # noqa: PLC0415 - only needed for this setting
 
     try:
         next(CronSim(schedule, datetime(2024, 1, 1, tzinfo=UTC)))
@@ -209,9 +209,19 @@ def _cron(_setting: Setting, raw: Any, _base: str, _unit: str) -> str:
     return schedule
 
 
+def _expect_port(_setting: Setting, raw: Any, _base: str, _unit: str) -> bool | int:
+    """``yes``, ``no`` or the number of a port."""
+    words = {"yes": True, "true": True, "on": True, "no": False, "false": False, "off": False}
+    word = str(raw).strip().lower()
+    try:
+        return words[word] if word in words else values.integer(raw, 1, 65535)
+    except CommandError:
+        raise CommandError("bad_request", f"{values.quoted(raw)} is no port: write 8000, yes or no") from None
+
+
 def _key(_setting: Setting, raw: Any, _base: str, _unit: str) -> str:
     if not isinstance(raw, str) or not raw.strip() or not raw.isprintable():
-        # never the value itself: it may be a key with a slip in it
+        # never quote the value: it may be a mistyped key
         raise CommandError("bad_request", "an access key is printable text in one line")
     return raw.strip()
 
@@ -233,6 +243,7 @@ KINDS: dict[str, Callable[[Setting, Any, str, str], Any]] = {
     "env_files": _env_files,
     "limits": lambda _setting, raw, _base, _unit: limits.rlimits(raw),
     "umask": lambda _setting, raw, _base, _unit: limits.umask(raw),
+    "signal": lambda _setting, raw, _base, _unit: limits.stop_signal(raw),
     "cpus": lambda _setting, raw, _base, _unit: limits.affinity(raw),
     "binds": _binds,
     "name": _name,
@@ -243,6 +254,7 @@ KINDS: dict[str, Callable[[Setting, Any, str, str], Any]] = {
     "statuses": _statuses,
     "size": lambda _setting, raw, _base, _unit: 0 if raw == 0 else values.size(raw),
     "cron": _cron,
+    "expect_port": _expect_port,
     "key": _key,
 }
-"""Each kind of setting: (setting, raw value, base directory, unit of a plain number) -> the value."""
+"""Kind of setting -> the parser: (setting, raw value, base directory, unit of a plain number) -> the value."""

@@ -1,4 +1,4 @@
-"""How limits are written: text, numbers, lists and tables to the canonical form that ``core.limits`` keeps."""
+"""Parsing of resource limits: text, numbers, lists and tables to the canonical form of ``core.limits``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from cluster_service.control.errors import CommandError
 from cluster_service.core import limits
 from cluster_service.core.limits import SPREAD, UNLIMITED
+from cluster_service.wire import signals
 
 from . import values
 
@@ -17,7 +18,7 @@ NAMES = {
     "msgqueue": "size", "nice": "number", "nofile": "number", "nproc": "number", "rss": "size", "rtprio": "number",
     "rttime": "number", "sigpending": "number", "stack": "size",
 }  # fmt: skip
-"""The limits of setrlimit(2), and in what each counts; rttime in microseconds."""
+"""The limits of setrlimit(2) and their units; rttime is in microseconds."""
 
 HIGHEST = (1 << 63) - 1
 MOST_CPU = 4095
@@ -26,8 +27,16 @@ _CPUS = re.compile(r"\d{1,4}(-\d{1,4})?(,\d{1,4}(-\d{1,4})?)*\Z", re.ASCII)
 _HOW = "Write nofile=65536, nofile=1024:65536 (soft and hard), as=2g or core=unlimited."
 
 
+_NOT_TO_STOP = {
+    "KILL": "no program can handle it, so every request would be cut",
+    "STOP": "it halts a process and does not end it",
+    "CONT": "it continues a process and does not end it",
+}
+_STOP_HINT = "Name the signal at which the program stops gracefully. SIGKILL follows after stop_timeout in any case."
+
+
 def rlimits(raw: Any) -> tuple[str, ...]:
-    """``{"nofile": 65536}``, ``["core=0", "as=1g:2g"]`` -> ``("nofile=65536",)``, ``("core=0", "as=…:…")``."""
+    """Return limits as ``("core=0", "as=1073741824:2147483648")`` for ``["core=0", "as=1g:2g"]`` or a table."""
     found: dict[str, str] = {}
     for name, value in _pairs(raw):
         known = name.lower().removeprefix("rlimit_")
@@ -83,7 +92,7 @@ def _number(name: str, text: str) -> str:
 
 
 def umask(raw: Any) -> str:
-    """``"022"`` -> ``"022"``. A number is refused: nobody can see whether 22 was meant to be octal."""
+    """Return a umask as three octal digits. A number is refused: it is unclear whether 22 was meant as octal."""
     text = raw if isinstance(raw, str) else str(raw) if raw == 0 and not isinstance(raw, bool) else ""
     if not _UMASK.match(text):
         raise CommandError(
@@ -92,8 +101,22 @@ def umask(raw: Any) -> str:
     return f"{int(text, 8):03o}"
 
 
+def stop_signal(raw: Any) -> str:
+    """``"SIGQUIT"``, ``"quit"``, 3 -> ``"QUIT"``; a number without a name stays one."""
+    text = str(raw).strip() if isinstance(raw, (str, int)) and not isinstance(raw, bool) else ""
+    try:
+        number = signals.signal_number(text)
+    except ValueError:
+        names = "Write TERM, INT, QUIT, HUP, USR1, USR2 or WINCH, with or without SIG, or a number."
+        raise CommandError("bad_request", f"{raw!r} is no signal", names) from None
+    name = signals.signal_name(number).removeprefix("SIG")
+    if name in _NOT_TO_STOP:
+        raise CommandError("bad_request", f"{name} cannot be the stop signal: {_NOT_TO_STOP[name]}", _STOP_HINT)
+    return name if not name.startswith("signal ") else str(number)
+
+
 def affinity(raw: Any) -> str:
-    """``0``, ``[0, 1]``, ``"0-3,6"``, ``"spread"``, ``"spread:0-3"`` -> the same, as ``core.limits`` has it."""
+    """Return the canonical form of ``0``, ``[0, 1]``, ``"0-3,6"``, ``"spread"`` or ``"spread:0-3"``."""
     if isinstance(raw, Sequence) and not isinstance(raw, str):
         raw = ",".join(str(cpu) for cpu in raw)
     text = str(raw).replace(" ", "").lower() if not isinstance(raw, bool) else ""

@@ -1,4 +1,4 @@
-"""``cservice config``: what the configuration here comes to, without making or starting anything."""
+"""``cservice config``: evaluates the local configuration without creating or starting anything."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def check(origin: Origin, environ: Mapping[str, str]) -> dict[str, Any]:
-    """Return ``verdict`` of what ``start`` would read. Raises CommandError bad_request, which tells every mistake."""
+    """Return the ``verdict`` on what ``start`` would read. Raises CommandError bad_request with every mistake."""
     settings = resolve(origin, environ, make=False)
     if settings.shown["file"] is None:
         raise CommandError(
@@ -30,13 +30,13 @@ def check(origin: Origin, environ: Mapping[str, str]) -> dict[str, Any]:
 
 
 def look(origin: Origin, environ: Mapping[str, str]) -> dict[str, Any]:
-    """Return where each value comes from; see ``shown``. Raises CommandError bad_request."""
+    """Return the origin of each value; see ``shown``. Raises CommandError bad_request."""
     collected = collect(origin.options, origin.source, origin.directory, environ)
     return shown(collected, chosen(collected, origin.target))
 
 
 def verdict(settings: Settings) -> dict[str, Any]:
-    """Return what is said of a configuration without a mistake."""
+    """Return the summary of a valid configuration."""
     groups = settings.spec.groups
     return {
         "service": settings.name,

@@ -1,8 +1,8 @@
-"""From where a setting was given, to the one value that counts: flags (or keywords) over environment over files.
+"""Precedence of settings: flags (or keywords) over environment over files.
 
-In a file, what stands in ``[groups.NAME]`` is that group's, and the settings of a group that stand outside are every
-group's unless it says otherwise. Every error names where the value stands: ``--workers``, ``CSERVICE_WORKERS`` or
-``workers in FILE:3``; all that are found are told at once.
+In a file, ``[groups.NAME]`` contains the settings of that group. Group settings outside of it apply to every group that
+does not override them. Every error names the origin of the value: ``--workers``, ``CSERVICE_WORKERS`` or
+``workers in FILE:3``; all mistakes are reported at once.
 """
 
 from __future__ import annotations
@@ -23,40 +23,40 @@ if TYPE_CHECKING:
 
 Source = Literal["flags", "keywords", "environment", "file"]
 GROUPS = "groups"
-"""The table in a file that holds one table for each group."""
+"""The table in a file that contains one table per group."""
 _RANK = ("file", "environment", "keywords", "flags")
 
 
 @dataclass(frozen=True)
 class Given:
-    """A value of the right kind, and where it stood. *base*: the absolute directory that relative paths start from."""
+    """A parsed value and its origin. *base*: the absolute directory to which its paths are relative."""
 
     value: Any
     origin: str
     base: str
     source: Source
     own: bool = False
-    """It stands in the table of one group."""
+    """Set in the table of one group."""
 
     @property
     def rank(self) -> int:
-        """The higher, the more it counts."""
+        """Precedence; higher values win."""
         return _RANK.index(self.source) * 2 + self.own
 
 
 class Problems:
-    """The mistakes found so far: they are told together."""
+    """Mistakes collected so far, to be reported together."""
 
     def __init__(self) -> None:
         self.found: list[CommandError] = []
 
     def add(self, message: str, hint: str) -> None:
-        """Take up a mistake."""
+        """Add a mistake."""
         self.found.append(CommandError("bad_request", message, hint))
 
     @contextmanager
     def catching(self, origin: str = "") -> Iterator[None]:
-        """Take up a mistake that is found meanwhile; *origin* is put before it unless it is named already."""
+        """Collect a bad_request raised in the block, prefixed with *origin* unless its message contains it."""
         try:
             with led(origin):
                 yield
@@ -66,7 +66,7 @@ class Problems:
             self.found.append(error)
 
     def settle(self) -> None:
-        """Raise CommandError bad_request when there was one, or several."""
+        """Raise CommandError bad_request if there were mistakes."""
         if len(self.found) == 1:
             raise self.found[0]
         if self.found:
@@ -76,7 +76,7 @@ class Problems:
 
 @contextmanager
 def led(origin: str) -> Iterator[None]:
-    """Put *origin* before a mistake that is found meanwhile, unless it is named already."""
+    """Prefix a CommandError raised in the block with *origin*, unless its message contains it."""
     try:
         yield
     except CommandError as error:
@@ -87,8 +87,10 @@ def led(origin: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Collected:
-    """Every setting that was given anywhere. *whole*: of the service, and of every group; *groups*: of each group that
-    a file names, with what is every group's.
+    """All settings given.
+
+    *whole*: those of the service and of every group; *groups*: those of each group named in a file, merged with the
+    settings for every group.
     """
 
     whole: dict[str, Given]
@@ -96,11 +98,11 @@ class Collected:
     path: str | None = None
     """The file that was read."""
     named: dict[str, str] = field(default_factory=dict)
-    """Where each group stands: ``[groups.web] in FILE:3``."""
+    """The position of each group: ``[groups.web] in FILE:3``."""
 
 
 def gather(options: Mapping[str, Any], source: Source, directory: str, environ: Mapping[str, str]) -> dict[str, Given]:
-    """Return every setting that was given for the whole, by name."""
+    """Return the settings given for the service and every group, by name. Raises CommandError bad_request."""
     return collect(options, source, directory, environ).whole
 
 
@@ -111,7 +113,7 @@ def collect(
     environ: Mapping[str, str],
     problems: Problems | None = None,
 ) -> Collected:
-    """Return every setting that was given anywhere. Raises CommandError bad_request, unless *problems* takes it up."""
+    """Return all settings given. Raises CommandError bad_request, unless *problems* collects the mistakes."""
     mistakes = problems or Problems()
     strongest = read(options, source, directory, problems=mistakes)
     environment = from_environment(environ, directory, mistakes)
@@ -132,7 +134,7 @@ def collect(
 
 
 def _over(below: Mapping[str, Given], above: Mapping[str, Given]) -> dict[str, Given]:
-    """Return both, *above* before *below*; variables are added to each other, and limits, one by one."""
+    """Return both merged, with *above* taking precedence; variables and limits are merged one by one."""
     found = {**below, **above}
     for name, key in _ADDED_UP.items():
         if name in below and name in above:
@@ -145,7 +147,7 @@ _ADDED_UP: dict[str, Callable[[Any], str]] = {
     "env": lambda pair: str(pair[0]),
     "limits": lambda limit: str(limit).partition("=")[0],
 }
-"""Settings that are added up, and what tells two of their items apart."""
+"""Settings that are merged item by item -> the function that returns the key of an item."""
 
 
 def _from_file(
@@ -208,10 +210,10 @@ def read(
     inside: files.Keys = (),
     problems: Problems | None = None,
 ) -> dict[str, Given]:
-    """Return *options* (any spelling of the names) as checked values. None means: not given.
+    """Return *options*, with names in any spelling, as parsed values. None means: not given.
 
-    *file*: where they stand, *inside* the tables of these names; *scope*: only settings of that scope are known here.
-    Raises CommandError bad_request, unless *problems* takes it up.
+    *file*: the file that contains them, *inside* these tables; *scope*: accept only settings of this scope. Raises
+    CommandError bad_request, unless *problems* collects the mistakes.
     """
     allowed = {
         alias: name
@@ -227,7 +229,7 @@ def read(
             continue
         alias = canonical(spelling)
         if alias == "workers" and source == "file" and isinstance(raw, str) and _is_target(raw):
-            alias = "target"  # the original's name for it
+            alias = "target"  # the name in the original's format
         name = allowed.get(alias)
         place = f"{'.'.join((*inside, spelling))} in {file.place((*inside, spelling))}" if file else spelling
         with mistakes.catching():
@@ -271,7 +273,7 @@ def _unknown(
             f"{shown!r}{where} cannot be given in a file",
             f"Give it where the service is started: {_flag_of(whole)}.",
         )
-    from . import foreign  # noqa: PLC0415 - only on the way to an error
+    from . import foreign  # noqa: PLC0415 - only needed for an error
 
     known = [*allowed, GROUPS] if file is not None and not inside else list(allowed)
     hint = "cservice start --help lists the settings."
@@ -293,7 +295,7 @@ def _flag_of(setting: Setting) -> str:
 
 
 def from_environment(environ: Mapping[str, str], directory: str, problems: Problems | None = None) -> dict[str, Given]:
-    """Return what the ``CSERVICE_…`` variables say. An empty one says nothing."""
+    """Return the settings in ``CSERVICE_…`` variables; empty ones are ignored. Raises like ``read``."""
     known = {setting.environment: setting for setting in SETTINGS if "environment" in setting.sources}
     inside = "CSERVICE_SLOT" in environ
     mistakes = problems or Problems()
@@ -306,7 +308,7 @@ def from_environment(environ: Mapping[str, str], directory: str, problems: Probl
         setting = known.get(variable)
         with mistakes.catching():
             if setting is None:
-                from . import foreign  # noqa: PLC0415 - only on the way to an error
+                from . import foreign  # noqa: PLC0415 - only needed for an error
 
                 names = {each.name: name for name, each in known.items()}
                 near = names.get(foreign.meant(variable.removeprefix("CSERVICE_").lower(), names) or "")

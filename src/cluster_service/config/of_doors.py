@@ -1,4 +1,4 @@
-"""The settings of the doors: where they are, and who may knock. See docs/security.md."""
+"""Settings of the endpoints: where they listen, and who has access. See docs/security.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The settings of the service as a whole, but for its doors."""
+"""Settings of the service as a whole, except its endpoints."""
 
 from __future__ import annotations
 

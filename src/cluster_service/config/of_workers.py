@@ -1,4 +1,4 @@
-"""The settings of a group: what its workers are, how many, and how they are watched and replaced."""
+"""Settings of a group: what its workers run, how many there are, and how they are monitored and replaced."""
 
 from __future__ import annotations
 
@@ -123,16 +123,43 @@ SETTINGS: tuple[Setting, ...] = (
         shown="60s",
     ),
     Setting(
+        "stop_signal",
+        "signal",
+        limits.TERM,
+        "Signal that asks a worker to end, for programs after --: QUIT for nginx, WINCH for Apache httpd.",
+        ("--stop-signal",),
+        metavar="SIGNAL",
+    ),
+    Setting(
+        "drain_timeout",
+        "duration",
+        10.0,
+        "How long a program after -- is kept from its stop signal while it finishes requests; at most half of "
+        "--stop-timeout.",
+        ("--drain-timeout",),
+        metavar="TIME",
+        shown="10s",
+    ),
+    Setting(
         "timeout", "duration", None, "Both --ready-timeout and --stop-timeout.", ("--timeout",), least=1, metavar="TIME"
     ),
     Setting(
         "ready_after",
         "duration",
-        5.0,
-        "A worker that never says that it is ready, nor listens, is taken to be after this long.",
+        None,
+        "Consider a worker ready after this time if it neither reports readiness nor listens on a port.",
         ("--ready-after",),
         metavar="TIME",
-        shown="5s",
+        shown="5s; 1s where workers are known not to listen",
+    ),
+    Setting(
+        "expect_port",
+        "expect_port",
+        None,
+        "Whether workers listen on a port, or on which: a worker that should and does not is not ready.",
+        ("--expect-port",),
+        metavar="PORT|yes|no",
+        shown="yes where bind is set, or a worker of the slot has listened",
     ),
     Setting(
         "hang_timeout",
@@ -286,6 +313,15 @@ SETTINGS: tuple[Setting, ...] = (
         also=("binds",),
         metavar="ADDR",
         shown="127.0.0.1:8000",
+    ),
+    Setting(
+        "listen",
+        "choice",
+        None,
+        "Listening sockets of a program after --: one that its workers share, or one for each worker.",
+        ("--listen",),
+        choices=("shared", "per-slot"),
+        shown="per-slot for programs after --",
     ),
     Setting(
         "share_with",

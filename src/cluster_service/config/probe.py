@@ -1,15 +1,15 @@
-"""Runs under the workers' interpreter (3.9 or newer) and says, as one line of JSON, what it knows of a target.
+"""Static examination of a target. Runs under the interpreter of the workers (3.9 or newer); prints one line of JSON.
 
-    python probe.py script FILE               in the workers' directory, with their environment
-    python probe.py module MODULE             as ``python -m`` has it
+    python probe.py script FILE               in the directory of the workers, with their environment
+    python probe.py module MODULE             a target of ``python -m``
     python probe.py app MODULE ATTRIBUTE
     {"version": [3, 12]}                      always
-    "broken": "File …, line 3 …"              a file does not compile: the script, the module, or a package it is in
-    "missing": "a.b", "near": [...]           the module is surely not there
-    "file": "…", "names": [...]               the module is there, and its source surely binds no such name
+    "broken": "File …, line 3 …"              a file does not compile: the script, the module, or a parent package
+    "missing": "a.b", "near": [...]           the module certainly does not exist
+    "file": "…", "names": [...]               the module exists, and its source certainly does not bind the name
 
-Nothing of the target is imported or run, and nothing is written. Whatever is not sure is not said: packages made of
-other things than files, `from x import *`, `globals()`, `__getattr__`.
+Nothing of the target is imported or run, and nothing is written. Uncertain results are omitted: packages that are not
+plain files, `from x import *`, `globals()`, `__getattr__`.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 DYNAMIC = {"globals", "locals", "vars", "exec", "eval", "setattr", "__import__", "__dict__", "modules"}
-"""Names that, used anywhere in a module, mean that its names cannot be told from its source."""
+"""Names whose use in a module means that its source does not determine which names it binds."""
 
 
 def find(module: str) -> dict[str, Any]:
-    """Return ``{"missing", "near"}``, ``{"file", "package"}``, ``{"broken"}``, or nothing when it cannot be told."""
+    """Return ``{"missing", "near"}``, ``{"file", "package"}`` or ``{"broken"}``; empty if uncertain."""
     parts = module.split(".")
     try:
-        spec = importlib.util.find_spec(parts[0])  # of a top-level name: imports nothing
+        spec = importlib.util.find_spec(parts[0])  # imports nothing for a top-level name
     except (ImportError, ValueError, AttributeError):
         return {}
     if spec is None:
@@ -67,7 +67,7 @@ def _is_source(origin: str | None) -> bool:
 
 
 def compile_error(file: str) -> str:
-    """Return what Python would print of a *file* that it cannot compile, or nothing when it can."""
+    """Return the error that Python would print if *file* does not compile, else an empty string."""
     with open(file, "rb") as opened:
         source = opened.read()
     try:
@@ -111,7 +111,7 @@ def _modules_in(folder: str) -> Iterator[str]:
 
 
 def bound_names(source: bytes) -> set[str] | None:
-    """Return the names that the module *source* may bind at its top level, or None when that cannot be told."""
+    """Return the names that the module *source* may bind at its top level, or None if uncertain."""
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError):
@@ -133,7 +133,7 @@ def bound_names(source: bytes) -> set[str] | None:
 
 
 def _binds(scope: ast.AST) -> Iterator[str]:
-    """Every name bound in *scope* itself: not within functions and classes, but within if, try, with, for and match."""
+    """Yield the names bound in *scope*, including its if, try, with, for and match blocks, but no inner scopes."""
     for node in ast.iter_child_nodes(scope):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             yield node.name
@@ -156,7 +156,7 @@ def _is_submodule(init: str, name: str) -> bool:
 
 
 def look(module: str, attribute: str) -> dict[str, Any]:
-    """Return what is sure of ``module:attribute``."""
+    """Return what is certain about ``module:attribute``."""
     found = find(module)
     if "file" not in found:
         return found
@@ -176,7 +176,7 @@ def look(module: str, attribute: str) -> dict[str, Any]:
 
 
 def look_at_module(module: str) -> dict[str, Any]:
-    """Return what is sure of ``python -m module``."""
+    """Return what is certain about ``python -m module``."""
     found = find(module)
     if found.get("package"):
         found = find(f"{module}.__main__")
@@ -184,7 +184,7 @@ def look_at_module(module: str) -> dict[str, Any]:
 
 
 def look_at_script(path: str) -> dict[str, Any]:
-    """Return what is sure of ``python path``. Of a zip file nothing is."""
+    """Return what is certain about ``python path``; nothing is for a zip file."""
     if os.path.isdir(path):
         path = os.path.join(path, "__main__.py")
     else:
@@ -196,19 +196,19 @@ def look_at_script(path: str) -> dict[str, Any]:
 
 
 LOOKS: dict[str, Callable[..., dict[str, Any]]] = {"app": look, "module": look_at_module, "script": look_at_script}
-"""By the kind of the target."""
+"""Kind of target -> the function that examines it."""
 
 
 def main() -> None:
-    """Print what is known of the target in the arguments."""
+    """Print the result for the target in the arguments."""
     sys.path[0] = os.getcwd()
     kind, target, *attribute = sys.argv[1:]
     found: dict[str, Any] = {"version": list(sys.version_info[:2])}
     try:
         found.update(LOOKS[kind](target, *attribute))
-    except Exception:  # noqa: BLE001, S110 - what cannot be told is not told
+    except Exception:  # noqa: BLE001, S110 - an uncertain result is omitted
         pass
-    print(json.dumps(found))  # noqa: T201 - its answer
+    print(json.dumps(found))  # noqa: T201 - the answer
 
 
 if __name__ == "__main__":

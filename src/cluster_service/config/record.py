@@ -1,4 +1,4 @@
-"""What a service is started with, as one frozen record: absolute, checked, and the same after a trip through JSON."""
+"""The settings with which a service is started: one frozen record, absolute, checked, and convertible to JSON."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Origin:
-    """How a service was started: all that is needed to read its configuration again. It may hold the access key."""
+    """How a service was started: everything needed to read its configuration again. May contain the access key."""
 
     directory: str
-    """The caller's."""
+    """The working directory of the caller."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """The flags or keywords, as they were given."""
+    """The flags or keywords as given."""
     source: Source = "keywords"
     target: str | None = None
     args: tuple[str, ...] = ()
     program: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
-    """The variables ``CSERVICE_…`` of that moment: our processes do not keep them all."""
+    """The ``CSERVICE_…`` variables at the start; our processes do not keep all of them."""
 
     def environ(self, present: Mapping[str, str]) -> dict[str, str]:
-        """The environment to read the configuration in. *present*: this process's."""
+        """Return the environment in which to read the configuration. *present*: that of this process."""
         others = {name: value for name, value in present.items() if not name.startswith("CSERVICE_")}
         return {**others, **self.environment}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Origin:
-        """Inverse of ``dataclasses.asdict`` after a trip through JSON."""
+        """Invert ``dataclasses.asdict``, also after conversion to JSON."""
         known = {key: value for key, value in data.items() if key in cls.__dataclass_fields__}
         return cls(**{**known, "args": tuple(known.get("args", ()))})
 
 
 def plain(value: Any) -> Any:
-    """Return an option as JSON has it."""
+    """Return an option as a JSON value."""
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
@@ -54,81 +54,82 @@ def plain(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Settings:
-    """A service to start. Durations are seconds, paths absolute."""
+    """A service to start. Durations are in seconds, paths are absolute."""
 
     spec: Spec
     host: str = "localhost"
     port: int = 11987
     access_key: str = field(default="", repr=False)
-    """The first of them. Empty: no TCP door."""
+    """The first key. Empty: no TCP endpoint."""
     keys: tuple[Key, ...] = field(default=(), repr=False)
     key_file: str | None = None
-    """Where the keys stand; None when they were given themselves."""
+    """The file of the keys; None if they were given directly."""
     allow_query_key: str = "true"
     trusted_hosts: tuple[str, ...] = ()
     doors: tuple[str, ...] = ()
-    """Addresses of the TCP door, as the guardian names them; none without an access key. That the second cannot be
-    opened (a machine without IPv6) is no reason for a warning."""
+    """Addresses of the TCP endpoint; empty without an access key. A failure to open the second one (on a machine
+    without IPv6) causes no warning.
+    """
     allow_http_get: bool = False
     remote_commands: tuple[str, ...] = ()
     upgrade_roots: tuple[str, ...] = ()
     trust_loopback: bool = False
     tls_cert: str | None = None
-    """The TCP door speaks HTTPS."""
+    """If set, the TCP endpoint uses HTTPS."""
     tls_key: str | None = None
     tls_client_ca: str | None = None
     require_control: bool = False
     probes: tuple[str, ...] = ()
-    """Where everybody is told whether the service lives and is ready."""
+    """Addresses that answer liveness and readiness probes without a key."""
     probe_metrics: bool = False
     run_dir: str = ""
-    """Empty: there is no place for one, and no owner's door."""
+    """Empty: no suitable directory exists, and there is no Unix endpoint."""
     log_file: str | None = None
     log_max_size: int = 100 << 20
-    """Bytes of the log file, after which it becomes one of the past; 0: any number."""
+    """Size in bytes at which the log file is rotated; 0: never."""
     log_keep: int = 5
     audit_file: str | None = None
-    """None: this user has no place for one."""
+    """None: this user has no directory for one."""
     pid_file: str | None = None
     state: str | None = None
     commands: str | None = None
-    """A directory of files with commands of the service's own."""
+    """A directory of files that define custom commands."""
     detach: bool = False
     console: bool | None = None
-    """A console on the terminal of the one who starts the service; None: where there is a terminal."""
+    """Run a console on the terminal that starts the service; None: if there is a terminal."""
     master_hang_timeout: float = 30.0
     process_titles: bool = True
-    """Whether our processes and the workers say in the process list what they are."""
+    """Set descriptive titles of our processes and the workers in the process list."""
     origin: Origin | None = field(default=None, compare=False, repr=False)
-    """How it was started; None: by a version that did not say."""
+    """How it was started; None: by a version that did not record it."""
     shown: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
-    """Where each value came from (``config.shown``)."""
+    """The origin of each value (``config.shown``)."""
     warnings: tuple[str, ...] = field(default=(), compare=False)
-    """Sentences to be shown to the one who starts the service."""
+    """Warnings for the user who starts the service."""
 
     @property
     def name(self) -> str:
-        """The service's name."""
+        """The name of the service."""
         return self.spec.name
 
     @property
     def stop_timeout(self) -> float:
-        """The longest that a worker of any group may take to end, in seconds."""
+        """The longest stop timeout of any group, in seconds."""
         return max(group.stop_timeout for group in self.spec.groups)
 
     @property
     def socket(self) -> str:
-        """The path of the owner's door."""
+        """The path of the Unix endpoint."""
         return rundir.socket_path(self.run_dir, self.name)
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON-able object, for the boot message: it holds the access key."""
+        """Return a JSON object for the boot message. It contains the access key."""
         data = asdict(replace(self, spec=Spec("", ())))
         return {**data, "spec": self.spec.to_json()}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Settings:
-        """Inverse of ``to_json``; names of another version are left out."""
+        """Invert ``to_json``; fields of other versions are ignored."""
         known = {key: value for key, value in data.items() if key in cls.__dataclass_fields__}
         for name in ("trusted_hosts", "doors", "probes", "remote_commands", "upgrade_roots", "warnings"):
             known[name] = tuple(known.get(name, ()))

@@ -1,11 +1,11 @@
-"""What a release comes to: everything that its workers are started with, resolved now.
+"""Releases: everything with which workers are started, resolved once.
 
-``resolve`` is the one way for the first start, for ``start`` and for ``upgrade``. Symbolic links are followed when it
-is called, so that a release in ``current -> releases/42`` stays there whatever ``current`` is later. Two names stay as
-they are, because programs look at them: the last part of a program's path, and that of an interpreter.
+``resolve`` is used for the first start and for ``start``; ``release_of`` for ``upgrade``. Symbolic links are resolved
+at the call, so that a release in ``current -> releases/42`` stays there when ``current`` changes. The last component
+of the path of a program or an interpreter is kept, because programs may examine the name by which they are called.
 
-What a configuration names is looked at as the user of the workers (``asuser``): their paths are theirs, and root's
-rights are not lent to follow them. Nothing of the release is started here.
+Files named in a configuration are examined as the user of the workers (``asuser``): that user controls the paths, so
+they are not followed with the privileges of root. Nothing of the release is started here.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ if TYPE_CHECKING:
     from cluster_service.core.spec import Share
 
 OPTIONS = frozenset({"cwd", "python", "env", "env_files", "server", "args", "bind", "binds"})
-"""Settings that say what a release is, and not how a group runs it."""
+"""Settings that define a release rather than how a group runs it."""
 
 
 @dataclass(frozen=True)
 class Wish:
-    """What was asked for. Paths may be relative to the absolute directory beside them.
+    """The requested values of a release. Paths may be relative to the absolute directory beside them.
 
-    *python* None: to be found. *ours*: the interpreter of a release that has none of its own; None: that of the active
-    virtual environment, else our own.
+    *python* None: search for it. *ours*: the interpreter of a release without one of its own; None: that of the active
+    virtual environment, else ours.
     """
 
     target: str
     where: str
-    """Where the target is looked for first; then in *cwd*."""
+    """The first directory in which the target is searched; *cwd* is the second."""
     program: bool = False
     args: tuple[str, ...] = ()
     cwd: str = "/"
@@ -58,11 +58,11 @@ class Wish:
     share: Share = "auto"
     within: Limits = field(default_factory=Limits)
     origins: Mapping[str, str] = field(default_factory=dict)
-    """Where the settings stand, for errors."""
+    """The origins of the settings, for errors."""
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Wish:
-        """Inverse of ``dataclasses.asdict`` after a trip through JSON."""
+        """Invert ``dataclasses.asdict``, also after conversion to JSON."""
         known = dict(data)
         for name in ("args", "env_files", "binds"):
             known[name] = tuple(known[name])
@@ -72,7 +72,7 @@ class Wish:
 
 
 def identity_of(within: Limits) -> identity.Identity:
-    """Return as whom the workers run. Raises CommandError bad_request when there is no such user or group."""
+    """Return the identity of the workers. Raises CommandError bad_request if there is no such user or group."""
     try:
         return identity.of(within.user, within.user_group)
     except identity.Unknown as error:
@@ -80,9 +80,9 @@ def identity_of(within: Limits) -> identity.Identity:
 
 
 def resolve(wish: Wish, environ: Mapping[str, str]) -> Release:
-    """Return the release that *wish* comes to. *environ*: the service's own. Raises CommandError bad_request.
+    """Return the release described by *wish*. *environ*: that of the service. Raises CommandError bad_request.
 
-    Its files are looked at as the user of the workers.
+    Its files are examined as the user of the workers.
     """
     who = identity_of(wish.within)
     with led(wish.origins.get("env_files", "")):
@@ -94,7 +94,7 @@ def resolve(wish: Wish, environ: Mapping[str, str]) -> Release:
 def resolve_here(
     given: dict[str, Any], env_from_files: Sequence[Sequence[str]], environ: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Return the release that a wish comes to, both as JSON has them. Raises CommandError bad_request."""
+    """Return the release described by a wish, both as JSON values. Raises CommandError bad_request."""
     variables = tuple((name, value) for name, value in env_from_files)
     return asdict(_resolve(Wish.from_json(given), variables, environ))
 
@@ -142,16 +142,16 @@ def release_of(
     current: Release,
     environ: Mapping[str, str] = os.environ,
 ) -> Release:
-    """Return the release that ``upgrade TARGET`` means. Nothing is run: see ``check.check_release``. Blocking.
+    """Return the release that ``upgrade TARGET`` means. Runs nothing: see ``check.check_release``. Blocking.
 
-    *target* None: the current one. A file in the current directory of the workers is meant by its place in that
-    directory: with another ``cwd`` it is the file of that place there.
+    *target* None: the current one. If it is a file inside the current directory of the workers, it stands for its
+    relative path: with another ``cwd`` it is the file at that path there.
 
-    *options*: ``OPTIONS`` and ``program``, by any spelling; others are passed over. *directory*: the caller's,
-    absolute; relative paths start from it, and it is the workers' directory unless *options* name a ``cwd``. What is
-    not given is the *current* release's: the limits, how ports are shared, the environment (*options* add to it; its
+    *options*: ``OPTIONS`` and ``program``, in any spelling; others are ignored. *directory*: the absolute directory of
+    the caller; relative paths are based on it, and it is the directory of the workers unless *options* set ``cwd``.
+    Values not given are those of the *current* release: limits, port sharing, environment (*options* are added; its
     files are read again), and, for a target of the same kind, arguments, server and addresses. The interpreter is the
-    release's own ``.venv``; else the current one, unless that belongs to the current release alone; else that of the
+    release's own ``.venv``; else the current one, unless it belongs to the current release only; else that of the
     virtual environment in which the service was started; else ours. Raises CommandError bad_request.
     """
     given = read(
@@ -190,8 +190,10 @@ def release_here(
     current_as_json: dict[str, Any],
     environ: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Return ``release_of``, with everything as JSON has it. *places*: the caller's directory, the workers', and where
-    that one was set. Raises CommandError bad_request.
+    """Return ``release_of`` with all values in JSON form.
+
+    *places*: the directory of the caller, that of the workers, and the origin of the latter. Raises CommandError
+    bad_request.
     """
     directory, cwd, origin = places
     current = Release.from_json(current_as_json)
@@ -237,7 +239,7 @@ def _moved(current: Release, cwd: str) -> str:
 def own_python(files: list[str], cwd: str) -> str | None:
     """Return the interpreter of the ``.venv`` beside one of *files* or in *cwd*, or None.
 
-    One that leads nowhere, because its Python was removed, is returned too: it is what was meant, and will be told.
+    A dangling link, whose Python was removed, is returned too: it was meant, and its error is reported later.
     """
     for place in (*(os.path.dirname(file) for file in files), cwd):
         path = os.path.join(place, ".venv", "bin", "python")
@@ -247,16 +249,17 @@ def own_python(files: list[str], cwd: str) -> str | None:
 
 
 def _fallback(current: Release, place: str, environ: Mapping[str, str]) -> str:
-    """Return the interpreter of a release in the directory *place* that has none of its own."""
+    """Return the interpreter for a release in the directory *place* that has none of its own."""
     active = targets.active_python(environ)
     known = [python for python in (current.python, _pinned(active) if active else "") if python]
     return next((each for each in known if may_stay(replace(current, python=each), place)), sys.executable)
 
 
 def may_stay(current: Release, place: str) -> bool:
-    """Whether the interpreter of *current* is right for code in the directory *place* too.
+    """Return True if the interpreter of *current* also suits code in the directory *place*.
 
-    It is not when it lies in the current release's directory, and *place* does not: it goes when that release goes.
+    It does not if it is inside the directory of the current release and *place* is not: it may be removed with that
+    release.
     """
     if not current.python:
         return False
@@ -274,13 +277,13 @@ def _contains(folder: str, path: str) -> bool:
 
 
 def _but_the_name(path: str) -> str:
-    """*path* with the links in it followed, but for its last part: a program may look at the name it is called by."""
+    """Return *path* with symbolic links resolved except in its last component, which the program may examine."""
     folder, name = os.path.split(path)
     return os.path.join(os.path.realpath(folder), name)
 
 
 def _pinned(python: str) -> str:
-    """The path of an interpreter with the links above it followed; a virtual environment is known by its own."""
+    """Return the path of an interpreter with links resolved up to its directory, or up to its virtual environment."""
     home, folder = os.path.split(os.path.dirname(python))
     if os.path.isfile(os.path.join(home, "pyvenv.cfg")):
         return os.path.join(os.path.realpath(home), folder, os.path.basename(python))
@@ -288,7 +291,7 @@ def _pinned(python: str) -> str:
 
 
 def check_directory(path: str, origin: str) -> str:
-    """Return the workers' directory *path*, which *origin* sets. Raises CommandError bad_request."""
+    """Return the directory *path* of the workers, set by *origin*. Raises CommandError bad_request."""
     lead = f"{origin}: " if origin else ""
     try:
         is_directory = stat.S_ISDIR(os.stat(path).st_mode)

@@ -1,4 +1,4 @@
-"""Everything that a service is started with: from flags, environment and files to one record, absolute and checked."""
+"""Builds the settings of a service from flags, environment and files."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def settings(
     directory: str | None = None,
     environ: MutableMapping[str, str] = os.environ,
 ) -> Settings:
-    """Return what to start, from *options* (the strongest), the environment and the configuration files.
+    """Return what to start, from *options* (highest precedence), the environment and the configuration files.
 
-    *target* and its *args*: None when a file names it; *program*: it stood after ``--`` and may be any program.
-    *source*: ``flags`` when *options* were given on a command line. *directory*: the caller's. The access key is taken
-    out of *environ*. Raises CommandError bad_request, which tells every mistake; then nothing was made or changed.
+    *target* and its *args*: None if a file names it; *program*: it stood after ``--`` and may be any program. *source*:
+    ``flags`` if *options* come from a command line. *directory*: that of the caller. The access key is removed from
+    *environ*. Raises CommandError bad_request that lists every mistake; then nothing was created or changed.
     """
     origin = Origin(
         directory=os.path.abspath(directory or os.getcwd()),
@@ -58,9 +58,11 @@ def settings(
 
 
 def resolve(origin: Origin, environ: Mapping[str, str], *, make: bool = True, by_us: bool = True) -> Settings:
-    """Return what a service that was started like that is started with. Not *make*: only look, and make no directory
-    nor key. Not *by_us*: somebody else starts it, and whether we may write to its files is no matter. *environ* holds
-    the variables of *origin* too. Raises CommandError bad_request, which tells every mistake.
+    """Return the settings of a service with this *origin*.
+
+    *environ* also contains the variables of *origin*. *make* False: create no directory and no key. *by_us* False:
+    another user will start it, so do not check whether its files are writable. Raises CommandError bad_request that
+    lists every mistake.
     """
     problems = Problems()
     collected = collect(origin.options, origin.source, origin.directory, environ, problems)
@@ -76,7 +78,7 @@ def resolve(origin: Origin, environ: Mapping[str, str], *, make: bool = True, by
     rows: dict[str, Any] = {}
     addresses: tuple[str, ...] = ()
     found: tuple[tuple[Key, ...], str | None] | None = ((), None)
-    wrong = bool(problems.found)  # a group that lacks what was wrong about it would be told wrong things
+    wrong = bool(problems.found)  # a group that lacks its invalid settings would cause misleading errors
     wanted: dict[str | None, dict[str, Given]] = {}
     with problems.catching():
         wanted = chosen(collected, origin.target)
@@ -156,9 +158,9 @@ _AS_GIVEN = (
 
 
 def chosen(collected: Collected, target: str | None = None) -> dict[str | None, dict[str, Given]]:
-    """Return what was given for each group that is to be started, by its name; None: the file names no groups.
+    """Return the settings of each group to start, by its name; None as the name if the file names no groups.
 
-    *target*: what was named where the service is started. Raises CommandError bad_request.
+    *target*: the target named at the start, if any. Raises CommandError bad_request.
     """
     if not collected.groups:
         return {None: collected.whole}
@@ -171,7 +173,7 @@ def chosen(collected: Collected, target: str | None = None) -> dict[str | None, 
                 f"TARGET {target!r} was given, and {collected.path} names several groups: {names}",
                 f"Leave TARGET out, or say whose it is: --group {next(iter(collected.groups))}.",
             )
-        return {name: own for name, own in collected.groups.items()}  # noqa: C416 - its keys may be None elsewhere
+        return {name: own for name, own in collected.groups.items()}  # noqa: C416 - its keys may be None
     if group.value not in collected.groups:
         raise CommandError(
             "bad_request",
@@ -225,7 +227,7 @@ def _groups(
 
 
 def _named_interpreter(release: Release, given: Mapping[str, Given]) -> list[str]:
-    """Say where the workers' interpreter comes from, if the target itself names it."""
+    """Return a note about the interpreter of the workers if the target itself names it."""
     if release.kind != "script" or "python" in given:
         return []
     named = asuser.call(releases.identity_of(release.within), "interpreter", release.target)
@@ -233,12 +235,12 @@ def _named_interpreter(release: Release, given: Mapping[str, Given]) -> list[str
 
 
 def clean(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return *environ* without what is none of the workers' business."""
+    """Return *environ* without the access key and our internal variables."""
     return {name: value for name, value in environ.items() if name != KEY_VARIABLE and name not in INTERNAL}
 
 
 def keys_of(origin: Origin, environ: Mapping[str, str], run_dir: str) -> tuple[tuple[Key, ...], str | None]:
-    """Return the access keys of a service that was started like that, as they stand now, and their file.
+    """Return the current access keys of a service with this *origin*, and their file.
 
     Raises CommandError bad_request.
     """

@@ -1,7 +1,7 @@
-"""Running a program that the configuration or a release names, with an identity and within limits.
+"""Runs programs named by a configuration or a release, with an identity and limits.
 
-Every such program that is no worker runs under ``worker/job.py``: as the user of its group, in a session of its own,
-without our descriptors, and so that nothing of it outlives it. Only workers are started elsewhere, by the guardian.
+Every such program except a worker runs under ``worker/job.py``: as the user of its group, in its own session, without
+our descriptors, and so that no process of it outlives it. Workers are started by the guardian.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 JOB = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "worker", "job.py")
 CANNOT_RUN = 126
-"""The exit code of ``job.py`` for a program that cannot be executed."""
+"""The exit code of ``job.py`` if the program cannot be executed."""
 MAX_OUTPUT_BYTES = 1 << 20
 
 
@@ -32,11 +32,11 @@ class TooMuch(Exception):
 
 
 class Late(Exception):
-    """The program did not end in time and was killed."""
+    """The program did not exit in time and was killed."""
 
 
 class Ended(NamedTuple):
-    """How a program ended. *code*: below 0, the signal that killed it."""
+    """The result of a program. *code*: if negative, the signal that killed it."""
 
     code: int
     out: str
@@ -69,9 +69,9 @@ def job(
 
 
 def run_as(identity: Identity, argv: Sequence[str], *, cwd: str, env: Mapping[str, str], seconds: float) -> Ended:
-    """Run *argv* as *identity* and return what it wrote. Blocking; nothing of it is left when this returns or raises.
+    """Run *argv* as *identity* and return its output. Blocking; no process of it remains when this returns or raises.
 
-    It can gain no rights beyond its user's. Raises Late, TooMuch, and OSError when no process can be started.
+    For another identity it cannot gain privileges. Raises Late, TooMuch, and OSError if no process can be started.
     """
     import subprocess  # noqa: PLC0415 - only here, and slow to import
 
@@ -92,12 +92,12 @@ def run_as(identity: Identity, argv: Sequence[str], *, cwd: str, env: Mapping[st
             try:
                 out, err = _read(process, seconds)
             finally:
-                lifeline.close()  # which ends it, where it has not ended
+                lifeline.close()  # makes job.py kill the program if it is still running
     return Ended(process.returncode, out.decode("utf-8", "replace"), err.decode("utf-8", "replace"))
 
 
 def _read(process: object, seconds: float) -> tuple[bytes, bytes]:
-    """Read the output and errors of *process* to their ends. Raises Late, TooMuch."""
+    """Read the standard output and error of *process* to their ends. Raises Late and TooMuch."""
     streams = (process.stdout, process.stderr)  # type: ignore[attr-defined]
     said: dict[int, bytearray] = {stream.fileno(): bytearray() for stream in streams}
     deadline = time.monotonic() + seconds

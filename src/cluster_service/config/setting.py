@@ -1,4 +1,4 @@
-"""What a setting is: one record, from which its option, environment variable, file key and reference come."""
+"""The definition of a setting, from which its option, environment variable, file key and reference derive."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 GROUP = "group"
 SERVICE = "service"
 MANY = frozenset(("env", "env_files", "limits", "binds", "words", "arguments", "hosts", "paths", "depends", "groups"))
-"""Kinds of which several values are given."""
+"""Kinds with several values."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting. *kind* names a function of ``kinds.KINDS``; *default* is in the form that the kind gives."""
+    """One setting. *kind* names a function of ``kinds.KINDS``; *default* is a parsed value of that kind."""
 
     name: str
     kind: str
@@ -22,13 +22,13 @@ class Setting:
     flags: tuple[str, ...] = ()
     scope: str = GROUP
     also: tuple[str, ...] = ()
-    """Other names: the original's, mostly. One that ends in ``_ms`` counts in milliseconds."""
+    """Aliases, mostly from the original. One that ends in ``_ms`` is in milliseconds."""
     choices: tuple[str, ...] = ()
     least: int | None = None
     most: int | None = None
     metavar: str = ""
     shown: str = ""
-    """The default as help shows it, where ``default`` does not say it well."""
+    """The default as shown in help, if ``default`` is not suitable."""
     sources: tuple[str, ...] = ("flags", "environment", "file")
     """Where it may be given; keyword arguments may give every setting."""
 
@@ -39,5 +39,5 @@ class Setting:
 
     @property
     def many(self) -> bool:
-        """Whether its option may be given more than once."""
+        """True if its option may be repeated."""
         return self.kind in MANY

@@ -1,4 +1,4 @@
-"""Each setting, its value and where it came from, for people: nothing secret is among it."""
+"""The value and origin of each setting, for display. Contains no secrets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def shown(collected: Collected, wanted: Mapping[str | None, Mapping[str, Given]]
     """Return ``{"service", "file", "settings": [row], "groups": {name: [row]}}``.
 
     A row is ``{"name", "value", "from", "where"}``; *from*: option, keyword, environment, file or default. *wanted*:
-    what was given for each group that is to be started; None is the only one's name.
+    the settings of each group to start; None as the name of the only group.
     """
     whole = collected.whole
     only = whole["group"].value if "group" in whole else BY_NAME["group"].default

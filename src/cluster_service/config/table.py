@@ -1,8 +1,8 @@
-"""The table of settings: the one source for options, environment variables, file keys and keyword arguments.
+"""The table of settings, from which options, environment variables, file keys and keyword arguments derive.
 
-``setting`` is a name in snake case; kebab-case and camelCase are the same name everywhere. ``CSERVICE_<NAME>`` is its
-environment variable. ``GROUP`` settings say what a group's workers are and may be given to the ``start`` command too;
-the rest belong to the service as a whole.
+The name of a setting is in snake case; kebab-case and camelCase are accepted everywhere. ``CSERVICE_<NAME>`` is its
+environment variable. ``GROUP`` settings describe the workers of a group and may be given to the ``start`` command too;
+the others belong to the service as a whole.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SETTINGS: tuple[Setting, ...] = (*of_workers.SETTINGS, *of_service.SETTINGS, *of
 
 BY_NAME: dict[str, Setting] = {setting.name: setting for setting in SETTINGS}
 ALIASES: dict[str, str] = {alias: setting.name for setting in SETTINGS for alias in (setting.name, *setting.also)}
-"""Every name in snake case -> the setting's own."""
+"""Every name and alias in snake case -> the name of the setting."""
 
 INTERNAL: frozenset[str] = frozenset(
     f"CSERVICE_{name}"
@@ -26,15 +26,17 @@ INTERNAL: frozenset[str] = frozenset(
         *("SLOT", "GENERATION", "REASON", "CHANNEL", "PORTS", "BOARD", "TITLE", "CHECK", "CHECK_PID"),
         *("GUARDIAN_FD", "BOOT_FD", "BOARD_FD", "ROLE", "URL", "CA_FILE", "CLIENT_CERT", "TEST_URL", "TEST_PORT"),
         "NO_SECCOMP",
+        "NO_STEERING",
     )
 )
-"""Variables that start like a setting's and are none: what a worker or a test finds, and what our own processes tell
-each other."""
+"""Variables with the prefix of settings that are none: those set for a worker or a test, and those between our own
+processes.
+"""
 
 WORKER_IDENTITY = ("CSERVICE_NAME", "CSERVICE_GROUP", "CSERVICE_SHARE")
-"""Variables that a worker finds and that, there, say who it is and not what a service is to be."""
+"""Variables that identify a worker; inside a worker they are not settings."""
 
 
 def canonical(name: str) -> str:
-    """``workerCount``, ``worker-count`` and ``worker_count`` -> ``worker_count``."""
+    """Return ``worker_count`` for ``workerCount``, ``worker-count`` and ``worker_count``."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).replace("-", "_").lower()

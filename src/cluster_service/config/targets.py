@@ -1,9 +1,9 @@
-"""What a target is, where it is, and which interpreter runs it: settled before anything starts.
+"""Targets: their kind, their path and their interpreter, determined before anything starts.
 
-A script that does not compile, or raises, is not refused here: that is for its workers to say, as it would be after an
-edit. What is missing is refused, and so is an app whose module surely is not there or surely binds no such name.
+A script that does not compile or raises is not refused here: its workers fail, as they would after an edit. A missing
+target is refused, and so is an app whose module certainly does not exist or does not bind the name.
 
-What looks at files here is called as the user of the workers: by way of ``asuser``.
+Functions that examine files are called as the user of the workers, through ``asuser``.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from cluster_service.machine.identity import Identity
 
 APP = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*(\(.*\))?\Z")
-"""``package.module:app``, or ``package.module:create_app("production")``."""
+"""Matches ``package.module:app`` and ``package.module:create_app("production")``."""
 _MAKES = re.compile(r"(create|make|build|get)_|factory")
 _PYTHON_LINE = re.compile(rb"#!.*\bpython[\d.]*\b")
 
 _IN_VENV = ("bin", "python")
 
 MODULE = re.compile(r"-m\s*([^\W\d]\w*(\.[^\W\d]\w*)*)\Z")
-"""As for the interpreter: ``-m package.module``."""
+"""Matches ``-m package.module``, as for the interpreter."""
 _INTERPRETER = re.compile(rb"#!\s*(/[^\s]*/python[\d.]*)(?=\s)")
 _MAX_LINE = 256
 _ZIP = b"PK\x03\x04"
@@ -41,11 +41,11 @@ Kind = Literal["script", "module", "app", "command"]
 
 
 def locate(target: str, *, program: bool, directory: str, cwd: str, environ: Mapping[str, str]) -> tuple[Kind, str]:
-    """Return what *target* is, and it absolutely.
+    """Return the kind of *target* and its absolute form.
 
-    A script may be a directory or a zip file with ``__main__`` in it. *program*: it stood after ``--`` and may be any
-    program. *directory*: the caller's; a path is looked for there, then in *cwd*. Raises CommandError
-    bad_request when there is no such thing.
+    A script may be a directory or zip file with a ``__main__``. *program*: it stood after ``--`` and may be any
+    program. *directory*: that of the caller; a path is searched there, then in *cwd*. Raises CommandError bad_request
+    if it does not exist.
     """
     if program:
         return "command", _program(target, directory, cwd, environ)
@@ -69,7 +69,7 @@ def locate(target: str, *, program: bool, directory: str, cwd: str, environ: Map
 
 
 def _check_call(target: str) -> None:
-    """Raise CommandError bad_request unless the arguments in *target*, if it is a call, are constants."""
+    """Raise CommandError bad_request if *target* is a call with arguments that are not constants."""
     _, opened, rest = target.partition("(")
     try:
         call = ast.parse(f"f({rest}", mode="eval").body if opened else None
@@ -93,22 +93,22 @@ def _existing(target: str, directory: str, cwd: str) -> str | None:
 
 
 def has_main(path: str) -> bool:
-    """Whether *path* is a directory that an interpreter can run."""
+    """Return True if *path* is a directory that an interpreter can run."""
     return os.path.isfile(os.path.join(path, "__main__.py"))
 
 
 def is_python(path: str) -> bool:
-    """Whether the file *path* is for a Python interpreter: its first line names one, or it is a zip file."""
+    """Return True if the file *path* is for a Python interpreter, by its shebang line or as a zip file."""
     with open(path, "rb") as file:
         line = file.readline(_MAX_LINE)
     return line.startswith(_ZIP) or _PYTHON_LINE.match(line) is not None
 
 
 def first_line_python(path: str) -> str | None:
-    """Return the interpreter that the first line of the script *path* names by an absolute path, as that of a console
-    script does (``/srv/shop/.venv/bin/flask``); None: it names none, ours, or one that cannot be executed.
+    """Return the interpreter in the shebang line of the script *path*, as in ``/srv/shop/.venv/bin/flask``.
 
-    The first line of a ``.py`` file does not count: it is for ``./worker.py``, and not for ``python worker.py``.
+    Returns None if there is none with an absolute path, if it is ours, or if it is not executable. The shebang line of
+    a ``.py`` file is ignored: it applies to ``./worker.py``, not to ``python worker.py``.
     """
     if path.endswith(".py") or os.path.isdir(path):
         return None
@@ -119,13 +119,14 @@ def first_line_python(path: str) -> str | None:
 
 
 def _is_in(python: str, home: str) -> bool:
-    """Whether *python* is an interpreter of the environment *home*."""
+    """Return True if *python* is an interpreter of the environment *home*."""
     return os.path.realpath(os.path.dirname(python)) == os.path.realpath(os.path.join(home, "bin"))
 
 
 def check_script(script: str, cwd: str) -> bool:
-    """Return whether the test *script* is for a Python interpreter. Raises CommandError failed when it cannot be run
-    in the directory *cwd*.
+    """Return True if the test *script* needs a Python interpreter.
+
+    Raises CommandError failed if it cannot run in the directory *cwd*.
     """
     if not os.path.isdir(cwd):
         raise CommandError("failed", f"the test {script} cannot be run: there is no directory {cwd}")
@@ -194,9 +195,9 @@ def _program(target: str, directory: str, cwd: str, environ: Mapping[str, str]) 
 
 
 def named_python(name: str, directory: str, environ: Mapping[str, str]) -> str:
-    """Return the absolute path of the interpreter that *name* means: a path, a virtual environment, a program's name.
+    """Return the absolute path of the interpreter *name*: a path, a virtual environment, or the name of a program.
 
-    Raises CommandError bad_request when there is none.
+    Raises CommandError bad_request if there is none.
     """
     place = os.path.abspath(os.path.join(directory, os.path.expanduser(name)))
     path: str | None = os.path.join(place, *_IN_VENV)
@@ -211,8 +212,9 @@ def named_python(name: str, directory: str, environ: Mapping[str, str]) -> str:
 
 
 def active_python(environ: Mapping[str, str]) -> str | None:
-    """Return the interpreter of the virtual environment that is active in *environ*, unless it is our own or
-    cannot be executed.
+    """Return the interpreter of the virtual environment active in *environ*, or None.
+
+    None also if it is our own or not executable.
     """
     home = environ.get("VIRTUAL_ENV", "")
     path = os.path.join(home, *_IN_VENV)
@@ -223,9 +225,9 @@ def active_python(environ: Mapping[str, str]) -> str | None:
 def check_python(
     python: str, kind: Kind, target: str, *, identity: Identity, cwd: str, environ: Mapping[str, str]
 ) -> None:
-    """Raise CommandError bad_request unless *python* starts, is 3.9 or newer and, for an app, can find it.
+    """Raise CommandError bad_request unless *python* starts, is 3.9 or newer and can find an app or module.
 
-    A script that our own interpreter runs needs no look: the process that would do it is running.
+    A script under our own interpreter is not checked: that interpreter is already running.
     """
     if kind == "command" or (kind == "script" and python == sys.executable):
         return
@@ -234,7 +236,7 @@ def check_python(
 
 
 def judge(kind: Kind, target: str, found: Mapping[str, object], python: str, cwd: str) -> None:
-    """Raise CommandError bad_request when what was *found* (see ``probe``) says that there is no such app or module."""
+    """Raise CommandError bad_request if *found* (see ``probe``) shows that there is no such app or module."""
     if kind not in ("app", "module"):
         return
     module, _, attribute = target.removeprefix("-m ").partition(":")

@@ -1,7 +1,7 @@
-"""TLS of the TCP door: what the files must be, and the two contexts, of a service and of its client.
+"""TLS of the TCP endpoint: checks of its files, and the contexts for the server and the client.
 
-Nothing older than TLS 1.2. A private key belongs to us or to root and others cannot read it. Every error names the
-setting and the file, and nothing of what stands in it.
+The minimum version is TLS 1.2. A private key is owned by us or by root and not accessible to other users (group access
+is allowed). Every error names the setting and the file, but not its content.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from cluster_service.control.errors import CommandError
 
 
 def server_context(cert: str, key: str | None, client_ca: str | None) -> ssl.SSLContext:
-    """Return the context of a door. *key*: None when it stands in *cert*; *client_ca*: who signs those who may knock
-    at all. Raises CommandError bad_request.
+    """Return the context of an endpoint.
+
+    *key*: None if it is in *cert*; *client_ca*: the authority that must have signed the certificates of clients. Raises
+    CommandError bad_request.
     """
     _check_private(key or cert, "tls_key" if key else "tls_cert")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -28,9 +30,10 @@ def server_context(cert: str, key: str | None, client_ca: str | None) -> ssl.SSL
 
 
 def client_context(ca_file: str | None, client_cert: str | None) -> ssl.SSLContext:
-    """Return the context of a client, which always verifies: by *ca_file*, else by the system's authorities.
+    """Return the context of a client, which always verifies: against *ca_file*, else against the system's authorities.
 
-    *client_cert*: a PEM file of a certificate and its key, for doors that want one. Raises CommandError bad_request.
+    *client_cert*: a PEM file with a certificate and its key, for endpoints that require one. Raises CommandError
+    bad_request.
     """
     context = ssl.create_default_context()
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -44,7 +47,7 @@ def client_context(ca_file: str | None, client_cert: str | None) -> ssl.SSLConte
 
 
 def load_own(context: ssl.SSLContext, cert: str, key: str | None, whose: str) -> None:
-    """Give *context* its certificate, also instead of an earlier one. Raises CommandError bad_request."""
+    """Load a certificate into *context*, replacing an earlier one. Raises CommandError bad_request."""
     for path, setting in ((cert, f"{whose}_cert"), (key, f"{whose}_key")):
         if path is not None:
             _check_readable(path, setting)
@@ -100,7 +103,7 @@ def _check_private(path: str, setting: str) -> None:
 
 
 class _Protected(Exception):
-    """The key needs a password."""
+    """The key is encrypted with a password."""
 
 
 def _no_password() -> str:

@@ -1,7 +1,7 @@
-"""The kinds of value that settings and arguments have: one function each, from what a person or a file wrote.
+"""Parsers of plain values for settings and arguments.
 
-A value comes as text (command line, environment) or as what TOML and JSON make of it (numbers, booleans, lists). Every
-function raises CommandError bad_request with a sentence that says what was wrong and how to write it.
+A value is text (command line, environment) or a type of TOML and JSON (numbers, booleans, lists). Every function raises
+CommandError bad_request that says what was wrong and how to write it.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"0", "false", "no", "off"}
 
 MAX_CHARACTERS = 64
-"""The longest text that is read as a number, a time or a size, or that a suggestion is made for."""
+"""Maximum length of a text that is parsed as a number, duration or size, or compared for a suggestion."""
 MAX_INTEGER = 2**63 - 1
 
 LONGEST = 10 * 365 * 86400.0
-"""The longest duration, in seconds: what is longer is a slip of the pen (and overflows a timer)."""
+"""Maximum duration in seconds; a longer one is probably a mistake, and would overflow a timer."""
 
 
 def quoted(value: Any) -> str:
-    """Return *value* as error messages show it: cut when it is long."""
+    """Return the repr of *value*, truncated, for error messages."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
@@ -41,7 +41,7 @@ def _bad(sentence: str, hint: str = "") -> CommandError:
 
 
 def duration(value: Any, unit: str = "s") -> float:
-    """Return *value* in seconds. A plain number counts in *unit*."""
+    """Return *value* in seconds. *unit*: the unit of a plain number."""
     text = str(value).strip() if isinstance(value, (str, int, float)) and not isinstance(value, bool) else ""
     match = _DURATION.match(text) if len(text) <= MAX_CHARACTERS else None
     if match is None:
@@ -65,7 +65,7 @@ def size(value: Any) -> int:
 
 
 def integer(value: Any, least: int | None = None, most: int | None = None) -> int:
-    """Return *value* as a whole number between *least* and *most*."""
+    """Return *value* as an integer between *least* and *most*."""
     long = isinstance(value, str) and len(value) > MAX_CHARACTERS
     if long or isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
         number = None
@@ -88,7 +88,7 @@ def _a_number(least: int | None, most: int | None) -> str:
 
 
 def flag(value: Any) -> bool:
-    """Return *value* as true or false."""
+    """Return *value* as a boolean."""
     if isinstance(value, bool):
         return value
     word = str(value).strip().lower()
@@ -100,7 +100,7 @@ def flag(value: Any) -> bool:
 
 
 def text(value: Any) -> str:
-    """Return *value* as text that can stand in an argument or a path: not empty and without NUL."""
+    """Return *value* as text for an argument or a path: not empty and without NUL."""
     if (
         isinstance(value, bool)
         or not isinstance(value, (str, int, float))
@@ -114,7 +114,7 @@ def text(value: Any) -> str:
 
 
 def argument(value: Any) -> str:
-    """Return *value* as an argument of a program: text, which may be empty."""
+    """Return *value* as an argument of a program: text, possibly empty."""
     return "" if value == "" else text(value)
 
 
@@ -127,16 +127,16 @@ def choice(value: Any, choices: Iterable[str]) -> str:
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:
-    """Return ``: did you mean 'workers'?`` when *word* is nearly one of *known*, else nothing."""
+    """Return ``: did you mean 'workers'?`` if *word* is similar to one of *known*, else an empty string."""
     near = nearest(word, known)
     return f": did you mean {near!r}?" if near else ""
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """Return the one of *known* that *word* most likely was meant to be, or None when there is none."""
-    import difflib  # noqa: PLC0415 - only on the way to an error
+    """Return the one of *known* that is most similar to *word*, or None."""
+    import difflib  # noqa: PLC0415 - only needed for an error
 
-    if len(word) > MAX_CHARACTERS:  # it takes the square of the length
+    if len(word) > MAX_CHARACTERS:  # takes quadratic time
         return None
     found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return found[0] if found else None

@@ -1,4 +1,4 @@
-"""How a group's workers are watched and recycled: the settings for it, and what does not go together."""
+"""Settings for monitoring and recycling the workers of a group, and the checks of their combinations."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from .merge import Given
 
 LEAST_HANG_TIMEOUT = 1.0
-"""Seconds: below, a machine that is merely busy would be taken for a worker that hangs."""
+"""Seconds; with less, a busy machine would be mistaken for a hanging worker."""
 
 PLAIN = ("max_memory", "max_growth", "memory", "max_uptime", "recycle_at")
 
 
 def fields(given: Mapping[str, Given], release: Release, value: Callable[[str], Any]) -> dict[str, Any]:
-    """Return fields of the ``GroupSpec``. *value* returns what a setting comes to. Raises CommandError bad_request."""
+    """Return fields of the ``GroupSpec``. *value* returns the value of a setting. Raises CommandError bad_request."""
     return {
         **{name: value(name) for name in PLAIN},
         "hang_timeout": _hang_timeout(given, value("hang_timeout")),

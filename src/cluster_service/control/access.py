@@ -1,14 +1,14 @@
-"""Who may knock, and for what. Pure: a request's facts in, a decision out; time is an argument.
+"""Authentication and authorization of requests. Pure: takes the facts of a request and the time, returns a decision.
 
-The order is fixed, and every refusal is a CommandError: ``Host`` (421) -> ``Origin`` and ``Sec-Fetch-Site`` (403) ->
-[the route: 404, 405] -> the key (401, 400, 429) -> the right (403). Nothing that a request says makes it *more*
-trusted but a key; that it says it was forwarded makes it less.
+The order of the checks is fixed, and every refusal is a CommandError: ``Host`` (421) -> ``Origin`` and
+``Sec-Fetch-Site`` (403) -> [the route: 404, 405] -> the key (401, 400, 429) -> the right (403). Only an access key
+makes a request more trusted; a header that says it was forwarded makes it less trusted.
 
-On the Unix door the peer's credentials were checked when it connected, so whoever speaks there is the owner, or a
-worker of this service, which may not command it by that door. Over TCP a client is ``remote``, also on this machine,
-unless ``trust_loopback`` says otherwise: behind a proxy every client has the proxy's address. A key is compared by HMAC
-under a random key of this process, with every key and without early exit. A valid key opens whatever its address has
-sent before; only wrong ones are delayed and limited. No message holds a key (``redaction``).
+On the Unix endpoint the credentials of the peer are checked when it connects. A peer there is the owner, or a worker
+of this service, which may not send commands over it. A TCP client is ``remote``, even on this machine, unless
+``trust_loopback`` is set: behind a proxy every client has the address of the proxy. A key is compared by HMAC under a
+random secret of this process, against every known key, without early exit. A valid key is accepted whatever its address
+has sent before; only wrong keys are delayed and limited. No message contains a key (``redaction``).
 """
 
 from __future__ import annotations
@@ -36,41 +36,41 @@ if TYPE_CHECKING:
 FORWARDED = frozenset(
     ("forwarded", "via", "x-real-ip", "x-client-ip", "true-client-ip", "cf-connecting-ip", "x-original-host")
 )
-"""Headers that proxies add, besides ``X-Forwarded-…``: whoever sends one is not the machine's own user."""
+"""Headers that proxies add, besides ``X-Forwarded-…``. A request with one of them does not count as local."""
 
 LOCAL_NAMES = frozenset(("localhost",))
 FAILURE_DELAY = 0.3
-"""Seconds that the answer to a wrong key takes; only the one who knocked waits."""
+"""Delay of the answer to a wrong key, in seconds. Only the client that sent it waits."""
 BURST = 10
-"""Wrong keys that one peer may try in a row before it is told to wait ..."""
+"""Number of wrong keys that one peer may try in a row before it is refused with 429."""
 MAX_KEYS_IN_HEAD = 4
-"""How many keys are looked at in the first bytes of a parked connection."""
+"""Maximum number of keys checked in the first bytes of a parked connection."""
 REFILL = 0.5
-"""... and how many more it may try a second."""
+"""Further wrong keys that a peer may try, per second."""
 
 _KEY_IN_HEAD = re.compile(
     rb"\r\n(?:authorization:[ \t]*bearer[ \t]|x-access-key:)([^\r\n]*)|[?&]access[-_]?key=([^&\s]*)", re.IGNORECASE
 )
-"""Where a key stands in the bytes of a request: its headers, its query."""
+"""Matches an access key in the raw bytes of a request: in its headers or its query."""
 
 _HOST = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._-]+)(?::(?P<port>\d{1,5}))?\Z", re.ASCII)
 
 
 @dataclass(frozen=True)
 class Knock:
-    """The facts of a request that access is decided by."""
+    """The facts of a request on which access is decided."""
 
     door: Literal["unix", "tcp"]
     peer: str
-    """The address of the other end (TCP), or its ``uid:N`` (Unix)."""
+    """The address of the peer (TCP), or ``uid:N`` (Unix)."""
     local: str = ""
-    """The address at which it was received (TCP)."""
+    """The local address that received the request (TCP)."""
     headers: tuple[tuple[str, str], ...] = ()
-    """Names in lower case."""
+    """Header names are lower case."""
     query_keys: tuple[str, ...] = ()
     body_keys: tuple[str, ...] = field(default=(), repr=False)
     worker: bool = False
-    """The other end is a worker of this service, or was started by one (Unix)."""
+    """The peer is a worker of this service, or a descendant of one (Unix)."""
 
     def values(self, name: str) -> list[str]:
         """Return every value of the header *name*."""
@@ -79,25 +79,25 @@ class Knock:
 
 @dataclass(frozen=True)
 class Admission:
-    """Who was let in. *key*: ``owner`` at the Unix door, else the name of the access key, never the key."""
+    """The identity of an admitted client. *key*: ``owner`` on the Unix endpoint, else the name of the access key."""
 
     key: str
     level: Literal["local", "remote"]
     query: bool = False
-    """The key stood in the query: the answer is to say that this is deprecated."""
+    """The key was in the query: the answer carries a deprecation notice."""
     allow: tuple[str, ...] = (EVERYTHING,)
     """The allow-list of the key."""
     digest: bytes = field(default=b"", repr=False, compare=False)
-    """By which ``Access`` knows the key again."""
+    """The digest by which ``Access`` recognizes the key."""
 
     def allows(self, name: str) -> bool:
-        """Whether the allow-list names the command."""
+        """Return True if the allow-list contains the command."""
         return EVERYTHING in self.allow or name in self.allow
 
 
 @dataclass(frozen=True)
 class _Known:
-    """What is remembered of a key."""
+    """An access key, stored as its digest."""
 
     digest: bytes
     name: str
@@ -106,7 +106,7 @@ class _Known:
 
 
 class Access:
-    """The keys of the TCP door and its rules."""
+    """The keys and rules of the TCP endpoint."""
 
     def __init__(
         self,
@@ -120,9 +120,11 @@ class Access:
         upgrade_roots: Iterable[str] = (),
         trust_loopback: bool = False,
     ) -> None:
-        """*bound*: the host names or addresses that the TCP door was told to listen on; *allow_query_key*: true,
-        loopback, false; *remote_commands*: local ones that may be given from elsewhere; *upgrade_roots*: absolute
-        directories; *trust_loopback*: a client of this machine is local over TCP too.
+        """Set up the keys and rules.
+
+        *bound*: host names or addresses on which the TCP endpoint listens; *allow_query_key*: ``true``, ``loopback`` or
+        ``false``; *remote_commands*: ``local`` commands that remote clients may give; *upgrade_roots*: absolute
+        directories; *trust_loopback*: TCP clients on this machine count as local.
         """
         self._secret = secrets.token_bytes(32)
         self._known: tuple[_Known, ...] = ()
@@ -139,7 +141,7 @@ class Access:
         self._tries = Paces(REFILL, BURST)
 
     def __repr__(self) -> str:
-        """``<Access 1 key, hosts: localhost>``: no key."""
+        """Return ``<Access 1 key, hosts: localhost>``, without the key."""
         count = len(self._known)
         return f"<Access {count} key{'' if count == 1 else 's'}, hosts: {', '.join(sorted(self._hosts))}>"
 
@@ -153,7 +155,7 @@ class Access:
         upgrade_roots: Iterable[str],
         trust_loopback: bool,
     ) -> None:
-        """Go by these rules from now on."""
+        """Replace the rules."""
         self._trust_loopback = trust_loopback
         self.allow_http_get = allow_http_get
         self.upgrade_roots = tuple(upgrade_roots)
@@ -162,7 +164,7 @@ class Access:
         self._query = allow_query_key
 
     def rekey(self, keys: Sequence[str | Key]) -> None:
-        """Let these keys open from now on, and no others."""
+        """Replace the access keys."""
         plain = iter(numbered([key for key in keys if isinstance(key, str)]))
         named = [key if isinstance(key, Key) else next(plain) for key in keys]
         self._known = tuple(
@@ -173,10 +175,10 @@ class Access:
     def _digest(self, key: str) -> bytes:
         return hmac.digest(self._secret, key.encode("utf-8", "surrogatepass"), "sha256")
 
-    # -- before anything else is looked at ---------------------------------------------------------------------------
+    # -- checks that precede authentication --------------------------------------------------------------------------
 
     def check_origin(self, knock: Knock) -> None:
-        """Refuse a request that a web page sent, or that was sent to a name that is not ours (DNS rebinding)."""
+        """Refuse requests sent by web pages, or sent to a host name that is not ours (DNS rebinding)."""
         hosts = knock.values("host")
         if len(hosts) != 1 or not self._is_ours(hosts[0], knock):
             said = f"{hosts[0]!r}" if len(hosts) == 1 else f"{len(hosts)} Host headers"
@@ -205,9 +207,10 @@ class Access:
     # -- the key -----------------------------------------------------------------------------------------------------
 
     def admit(self, knock: Knock, now: float) -> Admission:
-        """Return who knocks. Raises CommandError unauthorised, bad_request (two keys), too_many_requests.
+        """Authenticate the request and return the identity of its client.
 
-        *now*: seconds of a monotonic clock.
+        *now*: seconds of a monotonic clock. Raises CommandError ``forbidden``, ``unauthorised``, ``bad_request`` (two
+        different keys) or ``too_many_requests``.
         """
         if knock.worker:
             raise CommandError(
@@ -250,12 +253,12 @@ class Access:
         return matched
 
     def check_same(self, admission: Admission, keys: Iterable[str]) -> None:
-        """Raise CommandError bad_request if *keys*, found in the body, are others than the one that was admitted."""
+        """Raise CommandError bad_request if one of *keys*, found in the body, differs from the admitted key."""
         if admission.digest and any(self._digest(key) != admission.digest for key in keys):
             raise _two_keys()
 
     def opens(self, head: bytes) -> bool:
-        """Whether the first bytes of a connection hold a valid key. That lets in nothing: ``admit`` decides."""
+        """Return True if the first bytes of a connection contain a valid key; only ``admit`` grants access."""
         for match in itertools.islice(_KEY_IN_HEAD.finditer(head), MAX_KEYS_IN_HEAD):
             header, query = match.groups()
             key = unquote_to_bytes(query.replace(b"+", b" ")) if header is None else header
@@ -264,14 +267,14 @@ class Access:
         return False
 
     def still_opens(self, admission: Admission, name: str) -> bool:
-        """Whether whoever was let in before the keys were replaced may give the command *name* yet, as before."""
+        """Return True if *admission*, granted before the keys were replaced, may still give the command *name*."""
         return not admission.digest or any(
             known.digest == admission.digest and (EVERYTHING in known.allow or name in known.allow)
             for known in self._known
         )
 
     def check_right(self, name: str, level: Level, admission: Admission) -> None:
-        """Raise CommandError forbidden unless a command of that *level* may be given by *admission*."""
+        """Raise CommandError forbidden if *admission* may not give a command of that *level*."""
         check_right(name, "remote" if level == "local" and name in self._remote else level, admission)
 
     def _query_allowed(self, knock: Knock) -> bool:
@@ -279,7 +282,7 @@ class Access:
 
 
 def _is_from_loopback(knock: Knock) -> bool:
-    """From this machine, by a name that only this machine has, and not passed on by a proxy that says so."""
+    """Return True if the request came from this machine, to a loopback name, and shows no sign of a proxy."""
     hosts = knock.values("host")
     match = _HOST.match(hosts[0]) if hosts else None
     host = match["host"].strip("[]").lower() if match else ""
@@ -294,7 +297,7 @@ def _two_keys() -> CommandError:
 
 
 def check_right(name: str, level: Level, admission: Admission) -> None:
-    """Raise CommandError forbidden unless a command of that *level* may be given by *admission*."""
+    """Raise CommandError forbidden if *admission* may not give a command of that *level*."""
     if level == "remote" or (level == "local" and admission.level == "local"):
         if admission.allows(name):
             return
@@ -318,7 +321,7 @@ REFUSALS: Mapping[str, str] = {
 
 
 def has_key_in_head(knock: Knock) -> bool:
-    """Whether a key stands in the headers or the query, so that the body need not be read to find it."""
+    """Return True if the headers or the query contain a key, so that the body need not be read to find one."""
     return bool(knock.query_keys or _header_keys(knock))
 
 
@@ -332,7 +335,7 @@ def _header_keys(knock: Knock) -> list[str]:
 
 
 def _utf8(text: str) -> str:
-    """A header is Latin-1 on its way; a key of other letters was sent as the bytes of its UTF-8."""
+    """Decode a header value, which arrives as Latin-1, as UTF-8 if possible: keys with other letters are sent so."""
     try:
         return text.encode("latin-1").decode("utf-8")
     except UnicodeError:

@@ -1,12 +1,12 @@
-"""The client for asyncio: ``aconnect`` takes what ``connect`` takes, and every method is awaited.
+"""The client for asyncio. ``aconnect`` takes the arguments of ``connect``; every method is a coroutine.
 
     client = await cservice.aconnect()
     for worker in await client.workers(): ...
     await client.command("restart", "all")
     async for event in client.events(): ...
 
-Each question has a connection of its own: one client may be used by any number of tasks, and a task that is cancelled
-leaves nothing open. The standard library only.
+Each request uses its own connection, so any number of tasks may share one client, and a cancelled task leaves nothing
+open. Uses only the standard library.
 """
 
 from __future__ import annotations
@@ -31,43 +31,43 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 QUIET = 60.0
-"""Seconds without a word, even a heartbeat, after which a stream is taken for broken."""
+"""Seconds without data, heartbeats included, after which a stream is considered broken."""
 PAUSE = 0.2
-"""Seconds between two tries to connect."""
+"""Seconds between two attempts to connect."""
 LONGEST_LINE = 1 << 20
 
 
 class AsyncClient:
-    """A running service, from outside."""
+    """A client of a running service."""
 
     def __init__(self, place: Place) -> None:
         self.place = place
         self._answered = False
 
     def __repr__(self) -> str:
-        """``<AsyncClient of service 'web'>``: no key."""
+        """Return ``<AsyncClient of service 'web'>``, without the key."""
         return f"<AsyncClient of {self.place.shown}>"
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
     async def workers(self) -> list[Worker]:
-        """Return one object a worker, and one for each slot that has none."""
+        """Return one object per worker, and one for each slot without a worker."""
         return list((await self.read("/api/v1/workers"))["workers"])
 
     async def health(self) -> Health:
-        """Return whether as many workers serve as should."""
+        """Return the health of the service."""
         return cast("Health", await self.read("/api/v1/health"))
 
     async def info(self) -> Info:
-        """Return the service as a whole."""
+        """Return the general information about the service."""
         return cast("Info", await self.read("/api/v1/info"))
 
     async def operations(self) -> list[Operation]:
-        """Return the operations that are remembered, newest first."""
+        """Return the operations that the service remembers, newest first."""
         return list((await self.read("/api/v1/operations"))["operations"])
 
     async def operation(self, operation: str, *, seen: int = 0, wait: float = 0.0) -> Operation:
-        """Return one operation: at once, or within *wait* seconds when it has more than *seen* steps or has ended."""
+        """Return one operation; wait at most *wait* seconds for more than *seen* steps or its end."""
         path = f"/api/v1/operations/{places.quoted(operation)}?seen={seen}&wait={wait}"
         return cast("Operation", await self.read(path, TIMEOUT + wait))
 
@@ -75,8 +75,8 @@ class AsyncClient:
         """Return the definitions of the commands."""
         return list((await self.read("/api/v1/commands"))["commands"])
 
-    async def read(self, path: str, timeout: float = TIMEOUT) -> Json:  # noqa: ASYNC109 - as the other client's
-        """GET *path*, again when the connection breaks. Raises CommandError."""
+    async def read(self, path: str, timeout: float = TIMEOUT) -> Json:  # noqa: ASYNC109 - same signature as Client.read
+        """Send GET *path*, repeated when the connection breaks. Raises CommandError."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + PATIENCE
         while True:
@@ -88,10 +88,10 @@ class AsyncClient:
             await asyncio.sleep(PAUSE)
 
     async def events(self, after: int | None = None) -> AsyncIterator[Event]:
-        """Yield the events after the one with the id *after* (None: from now on), until the service has ended.
+        """Yield the events after the one with id *after* (None: from now on), until the service has ended.
 
-        What was missed while the connection was away follows when it is back; what the service does not remember any
-        more is told by an event ``missed``. Raises CommandError.
+        Events missed during a disconnection follow after the reconnection. If the service no longer remembers them, it
+        sends an event ``missed`` instead. Raises CommandError.
         """
         last = after
         while True:
@@ -140,10 +140,11 @@ class AsyncClient:
         on_step: Callable[[Step], object] | None = None,
         **options: Any,
     ) -> Json:
-        """Give a command and return its result. Raises CommandError; ``failed`` when an operation did not end well.
+        """Run a command and return its result.
 
-        *args*: its positional arguments in their order; *options*: by name; relative paths start from the directory of
-        this process. *wait*: until an operation has ended, telling *on_step* of each of its ``{"at", "text"}`` steps.
+        *args*: the positional arguments, in order; *options*: arguments by name. Relative paths are resolved against
+        the working directory of this process. *wait*: wait until an operation has ended; *on_step* is called with each
+        of its ``{"at", "text"}`` steps. Raises CommandError, with code ``failed`` if an operation did not succeed.
         """
         command, arguments = await self._read(name, args, options)
         result = await self.give(name, arguments, command.timeout)
@@ -155,8 +156,8 @@ class AsyncClient:
         return dict(ended)
 
     async def _read(self, name: str, args: tuple[object, ...], options: Mapping[str, Any]) -> tuple[Command, Json]:
-        """Return the command, one of ours or of the service's own, and its arguments as they are sent."""
-        from . import calls  # noqa: PLC0415 - only who commands needs it; the command line has read them itself
+        """Return the command, built-in or custom, and its arguments in the form in which they are sent."""
+        from . import calls  # noqa: PLC0415 - only needed to give commands; the command line parses them itself
 
         try:
             return calls.built_in(name, args, options)
@@ -167,9 +168,9 @@ class AsyncClient:
             return found
 
     async def give(self, name: str, arguments: Mapping[str, Any], takes: float = 0.0) -> Json:
-        """POST the command and return the first answer: a result, or an operation that may still run.
+        """Send POST for the command and return the first answer: a result, or an operation that may still be running.
 
-        *takes*: seconds that the command itself may take.
+        *takes*: seconds that the command itself may take. Raises CommandError.
         """
         path = f"/api/v1/commands/{places.quoted(name)}"
         try:
@@ -184,8 +185,9 @@ class AsyncClient:
         return result
 
     async def follow(self, operation: Operation | str, on_step: Callable[[Step], object] | None = None) -> Operation:
-        """Return *operation* (or the one with that id) when it has ended, well or not; *on_step* is told of each
-        step, once.
+        """Wait until *operation* (an object or an id) has ended, and return it, whether it succeeded or not.
+
+        *on_step* is called once for each step. Raises CommandError.
         """
         if isinstance(operation, str):
             operation = await self.operation(operation)
@@ -198,7 +200,7 @@ class AsyncClient:
                     return places.ended_with_service(operation)
                 raise
         if places.ends_service(operation) and operation["state"] == "done":
-            await self._gone()  # so that its name and ports are free for the caller's next step
+            await self._gone()  # the name and ports of the service are free for the caller's next step
         return operation
 
     async def _gone(self) -> bool:
@@ -232,8 +234,9 @@ class AsyncClient:
 
 
 class _Breaks:
-    """For an ``async with`` block: what ends a connection within it is Broken; and what takes too long, CommandError
-    timeout, or Broken as well where there is no *place* to tell of.
+    """Translate the errors of an ``async with`` block about a connection.
+
+    A connection error becomes Broken. A timeout becomes CommandError timeout, or Broken if there is no *place*.
     """
 
     def __init__(self, place: Place | None, seconds: float) -> None:
@@ -242,13 +245,13 @@ class _Breaks:
         self._timeout = asyncio.timeout(seconds)
 
     async def __aenter__(self) -> None:
-        """Begin."""
+        """Start the timeout."""
         await self._timeout.__aenter__()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Translate."""
+        """Translate the exception, if any."""
         try:
             await self._timeout.__aexit__(kind, error, trace)
         except TimeoutError:
@@ -268,9 +271,9 @@ async def _send(
     body: bytes | None,
     headers: Mapping[str, str],
 ) -> tuple[int, int | None]:
-    """Send a request; return the status of the answer and the length of its body, None: to the end of the connection.
+    """Send a request; return the status and the length of the body (None: up to the end of the connection).
 
-    HTTP/1.0 is spoken, in which a body of unknown length ends with the connection and has no form of its own.
+    Uses HTTP/1.0: a body of unknown length ends with the connection and is never chunked.
     """
     host = "localhost" if place.path is not None else f"[{place.host}]" if ":" in place.host else place.host
     sent = {"Host": host if place.path is not None else f"{host}:{place.port}", "Accept": "application/json"}
@@ -308,11 +311,11 @@ async def aconnect(
     ca_file: str | None = None,
     client_cert: str | None = None,
 ) -> AsyncClient:
-    """Return a client for asyncio of the running service *name*, or of the one at *url*; see ``connect``."""
+    """Return an asyncio client of the running service *name*, or of the one at *url*; see ``connect``."""
     find = functools.partial(
         places.find, url=url, access_key=access_key, run_dir=run_dir, ca_file=ca_file, client_cert=client_cert
     )
-    return AsyncClient(await asyncio.to_thread(find, name))  # one that has just been started is waited for
+    return AsyncClient(await asyncio.to_thread(find, name))  # it waits for a service that has just been started
 
 
 __all__ = ["AsyncClient", "OperationFailed", "aconnect"]

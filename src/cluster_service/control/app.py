@@ -1,15 +1,15 @@
-"""The routes of the doors. Each reads what was sent, asks ``access``, runs a command of the registry, and answers JSON.
+"""The HTTP routes. Each parses the request, checks access, runs a command of the registry, and answers JSON.
 
     make_app(service, access, closing) -> an ASGI application
 
-Whatever happens, the answer is JSON: the result, or the error object. Replies hold no traceback: it goes to the log,
-under an id that the reply gives. A query string is never logged, and a key never repeated: ``Access.redaction`` hides
-it in whatever is audited, logged or said about a request, and an argument that holds one is refused.
+The answer is always JSON: the result, or the error object. It never contains a traceback: that goes to the log, under
+an id that the answer states. Query strings are not logged. ``Access.redaction`` removes keys from everything that is
+audited, logged or answered, and an argument that contains a key is refused.
 
-What is looked at, in this order: limits, Host, Origin, method, key, right, arguments. A key in the headers or the query
-is looked at before the body is read, so that a body is read for strangers only where it may hold the key. Every command
-leaves one entry in the audit file, and so does whoever is refused. In the log it stands as well, unless it was a read
-by GET that went well: monitors ask every second.
+The checks run in this order: limits, Host, Origin, method, key, right, arguments. A key in the headers or the query is
+checked before the body is read, so that the body of an unauthenticated request is read only if it may contain the key.
+Every command is recorded in the audit file, and so is a request that ``Access.admit`` refuses, except with 429. It is
+also logged, unless it was a successful read by GET: monitoring systems poll every second.
 """
 
 from __future__ import annotations
@@ -59,13 +59,13 @@ if TYPE_CHECKING:
     from .service import Json, Service
 
 LONGEST_WAIT = 60.0
-"""Seconds that one request may wait for news of an operation."""
+"""Maximum time in seconds for which one request may wait for progress of an operation."""
 
 log = logging.getLogger("cluster_service.control")
 
 
 def make_app(service: Service, access: Access, closing: asyncio.Event) -> ASGIApp:
-    """Return the application. Requests that wait are answered as soon as *closing* is set."""
+    """Return the application. Waiting requests are answered as soon as *closing* is set."""
     routes = _Routes(service, access, closing)
     reads = [
         Route(f"/api/v1/{name}", routes.reading(name), methods=["GET"])
@@ -88,7 +88,7 @@ def make_app(service: Service, access: Access, closing: asyncio.Event) -> ASGIAp
         ],
         exception_handlers={HTTPException: routes.no_route},
     )
-    app.router.redirect_slashes = False  # a path that is not there is answered as such, after Host and Origin
+    app.router.redirect_slashes = False  # an unknown path is answered by no_route, after the checks of Host and Origin
     return app
 
 
@@ -97,16 +97,16 @@ Handler = Callable[[Sent, Admission], Awaitable[Response]]
 
 @dataclass
 class _Given:
-    """A command that is being given, for its entry in the audit file."""
+    """A command in progress, for its entry in the audit file."""
 
     arguments: Mapping[str, Any] = field(default_factory=dict)
     outcome: str = "internal"
     aloud: bool = False
-    """It stands in the log as well."""
+    """Write the entry to the log as well."""
 
 
 class _Routes:
-    """The endpoints, for one service."""
+    """The routes of one service."""
 
     def __init__(self, service: Service, access: Access, closing: asyncio.Event) -> None:
         self._service = service
@@ -117,15 +117,15 @@ class _Routes:
     # -- endpoints ---------------------------------------------------------------------------------------------------
 
     async def live(self, request: Request) -> Response:
-        """``GET /live``: without a key, and without detail."""
+        """Answer ``GET /live``. Requires no key and gives no detail."""
         return self._probe(request, self._service.alive)
 
     async def ready(self, request: Request) -> Response:
-        """``GET /ready``: without a key, and without detail."""
+        """Answer ``GET /ready``. Requires no key and gives no detail."""
         return self._probe(request, self._service.ready)
 
     async def dashboard(self, request: Request) -> Response:
-        """``GET /`` and the files of the page: without a key, and without data."""
+        """Answer ``GET /`` and the files of the dashboard. Requires no key; the files contain no data."""
         sent = Sent(request)
         name = request.path_params.get("name", "index.html")
         try:
@@ -138,7 +138,7 @@ class _Routes:
         return last_of_connection(sent, Response(dashboard.read(name), 200, dashboard.HEADERS, dashboard.FILES[name]))
 
     async def cli(self, request: Request) -> Response:
-        """``POST /cli``: one command line; an operation is waited for."""
+        """Answer ``POST /cli``: run one command line, and wait for the end of an operation."""
 
         async def answer(sent: Sent, admission: Admission) -> Response:
             if request.method == "HEAD":
@@ -160,13 +160,13 @@ class _Routes:
                 return await self._run(sent, admission, arguments.name_of(line), given, wait=True)
             except CommandError as error:
                 if error.code in ("not_found", "busy", "stopping"):
-                    return self._refusal(error, status=400)  # as the original says it: the command failed
+                    return self._refusal(error, status=400)  # compatible with the original server: the command failed
                 raise
 
         return await self._guarded(request, answer)
 
     async def command(self, request: Request) -> Response:
-        """``POST /api/v1/commands/{name}``: a JSON object of arguments; an operation is answered 202 while it runs."""
+        """Answer ``POST /api/v1/commands/{name}`` with JSON arguments; 202 while an operation runs."""
 
         async def answer(sent: Sent, admission: Admission) -> Response:
             def given(command: Command) -> dict[str, Any]:
@@ -184,7 +184,7 @@ class _Routes:
         return await self._guarded(request, answer)
 
     async def commands(self, request: Request) -> Response:
-        """``GET /api/v1/commands``; ``allowed``: whether the one who asks may give it from here."""
+        """Answer ``GET /api/v1/commands``; ``allowed``: whether this client may give the command."""
 
         async def answer(_sent: Sent, admission: Admission) -> Response:
             described = [{**one.describe(), "allowed": self._may(one, admission)} for one in COMMANDS.all()]
@@ -193,7 +193,7 @@ class _Routes:
         return await self._guarded(request, answer)
 
     def reading(self, name: str) -> Callable[[Request], Awaitable[Response]]:
-        """``GET /api/v1/workers`` and the like: the command of that name, without arguments."""
+        """Return the route of ``GET /api/v1/workers`` and the like, which runs command *name* without arguments."""
 
         async def endpoint(request: Request) -> Response:
             async def answer(sent: Sent, admission: Admission) -> Response:
@@ -204,8 +204,9 @@ class _Routes:
         return endpoint
 
     async def operation(self, request: Request) -> Response:
-        """``GET /api/v1/operations/{id}?seen=N&wait=S``: when there are more than *seen* steps or it has ended, after
-        *wait* seconds at most. Without *seen* only its end is waited for.
+        """Answer ``GET /api/v1/operations/{id}?seen=N&wait=S``.
+
+        Waits at most *wait* seconds for more than *seen* steps or for the end; without *seen*, for the end only.
         """
 
         async def answer(sent: Sent, admission: Admission) -> Response:
@@ -221,7 +222,7 @@ class _Routes:
         return await self._guarded(request, answer)
 
     async def events(self, request: Request) -> Response:
-        """``GET /api/v1/events``: a stream (SSE) from now on, or from after ``Last-Event-ID``."""
+        """Answer ``GET /api/v1/events``: stream (SSE) from now on, or from after ``Last-Event-ID``."""
 
         async def answer(sent: Sent, admission: Admission) -> Response:
             with self._audited(sent, admission, "events"):
@@ -238,7 +239,7 @@ class _Routes:
         return await self._guarded(request, answer)
 
     async def metrics(self, request: Request) -> Response:
-        """``GET /metrics``: for Prometheus."""
+        """Answer ``GET /metrics`` in the Prometheus format."""
 
         async def answer(_sent: Sent, admission: Admission) -> Response:
             self._access.check_right("workers", "remote", admission)
@@ -249,7 +250,7 @@ class _Routes:
         return await self._guarded(request, answer)
 
     async def document(self, request: Request) -> Response:
-        """``GET /openapi.json``: what this door offers, as OpenAPI."""
+        """Answer ``GET /openapi.json``."""
 
         async def answer(_sent: Sent, _admission: Admission) -> Response:
             return reply(openapi.document(COMMANDS.all(), allow_http_get=self._access.allow_http_get))
@@ -257,7 +258,7 @@ class _Routes:
         return await self._guarded(request, answer)
 
     async def no_route(self, request: Request, error: Exception) -> Response:
-        """Answer for what is not there, or not by that method."""
+        """Answer requests for an unknown path or with a method that is not allowed."""
         sent = Sent(request)
         response = self._nothing(sent, error)
         response.headers.update(deprecation(sent))
@@ -276,7 +277,7 @@ class _Routes:
             return self._refusal(CommandError("method_not_allowed", message, f"Use {allowed}."), {"Allow": allowed})
         return self._refusal(nothing_here())
 
-    # -- what they share ---------------------------------------------------------------------------------------------
+    # -- shared by the routes ----------------------------------------------------------------------------------------
 
     def _probe(self, request: Request, question: Callable[[], bool]) -> Response:
         sent = Sent(request)
@@ -289,7 +290,7 @@ class _Routes:
         return last_of_connection(sent, probe_reply(fine=fine))
 
     async def _guarded(self, request: Request, answer: Handler) -> Response:
-        """Let in who may come in, and turn whatever is raised into an answer."""
+        """Authenticate the request, run *answer*, and turn every exception into a response."""
         sent = Sent(request)
         admission = None
         try:
@@ -308,7 +309,7 @@ class _Routes:
             response = self._refusal(CommandError("bad_request", "the request is nested too deeply"))
         except MemoryError:
             response = self._refusal(CommandError("too_large", "there is not enough memory for this request"))
-        except Exception:  # noqa: BLE001 - whatever it is, the log holds it
+        except Exception:  # noqa: BLE001 - it is logged
             response = self._refusal(self._internal(request))
         response.headers.update(deprecation(sent))
         return response if admission is not None else last_of_connection(sent, response)
@@ -316,12 +317,12 @@ class _Routes:
     def _refusal(
         self, error: CommandError, headers: Mapping[str, str] | None = None, status: int | None = None
     ) -> Response:
-        """Answer with the error object, in which no access key stands."""
+        """Return a response with the error object, with access keys removed."""
         hide = self._access.redaction.text
         return error_reply(CommandError(error.code, hide(error.message), hide(error.hint)), headers, status)
 
     def _internal(self, request: Request) -> CommandError:
-        """Log the exception that is being handled; return the error that tells where."""
+        """Log the exception being handled; return the error that states its id."""
         identity = secrets.token_hex(4)
         hide = self._access.redaction.text
         path = request.url.path.encode("unicode_escape").decode()
@@ -329,7 +330,7 @@ class _Routes:
         return CommandError("internal", f"an error in the service itself; its log tells more under {identity}")
 
     def _parse(self, sent: Sent, admission: Admission) -> None:
-        """Take the body apart. Raises CommandError bad_request: also when it holds another key."""
+        """Parse the body. Raises CommandError bad_request, also if it contains a different key."""
         sent.parse()
         self._access.check_same(admission, sent.body_keys())
 
@@ -339,7 +340,7 @@ class _Routes:
         try:
             admission = self._access.admit(knock, began)
         except CommandError as error:
-            if error.code != "too_many_requests":  # those follow others, which were told
+            if error.code != "too_many_requests":  # they follow refusals that were recorded
                 refusal = _Given(outcome=error.code, aloud=True)
                 self._audit(knock, None, f"{sent.request.method} {sent.request.url.path}", refusal, began)
             if error.code == "unauthorised":
@@ -365,8 +366,10 @@ class _Routes:
         *,
         wait: bool,
     ) -> Response:
-        """Run the command *name* and answer; *read*: its checked arguments from what was sent; *wait* for the end of an
-        operation, unless the command said otherwise.
+        """Run the command *name* and answer.
+
+        *read* returns the checked arguments of the request. *wait*: wait for the end of an operation, unless the
+        command was given with ``no_wait``.
         """
         with self._audited(sent, admission, name) as entry:
             command = COMMANDS.get(name)
@@ -396,7 +399,7 @@ class _Routes:
         return operation_reply(result, command.succeeds)
 
     async def _end(self, operation: Json) -> Json:
-        """Wait for the end of *operation*, or for the closing of the door."""
+        """Wait until *operation* has ended or the endpoint is closing."""
         while operation["state"] == "running" and not self._closing.is_set():
             seen = operation.get("steps_dropped", 0) + len(operation["steps"])
             operation = await self._news(operation["id"], seen, LONGEST_WAIT)
@@ -416,7 +419,7 @@ class _Routes:
 
     @contextlib.contextmanager
     def _audited(self, sent: Sent, admission: Admission, name: str) -> Iterator[_Given]:
-        """Leave an entry about the command *name*, however the block ends."""
+        """Record the command *name* in the audit file, however the block ends."""
         began, entry = time.monotonic(), _Given(aloud=sent.request.method == "POST")
         try:
             yield entry
@@ -432,12 +435,12 @@ class _Routes:
             self._audit(sent.knock(), admission, name, entry, began)
 
     def _audit(self, knock: Knock, admission: Admission | None, name: str, given: _Given, began: float) -> None:
-        """Tell the audit file, and the log where it is to be told aloud."""
+        """Write the entry to the audit file, and to the log if *given* says so."""
         seconds = time.monotonic() - began
         entry = audit.entry(knock, admission, name, given.arguments, given.outcome, seconds, self._access.redaction)
         self._service.audit(entry, aloud=given.aloud)
 
 
 def _shows_key(knock: Knock) -> bool:
-    """Whether the body need not be read to know who has sent it."""
+    """Return True if the client can be identified without reading the body."""
     return knock.door == "unix" or has_key_in_head(knock)

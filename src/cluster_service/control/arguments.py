@@ -1,9 +1,9 @@
-"""From what was written to a command's arguments, the same at every door.
+"""Parsing of command arguments, shared by all interfaces.
 
-A command line is words: positional arguments in their order, ``--name value``, ``--name=value`` and, once the required
-ones are there, ``name:value``; ``--`` and what follows it; at its end a JSON object of options may stand. A request's
-body is a JSON object of arguments, a call in Python has them by place and by name. All end in ``check``. Every
-CommandError names the command and the argument.
+A command line consists of words: positional arguments in order, ``--name value``, ``--name=value`` and, once the
+required arguments are present, ``name:value``; ``--`` and what follows it; a JSON object of options may be the last
+word. An HTTP body is a JSON object of arguments; a Python call has positional and named ones. All end in ``check``.
+Every CommandError names the command and the argument.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ _NUMBER = re.compile(r"-\d+\Z", re.ASCII)
 _FIRST_WORD = re.compile(r"""\s*(["']?)([A-Za-z][\w.-]{0,63})\1(?=\s|\Z)""", re.ASCII)
 _OBJECT = re.compile(r"(?<=\s)\{")
 _PIECE = re.compile(r"""([ \t\r\n]+)|'([^']*)'|"((?:[^"\\]|\\.)*+)"|\\(.)|([^ \t\r\n'"\\]+)""", re.DOTALL)
-"""A piece of a command line: blanks, a quotation of either kind, an escaped character, anything else."""
+"""One piece of a command line: whitespace, a quotation of either kind, an escaped character, or plain text."""
 _ESCAPED = re.compile(r"""\\(["\\])""")
-"""In double quotes a backslash escapes these, and stays before others."""
+"""Inside double quotes a backslash escapes only these characters."""
 MAX_WORDS = 1000
-"""The most words of a command line."""
+"""Maximum number of words in a command line."""
 MAX_OBJECTS = 16
-"""How many places are tried at which the JSON object of options may begin."""
+"""Maximum number of positions at which the JSON object of options is tried."""
 
 PROGRAM = "program"
-"""The argument that says that the target stood after ``--``."""
+"""The argument that records that the target stood after ``--``."""
 
 
 def _selector(_parameter: Parameter, value: Any) -> str:
@@ -74,7 +74,7 @@ def _timeout(_parameter: Parameter, value: Any) -> float:
 
 
 def _milliseconds(_parameter: Parameter, value: Any) -> str:
-    """A plain number counts in milliseconds. The unit stays: what is checked here is checked again where it arrives."""
+    """Return the duration with its unit, since it is checked again on arrival. A plain number is in milliseconds."""
     return f"{values.duration(value, 'ms') * 1000:.3f}".rstrip("0").rstrip(".") + "ms"
 
 
@@ -146,8 +146,9 @@ KINDS: dict[str, Callable[[Parameter, Any], Any]] = {
     "url path": _url_path,
     "setting": _setting,
 }
-"""Each kind of parameter: what was given -> the checked value, durations in seconds. ``milliseconds``: a text with
-its unit. ``setting``: checked by the configuration, later.
+"""Kind of parameter -> the function that checks a value and returns it, durations in seconds.
+
+``milliseconds`` returns a text with its unit. The configuration checks a ``setting`` later.
 """
 
 
@@ -161,7 +162,7 @@ def _file(value: str) -> str:
 
 
 def _executable(value: str) -> str:
-    """An interpreter or a virtual environment; a name alone that is neither here is found on PATH."""
+    """Return the absolute path of an interpreter or virtual environment; leave other bare names for PATH."""
     path = _directory(value)
     return path if "/" in value or os.path.isdir(os.path.join(path, "bin")) else value
 
@@ -172,39 +173,39 @@ PLACES: dict[str, Callable[[str], str]] = {
     "file": _file,
     "executable": _executable,
 }
-"""The kinds of parameter that may be relative to the caller's directory -> how they are made absolute there."""
+"""Kinds of parameter that may be relative to the caller's directory -> the function that makes them absolute."""
 
 
 def from_here(command: Command, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return *given* with what is relative to this process's directory made absolute: the service lives in another.
+    """Return *given* with paths made absolute: the service has another working directory.
 
-    A target that is given without a directory is run in the caller's. What is no file here is left as it is:
-    ``package.module:app``, or a mistake that the service tells best.
+    A target given without a directory runs in the caller's. A target that is not a file here is left unchanged: it is
+    ``package.module:app``, or an error that the service reports best.
     """
     placed = dict(given)
     for parameter in command.parameters:
         value = placed.get(parameter.name)
-        if parameter.kind == "caller" and "target" in given:  # else the target stays where it is
+        if parameter.kind == "caller" and "target" in given:  # without a target, the directory stays unchanged
             value = value or "."
         if parameter.kind not in PLACES or not isinstance(value, str):
             continue
         if parameter.kind == "target" and given.get(PROGRAM) and "/" not in value:
-            continue  # found on PATH, as a shell would
+            continue  # found on PATH, as in a shell
         placed[parameter.name] = PLACES[parameter.kind](value)
     return placed
 
 
 def name_of(line: str) -> str:
-    """Return the first word of a command line, which names the command; its quotes are taken off."""
+    """Return the first word of a command line, without quotes: the name of the command."""
     match = _FIRST_WORD.match(line)
     return match[2] if match is not None else "".join(line.split(None, 1)[:1])
 
 
 def split(line: str) -> list[str]:
-    """Return the words of a command line as a shell would; a JSON object at its end is one word.
+    """Return the words of a command line as a shell splits them; a JSON object at the end is one word.
 
-    The time is linear in the length of the line. Raises CommandError bad_request when a quotation does not end, or
-    there are more than ``MAX_WORDS`` words.
+    Takes time linear in the length of the line. Raises CommandError bad_request if a quotation is not closed or there
+    are more than ``MAX_WORDS`` words.
     """
     line = line.strip()
     tail: list[str] = []
@@ -221,7 +222,7 @@ def split(line: str) -> list[str]:
 
 
 def _words(line: str) -> list[str]:
-    """Split *line* as ``shlex.split`` does, which takes the square of the length of a word."""
+    """Split *line* like ``shlex.split``, but in linear time: that is quadratic in the length of a word."""
     words: list[str] = []
     parts: list[str] | None = None
     at = 0
@@ -247,7 +248,7 @@ def _words(line: str) -> list[str]:
 
 
 def from_words(command: Command, words: Sequence[str], options: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return the checked arguments in *words*, beside *options* that were read already."""
+    """Return the checked arguments in *words*, merged with *options* that were parsed before."""
     by_name = {parameter.name: parameter for parameter in command.parameters}
     by_flag = {
         flag: parameter for parameter in command.parameters for flag in (parameter.option, parameter.short) if flag
@@ -283,7 +284,7 @@ def from_words(command: Command, words: Sequence[str], options: Mapping[str, Any
 
 
 def comes_first(place: Parameter, value: str) -> bool:
-    """Whether the argument that is missing at *place* is meant by a ``name:value``: ``server:app`` may be a target."""
+    """Return True if ``name:value`` is the argument missing at *place*: ``server:app`` may be a target."""
     return place.required or (place.kind == "target" and value.partition("(")[0].replace(".", "").isidentifier())
 
 
@@ -331,7 +332,7 @@ def _set(command: Command, parameter: Parameter, given: dict[str, Any], value: s
 
 
 def _after_dashes(command: Command, given: dict[str, Any], rest: deque[str]) -> None:
-    """``start -- node server.js``: any program; ``start worker.py -- --fast``: the arguments of the target."""
+    """Read the words after ``--``: a program (``start -- node server.js``), or the arguments of the target."""
     takes = {parameter.name for parameter in command.parameters}
     if ARGS not in takes or not rest:
         raise _bad(command, "nothing can stand after --" if rest else "there is nothing after --")
@@ -343,7 +344,7 @@ def _after_dashes(command: Command, given: dict[str, Any], rest: deque[str]) -> 
 
 
 def from_json(command: Command, data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the checked arguments in a JSON object; names in snake, kebab or camel case."""
+    """Return the checked arguments of a JSON object; names may be in snake, kebab or camel case."""
     given: dict[str, Any] = {}
     for name, value in data.items():
         if canonical(name) in given:
@@ -353,7 +354,7 @@ def from_json(command: Command, data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def from_call(command: Command, args: Sequence[Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the checked arguments of a call in Python: *args* by their place, *options* by name."""
+    """Return the checked arguments of a Python call: *args* by position, *options* by name."""
     given: dict[str, Any] = {canonical(name): value for name, value in options.items()}
     places = [parameter for parameter in command.parameters if parameter.positional]
     for number, value in enumerate(args):
@@ -371,7 +372,7 @@ def from_call(command: Command, args: Sequence[Any], options: Mapping[str, Any])
 
 
 def check(command: Command, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return *given* with each value checked. None means: not given."""
+    """Return *given* with each value checked, without the values that are None. Raises CommandError."""
     by_name = {parameter.name: parameter for parameter in command.parameters}
     arguments: dict[str, Any] = {}
     for name, value in given.items():

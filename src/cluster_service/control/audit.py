@@ -1,11 +1,11 @@
-"""The audit entry: one line of JSON for each command that was given, or that was refused.
+"""Audit entries: one line of JSON for each command that was given or refused.
 
     {"at": ISO 8601, "key": its name (never the key) | "owner" | null, "door": "unix" | "tcp", "peer": address | uid:N,
      "command", "arguments", "outcome": "done" | "accepted" | an error code, "duration_s"}
 
-Every character that is not printable ASCII is escaped, so that an entry is one line whatever was sent. Of arguments,
-those that may hold secrets are left out, and with commands of the user's own all but their names. A read that somebody
-waits for (``operations ID``) has an entry for each time that it asks.
+Non-printable characters are escaped, so that an entry is always one line. Arguments that may contain secrets are left
+out; of custom commands only the argument names are recorded. A client that follows an operation (``operations ID``)
+leaves one entry per request.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from .redaction import Redaction
 
 PRIVATE = frozenset(("env", "args"))
-"""Arguments that are not told: they may hold what is nobody's business."""
+"""Arguments whose values are not recorded: they may contain secrets."""
 LONGEST = 200
-"""Characters of one argument, or of a command, that are told."""
+"""Maximum length of one recorded argument or command name, in characters."""
 LONGEST_READ = 4 * LONGEST
-"""Characters of it that are looked at."""
+"""Maximum length of the text that is searched for secrets, in characters."""
 
 
 def entry(
@@ -41,9 +41,7 @@ def entry(
     seconds: float,
     redaction: Redaction | None = None,
 ) -> dict[str, Any]:
-    """Return the entry for *command*. *seconds*: how long it took. *redaction*: hides the access keys, wherever they
-    stand.
-    """
+    """Return the entry for *command*. *seconds*: its duration. *redaction* removes access keys."""
     known = command in BUILT_IN
     hide = redaction.value if redaction is not None else _as_it_is
     return {
@@ -62,7 +60,7 @@ def entry(
 
 
 def line(told: Mapping[str, Any]) -> str:
-    """Return the entry as it stands in the log."""
+    """Return the entry as one line of JSON."""
     return encode_json(told)
 
 

@@ -1,4 +1,4 @@
-"""Who gives the command that runs at this moment. A door says so before it runs one; custom commands may ask."""
+"""The client that gave the current command. Set before a command runs; custom commands may read it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Caller:
-    """*door*: ``unix``, ``tcp``, ``worker`` or ``master``. *peer*: ``uid:0``, an address, ``web.1 (pid 71)``. *key*:
-    the name of the access key (never the key), ``owner``, or None where no key was needed.
+    """The origin of a command.
+
+    *door*: ``unix``, ``tcp``, ``worker`` or ``master``. *peer*: ``uid:0``, an address, ``web.1 (pid 71)``. *key*: the
+    name of the access key (never the key), ``owner``, or None if no key was needed.
     """
 
     door: str
@@ -18,6 +20,6 @@ class Caller:
 
 
 INSIDE = Caller("master", "")
-"""The service's own program."""
+"""The program of the service itself."""
 
 CALLER: ContextVar[Caller] = ContextVar("caller", default=INSIDE)

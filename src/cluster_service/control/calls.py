@@ -1,4 +1,4 @@
-"""Commands as a program gives them, by name and arguments of Python: what both clients send."""
+"""Parsing of commands given in Python, by name and arguments; shared by both clients."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ Json = dict[str, Any]
 
 
 def built_in(name: str, args: Sequence[object], options: Mapping[str, Any]) -> tuple[Command, Json]:
-    """Return the command, one of ours, and its arguments as they are sent. Raises CommandError."""
+    """Return the built-in command *name* and its arguments in the form in which they are sent. Raises CommandError."""
     return _read(COMMANDS.get(name), args, options)
 
 
 def own(
     commands: list[Json], name: str, args: Sequence[object], options: Mapping[str, Any]
 ) -> tuple[Command, Json] | None:
-    """Return the same of a service's own command, of those that it has; None when it has none of that name.
+    """Return the custom command *name*, found in *commands*, and its arguments; None if it is a built-in one.
 
-    Raises CommandError.
+    Raises CommandError, also if there is no such command.
     """
-    from . import remote  # noqa: PLC0415 - only for what is not known here
+    from . import remote  # noqa: PLC0415 - only needed for custom commands
 
     command = remote.find(remote.commands_from(commands), name)
     return _read(command, args, options) if command.custom else None

@@ -1,11 +1,11 @@
-"""``cservice``: the command line, made by click from the registry of commands and the table of settings.
+"""``cservice``: the command line, built with click from the command registry and the table of settings.
 
-    cservice [--name N | --url U --access-key K] [--json] COMMAND …       the options may stand after the command too
-    cservice "restart all" --access-key K                                 one quoted command line: the same
-    cservice server.py …                                                  the same as: cservice start server.py …
+    cservice [--name N | --url U --access-key K] [--json] COMMAND …       options may also follow the command
+    cservice "restart all" --access-key K                                 the same command, as one quoted line
+    cservice server.py …                                                  short for: cservice start server.py …
     cservice                                                              the console
 
-Only what the given command needs is imported. The exit codes are those of ``errors.CODES``, and 130 after Ctrl-C.
+Imports only what the given command needs. The exit codes are those of ``errors.CODES``, and 130 after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ LOCAL = {
     "completion": "Print the script that completes cservice in a shell: bash, zsh or fish.",
     "man": "Show the manual page.",
 }
-"""What needs no service and is no command of any."""
+"""Commands that need no service."""
 BROKEN_PIPE = 141
-"""The exit code when nobody reads any more: 128 + SIGPIPE, as a shell tells it."""
+"""Exit code after a broken pipe: 128 + SIGPIPE, as in a shell."""
 
 
 def global_options(*, hidden: bool = False) -> list[click.Parameter]:
-    """Return the options that say which service is meant. *hidden*: not repeated in a command's help."""
+    """Return the options that select the service. *hidden*: leave them out of a command's help."""
     options: list[tuple[list[str], dict[str, Any]]] = [
         (["--name", "name"], {"metavar": "NAME", "help": "Name of the service (default: default)."}),
         (["--url", "url"], {"metavar": "URL", "help": "A service elsewhere: https://host:port, http://…, unix:/path."}),
@@ -51,18 +51,18 @@ def global_options(*, hidden: bool = False) -> list[click.Parameter]:
 
 
 class Main(click.Group):
-    """The group of commands, each made when it is asked for."""
+    """The group of commands; each is created on first use."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the commands' names."""
+        """Return the names of the commands."""
         del ctx
         return [*COMMANDS.names(), *LOCAL]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Make the command."""
+        """Create the command."""
         del ctx
         if cmd_name == "start":
-            from .starting import make_start  # noqa: PLC0415 - brings the settings with it
+            from .starting import make_start  # noqa: PLC0415 - imports the settings
 
             return make_start()
         if cmd_name in LOCAL:
@@ -74,14 +74,14 @@ class Main(click.Group):
         except CommandError as error:
             if not NAME.match(cmd_name):
                 raise
-            from .own import OwnCommand  # noqa: PLC0415 - only for what is not known here
+            from .own import OwnCommand  # noqa: PLC0415 - only needed for custom commands
 
             return OwnCommand(cmd_name, error, global_options(), session_of)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Take a quoted command line apart, and a program for its ``start``."""
+        """Split a quoted command line, and insert ``start`` before a program."""
         first = args[0]
         spaced = any(char.isspace() for char in first.strip())
         if first.endswith(".py") and (not spaced or os.path.isfile(first)):
@@ -92,7 +92,7 @@ class Main(click.Group):
         return name, self.get_command(ctx, name), args[1:]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the commands' summaries."""
+        """Write the summaries of the commands."""
         del ctx
         with formatter.section("Commands"):
             summaries = {command.name: command.summary for command in COMMANDS.all()} | {"start": START, **LOCAL}
@@ -100,7 +100,7 @@ class Main(click.Group):
 
 
 class ServiceCommand(click.Command):
-    """A command of the registry. click knows its options; its words are read as at every other door."""
+    """A command of the registry. click knows its options; ``arguments`` parses its words, as for HTTP."""
 
     def __init__(self, command: Command) -> None:
         parameters: list[click.Parameter] = [click.Argument(["words"], nargs=-1, type=click.UNPROCESSED)]
@@ -114,7 +114,7 @@ class ServiceCommand(click.Command):
         self.command = command
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Keep the first ``--``, which click would take away, where what follows it may be any program."""
+        """Keep the first ``--``, which click would remove, if any program may follow it."""
         if "--" in args and any(parameter.name == ARGS for parameter in self.command.parameters):
             place = args.index("--")
             args = [*args[:place], "--", *args[place:]]
@@ -148,14 +148,14 @@ class ServiceCommand(click.Command):
         try:
             return self.command, arguments.from_words(self.command, words, given)
         except CommandError:
-            own = session.own(self.command.name)  # the service has one of its own in this one's place
+            own = session.own(self.command.name)  # the service overrides this command
             if own is None:
                 raise
         return own, arguments.from_words(own, words, given)
 
 
 def option_of(parameter: Parameter) -> click.Option:
-    """Return the click option of a command's parameter; its value is checked by ``arguments``."""
+    """Return the click option of a command's parameter; ``arguments`` checks its value."""
     names = [parameter.option, parameter.name] + ([parameter.short] if parameter.short else [])
     if parameter.kind == "flag":
         return click.Option(names, is_flag=True, help=parameter.doc)
@@ -163,9 +163,9 @@ def option_of(parameter: Parameter) -> click.Option:
 
 
 def session_of(context: click.Context, options: dict[str, Any]) -> Session:
-    """Return the session that the options before the command, and then those after it, ask for."""
+    """Return the session selected by the options before the command and, with precedence, those after it."""
     base = context.find_object(Session)
-    assert base is not None  # noqa: S101 - made by the group
+    assert base is not None  # noqa: S101 - created by the group
     return base.with_options(**{name: options.get(name) for name in GLOBAL_NAMES})
 
 
@@ -200,7 +200,7 @@ def _main(show_version: bool, **options: Any) -> int | None:  # noqa: FBT001 - c
 
 
 def from_environment() -> Session:
-    """Return the session that the environment asks for."""
+    """Return the session selected by environment variables."""
     return Session().with_options(
         name=os.environ.get("CSERVICE_NAME"),
         url=os.environ.get("CSERVICE_URL"),
@@ -217,20 +217,20 @@ def _console(session: Session) -> int:
     from . import console  # noqa: PLC0415
 
     try:
-        session.client()  # to be told at once when there is none
+        session.client()  # fail early if there is no service
     except CommandError as error:
         return session.failed(error)
     return console.run(session).code
 
 
 def usage_error(error: click.UsageError) -> CommandError:
-    """Say what click found wrong the way everything else here is said."""
+    """Convert an error of click to a CommandError in the style of our other messages."""
     context = error.ctx
     path = context.command_path if context is not None else "cservice"
     hint = f"{path} --help tells more."
     where = f"{context.info_name}: " if context is not None and context.parent is not None else ""
     if isinstance(error, click.NoSuchOption):
-        from cluster_service.config import foreign  # noqa: PLC0415 - only on the way to an error
+        from cluster_service.config import foreign  # noqa: PLC0415 - only needed for an error
 
         known = [
             name
@@ -250,7 +250,7 @@ def usage_error(error: click.UsageError) -> CommandError:
 def run(argv: Sequence[str]) -> int:
     """Run the command line and return the exit code."""
     if _is_tab(argv):
-        from . import local  # noqa: PLC0415 - what a shell asks at each Tab
+        from . import local  # noqa: PLC0415 - called by the shell at each Tab
 
         return local.words(argv)
     try:
@@ -269,13 +269,14 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _is_tab(argv: Sequence[str]) -> bool:
-    """Whether it is a shell that asks what may be written next."""
+    """Return True if the shell requests completions."""
     return list(argv[:2]) == ["completion", "--words"]
 
 
 def _plain(argv: Sequence[str]) -> Session:
-    """A session to tell an error by, when the options could not be read: was JSON asked for before the program's own
-    arguments?
+    """Return a session to report an error when the options could not be parsed.
+
+    ``--json`` counts only before the arguments of the user's program.
     """
     own = []
     for word in argv:
@@ -286,7 +287,7 @@ def _plain(argv: Sequence[str]) -> Session:
 
 
 def guarded(program: Callable[[], int]) -> int:
-    """Run *program*; a reader that has left is no error worth words."""
+    """Run *program* and return its exit code; exit silently if the reader of the output has gone."""
     try:
         return program()
     except (ReaderLeft, BrokenPipeError):
@@ -297,11 +298,11 @@ def guarded(program: Callable[[], int]) -> int:
 
 
 SEEN = ("--access-key", "--env")
-"""Options whose values are nobody else's business, and are seen in the process list."""
+"""Options whose values are secret but visible in the process list."""
 
 
 def _hide_secrets() -> None:
-    """What everybody sees of our own command line is not to be seen for longer than need be."""
+    """Remove secrets from the process title as early as possible."""
     if any(option in word for word in sys.argv for option in SEEN):
         from setproctitle import setproctitle  # noqa: PLC0415 - rarely needed
 
@@ -309,13 +310,13 @@ def _hide_secrets() -> None:
 
 
 def main() -> None:
-    """``cservice``."""
+    """Run ``cservice``."""
     _hide_secrets()
     sys.exit(guarded(lambda: run(sys.argv[1:])))
 
 
 def main_detached() -> None:
-    """``cserviced``: ``cservice start --detach``."""
+    """Run ``cserviced``: ``cservice start --detach``."""
     _hide_secrets()
     words = sys.argv[1:]
     sys.exit(guarded(lambda: run(words if _is_tab(words) else ["start", "--detach", *words])))

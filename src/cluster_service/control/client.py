@@ -1,15 +1,15 @@
-"""The other end of the doors, for programs and for the command line.
+"""The client of a running service, for programs and for the command line.
 
     connect(name="default", *, url=None, access_key=None, run_dir=None, ca_file=None, client_cert=None) -> Client
     Client.workers() -> list[Worker]   .health() -> Health   .info() -> Info   .operations() -> list[Operation]
-    Client.command(name, *args, **options) -> dict       an operation is waited for; raises CommandError
-    Client.operation(id) -> Operation                    Client.follow(id) -> Operation, when it has ended, well or not
-    Client.events(after=None) -> Iterator[Event]         goes on over broken connections, until the service ends
-    Client.commands() -> list                            their definitions
+    Client.command(name, *args, **options) -> dict       waits for the end of an operation; raises CommandError
+    Client.operation(id) -> Operation                    Client.follow(id) -> Operation, after it has ended
+    Client.events(after=None) -> Iterator[Event]         reconnects, until the service ends
+    Client.commands() -> list                            the definitions of the commands
 
-Only the standard library, and little of it: the command line is as quick as this module. Reading is repeated when the
-connection breaks (a master was replaced, its door stays open); what changes something is never sent twice. ``aclient``
-is the same for asyncio.
+Imports little, and only from the standard library, because the command line loads it at every start. Reads are repeated
+when the connection breaks (the master may be replaced while its endpoint stays open); commands that change something
+are never sent twice. ``aclient`` is the same for asyncio.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class _UnixConnection(http.client.HTTPConnection):
         self._path = path
 
     def connect(self) -> None:
-        """Connect to the socket's path."""
+        """Connect to the path of the socket."""
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
         try:
@@ -52,36 +52,36 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 class Client:
-    """A running service, from outside. Not for several threads at once."""
+    """A client of a running service. Not thread-safe."""
 
     def __init__(self, place: Place) -> None:
         self.place = place
         self._answered = False
 
     def __repr__(self) -> str:
-        """``<Client of service 'web'>``: no key."""
+        """Return ``<Client of service 'web'>``, without the key."""
         return f"<Client of {self.place.shown}>"
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
     def workers(self) -> list[Worker]:
-        """Return one object a worker, and one for each slot that has none."""
+        """Return one object per worker, and one for each slot without a worker."""
         return list(self.read("/api/v1/workers")["workers"])
 
     def health(self) -> Health:
-        """Return whether as many workers serve as should."""
+        """Return the health of the service."""
         return cast("Health", self.read("/api/v1/health"))
 
     def info(self) -> Info:
-        """Return the service as a whole."""
+        """Return the general information about the service."""
         return cast("Info", self.read("/api/v1/info"))
 
     def operations(self) -> list[Operation]:
-        """Return the operations that are remembered, newest first."""
+        """Return the operations that the service remembers, newest first."""
         return list(self.read("/api/v1/operations")["operations"])
 
     def operation(self, operation: str, *, seen: int = 0, wait: float = 0.0) -> Operation:
-        """Return one operation: at once, or within *wait* seconds when it has more than *seen* steps or has ended."""
+        """Return one operation; wait at most *wait* seconds for more than *seen* steps or its end."""
         path = f"/api/v1/operations/{places.quoted(operation)}?seen={seen}&wait={wait}"
         return cast("Operation", self.read(path, TIMEOUT + wait))
 
@@ -90,7 +90,7 @@ class Client:
         return list(self.read("/api/v1/commands")["commands"])
 
     def read(self, path: str, timeout: float = TIMEOUT) -> Json:
-        """GET *path*, again when the connection breaks. Raises CommandError."""
+        """Send GET *path*, repeated when the connection breaks. Raises CommandError."""
         deadline = time.monotonic() + PATIENCE
         while True:
             began = time.monotonic()
@@ -102,19 +102,19 @@ class Client:
                 time.sleep(max(0.0, 0.1 - (time.monotonic() - began)))
 
     def glance(self, path: str, seconds: float) -> Json:
-        """GET *path* once, within *seconds*, for whoever can do without the answer. Raises CommandError."""
+        """Send GET *path* once, with a timeout of *seconds*, for optional data. Raises CommandError."""
         try:
             return self._ask("GET", path, None, seconds)
         except Broken as error:
             raise CommandError("unavailable", f"{self.place.shown} does not answer: {error}") from None
 
     def events(self, after: int | None = None) -> Iterator[Event]:
-        """Yield the events after the one with the id *after* (None: from now on), until the service has ended.
+        """Yield the events after the one with id *after* (None: from now on), until the service has ended.
 
-        What was missed while the connection was away follows when it is back; what the service does not remember any
-        more is told by an event ``missed``. Raises CommandError.
+        Events missed during a disconnection follow after the reconnection. If the service no longer remembers them, it
+        sends an event ``missed`` instead. Raises CommandError.
         """
-        from .feed import feed  # noqa: PLC0415 - the command line rarely needs it
+        from .feed import feed  # noqa: PLC0415 - rarely needed by the command line
 
         try:
             yield from cast("Iterator[Event]", feed(self, after))
@@ -133,10 +133,11 @@ class Client:
         on_step: Callable[[Step], object] | None = None,
         **options: Any,
     ) -> Json:
-        """Give a command and return its result. Raises CommandError; ``failed`` when an operation did not end well.
+        """Run a command and return its result.
 
-        *args*: its positional arguments in their order; *options*: by name; relative paths start from the directory of
-        this process. *wait*: until an operation has ended, telling *on_step* of each of its ``{"at", "text"}`` steps.
+        *args*: the positional arguments, in order; *options*: arguments by name. Relative paths are resolved against
+        the working directory of this process. *wait*: wait until an operation has ended; *on_step* is called with each
+        of its ``{"at", "text"}`` steps. Raises CommandError, with code ``failed`` if an operation did not succeed.
         """
         command, arguments = self._read(name, args, options)
         result = self.give(name, arguments, command.timeout)
@@ -148,8 +149,8 @@ class Client:
         return dict(ended)
 
     def _read(self, name: str, args: tuple[object, ...], options: Mapping[str, Any]) -> tuple[Command, Json]:
-        """Return the command, one of ours or of the service's own, and its arguments as they are sent."""
-        from . import calls  # noqa: PLC0415 - only who commands needs it; the command line has read them itself
+        """Return the command, built-in or custom, and its arguments in the form in which they are sent."""
+        from . import calls  # noqa: PLC0415 - only needed to give commands; the command line parses them itself
 
         try:
             return calls.built_in(name, args, options)
@@ -160,9 +161,9 @@ class Client:
             return found
 
     def give(self, name: str, arguments: Mapping[str, Any], takes: float = 0.0) -> Json:
-        """POST the command and return the first answer: a result, or an operation that may still run.
+        """Send POST for the command and return the first answer: a result, or an operation that may still be running.
 
-        *takes*: seconds that the command itself may take.
+        *takes*: seconds that the command itself may take. Raises CommandError.
         """
         try:
             result = self._ask("POST", f"/api/v1/commands/{places.quoted(name)}", arguments, TIMEOUT + takes)
@@ -183,10 +184,10 @@ class Client:
         on_news: Callable[[Operation], object] | None = None,
         wait: float = WAIT,
     ) -> Operation:
-        """Return *operation* (or the one with that id) when it has ended, well or not.
+        """Wait until *operation* (an object or an id) has ended, and return it, whether it succeeded or not.
 
-        *on_step* is told of each step, once; of those that the service has forgotten, by one that says how many.
-        *on_news* is told of the operation itself while it runs, every *wait* seconds at least.
+        *on_step* is called once for each step; for steps that the service has dropped, once with their number.
+        *on_news* is called with the operation while it runs, at least every *wait* seconds. Raises CommandError.
         """
         if isinstance(operation, str):
             operation = self.operation(operation)
@@ -201,11 +202,11 @@ class Client:
                     return places.ended_with_service(operation)
                 raise
         if places.ends_service(operation) and operation["state"] == "done":
-            self.place.gone(TIMEOUT)  # so that its name and ports are free for the caller's next step
+            self.place.gone(TIMEOUT)  # the name and ports of the service are free for the caller's next step
         return operation
 
     def open(self, path: str, headers: Mapping[str, str], timeout: float) -> http.client.HTTPResponse:
-        """GET *path* and return the answer, to be read as it comes and closed. Raises CommandError and Broken."""
+        """Send GET *path* and return the response; the caller must close it. Raises CommandError and Broken."""
         connection = self._connection(timeout)
         try:
             connection.connect()
@@ -270,14 +271,14 @@ def connect(
     ca_file: str | None = None,
     client_cert: str | None = None,
 ) -> Client:
-    """Return a client of the running service *name*, or of the one at *url* (``https://host:port``, ``http://…``,
-    ``unix:/path``).
+    """Return a client of the running service *name*, or of the one at *url*.
 
-    The certificate of an ``https`` one is verified: by the authorities in *ca_file*, else by the system's.
-    *client_cert*: a PEM file of our own certificate and its key, for doors that want one.
+    *url*: ``https://host:port``, ``http://…`` or ``unix:/path``. The certificate of an ``https`` service is verified
+    against the authorities in *ca_file*, else against those of the system. *client_cert*: a PEM file with the client
+    certificate and its key.
 
-    Raises CommandError unavailable when no such service runs on this machine. Whether one answers at *url* shows with
-    the first question.
+    Raises CommandError unavailable if no such service runs on this machine. A connection to *url* is first made by the
+    first request.
     """
     return Client(
         places.find(name, url=url, access_key=access_key, run_dir=run_dir, ca_file=ca_file, client_cert=client_cert)

@@ -1,12 +1,11 @@
-"""What may be written next on a command line, and what it means: the same for the console and for the shells.
+"""Completion of a command line and one-line help, for the console and for shells.
 
-    complete(words, current, offers) -> Choices      *words* stand before; *current* is what there is of the next
-    usage(words, current, commands) -> str           one line of help on what is being typed
-    split(line) -> (words, current)                  a line that is not finished, quotations neither
+    complete(words, current, offers) -> Choices      *words*: the words before; *current*: the beginning of the next
+    usage(words, current, commands) -> str           one line of help on the word being typed
+    split(line) -> (words, current)                  an unfinished line, in which a quotation may be open
 
-Everything comes from the definitions of the commands; which workers, groups and operations there are is asked from the
-service, by ``Asked``, which remembers the answer for a moment. A service that does not answer costs its part of the
-choices and nothing else.
+Choices come from the definitions of the commands. ``Asked`` requests workers, groups and operations from the service
+and caches the answer for a short time. If the service does not answer, only those choices are missing.
 """
 
 from __future__ import annotations
@@ -31,15 +30,15 @@ if TYPE_CHECKING:
     Rows = Sequence[Mapping[str, Any]]
 
 QUICK = 2.0
-"""Seconds that the service may take to answer; whoever pressed Tab waits for it."""
+"""Timeout for an answer of the service, in seconds; the user waits for it after pressing Tab."""
 FRESH = 2.0
-"""Seconds for which its answer is good."""
+"""Seconds for which an answer is cached."""
 _NUMBER = re.compile(r"-\d+\Z", re.ASCII)
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One word that may stand here."""
+    """One possible word."""
 
     text: str
     doc: str = ""
@@ -47,31 +46,31 @@ class Choice:
 
 @dataclass(frozen=True)
 class Choices:
-    """The words that begin with what is there, and whether names of files may stand here too."""
+    """The words that begin with the current text, and whether file names are possible too."""
 
     found: tuple[Choice, ...] = ()
     files: str = ""
-    """``files``, ``directories``, or none."""
+    """``files``, ``directories`` or empty."""
 
 
 class Offers(Protocol):
-    """What there is to choose from."""
+    """The source of the choices."""
 
     def commands(self) -> Sequence[Command]:
-        """The commands that may be given."""
+        """Return the commands that may be given."""
 
     def workers(self) -> Rows:
-        """The workers, as ``workers --json`` has them."""
+        """Return the workers, as in ``workers --json``."""
 
     def operations(self) -> Rows:
-        """The operations, newest first."""
+        """Return the operations, newest first."""
 
 
 class Asked:
-    """What a running service says, remembered for a moment. For several threads."""
+    """Choices from a running service, cached for a short time. Thread-safe."""
 
     def __init__(self, client: Callable[[], Client], clock: Callable[[], float] = time.monotonic) -> None:
-        """*client*: finds the service, or raises CommandError; *clock*: monotonic seconds."""
+        """Set up the cache. *client*: finds the service, or raises CommandError; *clock*: monotonic seconds."""
         self._client = client
         self._clock = clock
         self._lock = threading.Lock()
@@ -79,8 +78,8 @@ class Asked:
         self._commands: Sequence[Command] | None = None
 
     def commands(self) -> Sequence[Command]:
-        """Return the service's commands, or else our own."""
-        from . import remote  # noqa: PLC0415 - only where a service is asked
+        """Return the commands of the service, or the built-in ones if it does not answer."""
+        from . import remote  # noqa: PLC0415 - only needed with a service
 
         rows = self._rows("commands")
         if rows:
@@ -89,17 +88,17 @@ class Asked:
         return self.known()
 
     def known(self) -> Sequence[Command]:
-        """Return the commands without asking anybody."""
+        """Return the commands known so far, without a request."""
         if self._commands is None:
             self._commands = COMMANDS.all()
         return self._commands
 
     def workers(self) -> Rows:
-        """Return the workers; none when the service does not answer."""
+        """Return the workers; empty if the service does not answer."""
         return self._rows("workers")
 
     def operations(self) -> Rows:
-        """Return the operations; none when the service does not answer."""
+        """Return the operations; empty if the service does not answer."""
         return self._rows("operations")
 
     def _rows(self, what: str) -> Rows:
@@ -109,30 +108,30 @@ class Asked:
                 try:
                     rows = self._client().glance(f"/api/v1/{what}", QUICK)[what]
                 except (CommandError, KeyError):
-                    return ()  # it may be just starting
+                    return ()  # the service may be starting
                 self._known[what] = self._clock(), rows
             return rows
 
 
-# -- where a word stands -----------------------------------------------------------------------------------------------
+# -- the position of a word --------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where the next word of a command stands."""
+    """The position of the next word of a command."""
 
     given: frozenset[str] = frozenset()
     """The names of the arguments before it."""
     value_of: Parameter | None = None
-    """The option whose value it must be."""
+    """The option whose value the word is."""
     positional: Parameter | None = None
-    """The argument that it is when it is neither option nor ``name:value``."""
+    """The positional argument that the word is, unless it is an option or ``name:value``."""
     dashes: bool = False
-    """It stands after ``--``."""
+    """The word stands after ``--``."""
 
 
 def place(command: Command, words: Sequence[str]) -> Place:
-    """Return where the word after *words* (without the command's name) stands."""
+    """Return the position of the word after *words* (without the name of the command)."""
     by_name = {parameter.name: parameter for parameter in command.parameters}
     places = [parameter for parameter in command.parameters if parameter.positional]
     given: set[str] = set()
@@ -160,7 +159,7 @@ def place(command: Command, words: Sequence[str]) -> Place:
 
 
 def option_of(command: Command, flag: str) -> Parameter | None:
-    """Return the parameter that *flag* names, in any spelling."""
+    """Return the parameter named by *flag*, in any spelling."""
     wanted = "--" + canonical(flag[2:]).replace("_", "-") if flag.startswith("--") else flag
     for parameter in command.parameters:
         if wanted in (parameter.option, parameter.short) and wanted:
@@ -177,7 +176,7 @@ def _is_named(word: str, by_name: Mapping[str, Parameter], missing: Sequence[Par
 
 
 def complete(words: Sequence[str], current: str, offers: Offers) -> Choices:
-    """Return what the word may be of which *current* is there, after *words*."""
+    """Return the choices for the word that begins with *current* and follows *words*."""
     if not words:
         return starting(current, [Choice(command.name, command.summary) for command in offers.commands()])
     command = find(offers.commands(), words[0])
@@ -185,12 +184,12 @@ def complete(words: Sequence[str], current: str, offers: Offers) -> Choices:
 
 
 def find(commands: Sequence[Command], name: str) -> Command | None:
-    """Return the command of that name."""
+    """Return the command of that name, or None."""
     return next((command for command in commands if command.name == name), None)
 
 
 def of_command(command: Command, words: Sequence[str], current: str, offers: Offers) -> Choices:
-    """Return what may follow *words*, the arguments of *command* so far."""
+    """Return the choices that may follow *words*, the arguments of *command* so far."""
     here = place(command, words)
     if here.value_of is not None:
         return value(command, here.value_of, current, offers)
@@ -217,12 +216,12 @@ def _options(command: Command, here: Place, current: str, offers: Offers) -> Cho
 
 
 def _behind(before: str, choices: Choices) -> Choices:
-    """*choices* for the rest of a word that begins with *before*."""
+    """Return *choices* with *before* prepended to each."""
     return replace(choices, found=tuple(Choice(before + each.text, each.doc) for each in choices.found))
 
 
 def value(command: Command, parameter: Parameter, current: str, offers: Offers) -> Choices:
-    """Return what *parameter* may be, of which *current* is there."""
+    """Return the values of *parameter* that begin with *current*."""
     source = NAMED.get((command.name, parameter.name)) or KINDS.get(parameter.kind)
     if parameter.choices:
         return starting(current, [Choice(choice) for choice in parameter.choices])
@@ -232,7 +231,7 @@ def value(command: Command, parameter: Parameter, current: str, offers: Offers) 
 
 
 def starting(current: str, choices: Sequence[Choice]) -> Choices:
-    """Return those of *choices* that begin with *current*."""
+    """Return the *choices* that begin with *current*."""
     return Choices(tuple(choice for choice in choices if choice.text.startswith(current)))
 
 
@@ -245,7 +244,7 @@ def _groups(offers: Offers, _current: str = "") -> list[Choice]:
 
 
 def _selectors(offers: Offers, current: str) -> list[Choice]:
-    """All, the groups, their slots; a pid where a figure was written, for there may be many."""
+    """Return ``all``, the groups and their slots; only pids if *current* begins with a digit, as there may be many."""
     rows = offers.workers()
     if current[:1].isdigit():
         alive = [row for row in rows if row.get("pid")]
@@ -276,21 +275,21 @@ NAMED: dict[tuple[str, str], Callable[[Offers, str], list[Choice]]] = {
     ("cancel", "operation"): _running,
     ("help", "command"): _commands,
 }
-"""Arguments that mean more than their kind says."""
+"""(Command, argument) -> its choices, where they are narrower than those of the kind."""
 KINDS: dict[str, Callable[[Offers, str], list[Choice]]] = {
     "selector": _selectors,
     "flag": lambda _offers, _current: [Choice("true"), Choice("false")],
 }
-"""Kind of a parameter -> what it may be."""
+"""Kind of a parameter -> its choices."""
 FILES = {"target": "files", "file": "files", "executable": "files", "caller": "directories"}
-"""Kinds of which the file system knows what they may be."""
+"""Kinds whose choices are names of files or directories."""
 
 
 # -- help --------------------------------------------------------------------------------------------------------------
 
 
 def usage(words: Sequence[str], current: str, commands: Sequence[Command]) -> str:
-    """Return one line on what is being typed: how the command is written, and what comes now. Empty: nothing to say."""
+    """Return one line of help: the usage of the command and the argument being typed. Empty if there is none."""
     if not words:
         command = find(commands, current)
         if command is not None:
@@ -312,13 +311,13 @@ def usage(words: Sequence[str], current: str, commands: Sequence[Command]) -> st
     return f"{command.usage}   {name}: {now.doc}" + (f" (without it: {now.default})" if now.default else "")
 
 
-# -- a line that is not finished ---------------------------------------------------------------------------------------
+# -- unfinished lines --------------------------------------------------------------------------------------------------
 
 
 def split(line: str) -> tuple[list[str], str]:
-    """Return the words of *line* as a shell reads them, and the one at its end that is still being written.
+    """Split an unfinished line like a shell; return its complete words and the last one, which is still being typed.
 
-    A quotation may be open; what is written of it counts.
+    A quotation may be open; its content so far counts.
     """
     words: list[str] = []
     current, begun, quote, escaped = "", False, "", False

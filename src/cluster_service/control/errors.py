@@ -1,4 +1,4 @@
-"""The one error that a command may end with, at every door."""
+"""The error of a command, shared by all interfaces."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ CODES: dict[str, tuple[int, int]] = {
     "internal": (500, 1),
     "unavailable": (503, 3),
 }
-"""What each error code is at the HTTP doors and on the command line."""
+"""Error code -> the HTTP status and the exit code of the command line."""
 
 
 class CommandError(Exception):
-    """A command could not be carried out, and nothing was changed.
+    """A command failed.
 
     *code* is one of ``CODES``; *message* says what was wrong and what was expected; *hint* what to do about it.
     """
@@ -51,7 +51,7 @@ class CommandError(Exception):
         return CODES[self.code][1]
 
     def to_json(self) -> dict[str, Any]:
-        """The error object of the public interface."""
+        """Return the error object of the public interface."""
         error = {"code": self.code, "message": self.message}
         if self.hint:
             error["hint"] = self.hint

@@ -1,9 +1,9 @@
-"""Events from outside, one after the other, over a connection that is opened again when it breaks.
+"""Events of a service, over a connection that is reopened when it breaks.
 
     for event in feed(client): ...        {"id", "at", "service", "event", and its fields}
 
-What was missed while the connection was away is sent by the service when we come back (``Last-Event-ID``); what it does
-not remember any more is told by an event ``missed``. The feed ends with CommandError unavailable when the service has.
+After a reconnection the service first sends the events missed meanwhile (``Last-Event-ID``). If it no longer remembers
+them, it sends an event ``missed``. The feed raises CommandError unavailable when the service has ended.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from .client import Client
 
 QUIET = 60.0
-"""Seconds without a word, even a heartbeat, after which a connection is taken for broken."""
+"""Seconds without data, heartbeats included, after which a connection is considered broken."""
 PAUSE = 0.2
-"""Seconds between two tries to connect."""
+"""Seconds between two attempts to connect."""
 
 
 def feed(client: Client, after: int | None = None) -> Iterator[dict[str, Any]]:
-    """Yield the events after the one with the id *after*; None: those that happen from now on. Raises CommandError."""
+    """Yield the events after the one with id *after*; None: those from now on. Raises CommandError."""
     last = after
     while True:
         try:

@@ -1,4 +1,4 @@
-"""``events --follow`` and ``logs --follow``: what only the command line can do, since it does not end."""
+"""``events --follow`` and ``logs --follow``, which do not end and exist only on the command line."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def _events(session: Session, client: Client, given: Mapping[str, Any]) -> int:
-    """Print the latest events and then each that happens; with --json one document a line."""
+    """Print the latest events, then new ones as they occur; with ``--json`` one document per line."""
     latest = client.give("events", dict(given))["events"]
     try:
         for event in latest:
@@ -36,7 +36,7 @@ def _print(session: Session, event: Mapping[str, Any]) -> None:
 
 
 def _logs(session: Session, client: Client, given: Mapping[str, Any]) -> int:
-    """Become ``tail``, which knows how to follow a file over its rotation."""
+    """Replace this process by ``tail -F``, which follows a file across its rotation. Raises CommandError."""
     del session
     file = client.give("logs", {**given, "lines": 1})["file"]
     if not os.access(file, os.R_OK):

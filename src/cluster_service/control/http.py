@@ -1,17 +1,17 @@
-"""The server of the doors: uvicorn inside the master's own loop, on sockets that are handed to it.
+"""The HTTP server of the endpoints: uvicorn in the event loop of the master, on sockets passed to it.
 
-    await serve(service, doors, access)   until it is cancelled: then answers are finished and the sockets closed
-    Door(socket)                          a listening socket: AF_UNIX is the owner's door, any other the TCP one
+    await serve(service, doors, access)   runs until cancelled; then finishes its answers and closes the sockets
+    Door(socket)                          a listening socket: AF_UNIX is the owner's endpoint, any other is TCP
 
-The web server is imported here, when the first door opens, and nowhere else.
+Only this module imports the web server; it is loaded when the first endpoint opens.
 
-Invariants: no signal handler, no log line, no timer while nobody is connected. Whoever connects to a Unix door must be
-root or the owner, or is cut off before a byte is read. A connection that does not send a whole head in
-``HEAD_SECONDS``, or does not take its answer in ``TAKE_SECONDS``, is cut off. The owner's door and the TCP one each
-have a ``Room``; when it is used up, the oldest connection whose client has not authenticated is closed. A body without
-a length (in chunks) is refused: each chunk costs work, however short it is. At the TCP door connections are accepted at
-a bounded pace (``listener``). The sockets may be shared with another process (the guardian holds them): closing them
-here ends nothing there.
+Invariants: the server installs no signal handlers, writes no log lines, and runs no timer without connections. A peer
+of a Unix endpoint must be root or the owner; otherwise the connection is closed before a byte is read. A connection is
+closed if it does not send a complete head within ``HEAD_SECONDS`` or does not read its answer within ``TAKE_SECONDS``.
+The Unix and the TCP endpoint have one ``Room`` each; when it is full, the oldest unauthenticated connection is closed.
+Chunked request bodies are refused, because each chunk costs work however short it is. The TCP endpoint accepts
+connections at a limited rate (``listener``). The sockets may be shared with the guardian: closing them here does not
+close them there.
 """
 
 from __future__ import annotations
@@ -50,32 +50,32 @@ if TYPE_CHECKING:
 HEAD_SECONDS = 10.0
 TAKE_SECONDS = 30.0
 HEAD_BYTES = LINE_LIMIT + HEADERS_LIMIT
-"""The longest request line and headers together."""
+"""Maximum length of the request line and headers together, in bytes."""
 LEAVE_SECONDS = 2
-"""How long answers under way may take once the doors are closing."""
+"""Seconds for which answers in progress may continue once the endpoints are closing."""
 
 ACCEPTED = 5
-"""Turns of the loop after which a connection that was accepted as the doors closed has its protocol."""
+"""Iterations of the event loop after which a connection accepted during the shutdown has its protocol."""
 
 _NO_REQUEST = {
     411: ("length_required", "a body in chunks is not taken: send its Content-Length"),
     431: ("headers_too_large", "the head of the request is too long"),
 }
-"""The status that h11 suggests for what is no request -> the error that is answered."""
+"""Status that h11 suggests for an invalid request -> the error to answer."""
 
 _CREDENTIALS = struct.Struct("3i")
 
 
 @dataclass(frozen=True)
 class Door:
-    """A listening socket that commands come in by."""
+    """A listening socket of the control interface."""
 
     socket: socket.socket
     tls: ssl.SSLContext | None = None
 
     @property
     def address(self) -> str:
-        """``unix:/run/…/web.sock``, ``127.0.0.1:11987`` or ``https://10.0.0.7:11987``."""
+        """Return ``unix:/run/…/web.sock``, ``127.0.0.1:11987`` or ``https://10.0.0.7:11987``."""
         name = self.socket.getsockname()
         if self.is_unix:
             return f"unix:{name}"
@@ -84,7 +84,7 @@ class Door:
 
     @property
     def is_unix(self) -> bool:
-        """Whether it is an owner's door."""
+        """True for the endpoint of the owner."""
         return self.socket.family == socket.AF_UNIX
 
 
@@ -97,8 +97,10 @@ async def serve(
     probes: Sequence[Door] = (),
     metrics: bool = False,
 ) -> None:
-    """Answer at *doors* until cancelled. The sockets are closed at the end. *guardian*: whose workers may not command
-    by the owner's door; 0: nobody's. *probes*: where only ``control.probes`` answers, with *metrics* or without.
+    """Serve *doors* until cancelled, then close the sockets.
+
+    *guardian*: pid of the guardian whose workers may not use the Unix endpoint; 0: no check. *probes*: sockets on
+    which only ``control.probes`` answers, with or without *metrics*.
     """
     for door in (*doors, *probes):
         door.socket.settimeout(0)
@@ -118,7 +120,7 @@ async def serve(
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server without its signal handlers, and asleep rather than looking ten times a second."""
+    """uvicorn's server without its signal handlers, and without its main loop that wakes ten times a second."""
 
     def __init__(
         self,
@@ -150,19 +152,19 @@ class _Server(uvicorn.Server):
         self.doors = doors
         self.room = Room()
         self.limits = Limits()
-        """Of the TCP door's addresses together."""
+        """Shared by all addresses of the TCP endpoint."""
         self.guardian = guardian
         self._closing = closing
         self._opens = opens
-        """Whether the first bytes of a connection hold a valid key."""
+        """Returns True if the first bytes of a connection contain a valid key."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leave the signals to the master."""
+        """Leave signal handling to the master."""
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen."""
+        """Listen on the sockets."""
         del sockets
         listeners = []
         for door in self.doors:
@@ -173,15 +175,15 @@ class _Server(uvicorn.Server):
 
             limits = None if door.is_unix else self.limits
             listeners.append(Listener(door.socket, arrival, limits, None if door.tls else self._opens))
-        self.servers = cast("Any", listeners)  # uvicorn closes each, and waits for it
+        self.servers = cast("Any", listeners)  # uvicorn closes each and waits for it
         self.started = True
 
     async def main_loop(self) -> None:
-        """Sleep until the doors close."""
+        """Wait until the endpoints are closing."""
         await self._closing.wait()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Cut off who has asked for nothing; finish the other answers."""
+        """Close idle connections and finish the remaining answers."""
         self.room.clear()
         await super().shutdown(sockets)
         for _ in range(ACCEPTED):
@@ -190,15 +192,15 @@ class _Server(uvicorn.Server):
 
     @property
     def closing(self) -> bool:
-        """Whether nobody is let in any more."""
+        """True once new connections are refused."""
         return self._closing.is_set()
 
 
 class _Connection(h11.Connection):
-    """h11's side of a connection, which takes no body in chunks."""
+    """h11's connection, which refuses chunked request bodies."""
 
     def next_event(self) -> Any:
-        """Return the next event. Raises RemoteProtocolError 411."""
+        """Return the next event. Raises RemoteProtocolError with status 411."""
         event = super().next_event()
         if isinstance(event, h11.Request) and any(name == b"transfer-encoding" for name, _ in event.headers):
             raise h11.RemoteProtocolError("a body needs a length: send Content-Length", error_status_hint=411)
@@ -206,7 +208,7 @@ class _Connection(h11.Connection):
 
 
 class _Protocol(H11Protocol):
-    """uvicorn's protocol, which knows its peer and does not wait for ever."""
+    """uvicorn's protocol, with the identity of the peer and with timeouts."""
 
     def __init__(self, server: _Server) -> None:
         super().__init__(server.config, server.server_state, {})
@@ -232,11 +234,11 @@ class _Protocol(H11Protocol):
             self.app = Visitor(self.app, functools.partial(self._authenticated, name))
         super().connection_made(transport)
         self._await_head()
-        if self._server.closing:  # it was accepted as the doors closed: it comes again, to the next master
+        if self._server.closing:  # accepted during the shutdown: the client retries with the next master
             transport.abort()
 
     def _authenticated(self, peer: str) -> bool:
-        """Take note that the client has shown a valid key. Return False when there is no room for it."""
+        """Record that the client has sent a valid key. Return False if there is no room for it."""
         self._server.limits.known(peer)
         return self._room.authenticate(self)
 
@@ -278,7 +280,7 @@ class _Protocol(H11Protocol):
         self._await_taking()
 
     def _await_taking(self) -> None:
-        """Give the client ``TAKE_SECONDS`` for its answer."""
+        """Close the connection unless the client reads its answer within ``TAKE_SECONDS``."""
         if self._take_timer is None:
             self._take_timer = self.loop.call_later(TAKE_SECONDS, self._not_taken)
 
@@ -288,7 +290,7 @@ class _Protocol(H11Protocol):
             self.transport.abort()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is no request with the error object."""
+        """Answer an invalid request with the error object."""
         hint = getattr(sys.exc_info()[1], "error_status_hint", 400)
         code, message = _NO_REQUEST.get(hint, ("bad_request", msg))
         error = CommandError(code, message)
@@ -301,7 +303,7 @@ class _Protocol(H11Protocol):
             (b"connection", b"close"),
         ]
         answer = h11.Response(status_code=status, headers=headers, reason=STATUS_PHRASES[status])
-        with contextlib.suppress(h11.LocalProtocolError):  # an answer is under way already
+        with contextlib.suppress(h11.LocalProtocolError):  # an answer is already in progress
             for event in (answer, h11.Data(data=body), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
@@ -323,7 +325,7 @@ class _Protocol(H11Protocol):
 
 
 class _Greeting(asyncio.Protocol):
-    """A connection until its TLS handshake is done: it has a place in the room, and ``HEAD_SECONDS``."""
+    """A connection during its TLS handshake: occupies a place in the room, for at most ``HEAD_SECONDS``."""
 
     def __init__(self, protocol: _Protocol, tls: ssl.SSLContext, room: Room) -> None:
         self._protocol = protocol
@@ -339,7 +341,7 @@ class _Greeting(asyncio.Protocol):
         self._task = asyncio.get_running_loop().create_task(self._greet(transport))
 
     def data_received(self, data: bytes) -> None:
-        self._early += data  # bounded: it came with the end of the handshake
+        self._early += data  # bounded: it arrived with the end of the handshake
 
     async def _greet(self, transport: asyncio.Transport) -> None:
         loop = asyncio.get_running_loop()

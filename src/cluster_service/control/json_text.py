@@ -1,7 +1,7 @@
 """JSON at the endpoints: one parser for what clients send, one encoder for what they receive.
 
-Every parse of client text is linear in its length, and bounded in depth and in the size of its numbers. Every answer
-is printable ASCII: control characters are escaped, NaN and Infinity become null, half a surrogate pair becomes U+FFFD.
+Parsing takes time linear in the length, and limits the depth and the size of numbers. Every answer is printable ASCII:
+control characters are escaped, NaN and Infinity become null, and a lone surrogate becomes U+FFFD.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import re
 from typing import Any, NoReturn
 
 MAX_BYTES = 256 * 1024
-"""The longest JSON text that a client may send, in characters."""
+"""Maximum length of a JSON text from a client, in characters."""
 MAX_DEPTH = 32
-"""How deep its objects and arrays may be nested."""
+"""Maximum nesting depth of objects and arrays."""
 MAX_DIGITS = 40
-"""The longest whole number, in characters: more is no count, pid, port, time or size."""
+"""Maximum length of an integer, in characters: more than any count, pid, port, time or size needs."""
 
 _BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
 _STEERS = re.compile("[\x7f-\x9f\u2028-\u202e\u2060-\u2069]")
@@ -24,7 +24,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def parse_json(text: str) -> Any:
-    """Return the value of *text*. Raises ValueError with the reason."""
+    """Parse *text* and return its value. Raises ValueError with the reason."""
     if len(text) > MAX_BYTES:
         raise ValueError(f"it is longer than {MAX_BYTES} characters")
     _check_depth(text)
@@ -40,24 +40,24 @@ def parse_json(text: str) -> Any:
 
 
 def encode_json(data: Any) -> str:
-    """Return *data* as JSON, in one line of printable ASCII. What JSON cannot hold is replaced, never an error."""
+    """Return *data* as one line of printable ASCII JSON. Never fails: values without a JSON form are replaced."""
     try:
         text = json.dumps(data, default=str, allow_nan=False)
     except (ValueError, TypeError, RecursionError):
         text = json.dumps(_cleaned(data, MAX_DEPTH))
-    if "\\ud" in text:  # an escaped surrogate: a pair, which is a character, or half of one
+    if "\\ud" in text:  # an escaped surrogate: half of a pair, or alone
         text = json.dumps(_cleaned(json.loads(text), None))
     return text
 
 
 def encode_for_terminal(data: Any, *, indent: int | None = None) -> str:
-    """Return *data* as JSON for people to read: letters of all scripts, but nothing that could steer a terminal."""
+    """Return *data* as JSON for people: with letters of all scripts, but with control characters escaped."""
     text = json.dumps(json.loads(encode_json(data)), ensure_ascii=False, indent=indent)
-    return _STEERS.sub(lambda found: json.dumps(found.group())[1:-1], text)  # they can only stand within strings
+    return _STEERS.sub(lambda found: json.dumps(found.group())[1:-1], text)  # these only occur within strings
 
 
 def _cleaned(value: Any, depth: int | None) -> Any:
-    """Return *value* as JSON has it, nested no deeper than *depth*; None: as deep as it is."""
+    """Return *value* in JSON types, nested at most *depth* deep; None: unlimited."""
     if isinstance(value, str):
         return _SURROGATE.sub("\ufffd", value)
     if value is None or isinstance(value, (bool, int)):
@@ -94,7 +94,7 @@ def _check_surrogates(value: Any) -> None:
 
 
 def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Make an object. Two values of one name are an error: parsers differ in which one they take."""
+    """Build an object. Raises ValueError for a duplicate name, because parsers differ in which value they use."""
     found = dict(pairs)
     if len(found) < len(pairs):
         raise ValueError("a name stands twice in one object")

@@ -1,12 +1,11 @@
-"""Accepting connections at a door, no faster than is good for the workers beside it.
+"""Rate limits for accepting connections, which protect the workers on the same machine.
 
-Everything that costs the master work before a key is known costs whoever wants that work a connection: an answer to
-somebody without a key ends it. So the pace at which connections are accepted bounds what strangers can make the master
-do. Each peer has a pace of its own. A connection beyond it is *parked*: it is accepted only if its first bytes hold a
-valid key, and is closed otherwise, so that an attacker does not lock out a client of the same address. Parking costs
-little and has a pace too; beyond that a connection is closed at once. A connection whose client shows a valid key is
-not counted. All peers together have a pace as well: beyond that they wait in the kernel's queue. The owner's door has
-none.
+An answer to a client without a valid key ends its connection. All work that the master does before authentication
+therefore costs the client a connection, and the rate of accepted connections limits that work. Each peer has its own
+rate limit. A connection beyond it is *parked*: it is admitted only if its first bytes contain a valid key, and closed
+otherwise, so that an attacker cannot lock out a client with the same address. Parking is cheap and has its own rate
+limit, beyond which connections are closed immediately. A connection that shows a valid key is not counted. A common
+limit applies to all peers; beyond it connections wait in the kernel's queue. The Unix endpoint has no limit.
 """
 
 from __future__ import annotations
@@ -21,25 +20,25 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 QUEUE = 128
-"""Connections that wait in the kernel, and that are accepted in one turn of the loop."""
+"""Length of the kernel's accept queue, and maximum number of connections accepted per loop iteration."""
 PEER_RATE, PEER_BURST = 30.0, 300.0
-"""Connections a second, and at once, of a peer that shows no key: more than probes and the dashboard's files need."""
+"""Connections per second, and burst, of a peer without a key: more than probes and the dashboard need."""
 RATE, BURST = 500.0, 1000.0
-"""The same for all of them together."""
+"""Connections per second, and burst, of all peers together."""
 PARK_RATE, PARK_BURST = 500.0, 500.0
-"""Connections a second, and at once, that are parked."""
+"""Parked connections per second, and burst."""
 MAX_PARKED = 64
-"""Connections that are parked at the same time: the oldest makes room."""
+"""Maximum number of parked connections; the oldest is closed for a new one."""
 PEEK_BYTES = 24 * 1024
-"""How many of its first bytes a parked connection's key is looked for in: a whole head."""
+"""Number of leading bytes searched for the key of a parked connection: a complete head."""
 PAUSE = 0.5
-"""Seconds before another try when there are no descriptors left."""
+"""Seconds before the next attempt when no descriptors or memory are left."""
 LONGEST_PAUSE = 0.1
-"""Seconds for which nobody is accepted because of the pace: meanwhile a place may have been given back."""
+"""Maximum pause due to the common rate limit, in seconds: a place may be given back meanwhile."""
 
 
 class Limits:
-    """The paces of one door."""
+    """The rate limits of one endpoint."""
 
     def __init__(self) -> None:
         self.whole = Pace(RATE, BURST)
@@ -52,14 +51,16 @@ class Limits:
         self.peers.take(peer, now)
 
     def known(self, peer: str) -> None:
-        """Let a connection of *peer* not count: it has shown a key."""
+        """Stop counting a connection of *peer*, which has sent a valid key."""
         self.whole.give_back()
         self.peers.give_back(peer)
 
 
 class Listener:
-    """Accepts at *sock*, and gives each connection a protocol of *arrival*. *limits*: None: whoever comes, at once.
-    *opens*: whether bytes hold a valid key; None: that cannot be seen (TLS), and no connection is parked.
+    """Accepts connections on *sock* and gives each a protocol made by *arrival*.
+
+    *limits*: None: accept every connection immediately. *opens*: returns True if the given bytes contain a valid key;
+    None: the bytes are not readable (TLS), and connections over the limit are closed rather than parked.
     """
 
     def __init__(
@@ -101,7 +102,7 @@ class Listener:
                 connection, address = self._sock.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
-            except OSError:  # no descriptors, or no memory: it may be better in a moment
+            except OSError:  # no descriptors or memory left: retry later
                 self._pause(PAUSE)
                 return
             connection.setblocking(False)  # noqa: FBT003
@@ -146,17 +147,17 @@ class Listener:
         if self._limits is None or self._opens is None or not self._opens(head):
             connection.close()
             return
-        self._limits.take(peer, self._loop.time())  # given back when the key is shown
+        self._limits.take(peer, self._loop.time())  # given back when the key is verified
         self._admit(connection)
 
     async def _arrive(self, connection: socket.socket) -> None:
         try:
             await self._loop.connect_accepted_socket(self._arrival, connection)
-        except OSError:  # it has gone already
+        except OSError:  # the connection is already closed
             connection.close()
 
     def close(self) -> None:
-        """Accept no more."""
+        """Stop accepting connections."""
         if not self._open:
             return
         self._open = False
@@ -168,6 +169,6 @@ class Listener:
             connection.close()
 
     async def wait_closed(self) -> None:
-        """Return when the last one that was accepted has its protocol."""
+        """Wait until every accepted connection has its protocol."""
         if self._arriving:
             await asyncio.wait(self._arriving)

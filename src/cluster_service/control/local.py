@@ -1,4 +1,4 @@
-"""What ``cservice`` does by itself, without any service: ``completion SHELL`` and ``man``."""
+"""The commands that ``cservice`` runs without a service: ``completion SHELL`` and ``man``."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ LOCAL = (
     ),
     Command("man", "Show the manual page of cservice; where it is not a terminal: print it.", _nothing, changes=False),
 )
-"""Their definitions; no door but the command line has them."""
+"""The definitions of these commands, which exist on the command line only."""
 
 
 def find(name: str) -> click.Command | None:
-    """Return the click command of that name, if it is one of them."""
+    """Return the click command of that name, or None."""
     return MAKERS[name]() if name in MAKERS else None
 
 
@@ -71,7 +71,7 @@ MAKERS: dict[str, Callable[[], click.Command]] = {"completion": _completion, "ma
 
 
 def words(argv: Sequence[str]) -> int:
-    """Answer a shell's question: *argv* is ``completion --words SHELL LINE``. Whatever is wrong, it is no error."""
+    """Answer ``completion --words SHELL LINE`` for a shell. Ignores malformed arguments."""
     from .cli import from_environment, global_options  # noqa: PLC0415
     from .shells import answer  # noqa: PLC0415
 

@@ -39,7 +39,7 @@ EXAMPLES = (
 
 
 def escaped(text: str) -> str:
-    """*text* as roff shows it, on one line."""
+    """Return *text* escaped for roff, on one line."""
     text = " ".join(text.split()).replace("\\", "\\e").replace("-", "\\-").replace("'", "\\(aq").replace("^", "\\(ha")
     text = text.replace("~", "\\(ti")
     text = "".join(char if char.isascii() else f"\\[u{ord(char):04X}]" for char in text)
@@ -48,17 +48,17 @@ def escaped(text: str) -> str:
 
 
 def paragraphs(text: str) -> Iterable[str]:
-    """The paragraphs of a documentation string."""
+    """Return the paragraphs of a documentation string."""
     return (each for each in re.split(r"\n\s*\n", text.strip()) if each.strip())
 
 
 def item(tag: str, text: str, more: str = "") -> list[str]:
-    """A paragraph that hangs on a tag."""
+    """Return the lines of a tagged paragraph."""
     return [".TP", f"\\fB{escaped(tag)}\\fR" + (f" \\fI{escaped(more)}\\fR" if more else ""), escaped(text)]
 
 
 def page() -> str:
-    """Return the page."""
+    """Return the manual page."""
     lines = [
         f'.TH CSERVICE 1 "" "cluster\\-service {escaped(__version__)}" "User Commands"',
         ".SH NAME",

@@ -1,7 +1,7 @@
-"""What monitoring reads: the rows of ``workers`` and the service's health, in Prometheus' text format, version 0.0.4.
+"""Metrics for monitoring, in the Prometheus text format, version 0.0.4.
 
-https://prometheus.io/docs/instrumenting/exposition_formats/. Written here, in a dozen lines: the client library
-is made for one process that counts for itself. Names follow https://prometheus.io/docs/practices/naming/.
+https://prometheus.io/docs/instrumenting/exposition_formats/. Written here because the official client library assumes
+one process that counts for itself. Names follow https://prometheus.io/docs/practices/naming/.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ STATES = ("starting", "serving", "draining", "stopping", "waiting", "broken")
 
 
 def exposition(workers: Iterable[Json], health: Json, info: Json) -> str:
-    """Return the page. *workers*, *health*, *info*: what the commands of those names return."""
+    """Return the page. *workers*, *health*, *info*: the results of the commands of those names."""
     rows = list(workers)
     groups = sorted({str(row["group"]) for row in rows} | set(info["groups"]))
     counts = {(group, state): 0 for group in groups for state in STATES}
@@ -57,7 +57,7 @@ def exposition(workers: Iterable[Json], health: Json, info: Json) -> str:
 
 
 def _of(rows: Iterable[Json], field: str) -> list[Sample]:
-    """One sample a slot: of its newest worker where it has two."""
+    """Return one sample per slot, from its newest worker if it has two."""
     found = {(row["group"], row["slot"]): row[field] for row in rows if row.get(field) is not None}
     return [({"group": group, "slot": slot}, value) for (group, slot), value in found.items()]
 

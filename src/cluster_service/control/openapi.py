@@ -1,10 +1,10 @@
-"""The doors as an OpenAPI 3.1 document, made from the commands' definitions: built-in and custom ones alike. Pure.
+"""The HTTP interface as an OpenAPI 3.1 document, generated from the definitions of the commands. Pure.
 
     document(commands) -> dict
 
-Each command is a path of its own, with a JSON schema of its arguments; a schema admits what ``arguments`` admits, in
-every spelling but those that only people use (capitals, spaces around a word). Every status that a door may answer with
-is listed, with the error object where it is one.
+Each command, built-in or custom, has its own path, with a JSON schema of its arguments. A schema accepts what
+``arguments`` accepts, except for spellings that only people use (capitals, spaces around a word). Every possible status
+is listed, with the error object where there is one.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ KINDS: Mapping[str, Json] = {
     },
     "setting": {},
 }
-"""Each kind of argument, as a schema. A kind that is not here may be any JSON value: it is checked by its command."""
+"""Kind of argument -> its JSON schema. A kind not listed here accepts any value; the command checks it."""
 
 
 def _object(required: str = "", /, **properties: Json) -> Json:
@@ -137,6 +137,8 @@ SCHEMAS: Json = {
         connections=_COUNT_OR_NOT,
         next_try_s=_SECONDS_OR_NOT,
         status=_STRING,
+        detail=_STRING,
+        not_listening={"type": "boolean"},
     ),
     "Workers": _object("service workers", service=_STRING, workers=_list(_see("Worker"))),
     "Health": _object(
@@ -206,7 +208,7 @@ RESULTS: Mapping[str, Json] = {
     ),
     "exit": _object("exiting", exiting={"type": "boolean"}),
 }
-"""What the built-in commands answer, besides operations. A command that overrides one may answer more or other."""
+"""Results of the built-in commands other than operations. A command that overrides one may return other fields."""
 
 REFUSALS: Mapping[int, str] = {
     400: "The request or its arguments are wrong, or the command failed.",
@@ -230,7 +232,7 @@ _PROBES = (400, 411, 414, 421, 431, 500)
 
 
 def document(commands: Iterable[Command], *, allow_http_get: bool = False) -> Json:
-    """Return the document of doors that offer *commands*."""
+    """Return the OpenAPI document for *commands*."""
     known = [command for command in commands if command.access not in CLOSED]
     return {
         "openapi": "3.1.0",
@@ -276,7 +278,7 @@ def _name(status: int) -> str:
 
 
 def _answers(fine: Mapping[int, Json], *more: int, always: tuple[int, ...] = _ALWAYS) -> Json:
-    """The answers of an operation of the document: *fine* and the refusals."""
+    """Return the responses of an operation of the document: *fine* and the refusals."""
     refusals = {str(status): {"$ref": f"#/components/responses/{_name(status)}"} for status in sorted({*always, *more})}
     return {**{str(status): answer for status, answer in fine.items()}, **refusals}
 
@@ -338,7 +340,7 @@ def _argument(parameter: Parameter) -> Json:
 
 
 def _setting(setting: Setting | None) -> Json:
-    """A setting of a group, which the configuration checks."""
+    """Return the schema of a group setting; the configuration checks its value."""
     if setting is None:
         return {}
     if setting.kind == "choice":
@@ -350,7 +352,7 @@ def _setting(setting: Setting | None) -> Json:
 
 
 def _or_null(schema: Json) -> Json:
-    """Null is as good as nothing."""
+    """Return *schema* extended to accept null, which means not given."""
     if "enum" in schema:
         return {**schema, "enum": [*schema["enum"], None]}
     if "anyOf" in schema:

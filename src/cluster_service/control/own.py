@@ -1,9 +1,9 @@
-"""Commands of the service's own on the command line, which does not know the program that defines them.
+"""Custom commands on the command line, which knows them only from the service.
 
-    cservice greet Ann --json          which service is meant comes first, then its definition, then its arguments
+    cservice greet Ann --json          first selects the service, then fetches the definition, then parses the arguments
 
-Options of cservice itself (``--name``, ``--json`` …) may stand after the command too, but for those that the command
-has an option of the same name for: those are the command's.
+Options of cservice itself (``--name``, ``--json`` …) may follow the command, unless the command has an option of the
+same name, which takes precedence.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ HELP = ("-h", "--help")
 
 
 class OwnCommand(click.Command):
-    """A command that only the service knows. *unknown*: the error, where it does not know it either."""
+    """A command that only the service knows. *unknown*: the error to report if the service does not know it either."""
 
     def __init__(
         self,
@@ -41,13 +41,13 @@ class OwnCommand(click.Command):
         self._words: list[str] = []
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Leave everything as it is: what is whose only the service can tell."""
+        """Keep all arguments: only the definition from the service shows which are options of the command."""
         del ctx
         self._words = list(args)
         return []
 
     def invoke(self, ctx: click.Context) -> int:
-        """Find the service, then the command, then its arguments, and give it."""
+        """Find the service and the command, parse the arguments, and run the command."""
         assert ctx.parent is not None  # noqa: S101 - it is a command of the group
         base = self._session(ctx, {})
         command = self._own(base)
@@ -58,7 +58,7 @@ class OwnCommand(click.Command):
             if session != base:
                 command = self._own(session)
             if command is None:
-                session.client().commands()  # to be told why there was no answer
+                session.client().commands()  # raises the error if the service does not answer
                 raise self._unknown
             if set(HELP) & set(words):
                 from .render import show  # noqa: PLC0415
@@ -69,18 +69,18 @@ class OwnCommand(click.Command):
             return session.give(command, arguments.from_words(command, words))
         except CommandError as error:
             if error.code == "unavailable" and self._unknown.message.endswith("?"):
-                error = self._unknown  # it is a slip of the pen, rather
+                error = self._unknown  # more likely a misspelled name
             return session.failed(error)
 
     def _own(self, session: Session) -> Command | None:
         try:
             return session.own(self.name or "")
         except CommandError as error:
-            self._unknown = error  # the service has a nearer name, perhaps
+            self._unknown = error  # the service may suggest a closer name
             return None
 
     def _take(self, clash: set[str]) -> tuple[dict[str, Any], list[str]]:
-        """Take the options of cservice itself out of the words."""
+        """Separate the options of cservice itself from the other words."""
         options: dict[str, Any] = {}
         rest: list[str] = []
         words = list(self._words)

@@ -1,4 +1,4 @@
-"""How often something may happen, on the whole or for each peer. Pure: time is an argument, in monotonic seconds."""
+"""Rate limits, in total or per peer. Pure: the time is an argument, in monotonic seconds."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import ipaddress
 from collections import OrderedDict
 
 PEERS = 1024
-"""Peers that are remembered; the one that was heard of longest ago is forgotten first."""
+"""Maximum number of peers remembered; the least recently counted one is dropped first."""
 
 
 class Pace:
-    """A bucket of tokens: *burst* at first, and *rate* more a second."""
+    """A token bucket: *burst* tokens at first, refilled at *rate* per second."""
 
     def __init__(self, rate: float, burst: float) -> None:
         self._rate = rate
@@ -19,23 +19,23 @@ class Pace:
         self._at: float | None = None
 
     def wait(self, now: float) -> float:
-        """Return how many seconds are to be waited for the next token; 0: there is one."""
+        """Return the seconds until the next token; 0: one is available."""
         since = 0.0 if self._at is None else now - self._at
         self._left = min(self._burst, self._left + since * self._rate)
         self._at = now
         return max(0.0, (1.0 - self._left) / self._rate)
 
     def take(self) -> None:
-        """Use one up."""
+        """Take one token."""
         self._left -= 1.0
 
     def give_back(self) -> None:
-        """Let one that was taken not count."""
+        """Return one token."""
         self._left = min(self._burst, self._left + 1.0)
 
 
 class Paces:
-    """A pace for each peer."""
+    """A token bucket per peer."""
 
     def __init__(self, rate: float, burst: float) -> None:
         self._rate = rate
@@ -43,16 +43,16 @@ class Paces:
         self._paces: OrderedDict[str, Pace] = OrderedDict()
 
     def __len__(self) -> int:
-        """How many peers are remembered."""
+        """Return the number of peers remembered."""
         return len(self._paces)
 
     def waits(self, peer: str, now: float) -> bool:
-        """Whether *peer* has used up its tokens."""
+        """Return True if *peer* has no token left."""
         pace = self._paces.get(neighbourhood(peer))
         return pace is not None and pace.wait(now) > 0.0
 
     def take(self, peer: str, now: float) -> None:
-        """Use up one of *peer*'s."""
+        """Take one token of *peer*."""
         name = neighbourhood(peer)
         pace = self._paces.pop(name, None) or Pace(self._rate, self._burst)
         pace.wait(now)
@@ -62,7 +62,7 @@ class Paces:
             self._paces.popitem(last=False)
 
     def give_back(self, peer: str) -> None:
-        """Let one that *peer* has taken not count."""
+        """Return one token of *peer*."""
         pace = self._paces.get(neighbourhood(peer))
         if pace is not None:
             pace.give_back()
@@ -72,8 +72,10 @@ LOOPBACK = "loopback"
 
 
 def neighbourhood(peer: str) -> str:
-    """Return what counts as one source: an address, the /64 network that a single machine has to itself with IPv6, or
-    all of loopback, whose addresses any process of this machine may use.
+    """Return the key under which *peer* is counted.
+
+    This is its IPv4 address, its IPv6 /64 network (which one machine has to itself), or ``loopback`` for all loopback
+    addresses, since any process of this machine may use each of them.
     """
     try:
         address = ipaddress.ip_address(peer.partition("%")[0])

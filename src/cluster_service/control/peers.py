@@ -1,9 +1,9 @@
-"""Who has connected to the owner's door: the owner, or a worker of the service itself?
+"""Detection of workers among the peers of the Unix endpoint.
 
-Both are the same user to the kernel. But whatever a worker starts stays a descendant of the guardian, which collects
-its orphans, and lives in another process group than the guardian's own; the master is the one descendant that may
-command. This keeps a worker's code from commanding its service in passing. It is no wall: who runs as the same user can
-find a way round (see docs/security.md), so that workers that are not trusted need a user of their own.
+To the kernel the owner and a worker are the same user. But every process that a worker starts remains a descendant of
+the guardian (a subreaper) and runs in a process group other than the guardian's; the master is the only descendant
+that may send commands. The check prevents a worker's code from sending commands inadvertently. It is not a security
+boundary: a process of the same user can circumvent it (see docs/security.md), so untrusted workers need their own user.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ import re
 
 _STAT = re.compile(rb".*\) \S+ (\d+) (\d+) ", re.DOTALL)
 DEEPEST = 64
-"""Ancestors that are looked at."""
+"""Maximum number of ancestors examined."""
 
 
 def is_worker(pid: int, guardian: int, master: int) -> bool:
-    """Whether process *pid* is a worker, or was started by one; also when it is gone before that can be told.
+    """Return True if process *pid* is a worker or a descendant of one, or if it exits before this is known.
 
-    *guardian*: 0 when there is none, and so no worker.
+    *guardian*: pid of the guardian; 0: there is none, and so no worker.
     """
     own = _parent_and_group(guardian)
     if own is None:
         return False
     for _ in range(DEEPEST):
-        if pid in (master, guardian) or pid <= 1:  # 0: of another pid namespace, and so none of ours
+        if pid in (master, guardian) or pid <= 1:  # 0: in another pid namespace, and therefore not ours
             return False
         found = _parent_and_group(pid)
         if found is None:

@@ -1,10 +1,10 @@
-"""Where a running service is to be reached, and what can be said of it without asking: for clients of both kinds.
+"""The address of a running service, and the errors of a failed connection; shared by both clients.
 
     find(name, *, url=None, access_key=None, run_dir=None, ca_file=None, client_cert=None) -> Place
-    judge(place, status, body) -> the JSON object that was answered; raises CommandError
-    no_door(place, error), broken(place, error, name) -> CommandError      what to tell when nobody answers
+    judge(place, status, body) -> the JSON object of the answer; raises CommandError
+    no_door(place, error), late(place, seconds) -> CommandError for a service that does not answer
 
-Only the standard library, and little of it: the command line is as quick as this module.
+Imports little, and only from the standard library, because the command line loads it at every start.
 """
 
 from __future__ import annotations
@@ -28,51 +28,52 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 TIMEOUT = 30.0
-"""Seconds that an answer may take, besides what was asked to wait."""
+"""Timeout for an answer in seconds, in addition to the wait that the request asked for."""
 WAIT = 20.0
-"""Seconds that one question for news of an operation may stay open."""
+"""Maximum duration of one request that waits for progress of an operation, in seconds."""
 PATIENCE = 30.0
-"""Seconds for which a broken connection is tried again while something still has to be read."""
+"""Seconds for which a read is retried over broken connections."""
 ENDING = 10.0
-"""Seconds that a service may take to end once its door is shut, for those who follow its events."""
+"""Seconds that a service may take to end after its endpoint has closed, for clients that follow its events."""
 STARTING = 15.0
-"""Seconds that a service may take from its start to its control socket: its master is still being loaded."""
+"""Seconds that a service may take from its start to its control socket, while the master is loading."""
 PORT = 11987
 
 
 class Broken(Exception):
-    """The connection ended before an answer came: what was asked may or may not have been done."""
+    """The connection broke before an answer arrived; the request may or may not have been executed."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a service is."""
+    """The address of a service."""
 
     shown: str
-    """How messages name it."""
+    """The name of the service in messages."""
     path: str | None = None
-    """Of its Unix socket, or else:"""
+    """The path of its Unix socket; None: ``host`` and ``port`` apply."""
     host: str = ""
     port: int = PORT
     tls: ssl.SSLContext | None = field(default=None, repr=False)
     key: str | None = field(default=None, repr=False)
     lock: str | None = None
-    """The file that it locks for as long as it runs, where it is one of this machine."""
+    """The lock file that the service holds while it runs; None if the service was given by its URL."""
 
     def headers(self) -> dict[str, str]:
-        """Return what is sent with every request. A key is never sent in a URL."""
+        """Return the headers sent with every request. A key is never sent in a URL."""
         if self.key is None:
             return {}
         return {"Authorization": "Bearer " + self.key.encode().decode("latin-1")}
 
     def gone(self, seconds: float) -> bool:
-        """Wait for the service to end, *seconds* at most, and tell whether it has. Of one elsewhere it is not known:
-        False.
+        """Wait at most *seconds* for the service to end, and return True if it has.
+
+        Returns False for a service given by its URL, since its state is unknown.
         """
         return self.lock is not None and rundir.wait_free(self.lock, seconds)
 
     def check_runs(self) -> None:
-        """Raise CommandError unavailable when the service surely has ended."""
+        """Raise CommandError unavailable if the service is known to have ended."""
         if self.gone(0.0):
             raise CommandError("unavailable", f"{self.shown} has ended")
 
@@ -86,7 +87,7 @@ def find(
     ca_file: str | None = None,
     client_cert: str | None = None,
 ) -> Place:
-    """Return where the running service *name* is, or the one at *url*; see ``client.connect``."""
+    """Return the address of the running service *name*, or of the one at *url*; see ``client.connect``."""
     if url is not None:
         return _at_url(url, access_key, ca_file, client_cert)
     rundir.check_name(name)
@@ -96,14 +97,14 @@ def find(
         place = Place(str(holder), rundir.socket_path(directory, name), lock=rundir.lock_path(directory, name))
         _await_door(place)
         return place
-    if access_key is not None:  # somebody else's, perhaps, on this machine
+    if access_key is not None:  # the service of another user on this machine, perhaps
         host = os.environ.get("CSERVICE_HOST") or "localhost"
         return _at_url(f"http://{host}:{os.environ.get('CSERVICE_PORT') or PORT}", access_key)
     raise _no_service(name, run_dir)
 
 
 def _await_door(place: Place) -> None:
-    """Wait for the control socket of a service that has just been started; not for one that ends, nor for long."""
+    """Wait at most ``STARTING`` seconds for the control socket of a starting service, or until the service ends."""
     assert place.path is not None  # noqa: S101 - for the type checker
     end = time.monotonic() + STARTING
     while not os.path.exists(place.path) and time.monotonic() < end and not place.gone(0.0):
@@ -131,7 +132,7 @@ def _no_service(name: str, run_dir: str | None) -> CommandError:
 def _at_url(url: str, access_key: str | None, ca_file: str | None = None, client_cert: str | None = None) -> Place:
     if url.startswith("unix:"):
         return Place(url, url.removeprefix("unix:").removeprefix("//"), key=access_key)
-    from urllib.parse import urlsplit  # noqa: PLC0415 - http.client has it already; the owner's door needs none
+    from urllib.parse import urlsplit  # noqa: PLC0415 - not needed for the Unix endpoint
 
     try:
         parts = urlsplit(url if "://" in url else f"http://{url}")
@@ -152,17 +153,20 @@ def _at_url(url: str, access_key: str | None, ca_file: str | None = None, client
         )
     context = None
     if parts.scheme == "https":
-        from cluster_service.config.tls import client_context  # noqa: PLC0415 - OpenSSL is only loaded where needed
+        from cluster_service.config.tls import client_context  # noqa: PLC0415 - loads OpenSSL only if needed
 
         context = client_context(ca_file, client_cert)
     return Place(f"{parts.scheme}://{parts.netloc}", None, host, port or PORT, context, access_key)
 
 
-# -- what came back ----------------------------------------------------------------------------------------------------
+# -- answers -----------------------------------------------------------------------------------------------------------
 
 
 def judge(place: Place, status: int, body: bytes) -> Json:
-    """Return the JSON object that was answered. Raises CommandError: the one that was, or that it is no service."""
+    """Return the JSON object of an answer.
+
+    Raises the CommandError in it, or unavailable if the answer is not from a service.
+    """
     try:
         result = json.loads(body)
         error = result.get("error")
@@ -178,7 +182,7 @@ def judge(place: Place, status: int, body: bytes) -> Json:
 
 
 def no_door(place: Place, error: OSError) -> CommandError:
-    """Return what to tell when no connection could be made."""
+    """Return the error to report when the connection failed."""
     if place.lock is not None:
         place.check_runs()
         return CommandError(
@@ -197,14 +201,14 @@ def no_door(place: Place, error: OSError) -> CommandError:
 
 
 def late(place: Place, seconds: float) -> CommandError:
-    """Return what to tell when no answer came in time."""
+    """Return the error to report when no answer arrived in time."""
     return CommandError("timeout", f"{place.shown} did not answer in {seconds:.0f} s")
 
 
 def hung_up(place: Place, error: Broken, *, answered: bool) -> CommandError | None:
-    """Return what to tell when a connection broke that is not worth another try; None: it is. *answered*: it has, once.
+    """Return the error for a broken connection that is not worth a retry, or None. *answered*: it has answered before.
 
-    A door with TLS that wants a certificate hangs up on whoever has none.
+    A TLS endpoint that requires a client certificate closes connections without one.
     """
     if place.tls is None or answered:
         return None
@@ -216,8 +220,9 @@ def hung_up(place: Place, error: Broken, *, answered: bool) -> CommandError | No
 
 
 def check_retry(place: Place, error: Broken, *, answered: bool, late: bool) -> None:
-    """Return when what was to be read may be asked for again after *error*; else raise CommandError. *late*: it has
-    been tried for ``PATIENCE``.
+    """Return if a read may be retried after *error*; else raise CommandError.
+
+    *late*: it has been retried for ``PATIENCE`` seconds.
     """
     told = hung_up(place, error, answered=answered)
     if told is None and late:
@@ -228,7 +233,7 @@ def check_retry(place: Place, error: Broken, *, answered: bool, late: bool) -> N
 
 
 def may_have_begun(place: Place, name: str, error: Broken, *, answered: bool) -> CommandError:
-    """Return what to tell when the connection broke after the command *name* was sent."""
+    """Return the error to report when the connection broke after the command *name* was sent."""
     told = hung_up(place, error, answered=answered)
     if told is not None:
         hint = f"{told.hint} If not, {name} may have begun: cservice operations shows."
@@ -244,24 +249,24 @@ def may_have_begun(place: Place, name: str, error: Broken, *, answered: bool) ->
 
 
 class OperationFailed(CommandError):
-    """An operation did not end well; ``operation`` is it."""
+    """An operation did not succeed; it is in ``operation``."""
 
     def __init__(self, operation: Mapping[str, Any]) -> None:
         super().__init__("failed", operation["reason"] or f"the operation is {operation['state']}")
         self.operation: Json = dict(operation)
 
     def to_json(self) -> Json:
-        """Return the error object, and the operation beside it."""
+        """Return the error object together with the operation."""
         return {**super().to_json(), "operation": self.operation}
 
 
 def ends_service(operation: Mapping[str, Any]) -> bool:
-    """Tell whether the end of *operation* is the service's."""
+    """Return True if the service ends with *operation*."""
     return str(operation["command"]).split()[:2] == ["shutdown", "all"]
 
 
 def ended_with_service(operation: Operation) -> Operation:
-    """Return *operation*, a shutdown, as it ended: the service is gone, and its last report did not arrive."""
+    """Return *operation*, a shutdown, as done: the service has ended before its last report arrived."""
     from datetime import UTC, datetime  # noqa: PLC0415 - rarely needed
 
     now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -270,22 +275,22 @@ def ended_with_service(operation: Operation) -> Operation:
 
 
 class Following:
-    """Tells *on_step* of each step of an operation, once, for as long as ``goes_on`` says that it runs."""
+    """Calls *on_step* once for each step of an operation, until ``goes_on`` returns False."""
 
     def __init__(self, on_step: Callable[[Step], object] | None) -> None:
         self._on_step = on_step
         self.seen = 0
-        """Steps from the operation's beginning, also when the first ones were cut."""
+        """Number of steps since the start of the operation, including dropped ones."""
 
     def goes_on(self, operation: Operation) -> bool:
-        """Tell of the steps that are new in *operation*, and return whether it still runs."""
+        """Report the new steps of *operation* and return True while it is running."""
         for step in self._fresh(operation):
             if self._on_step is not None:
                 self._on_step(step)
         return operation["state"] == "running"
 
     def _fresh(self, operation: Operation) -> list[Step]:
-        """Return the steps after those that were seen; of those that are not remembered, one that says how many."""
+        """Return the steps not reported yet; if some were dropped, preceded by one that states their number."""
         steps, dropped = operation["steps"], int(operation.get("steps_dropped") or 0)
         fresh = list(steps[max(0, self.seen - dropped) :])
         lost = dropped - self.seen
@@ -297,7 +302,7 @@ class Following:
 
 
 def quoted(text: str) -> str:
-    """Escape one segment of a path."""
+    """Percent-encode one segment of a path."""
     return "".join(
         char
         if char.isascii() and (char.isalnum() or char in "._-")
@@ -306,17 +311,17 @@ def quoted(text: str) -> str:
     )
 
 
-# -- the stream of events ----------------------------------------------------------------------------------------------
+# -- event stream ------------------------------------------------------------------------------------------------------
 
 
 class Lines:
-    """Server-sent events, from the lines of the stream."""
+    """Parser of server-sent events, line by line."""
 
     def __init__(self) -> None:
         self._fields: dict[str, str] = {}
 
     def event(self, raw: bytes) -> Json | None:
-        """Take one line; return the event that it completes, if it does. Raises ValueError when it is none."""
+        """Take one line; return the event that it completes, or None. Raises ValueError for invalid JSON."""
         line = raw.decode("utf-8", "replace").rstrip("\r\n")
         if line:
             name, _, value = line.partition(":")

@@ -1,11 +1,11 @@
-"""What probes are answered: whether the service lives, and whether it is ready; and nothing else.
+"""The probe endpoint: liveness and readiness of the service.
 
-    GET /live     200 from the start of the master to the end of the service, also while its workers are drained
-    GET /ready    200 while at least one worker serves and the service was not asked to end; else 503
-    GET /metrics  for Prometheus, only where that was asked for
+    GET /live     200 from the start of the master to the end of the service, also while workers are draining
+    GET /ready    200 while at least one worker serves and no shutdown was requested; else 503
+    GET /metrics  for Prometheus, if enabled
 
-For containers: whoever probes (a kubelet, a load balancer) has no key, and calls us by an address of its own. So
-neither is looked at, here alone. Nothing can be changed here, and a yes or no is all there is to learn.
+Meant for containers: a kubelet or load balancer has no key, and connects to an address of its own choice. This
+endpoint alone checks neither the key nor the Host header. It changes nothing and reveals nothing else.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def make_probes(service: Service, *, metrics: bool) -> ASGIApp:
-    """Return the application. *metrics*: whether everybody may have those too."""
+    """Return the application. *metrics*: serve ``/metrics`` too, without a key."""
 
     async def live(_request: Request) -> Response:
         return probe_reply(fine=service.alive())

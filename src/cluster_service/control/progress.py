@@ -1,13 +1,12 @@
-"""How a long command is shown on a terminal while it runs: its steps as they come, and below them two lines that
-change.
+"""Progress of an operation on a terminal: its steps as they occur, and below them two lines that are redrawn.
 
     web.1 (pid 4811) is serving
     roll: replacing the others, for 3 s · upgrade all /srv/v2/worker.py
     ━━━━━━━━━╸━━━━━━━━━━━━━━  1 of 4 · workers: 3 old, 1 new · 7 s left to watch
 
-The steps stay on the screen, so what led to a failure can be read afterwards; the two lines are wiped away at the end.
-Nothing is drawn but when there is news of the operation, once a second at least: no thread, and no clock but the
-caller's. This module brings rich with it and is imported on a terminal only.
+The steps remain on the screen, so that the history of a failure can be read; the two lines are erased at the end.
+Redraws only when the operation is updated, at least once a second: it has no thread, and only the clock of the caller.
+This module imports rich, and is itself imported on a terminal only.
 """
 
 from __future__ import annotations
@@ -37,15 +36,16 @@ STAGES = {
     "bake": "watching the new workers",
     "undo": "putting the old release back",
 }
-"""What happens in each stage of an upgrade, in a few words."""
+"""A short description of each stage of an upgrade."""
 
 PATIENCE = 2.0
-"""Seconds of a stage before it is said for how long it has lasted; where time is counted down it is not."""
+"""Seconds after which the duration of a stage is shown, unless a countdown is."""
 
 
 def headline(operation: Mapping[str, Any], lasted: float) -> str:
-    """Return what is being done; the command last, for its target's path may be long. *lasted*: seconds of this stage
-    that were seen.
+    """Return the stage and the command; the command is last, because its path may be long.
+
+    *lasted*: observed duration of the stage in seconds.
     """
     stage = operation.get("stage")
     command = render.clean(operation["command"])
@@ -62,7 +62,7 @@ def _whole(seconds: float) -> str:
 
 
 def counts(operation: Mapping[str, Any]) -> str:
-    """Return how far it is, in figures: what is known of them."""
+    """Return the known figures of the progress."""
     said = [f"{operation['replaced']} of {operation['of']}"] if operation.get("of") else []
     workers = operation.get("workers")
     if workers:
@@ -74,10 +74,10 @@ def counts(operation: Mapping[str, Any]) -> str:
 
 
 class Progress:
-    """The display of one operation, for a ``with`` block. Whatever ends the block, the two lines are wiped away."""
+    """The display of one operation; use it in a ``with`` block, which erases the two lines at its end."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        """*clock*: monotonic seconds."""
+        """Set up the display. *clock*: monotonic seconds."""
         self._clock = clock
         self._console = Console(file=sys.stdout, highlight=False, emoji=False, markup=False)
         self._live = Live(console=self._console, auto_refresh=False, transient=True, redirect_stdout=False,
@@ -86,24 +86,24 @@ class Progress:
         self._since = clock()
 
     def __enter__(self) -> Self:
-        """Begin. The cursor stays: whoever stops this program by a signal has it back."""
+        """Start the display. The cursor stays visible, in case a signal ends this program."""
         self._live.start()
         self._console.show_cursor(show=True)
         ABOVE.append(self.above)
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Wipe the changing lines away."""
+        """Erase the redrawn lines."""
         ABOVE.remove(self.above)
         self._live.update("")
         self._live.stop()
 
     def step(self, text: str) -> None:
-        """Show a step, above; *text* is clean."""
+        """Print a step above; *text* must be free of control characters."""
         self._console.print(Text(text), soft_wrap=True)
 
     def above(self, text: str) -> None:
-        """Show lines that have nothing to do with the operation, above it, with their colours. From any thread."""
+        """Print unrelated lines above the operation, with their colours. Thread-safe."""
         self._console.print(Text.from_ansi(text), soft_wrap=True)
 
     def news(self, operation: Mapping[str, Any]) -> None:

@@ -1,9 +1,9 @@
-"""Access keys are never logged, audited or echoed, wherever in a request they stand.
+"""Removal of access keys from everything that is logged, audited or returned.
 
-A client may put its key in the wrong place: the path, an argument, a command's name. Every text that a client has a
-part in passes ``Redaction.text`` on its way to the audit file, the log, an error message or an event. It recognises the
-configured keys as they are, percent-encoded or in Base64, and also parts of them, since a message may show only the
-beginning of what it quotes. Linear in the length of the text.
+A client may send its key in the wrong place: the path, an argument, the name of a command. Every text that contains
+client input passes through ``Redaction.text`` before it reaches the audit file, the log, an error message or an event.
+The configured keys are recognized verbatim, percent-encoded and in Base64, and so are parts of them, since a message
+may quote only the beginning of a text. Takes time linear in the length of the text.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 HIDDEN = "(access key)"
 WINDOW = 12
-"""Characters of a key in a row by which a part of it is recognised; a shorter key is recognised only as a whole."""
+"""Number of consecutive characters by which a part of a key is recognized; shorter keys only as a whole."""
 SHORTEST = 8
-"""Characters of a key that is recognised at all: shorter ones occur in ordinary text."""
+"""Minimum length of a key that is recognized: shorter ones occur in ordinary text."""
 MAX_DECODINGS = 3
-"""How often a text is percent-decoded to find a key in it."""
+"""Maximum number of times a text is percent-decoded to find a key."""
 
 
 class Redaction:
-    """Hides *keys*."""
+    """Removes *keys* from texts."""
 
     def __init__(self, keys: Iterable[str] = ()) -> None:
         forms = {form for key in keys for form in _forms(key)}
@@ -36,15 +36,15 @@ class Redaction:
             self._windows.setdefault(size, set()).update(windows)
 
     def __repr__(self) -> str:
-        """``<Redaction>``: no key."""
+        """Return ``<Redaction>``, without the keys."""
         return "<Redaction>"
 
     def holds(self, text: str) -> bool:
-        """Whether *text* holds a key, or a part of one."""
+        """Return True if *text* contains a key or a part of one."""
         return any(self._spans(text)) or self._is_encoded(text)
 
     def text(self, text: str) -> str:
-        """Return *text* with every key in it replaced. One that is percent-encoded hides the whole text."""
+        """Return *text* with every key replaced. If a key is percent-encoded, the whole text is replaced."""
         if not self._windows:
             return text
         shown, end = [], 0
@@ -55,7 +55,7 @@ class Redaction:
         return HIDDEN if self._is_encoded(found) else found
 
     def value(self, value: Any) -> Any:
-        """Return *value*, a JSON value, with every text in it redacted; names too."""
+        """Return the JSON value *value* with every text in it redacted, including names."""
         if isinstance(value, str):
             return self.text(value)
         if isinstance(value, dict):
@@ -65,7 +65,7 @@ class Redaction:
         return value
 
     def anywhere(self, value: Any) -> bool:
-        """Whether any text in *value*, a JSON value, holds a key."""
+        """Return True if any text in the JSON value *value* contains a key."""
         if isinstance(value, str):
             return self.holds(value)
         if isinstance(value, dict):
@@ -73,7 +73,7 @@ class Redaction:
         return isinstance(value, (list, tuple)) and any(map(self.anywhere, value))
 
     def _spans(self, text: str) -> list[tuple[int, int]]:
-        """Where the windows of keys are in *text*, in order."""
+        """Return the positions of key windows in *text*, sorted."""
         return sorted(
             (start, start + size)
             for size, windows in self._windows.items()
@@ -105,14 +105,14 @@ def _merged(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def _forms(key: str) -> set[str]:
-    """Return *key* as it may stand in a text: itself, quoted by ``repr``, in Base64."""
+    """Return the forms of *key* in a text: verbatim, quoted by ``repr``, and in Base64."""
     if len(key) < SHORTEST:
         return set()
     return {key, repr(key)[1:-1], *_base64(key.encode("utf-8", "surrogatepass"))}
 
 
 def _base64(data: bytes) -> set[str]:
-    """Return the characters that stand for *data* in Base64, whatever stands before it (``user:`` of Basic)."""
+    """Return the Base64 characters that encode *data* for any preceding bytes (such as ``user:`` of Basic)."""
     forms = set()
     for before in range(3):
         text = base64.b64encode(b"\0" * before + data).decode()

@@ -1,8 +1,8 @@
-"""The commands: one definition each, and every door is made from it.
+"""The registry of commands, from which all interfaces are generated.
 
-A command is one file in ``commands/`` that defines ``COMMAND``. The command line, ``POST /cli``, ``/api/v1/commands``,
-the console and ``help`` are all made from that, and nothing else knows the commands' names. Files are imported when
-their command is asked for, so a command costs what it uses. Nothing here, nor in the files, may import anything heavy.
+A command is one module in ``commands/`` that defines ``COMMAND``. The command line, ``POST /cli``,
+``/api/v1/commands``, the console and ``help`` use only that definition; no other code lists the commands. A module is
+imported when its command is first used. Neither this module nor the commands may import anything heavy.
 """
 
 from __future__ import annotations
@@ -18,24 +18,26 @@ from .errors import CommandError
 NAME = re.compile(r"[A-Za-z][\w.-]{0,63}\Z", re.ASCII)
 
 Level = Literal["inproc", "local", "remote", "disabled"]
-"""Who may give a command. *local*: the owner's Unix socket, or with ``trust_loopback`` a key from this
-machine; *remote*: a key from anywhere;
-*inproc*: only the program of the service itself; *disabled*: nobody."""
+"""Who may give a command.
+
+*local*: the owner's Unix socket, or with ``trust_loopback`` a key from this machine; *remote*: a key from anywhere;
+*inproc*: only the program of the service itself; *disabled*: no client.
+"""
 
 CLOSED = ("inproc", "disabled")
-"""Levels at which no door offers a command: help and completion leave it out."""
+"""Levels that no endpoint offers; help and completion omit these commands."""
 
 Handler = Callable[..., "dict[str, Any] | Awaitable[dict[str, Any]]"]
-"""``run(service, **arguments)``: returns a JSON object, or raises CommandError and has changed nothing."""
+"""``run(service, **arguments)`` returns a JSON object, or raises CommandError without having changed anything."""
 
 ARGS = "args"
-"""The parameter that what stands after ``--`` on a command line is for."""
+"""The parameter that takes the words after ``--`` on a command line."""
 
 BUILT_IN = (
     "start", "restart", "upgrade", "rollback", "cancel", "test", "scale", "reload", "shutdown", "exit", "operations",
     "workers", "health", "info", "events", "logs", "config", "systemd", "ls", "version", "help",
 )  # fmt: skip
-"""The files in ``commands/``, in the order of help."""
+"""The modules in ``commands/``, in the order of help."""
 
 
 @dataclass(frozen=True)
@@ -47,30 +49,30 @@ class Parameter:
     doc: str
     required: bool = False
     positional: bool = False
-    """May be given by its place on a command line; always by its name too."""
+    """May be given by position on a command line, as well as by name."""
     choices: tuple[str, ...] = ()
     short: str = ""
     """``-w``."""
     many: bool = False
-    """Given by name it may be repeated; its value is a list."""
+    """May be repeated when given by name; the value is a list."""
     metavar: str = ""
     default: str = ""
-    """What is taken when it is not given, for help."""
+    """The default as shown in help."""
     remote: str = ""
-    """What a remote key may give for it: a name of ``roots.CHECKS``. Empty, the default: it may not give it."""
+    """The check for values from a remote key: a name in ``roots.CHECKS``. Empty (the default): not allowed."""
 
     @property
     def option(self) -> str:
-        """How it is given by name on a command line: ``--user-group``."""
+        """The name of its option on a command line: ``--user-group``."""
         return "--" + self.name.replace("_", "-")
 
     @property
     def label(self) -> str:
-        """How usage lines name it."""
+        """Its name in usage lines."""
         return self.metavar or ("|".join(self.choices) if self.choices else self.name.upper())
 
     def describe(self) -> dict[str, Any]:
-        """Return the parameter as ``GET /api/v1/commands`` shows it."""
+        """Return the parameter as in ``GET /api/v1/commands``."""
         shown: dict[str, Any] = {"name": self.name, "kind": self.kind, "doc": self.doc, "required": self.required}
         shown |= {"positional": self.positional, "option": self.option, "label": self.label}
         if self.choices:
@@ -86,37 +88,37 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Command:
-    """One command: its definition and its handler."""
+    """A command: its definition and its handler."""
 
     name: str
     doc: str
-    """The first line is the summary; the rest is for ``help NAME``."""
+    """The first line is the summary; the rest is shown by ``help NAME``."""
     run: Handler
     parameters: tuple[Parameter, ...] = ()
     access: Level = "local"
     operation: bool = False
-    """It starts a long operation and returns it while it runs."""
+    """Starts an operation and returns it while it runs."""
     succeeds: str = "done"
-    """The state in which its operation has gone well."""
+    """The state of a successful operation."""
     changes: bool = True
-    """It changes something: GET will not do, and it is always audited."""
+    """Changes something; every use is logged, also a GET."""
     render: str = "fields"
-    """How a person is shown the result: a name of ``render.RENDERINGS``."""
+    """The text form of the result: a name in ``render.RENDERINGS``."""
     without_service: bool = False
-    """Answered by the command line itself when no service runs."""
+    """Answered by the command line itself if no service runs."""
     here: Callable[..., dict[str, Any] | None] | None = None
-    """What the command line does by itself: ``here(session's options, **arguments)``; None: it asks the service."""
+    """Run by the command line itself: ``here(session's options, **arguments)``; if it returns None, by the service."""
     custom: bool = False
-    """It is the service's own, not ours."""
+    """Defined by the user's program."""
     timeout: float = 0.0
-    """Seconds that it may take to answer; 0: it answers at once."""
+    """Seconds that the handler may take; 0: it returns immediately."""
     remote: bool = False
-    """A remote key may give it, where its level or ``--remote-command`` lets it; a custom command: always."""
+    """A remote key may give it, if its level or ``--remote-command`` allows that. Custom commands always may be."""
     workers: bool = False
-    """Workers may give it, although it is not one that only reads."""
+    """Workers may give it, even if it changes something."""
 
     def __post_init__(self) -> None:
-        """Refuse a definition that no door could offer."""
+        """Raise ValueError if the name is not valid for a command."""
         if not NAME.match(self.name):
             raise ValueError(
                 f"{self.name!r} cannot be the name of a command: a letter, then letters, digits, '.', '-', '_'"
@@ -129,7 +131,7 @@ class Command:
 
     @property
     def usage(self) -> str:
-        """``restart SELECTOR [TIMEOUT]``, ``start TARGET [CWD] [TIMEOUT] [-- ARGS...]``."""
+        """The usage line: ``restart SELECTOR [TIMEOUT]``, ``start TARGET [CWD] [TIMEOUT] [-- ARGS...]``."""
         places = [
             (parameter.label if parameter.required else f"[{parameter.label}]") + ("..." if parameter.many else "")
             for parameter in self.parameters
@@ -140,7 +142,7 @@ class Command:
         return " ".join([self.name, *places])
 
     def describe(self) -> dict[str, Any]:
-        """Return the command as ``GET /api/v1/commands`` shows it."""
+        """Return the command as in ``GET /api/v1/commands``."""
         shown: dict[str, Any] = {
             "name": self.name,
             "usage": self.usage,
@@ -159,52 +161,52 @@ class Command:
 
 
 def alike(one: str, other: str) -> bool:
-    """Whether two names are spellings of one: ``greetAll``, ``greet-all`` and ``greet_all``."""
-    from cluster_service.config.table import canonical  # noqa: PLC0415 - most names are found as they are
+    """Return True if two names differ only in spelling: ``greetAll``, ``greet-all`` and ``greet_all``."""
+    from cluster_service.config.table import canonical  # noqa: PLC0415 - most names match exactly
 
     return canonical(one) == canonical(other)
 
 
 class Registry:
-    """The commands there are: the built-in ones, and those that were added, which may take a built-in's name."""
+    """The built-in commands and the added ones, which may override a built-in."""
 
     def __init__(self) -> None:
         self._added: dict[str, Command] = {}
         self._disabled: set[str] = set()
 
     def __repr__(self) -> str:
-        """``<Registry 11 commands>``."""
+        """Return ``<Registry 11 commands>``."""
         return f"<Registry {len(self.names())} commands>"
 
     def add(self, command: Command) -> None:
-        """Add *command*, instead of the one of that name."""
+        """Add *command*, replacing one of the same name."""
         for name in [name for name in self._added if alike(name, command.name)]:
             del self._added[name]
         self._added[command.name] = command
 
     def disable(self, name: str) -> None:
-        """Let nobody give the command *name*. Raises CommandError no_such_command."""
+        """Disable the command *name* for all clients. Raises CommandError no_such_command."""
         self._disabled.add(self.get(name).name)
 
     def added(self) -> dict[str, Command]:
-        """Return what was added, by name."""
+        """Return the added commands, by name."""
         return dict(self._added)
 
     def restore(self, added: Mapping[str, Command]) -> None:
-        """Forget what was added since ``added`` was asked for."""
+        """Restore the commands that ``added`` returned earlier."""
         self._added = dict(added)
 
     def names(self) -> list[str]:
-        """Return the commands' names, the built-in ones first."""
+        """Return the names of the commands, the built-in ones first."""
         return [*BUILT_IN, *sorted(set(self._added) - set(BUILT_IN))]
 
     def get(self, name: str) -> Command:
-        """Return the command *name*. Raises CommandError no_such_command, with the nearest name."""
+        """Return the command *name*. Raises CommandError no_such_command, with the closest name."""
         command = self._find(name)
         return replace(command, access="disabled") if command.name in self._disabled else command
 
     def built_in(self, name: str) -> Command | None:
-        """Return our own command *name*, whatever was added in its place."""
+        """Return the built-in command *name*, even if it is overridden, or None."""
         if name not in BUILT_IN:
             return None
         command = importlib.import_module(f".commands.{name}", __package__).COMMAND
@@ -227,7 +229,7 @@ class Registry:
         return [self.get(name) for name in self.names()]
 
     def _unknown(self, name: str) -> CommandError:
-        from cluster_service.config.values import suggestion  # noqa: PLC0415 - only on the way to an error
+        from cluster_service.config.values import suggestion  # noqa: PLC0415 - only needed for an error
 
         if not NAME.match(name):
             return CommandError(

@@ -1,6 +1,6 @@
-"""What a running service offers, for those who do not know its program: the command line, the console, clients.
+"""The commands of a running service, for the command line, the console and clients.
 
-The built-in commands are known here; custom ones, and what they made of a built-in one, only the service can tell.
+Custom commands and overridden built-in ones are known only to the service, which describes them.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
 
 def commands_of(client: Client) -> list[Command]:
-    """Return the commands of the service, the built-in ones first. Raises CommandError when it cannot be asked."""
+    """Return the commands of the service, the built-in ones first. Raises CommandError if it does not answer."""
     return commands_from(client.commands())
 
 
 def commands_from(described: Iterable[Mapping[str, Any]]) -> list[Command]:
-    """Return the commands that were described, but for those whose name could not be given."""
+    """Return the commands described, except those with an invalid name."""
     return [command_from(each) for each in described if NAME.match(str(each.get("name")))]
 
 
 def find(commands: Iterable[Command], name: str) -> Command:
-    """Return the command *name* (in any spelling). Raises CommandError no_such_command, with the nearest name."""
+    """Return the command *name*, in any spelling. Raises CommandError no_such_command, with the closest name."""
     commands = list(commands)
     exact = [command for command in commands if command.name == name]
     near = [command for command in commands if command.custom and alike(command.name, name)]
@@ -42,7 +42,7 @@ def find(commands: Iterable[Command], name: str) -> Command:
 
 
 def command_from(described: Mapping[str, Any]) -> Command:
-    """Inverse of ``Command.describe``, but for what runs it. What a newer service says beyond that is left out."""
+    """Invert ``Command.describe``, except for the handler. Unknown fields of a newer service are ignored."""
     render = str(described.get("render", "fields"))
     return Command(
         name=str(described["name"]),

@@ -1,4 +1,4 @@
-"""What people are shown: aligned text when it is piped, a table with colour on a terminal.
+"""Results as text: aligned columns in a pipe, coloured tables on a terminal.
 
 ``show(name, data, terminal)`` returns the text of one result. *name* is the ``render`` of the command.
 """
@@ -15,37 +15,38 @@ from .registry import CLOSED
 Json = Mapping[str, Any]
 
 COLOURS = {
+    "serving (not listening)": "yellow",
     "serving": "green", "ok": "green", "done": "green", "starting": "cyan", "running": "cyan", "draining": "yellow",
     "stopping": "yellow", "waiting": "yellow", "degraded": "yellow", "undone": "yellow", "cancelled": "yellow",
     "broken": "red", "down": "red", "failed": "red",
 }  # fmt: skip
-"""The colour of a cell that is one of these words."""
+"""The colours of cells with these words."""
 
 
 INDENT = "    "
-"""Before the lines of a program's own output, such as a traceback."""
+"""Indentation of a program's own output, such as a traceback."""
 
 
 def can_move() -> bool:
-    """Tell whether standard output is a terminal on which lines can be written anew."""
+    """Return True if standard output is a terminal on which lines can be redrawn."""
     return sys.stdout.isatty() and os.environ.get("TERM") not in (None, "", "dumb")
 
 
 def is_terminal() -> bool:
-    """Tell whether standard output is a terminal that is to have colour (https://no-color.org)."""
+    """Return True if standard output is a terminal that should get colours (https://no-color.org)."""
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def show(name: str, data: Json, *, terminal: bool) -> str:
-    """Return *data* as the rendering *name* shows it, without a newline at its end."""
+    """Return *data* in the rendering *name*, without a trailing newline."""
     try:
         return RENDERINGS.get(name, _fields)(data, terminal=terminal)
-    except (KeyError, TypeError, AttributeError, ValueError):  # a command of the service's own, in a built-in's place
+    except (KeyError, TypeError, AttributeError, ValueError):  # a custom command that overrides a built-in one
         return _custom(data, terminal=terminal)
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, terminal: bool) -> str:
-    """Return a table; columns of numbers are aligned to the right."""
+    """Return a table with columns of numbers aligned to the right."""
     lines = [[clean(cell) for cell in row] for row in rows]
     right = [bool(lines) and all(_is_number(row[column]) for row in lines) for column in range(len(heads))]
     if terminal:
@@ -88,14 +89,15 @@ def coloured(word: str, *, terminal: bool) -> str:
 
 
 def clean(value: object) -> str:
-    """Return *value* as one line in which no control character reaches the terminal."""
+    """Return *value* as one line with control characters escaped."""
     text = "-" if value is None or value == "" else str(value)
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def clean_lines(text: str, indent: str = "") -> str:
-    """Return *text*, of several lines perhaps, without other control characters; *indent* stands before all but the
-    first, unless it does already.
+    """Return *text*, which may have several lines, with control characters escaped.
+
+    All lines but the first are prefixed with *indent*, unless they all start with it already.
     """
     first, *rest = [line(each) for each in text.splitlines()] or [""]
     before = "" if all(each.startswith(indent) for each in rest if each) else indent
@@ -103,15 +105,13 @@ def clean_lines(text: str, indent: str = "") -> str:
 
 
 def line(text: object) -> str:
-    """Return one line of what a program wrote, as it is but for what could steer the terminal."""
+    """Return one line of a program's output, with only those characters escaped that could control the terminal."""
     whole = str(text)
     return whole if whole.isprintable() else "".join(_shown(char) for char in whole)
 
 
 _STEERING = ((0x00, 0x08), (0x0A, 0x1F), (0x7F, 0x9F), (0x2028, 0x202E), (0x2066, 0x2069), (0xD800, 0xDFFF))
-"""Control characters but for the tab, those that turn the direction of writing or end a line, and halves of letters,
-which cannot be written.
-"""
+"""Ranges of control characters (except tab), line and direction controls, and surrogates, which cannot be encoded."""
 
 
 def _shown(char: str) -> str:
@@ -124,7 +124,7 @@ def _is_number(cell: str) -> bool:
 
 
 def span(seconds: float | None) -> str:
-    """``4.2 s``, ``3m 12s``, ``2h 05m``, ``9d 04h``."""
+    """Return a duration as ``4.2s``, ``3m 12s``, ``2h 05m`` or ``9d 04h``."""
     if seconds is None:
         return "-"
     if seconds < 60:
@@ -138,7 +138,7 @@ def span(seconds: float | None) -> str:
 
 
 def memory(count: float | None) -> str:
-    """``31 MB``."""
+    """Return a size as ``31 MB``."""
     return (
         "-" if count is None else f"{count / (1 << 20):.0f} MB" if count < 10 << 30 else f"{count / (1 << 30):.1f} GB"
     )
@@ -148,7 +148,7 @@ def _workers(data: Json, *, terminal: bool) -> str:
     heads = ("GROUP", "SLOT", "PID", "STATE", "GEN", "UPTIME", "RESTARTS", "MEMORY", "CPU", "LISTENING")
     rows = [
         (
-            row["group"], row["slot"], row["pid"], row["state"], row.get("generation"), span(row.get("uptime_s")),
+            row["group"], row["slot"], row["pid"], _state(row), row.get("generation"), span(row.get("uptime_s")),
             row.get("restarts"), memory(row.get("memory_bytes")), _percent(row.get("cpu_percent")),
             " ".join(row.get("listening") or ()),
         )
@@ -160,17 +160,22 @@ def _workers(data: Json, *, terminal: bool) -> str:
     return "\n".join([drawn, *_troubles(data["workers"])])
 
 
+def _state(row: Json) -> str:
+    return f"{row['state']} (not listening)" if row.get("not_listening") else str(row["state"])
+
+
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}%"
 
 
 def _troubles(rows: Iterable[Json]) -> list[str]:
-    """One line for each cause, naming every slot that it keeps from serving."""
+    """Return one line per cause, with all slots that it prevents from serving."""
     causes: dict[str, list[str]] = {}
     for row in rows:
-        if row["state"] in ("serving", "draining", "stopping"):
+        if row["state"] in ("draining", "stopping"):
             continue
-        detail = (row.get("last_exit") or {}).get("detail") or row.get("detail")
+        last = None if row["state"] == "serving" else row.get("last_exit")
+        detail = (last or {}).get("detail") or row.get("detail")
         if detail:
             again = row.get("next_try_s")
             causes.setdefault(clean(detail), []).append(
@@ -226,7 +231,7 @@ def inline(value: object) -> str:
 
 
 def _operation(data: Json, *, terminal: bool) -> str:
-    """The last line of an operation; its steps were told as they came."""
+    """Return the final line of an operation; its steps were printed before."""
     state = coloured(clean(data["state"]), terminal=terminal)
     stage = f", {clean(data['stage'])}" if data.get("stage") and data["state"] == "running" else ""
     of = f" ({data['replaced']} of {data['of']})" if data.get("of") else ""
@@ -299,7 +304,7 @@ def _help(data: Json, **_: bool) -> str:
 
 
 def _custom(data: Json, *, terminal: bool) -> str:
-    """What a command of the service's own returned: text as it is, objects alike as a table, anything else by field."""
+    """Return the result of a custom command: text unchanged, uniform objects as a table, others field by field."""
     value = data["result"] if set(data) == {"result"} else data
     if value is None:
         return "done"
@@ -317,7 +322,7 @@ def _custom(data: Json, *, terminal: bool) -> str:
 
 
 def event(data: Json) -> str:
-    """One line for an event: when, what, and its fields."""
+    """Return one line for an event: its time, its name and its fields."""
     known = ("id", "at", "service", "event", "type")
     fields = {name: value for name, value in data.items() if name not in known and value not in (None, "", [])}
     return f"{clean(data.get('at'))}  {clean(data.get('event'))}  {inline(fields)}".rstrip()

@@ -1,4 +1,4 @@
-"""How people are shown a configuration, what a reload would change, and the services of this machine."""
+"""Text forms of a configuration, of the plan of a reload, and of the list of services."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ EFFECTS = {
     "start": "is started", "stop": "is ended", "scale": "is scaled", "replace": "workers are replaced",
     "settings": "at once, nobody restarts", "service": "only when the service is started anew",
 }  # fmt: skip
-"""What a change of the configuration does."""
+"""Effect of a configuration change -> its description."""
 
 
 def _plan(data: Json, *, terminal: bool) -> str:
@@ -53,7 +53,7 @@ def _settings(title: str, rows: Iterable[Json], *, terminal: bool) -> str:
 
 
 def _value(value: object) -> str:
-    return f"{value:g}s" if isinstance(value, float) else inline(value)  # every one is a duration
+    return f"{value:g}s" if isinstance(value, float) else inline(value)  # every float is a duration
 
 
 def _ls(data: Json, *, terminal: bool) -> str:
@@ -78,6 +78,6 @@ _BY_FIELD: dict[str, Callable[..., str]] = {"changes": _plan, "services": _ls, "
 
 
 def show(data: Json, *, terminal: bool) -> str:
-    """Return the text of *data*, which is told by its fields. Raises KeyError when it is none of them."""
+    """Return the text of *data*, in a form selected by its fields. Raises KeyError for an unknown form."""
     field = next(name for name in (*_BY_FIELD, "") if name in data or not name)
     return _BY_FIELD[field](data, terminal=terminal)

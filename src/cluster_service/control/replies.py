@@ -1,4 +1,4 @@
-"""Answers: JSON, always, and what their headers say."""
+"""HTTP responses of the endpoints. The body is always JSON."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ if TYPE_CHECKING:
 
 
 def last_of_connection(sent: Sent, response: Response) -> Response:
-    """Let an answer to whoever showed no key be the last of its TCP connection (see ``listener``)."""
+    """Close the TCP connection after a response to a client without a valid key (see ``listener``)."""
     if sent.knock().door == "tcp":
         response.headers["Connection"] = "close"
     return response
 
 
 def deprecation(sent: Sent) -> dict[str, str]:
-    """What an answer says to a key in the URL."""
+    """Return the headers that a request with a key in its URL is answered with."""
     if not any(is_key(name) for name, _ in sent.query):
         return {}
     return {"Deprecation": "true", "Referrer-Policy": "no-referrer"}
 
 
 def is_operation(result: Json) -> bool:
-    """Whether a command of the service's own has answered with an operation that it began."""
+    """Return True if the result of a custom command is an operation that it started."""
     return isinstance(result.get("steps"), list) and {"id", "state", "reason", "command"} <= set(result)
 
 
 def operation_reply(operation: Json, succeeds: str) -> Response:
-    """Answer with an operation: 202 while it runs, 200 when it went well, and else 400 with its reason as the error."""
+    """Answer with an operation: 202 while it runs, 200 if it succeeded, else 400 with its reason as the error."""
     if operation["state"] == "running":
         return reply(operation, 202, {"Location": f"/api/v1/operations/{quote(str(operation['id']), safe='')}"})
     if operation["state"] == succeeds:
@@ -48,7 +48,7 @@ def operation_reply(operation: Json, succeeds: str) -> Response:
 
 
 def nothing_here() -> CommandError:
-    """Return the error that there is nothing at a path."""
+    """Return the error for an unknown path."""
     return CommandError("not_found", "there is nothing at this path", "GET /api/v1/commands lists the commands.")
 
 
@@ -61,7 +61,7 @@ def error_reply(error: CommandError, headers: Mapping[str, str] | None = None, s
 
 
 def probe_reply(*, fine: bool) -> Response:
-    """Answer yes or no, without detail."""
+    """Answer a probe, without detail."""
     return reply({"status": "ok" if fine else "unavailable"}, 200 if fine else 503)
 
 

@@ -1,7 +1,7 @@
-"""What a service answers, for type checkers: the objects of ``--json``, as they are.
+"""Types of a service's answers, for type checkers: the objects of ``--json``.
 
-They are dictionaries, not classes of ours: what a newer service says beyond this is there to be read too, and what is
-printed by ``--json`` and what a client returns are the same. Times are ISO 8601, UTC; ``…_s`` is seconds.
+They are plain dictionaries, so that a client returns exactly what ``--json`` prints, and fields of a newer service stay
+readable. Times are ISO 8601 in UTC; fields that end in ``_s`` are seconds.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ State = Literal["starting", "serving", "draining", "stopping", "waiting", "broke
 
 
 class Worker(TypedDict):
-    """A slot, and the worker in it, if there is one."""
+    """A slot and its worker, if it has one."""
 
     group: str
     slot: int
@@ -30,9 +30,11 @@ class Worker(TypedDict):
     listening: list[str]
     connections: int | None
     next_try_s: NotRequired[float]
-    """Of a slot that waits: until its next try."""
+    """Seconds until the next start attempt of a waiting slot."""
     detail: NotRequired[str]
-    """Why it does not serve."""
+    """Why it does not serve, or why clients cannot reach it."""
+    not_listening: NotRequired[bool]
+    """True: it serves, should listen on a port, and does not."""
 
 
 class Problem(TypedDict):
@@ -46,7 +48,7 @@ class Problem(TypedDict):
 
 
 class Health(TypedDict):
-    """Whether as many serve as should; a ``health`` command of the service's own may add to it."""
+    """The health of the service; a custom ``health`` command may add fields."""
 
     status: Literal["ok", "degraded", "down"]
     serving: int
@@ -55,14 +57,14 @@ class Health(TypedDict):
 
 
 class Step(TypedDict):
-    """Progress."""
+    """One step of an operation."""
 
     at: str
     text: str
 
 
 class Operation(TypedDict):
-    """A long command."""
+    """A long-running command."""
 
     id: str
     command: str
@@ -72,17 +74,17 @@ class Operation(TypedDict):
     replaced: int
     of: int
     steps_dropped: NotRequired[int]
-    """How many of its first steps are not remembered."""
+    """Number of steps dropped from the front."""
     started_at: NotRequired[str]
     ended_at: NotRequired[str | None]
     stage: NotRequired[str]
-    """Of an upgrade that runs."""
+    """Only while an upgrade runs."""
     workers: NotRequired[dict[str, int]]
     monitor_left_s: NotRequired[float | None]
 
 
 class Info(TypedDict):
-    """The service as a whole."""
+    """General information about the service."""
 
     name: str
     version: str
@@ -98,7 +100,7 @@ class Info(TypedDict):
 
 
 class Event(TypedDict):
-    """Something that has happened, and beside these its own fields."""
+    """An event; it has further fields of its own."""
 
     id: int
     at: str

@@ -1,10 +1,9 @@
-"""What a remote key may give with a command: only what the command's definition allows, and code only from the
-directories that the service's owner chose.
+"""Restrictions for remote keys: only what a command's definition allows, and code only from configured directories.
 
-A key that opens from other machines would else be the right to run anything. So nothing is allowed by default: a
-command is refused unless its definition says ``remote=True``, and an argument unless its parameter names one of
-``CHECKS``. Paths are compared after realpath, and what was compared is what is passed on, so that a link moved later
-changes nothing. No argument runs, opens or creates anything outside the directories.
+Without them a key that is valid from other machines would permit running any code. Nothing is allowed by default: a
+command is refused unless its definition has ``remote=True`` or it is custom, and an argument unless its parameter names
+one of ``CHECKS``. Paths are compared after realpath, and the real path is passed on, so that a symbolic link changed
+later has no effect. No argument runs, opens or creates anything outside the directories.
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ if TYPE_CHECKING:
     from .registry import Command, Parameter
 
 MODULE_ENDINGS = ("", ".py", "/__init__.py")
-"""Where the code of a module may stand, after its name."""
+"""Suffixes of the paths at which the code of a module may be, after its name."""
 
 
 class _Refused(Exception):
-    """The sentence and the hint of a refusal, without the command's and the argument's names."""
+    """The message and hint of a refusal, without the names of the command and the argument."""
 
     def __init__(self, sentence: str, hint: str = "") -> None:
         super().__init__(sentence)
@@ -33,9 +32,9 @@ class _Refused(Exception):
 
 
 def confined(command: Command, given: Mapping[str, Any], roots: Sequence[str]) -> dict[str, Any]:
-    """Return the arguments *given* as a remote key may give them to *command*, with real paths.
+    """Return the arguments *given* to *command* by a remote key, with real paths.
 
-    *roots*: absolute directories that hold code. Raises CommandError forbidden.
+    *roots*: absolute directories with code. Raises CommandError forbidden.
     """
     if not may_be_remote(command):
         raise CommandError("forbidden", f"{command.name} may not be given by a remote key", _by_the_owner(command))
@@ -49,7 +48,7 @@ def confined(command: Command, given: Mapping[str, Any], roots: Sequence[str]) -
     inside = [os.path.realpath(root) for root in roots]
     found = dict(given)
     base = ""
-    for name in sorted(given, key=lambda name: parameters[name].remote != "directory"):  # others start from it
+    for name in sorted(given, key=lambda name: parameters[name].remote != "directory"):  # the base of others
         try:
             found[name] = CHECKS[parameters[name].remote](inside, base, given[name])
         except _Refused as refusal:
@@ -59,14 +58,14 @@ def confined(command: Command, given: Mapping[str, Any], roots: Sequence[str]) -
             base = found[name]
     optional = [each.name for each in command.parameters if each.remote == "target" and not each.required]
     unnamed = [name for name in optional if name not in given]
-    if unnamed:  # it would stay as it is, in another directory
+    if unnamed:  # the current target would run in another directory
         message = f"{command.name}: a remote key must name the {unnamed[0]}"
         raise CommandError("forbidden", message, _by_the_owner(command))
     return found
 
 
 def may_be_remote(command: Command) -> bool:
-    """Whether a remote key may give *command* at all, as far as its definition says."""
+    """Return True if the definition of *command* allows remote keys."""
     return command.remote or command.custom
 
 
@@ -95,7 +94,7 @@ def _file(roots: Sequence[str], base: str, value: Any) -> str:
 
 
 def _target(roots: Sequence[str], base: str, value: Any) -> str:
-    """A Python file, or an app whose module lies in the directory that was given as cwd."""
+    """Return a Python file, or an app whose module is in the directory given as cwd. Raises _Refused."""
     module, colon, _ = str(value).partition(":")
     if not colon or os.sep in str(value):
         path = _file(roots, base, value)
@@ -123,13 +122,13 @@ def _exists(path: str) -> bool:
 
 
 def _inside(roots: Sequence[str], base: str, value: Any, is_one: Callable[[str], bool], what: str) -> str:
-    """Return the real path of *value*, from *base* on. Raises _Refused unless it is one and lies in one of *roots*."""
+    """Return the real path of *value*, relative to *base*. Raises _Refused unless it exists inside one of *roots*."""
     path = os.path.join(base, value) if isinstance(value, str) else ""
     if not os.path.isabs(path) or "\0" in path:
         raise _Refused("a remote key must give an absolute path: /srv/app/...")
     try:
         real = os.path.realpath(path)
-    except OSError:  # it is too long
+    except OSError:  # the path is too long
         real = ""
     if not any(real == root or real.startswith(root.rstrip(os.sep) + os.sep) for root in roots):
         raise _Refused("it does not lie in a directory for code from remote keys (--upgrade-root)")
@@ -145,6 +144,7 @@ CHECKS: dict[str, Callable[[Sequence[str], str, Any], Any]] = {
     "file": _file,
     "target": _target,
 }
-"""What a parameter's ``remote`` names -> the argument to pass on; *roots*, the cwd that was given, the argument.
-``plain``: it names nothing that is run or opened.
+"""Value of a parameter's ``remote`` -> the function that returns the argument to pass on.
+
+It takes the roots, the given cwd and the argument. ``plain``: the argument names nothing that is run or opened.
 """

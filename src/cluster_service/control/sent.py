@@ -1,8 +1,8 @@
-"""What one request holds, read once and within limits: its key, its command, its arguments.
+"""Parsing of one request, within limits: its key, its command and its arguments.
 
-A body is text in UTF-8: a command line, a form, or a JSON object as RFC 8259 has it (``json_text``). It is read only as
-far as its sender may send it: little before a key is shown, and then by the kind of the command. It is parsed after the
-right to the command was checked, wherever the request's path or query names the command.
+The body is UTF-8 text: a command line, a form, or a JSON object (RFC 8259, ``json_text``). Its maximum length depends
+on the client: short before authentication, then by the kind of command. If the path or query names the command, the
+body is parsed only after the right to the command was checked.
 """
 
 from __future__ import annotations
@@ -25,52 +25,52 @@ if TYPE_CHECKING:
     from .registry import Command
 
 BODY_LIMIT = MAX_BYTES
-"""The longest body, and the longest arguments of a custom command, in bytes."""
+"""Maximum length of a body, and of the arguments of a custom command, in bytes."""
 CHANGE_LIMIT = 64 * 1024
-"""The longest arguments of a built-in command that changes something."""
+"""Maximum length of the arguments of a built-in command that changes something."""
 READ_LIMIT = 4 * 1024
-"""The longest arguments of a built-in command that only reads."""
+"""Maximum length of the arguments of a built-in command that only reads."""
 STRANGER_LIMIT = 16 * 1024
-"""The longest body of a client that has shown no key in its headers or query: it may hold the key."""
+"""Maximum length of the body of a client without a key in its headers or query: the body may contain the key."""
 BODY_SECONDS = 10.0
 
 LINE_LIMIT = 8 * 1024
-"""The longest path and query, in bytes."""
+"""Maximum length of path and query, in bytes."""
 HEADERS_LIMIT = 16 * 1024
-"""The longest headers together, in bytes."""
+"""Maximum length of all headers, in bytes."""
 MOST_HEADERS = 100
 MOST_FIELDS = 200
-"""The most fields of a query or a form."""
+"""Maximum number of fields in a form."""
 
 COMMAND_NAMES = frozenset(("cmd", "command"))
 
 
 def is_key(name: str) -> bool:
-    """Whether a field of that name holds the access key: ``accessKey``, ``access_key``, ``access-key``."""
+    """Return True if a field of that name holds the access key: ``accessKey``, ``access_key``, ``access-key``."""
     return canonical(name) in ("access_key", "accesskey")
 
 
 def check_length(command: Command, text: str) -> None:
-    """Raise CommandError too_large if *text* is longer than what may be sent with *command*."""
+    """Raise CommandError too_large if *text* is longer than *command* allows."""
     limit = BODY_LIMIT if command.custom else CHANGE_LIMIT if command.changes else READ_LIMIT
     if len(text) > limit:
         raise CommandError("too_large", f"{command.name}: the command is longer than {limit} characters")
 
 
 class Sent:
-    """One request. Nothing of its body is known before ``read``, and nothing that stands in it before ``parse``."""
+    """One request. ``body`` is set by ``read``, its parsed content by ``parse``."""
 
     def __init__(self, request: Request) -> None:
         self.request = request
         self.body: str = ""
         self.data: dict[str, Any] | None = None
-        """The body as an object, when it is JSON."""
+        """The body as an object, if it is JSON."""
         self.form: list[tuple[str, str]] = []
         query = request.scope.get("query_string", b"").decode("latin-1")
         self.query = parse_qsl(query[:LINE_LIMIT], keep_blank_values=True)
 
     def check_limits(self) -> None:
-        """Refuse what is too long before anything else is looked at. Raises CommandError."""
+        """Check the lengths before anything else. Raises CommandError."""
         scope = self.request.scope
         if len(scope.get("raw_path") or scope["path"].encode()) + len(scope.get("query_string", b"")) > LINE_LIMIT:
             raise CommandError("uri_too_long", f"the path and query are longer than {LINE_LIMIT} bytes")
@@ -84,7 +84,7 @@ class Sent:
             raise _too_large(BODY_LIMIT)
 
     async def read(self, limit: int = BODY_LIMIT) -> None:
-        """Read the body, *limit* bytes at most. Raises CommandError too_large, timeout, bad_request."""
+        """Read at most *limit* bytes of the body. Raises CommandError too_large, timeout or bad_request."""
         data = bytearray()
         try:
             async with asyncio.timeout(BODY_SECONDS):
@@ -102,7 +102,7 @@ class Sent:
             raise CommandError("bad_request", "the body is not UTF-8 text") from None
 
     def parse(self) -> None:
-        """Take the body apart: a JSON object, a form, or else a command line. Raises CommandError bad_request."""
+        """Parse the body as a JSON object, a form or a command line. Raises CommandError bad_request."""
         if self.body.startswith("{"):
             self.data = self._object()
         else:
@@ -122,12 +122,12 @@ class Sent:
         return data
 
     def body_keys(self) -> tuple[str, ...]:
-        """Return the access keys in the body."""
+        """Return the access keys in the body of a POST request."""
         fields = [*(self.data or {}).items(), *self.form] if self.request.method == "POST" else []
         return tuple(str(value) for name, value in fields if is_key(name))
 
     def knock(self) -> Knock:
-        """Return the facts that access is decided by."""
+        """Return the facts on which access is decided."""
         scope = self.request.scope
         uid = scope.get("peer_uid")
         client, server = scope.get("client"), scope.get("server")
@@ -142,7 +142,7 @@ class Sent:
         )
 
     def line(self) -> str:
-        """Return the command line of ``POST /cli``: of the query or of the body."""
+        """Return the command line of ``/cli``, from the query or the body. Raises CommandError bad_request."""
         lines = {value.strip() for name, value in (*self.query, *self.form) if name in COMMAND_NAMES}
         if self.data is not None:
             lines |= {str(value).strip() for name, value in self.data.items() if name in COMMAND_NAMES}

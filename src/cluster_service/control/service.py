@@ -1,4 +1,4 @@
-"""What the doors may ask of a running service. The master implements it; the doors know nothing else of the master."""
+"""The interface of a running service for the endpoints. The master implements it; they use nothing else of it."""
 
 from __future__ import annotations
 
@@ -14,96 +14,98 @@ Json = dict[str, Any]
 
 
 class Service(Protocol):
-    """A running service, as its commands see it.
+    """A running service, as seen by its commands.
 
-    The methods that change something start an operation and return it (``{"id", "command", "state", "reason", "steps",
-    "replaced", "of"}``); they raise CommandError when the request is wrong, and then nothing was changed.
-    Durations are seconds.
+    Methods that change something start an operation and return it (``{"id", "command", "state", "reason", "steps",
+    "replaced", "of"}``). They raise CommandError for an invalid request, without having changed anything. Durations are
+    in seconds.
 
-    Only the last steps of an operation are kept: ``steps_dropped`` is how many were cut from the front, so the number
-    of ``steps[0]``, for ever, is ``steps_dropped``. While an upgrade runs its operation also holds ``stage``,
-    ``workers`` (``{"old", "new"}``, how many there are of each release) and ``monitor_left_s``.
+    Only the last steps of an operation are kept. ``steps_dropped`` counts those removed from the front, so the absolute
+    index of ``steps[0]`` is ``steps_dropped``. While an upgrade runs, its operation also contains ``stage``,
+    ``workers`` (``{"old", "new"}``, the number of workers of each release) and ``monitor_left_s``.
     """
 
     name: str
 
     def workers(self) -> list[Json]:
-        """One object a worker, and one for each slot that has none (waiting, broken); by group and slot."""
+        """Return one object per worker, and one for each slot without a worker (waiting, broken); by group and slot."""
 
     def health(self) -> Json:
-        """``{"status", "serving", "wanted", "problems": [{"group", "slot", "state", "detail"}]}``."""
+        """Return ``{"status", "serving", "wanted", "problems": [{"group", "slot", "state", "detail"}]}``."""
 
     def info(self) -> Json:
-        """The service as a whole: name, version, pids, uptime, share, ports, doors, groups, operation."""
+        """Return the general information: name, version, pids, uptime, share, ports, doors, groups, operation."""
 
     def alive(self) -> bool:
-        """Whether the service is to be left running (``/live``)."""
+        """Return the liveness of the service (``/live``)."""
 
     def ready(self) -> bool:
-        """Whether it should be sent traffic: at least one worker serves and no shutdown is under way (``/ready``)."""
+        """Return the readiness (``/ready``): at least one worker serves and no shutdown is in progress."""
 
     def operations(self) -> list[Json]:
-        """The operations remembered, newest first."""
+        """Return the operations remembered, newest first."""
 
     def operation(self, operation_id: str) -> Json:
-        """One operation. Raises CommandError not_found."""
+        """Return one operation. Raises CommandError not_found."""
 
     async def follow(self, operation_id: str, seen: int, wait: float) -> Json:
-        """The operation, as soon as it has had more than *seen* steps (those that were cut are counted) or has ended,
-        and after *wait* seconds at most.
-        """
+        """Return the operation; wait at most *wait* seconds for its end or more than *seen* steps in total."""
 
     def restart(self, selector: str, timeout: float | None) -> Json:
         """Replace workers ready-first. *selector*: all, GROUP, GROUP.SLOT, SLOT, PID or pid:N."""
 
     def scale(self, change: str, group: str | None, timeout: float | None) -> Json:
-        """*change*: ``4``, ``+1``, ``-1``."""
+        """Change the number of workers. *change*: ``4``, ``+1``, ``-1``."""
 
     def shutdown(self, selector: str, timeout: float | None) -> Json:
-        """End workers gracefully, or with ``all`` the service."""
+        """Stop workers gracefully, or with ``all`` the service."""
 
     async def upgrade(self, selector: str, target: str | None, options: Mapping[str, Any]) -> Json:
-        """Move one group, or some of its slots, to other code. *target* None: the present one, with other *options*:
-        cwd, python, env, server, args, program, monitor, test (an absolute path), health_check, allow_port_change,
-        timeout.
+        """Move one group, or some of its slots, to other code.
+
+        *target*: None: the current one, with other *options*: cwd, python, env, server, args, program, monitor, test
+        (an absolute path), health_check, allow_port_change, timeout.
         """
 
     def rollback(self, selector: str, monitor: float | None, timeout: float | None) -> Json:
-        """Go back to the release that was promoted before. *selector*: all or a group."""
+        """Return to the release promoted before. *selector*: all or a group."""
 
     def cancel(self, operation_id: str | None) -> Json:
-        """Undo an operation (None: the one that runs) and return it, still running perhaps."""
+        """Undo an operation (None: the running one) and return it, possibly still running."""
 
     def test(self, script: str, timeout: float | None) -> Json:
-        """Run *script* (an absolute path) against the code base; None: without a limit of time."""
+        """Run *script* (an absolute path) against the current code. *timeout*: None: no limit."""
 
     async def reload(self, plan: bool, monitor: float | None, timeout: float | None) -> Json:  # noqa: ASYNC109, FBT001
-        """Read the configuration again and take it up; *plan*: only return ``{"service", "file", "changes"}``, where a
-        change is ``{"group", "effect", "text"}``. *monitor*, *timeout*: None: each group's own.
+        """Reload the configuration and apply it.
+
+        *plan*: only return ``{"service", "file", "changes"}``, in which a change is ``{"group", "effect", "text"}``.
+        *monitor*, *timeout*: None: the values of each group.
         """
 
     async def configuration(self, action: str) -> Json:
-        """*action* show: what is in effect and where it came from; check: whether it could be reloaded."""
+        """Show the configuration in effect with its origin (*action* show), or check if it can be reloaded (check)."""
 
     def started_with(self) -> tuple[Settings, list[str]]:
-        """What the service was started with, and the command line that starts it so. Raises CommandError."""
+        """Return the settings of the service and the command line that starts it. Raises CommandError."""
 
     async def start(self, target: str, options: Mapping[str, Any]) -> Json:
         """Add a group. *options*: cwd, workers, group, timeout, args, and the settings of ``config.group_settings``."""
 
     def exit_now(self) -> Json:
-        """Kill every worker and end. Returns ``{"exiting": true}``; the connection may break at once."""
+        """Kill every worker and exit. Returns ``{"exiting": true}``, unless the connection breaks before."""
 
     def events(self, after: int | None) -> AsyncIterator[Json]:
-        """The events from number *after* on (None: only new ones), for ever."""
+        """Yield the events from after id *after* (None: only new ones), without end."""
 
     def recent_events(self, limit: int) -> list[Json]:
-        """The latest events that are remembered, oldest first."""
+        """Return the latest events remembered, oldest first."""
 
     async def log_lines(self, count: int) -> Json:
-        """``{"file", "lines"}``: the last of the log file. Raises CommandError failed when there is none."""
+        """Return ``{"file", "lines"}``: the last lines of the log file. Raises CommandError failed if there is none."""
 
     def audit(self, entry: Json, *, aloud: bool) -> None:
-        """Write one line to the audit file: time, key id, door, peer, command, outcome, duration. *aloud*: to the log
-        as well.
+        """Write one line to the audit file: time, key id, endpoint, peer, command, outcome, duration.
+
+        *aloud*: write it to the log as well.
         """

@@ -1,7 +1,7 @@
-"""One command given by a person or a script: asked, followed, shown, and turned into an exit code.
+"""One command given by a person or a script: sends it, follows it, prints the result, and returns an exit code.
 
-Human text goes to standard output and errors to standard error. With ``--json`` standard output is one JSON document
-and nothing else, the error object when the command failed; the sentence goes to standard error all the same.
+Text goes to standard output, errors go to standard error. With ``--json`` standard output is exactly one JSON document:
+the result, or the error object; the error message is also printed to standard error.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ INTERRUPTED = 130
 
 
 ABOVE: list[Callable[[str], None]] = []
-"""What shows lines above the display of a command that is running, while there is one."""
+"""Functions that print lines above the progress of the running command; the last one is used."""
 
 
 class ReaderLeft(Exception):
-    """Nobody reads what is printed any more. Not an OSError: click has an exit code of its own for those."""
+    """The reader of our output has gone. Not an OSError: click exits with a code of its own for those."""
 
 
 @dataclass(frozen=True)
 class Session:
-    """Which service is meant, and how results are shown."""
+    """The selected service, and how results are printed."""
 
     name: str = "default"
     url: str | None = None
@@ -48,14 +48,14 @@ class Session:
     run_dir: str | None = None
     as_json: bool = False
     compact: bool = False
-    """JSON documents of one line each: there may be several."""
+    """Print each JSON document on one line, since several may follow."""
 
     def with_options(self, **options: Any) -> Self:
-        """Return the session with those of *options* that were given."""
+        """Return the session with the given *options* applied."""
         return replace(self, **{name: value for name, value in options.items() if value not in (None, False)})
 
     def client(self) -> Client:
-        """Return a client of the service that is meant. Raises CommandError."""
+        """Return a client of the selected service. Raises CommandError."""
         key = self.access_key
         if self.access_key_file is not None:
             from cluster_service.config.keys import from_file  # noqa: PLC0415 - rarely needed
@@ -84,7 +84,7 @@ class Session:
         out(encode_for_terminal(data, indent=None if self.compact else 2))
 
     def failed(self, error: CommandError) -> int:
-        """Tell an error; return its exit code."""
+        """Print an error; return its exit code."""
         say(f"cservice: {render.clean_lines(error.message)}")
         if error.hint:
             say(f"  {render.clean_lines(error.hint)}")
@@ -95,14 +95,14 @@ class Session:
     # -- commands ----------------------------------------------------------------------------------------------------
 
     def line(self, words: Sequence[str]) -> int:
-        """Give the command that *words* are; return the exit code."""
+        """Run the command in *words*; return the exit code."""
         try:
             return self.give(*self.read(words[0], words[1:]))
         except CommandError as error:
             return self.failed(error)
 
     def read(self, name: str, words: Sequence[str]) -> tuple[Command, dict[str, Any]]:
-        """Return the command and its arguments: one of ours, or else of the service's own. Raises CommandError."""
+        """Return the command, built-in or custom, and its arguments. Raises CommandError."""
         try:
             command = COMMANDS.get(name)
             return command, arguments.from_words(command, words)
@@ -117,11 +117,11 @@ class Session:
             raise first if first.code != "no_such_command" and not own.custom else error from None
 
     def own(self, name: str) -> Command | None:
-        """Return the service's own command *name*; None where it is one of ours, or there is no service to ask.
+        """Return the custom command *name*; None if it is a built-in one or the service does not answer.
 
-        Raises CommandError no_such_command where the service does not know it either.
+        Raises CommandError no_such_command if the service does not know it either.
         """
-        from . import remote  # noqa: PLC0415 - only for what is not known here
+        from . import remote  # noqa: PLC0415 - only needed for custom commands
 
         try:
             commands = remote.commands_of(self.client())
@@ -131,7 +131,7 @@ class Session:
         return command if command.custom else None
 
     def give(self, command: Command, given: Mapping[str, Any]) -> int:
-        """Give *command* with its checked arguments; return the exit code."""
+        """Run *command* with its checked arguments; return the exit code."""
         try:
             return self._give(command, dict(given))
         except OperationFailed as error:
@@ -190,7 +190,7 @@ class Session:
             follow = self._follow_on_terminal if shown else self._follow_in_lines
             self._ended(command, follow(client, operation))
         except KeyboardInterrupt:
-            begin = "" if shown else "\n"  # after the ^C
+            begin = "" if shown else "\n"  # the terminal shows ^C
             what = f"{operation['command']} goes on as operation {operation['id']}"
             say(f"{begin}cservice: left; {what}. Rejoin it: {self.rejoin(operation['id'])}")
             if self.as_json:
@@ -203,7 +203,7 @@ class Session:
         return 0
 
     def _follow_in_lines(self, client: Client, operation: Operation) -> Operation:
-        """One line a step, or nothing before the one document."""
+        """Print one line per step, or with ``--json`` nothing before the result."""
 
         def on_step(step: Mapping[str, Any]) -> None:
             if not self.as_json:
@@ -212,7 +212,7 @@ class Session:
         return client.follow(operation, on_step)
 
     def _follow_on_terminal(self, client: Client, operation: Operation) -> Operation:
-        """The same lines, and what changes below them. A test's output has the terminal to itself."""
+        """Print one line per step, with progress below. The output of a test is printed without progress."""
         if str(operation["command"]).partition(" ")[0] == "test":
             return self._follow_in_lines(client, operation)
         from .progress import Progress  # noqa: PLC0415 - rich is slow to import: only for a terminal
@@ -240,12 +240,12 @@ class Session:
 
 def _answer_alone(command: Command, given: Mapping[str, Any]) -> dict[str, Any]:
     result = command.run(None, **given)
-    assert isinstance(result, dict)  # noqa: S101 - a command that needs no service does not wait
+    assert isinstance(result, dict)  # noqa: S101 - a command that needs no service is not a coroutine
     return result
 
 
 def out(text: str) -> None:
-    """Print to standard output, now: a reader may be waiting for it. Raises ReaderLeft."""
+    """Print to standard output and flush, as a reader may be waiting. Raises ReaderLeft."""
     _write(sys.stdout, text)
 
 

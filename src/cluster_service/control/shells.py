@@ -1,10 +1,10 @@
-"""Completion of ``cservice`` in bash, zsh and fish: the scripts, and the answers that they ask for at each Tab.
+"""Completion of ``cservice`` in bash, zsh and fish: the scripts, and the words they request at each Tab.
 
-    script(shell) -> str              what ``cservice completion SHELL`` prints
-    answer(shell, line) -> str        what ``cservice completion --words SHELL LINE`` prints, LINE up to the cursor
+    script(shell) -> str                             the output of ``cservice completion SHELL``
+    answer(shell, line, session, options) -> str     the output of ``cservice completion --words SHELL LINE``
 
-An answer is a line a word, a tab and what it means; ``:files`` or ``:directories`` at its end: such names may stand
-here too, which the shell knows best. The words come from ``completion``, as the console's do.
+LINE ends at the cursor. An answer has one line per word: the word, a tab and its meaning. A last line ``:files`` or
+``:directories`` lets the shell complete file names too. The words come from ``completion``, as in the console.
 """
 
 from __future__ import annotations
@@ -91,20 +91,20 @@ complete -c cserviced -f -a '(__cservice_words)'
 
 SCRIPTS = dict(zip(SHELLS, (BASH, ZSH, FISH), strict=True))
 PATHS = {"access_key_file": "files", "ca_file": "files", "client_cert": "files", "run_dir": "directories"}
-"""Options of cservice itself whose values are names of files."""
+"""Options of cservice itself whose values are file names."""
 BREAKS = "=:"
-"""Where bash begins another word."""
+"""Characters at which bash splits words."""
 
 
 def script(shell: str) -> str:
-    """Return the script for *shell*. Raises CommandError bad_request."""
+    """Return the completion script for *shell*. Raises CommandError bad_request."""
     if shell not in SCRIPTS:
         raise CommandError("bad_request", f"there is no completion for {shell!r}", f"Write one of: {', '.join(SHELLS)}")
     return SCRIPTS[shell]
 
 
 def answer(shell: str, line: str, session: Session, options: Sequence[click.Parameter]) -> str:
-    """Return the words that may stand at the end of *line*. *options*: those of cservice itself."""
+    """Return the possible words at the end of *line*. *options*: those of cservice itself."""
     words, current = completion.split(line)
     if not words:
         return ""
@@ -124,10 +124,10 @@ def answer(shell: str, line: str, session: Session, options: Sequence[click.Para
 
 
 class _Known(completion.Asked):
-    """The commands of the service, those that need none, and ``start`` as the command line has it."""
+    """The commands of the service, those that need no service, and ``start`` with all its options."""
 
     def commands(self) -> Sequence[Command]:
-        """Return them."""
+        """Return the commands."""
         return [start() if command.name == "start" else command for command in super().commands()] + list(LOCAL)
 
 
@@ -168,7 +168,7 @@ def _complete(words: Sequence[str], current: str, session: Session, options: Seq
 
 
 def _in_target(command: Command, words: Sequence[str]) -> bool:
-    """Whether what follows *words* is a program's, which ``start`` or a file's name has begun."""
+    """Return True if the words after *words* are arguments of the user's program."""
     if words and words[0].endswith(".py"):
         return True
     if words[:1] != ["start"] or "target" not in completion.place(command, words[1:]).given:

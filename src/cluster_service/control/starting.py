@@ -1,7 +1,8 @@
-"""``cservice start``: the one command that there is no service to ask for.
+"""``cservice start``: the only command that needs no running service and starts one.
 
-Its options are the table of settings. Everything after TARGET belongs to the program; after ``--`` the target may be
-any program. When a service of that name runs already, nothing is started: this becomes a console of the running one.
+Its options are the table of settings. All words after TARGET belong to the program; after ``--`` the target may be any
+program. If a service of that name already runs, ``--group`` adds a group to it; without ``--group`` nothing is started,
+and this becomes a console of the running service.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ if TYPE_CHECKING:
     from .session import Session
 
 DASHES = "\0--"
-"""Stands for the ``--`` before TARGET, which click would take away."""
+"""Placeholder for the ``--`` before TARGET, which click would remove."""
 DASH_M = "\0-m"
-"""Stands for the ``-m`` before the name of a module, as for the interpreter: it ends the options."""
+"""Placeholder for the ``-m`` before a module name, which ends the options, as in the Python interpreter."""
 
 
 HELP = """Start TARGET as a service.
@@ -48,12 +49,10 @@ The options may also stand in the environment (CSERVICE_WORKERS=4), in cluster-s
 
 
 class Start(click.Command):
-    """The click command, which remembers whether TARGET stood after ``--``."""
+    """The click command; records whether TARGET stood after ``--``."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Keep the first ``--``: it may be what makes the target a program; and ``-m``, behind which all is the
-        module's.
-        """
+        """Keep the first ``--``, which may mark the target as a program, and ``-m``, which ends the options."""
         args = self._module(ctx, args)
         if "--" in args:
             place = args.index("--")
@@ -61,7 +60,7 @@ class Start(click.Command):
         return super().parse_args(ctx, self._own_first(ctx, args))
 
     def _own_first(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Put options that stand behind an app before it: an app is no program, and takes none."""
+        """Move options behind an app in front of it: an app has no arguments of its own."""
         words = self._words(ctx, args)
         if len(words) < 2 or not words[1].startswith("-") or not APP.match(words[0]):
             return args
@@ -72,22 +71,22 @@ class Start(click.Command):
         return [*args[: len(args) - len(words)], *own, words[0], *rest]
 
     def _module(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Mark ``-m``, unless it stands behind the target, or is the value of an option."""
+        """Mark ``-m``, unless it follows the target or is the value of an option."""
         place = next((place for place, word in enumerate(args) if word == "-m" or MODULE.match(word)), None)
         if place is None or "--" in args[:place]:
             return args
         try:
             if self._words(ctx, args[:place]):
                 return args
-        except click.UsageError:  # which is told when all is read
+        except click.UsageError:  # reported when all words are parsed
             return args
         name = [args[place][2:].strip()] if args[place] != "-m" else []
         return [*args[:place], DASH_M, *name, *args[place + 1 :]]
 
     def _words(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """What is left of *args* behind the options."""
+        """Return the words of *args* after the options."""
         words = self.make_parser(ctx).parse_args(list(args))[0].get("words")
-        return list(words) if isinstance(words, tuple) else []  # click has a sentinel for none
+        return list(words) if isinstance(words, tuple) else []  # click uses a sentinel for none
 
 
 def make_start() -> click.Command:
@@ -123,7 +122,7 @@ def _option(setting: Setting) -> click.Option:
 
 
 class Read(NamedTuple):
-    """What stood after ``cservice start``. *program*: TARGET stood after ``--``."""
+    """The parsed arguments of ``cservice start``. *program*: TARGET stood after ``--``."""
 
     options: dict[str, Any]
     target: str | None
@@ -132,11 +131,11 @@ class Read(NamedTuple):
 
 
 def read(words: Sequence[str], session: Mapping[str, Any]) -> Read:
-    """Read what would stand after ``cservice start``. *session*: the options that say which service is meant.
+    """Parse the arguments of ``cservice start``. *session*: the options that select the service.
 
     Raises CommandError bad_request.
     """
-    from .cli import usage_error  # noqa: PLC0415 - click's own, as it is said here
+    from .cli import usage_error  # noqa: PLC0415 - only needed here
 
     try:
         given = make_start().make_context("start", list(words)).params
@@ -150,13 +149,13 @@ def read(words: Sequence[str], session: Mapping[str, Any]) -> Read:
 
 
 def program() -> list[str]:
-    """Return the words that ``cservice`` is, for those who do not have our PATH."""
+    """Return the command line of ``cservice`` for programs with another PATH."""
     script = os.path.join(sysconfig.get_path("scripts"), "cservice")
     return [script] if os.access(script, os.X_OK) else isolation.command("cluster_service.__main__:main")
 
 
 def _run(words: tuple[str, ...], as_json: bool, no_wait: bool, **given: Any) -> int:  # noqa: FBT001 - click passes them by name
-    from cluster_service.boot import hold_signals  # noqa: PLC0415 - after the options were read
+    from cluster_service.boot import hold_signals  # noqa: PLC0415 - after the options were parsed
 
     hold_signals()
     session = session_of(click.get_current_context(), {"as_json": as_json})
@@ -173,7 +172,7 @@ def _read(words: Sequence[str], given: Mapping[str, Any], session: Mapping[str, 
         for name, value in given.items()
         if value not in (None, ())
     }
-    for name in ("name", "run_dir", "access_key", "access_key_file"):  # those that stood before the command
+    for name in ("name", "run_dir", "access_key", "access_key_file"):  # options before the command
         value = session.get(name)
         from_environment = os.environ.get(BY_NAME[name].environment)
         if name not in options and value not in (None, from_environment) and (name, value) != ("name", "default"):
@@ -188,7 +187,7 @@ def _read(words: Sequence[str], given: Mapping[str, Any], session: Mapping[str, 
         if not rest:
             raise CommandError("bad_request", "start: -m needs the name of a module", "For example: -m http.server")
         target = f"-m {rest.pop(0)}"
-    if rest[:1] == ["--"] and not dashes:  # worker.py -- ARGS: what separates the two is no argument
+    if rest[:1] == ["--"] and not dashes:  # worker.py -- ARGS: the separator is not an argument
         rest.pop(0)
     if dashes and target is None:
         raise CommandError(
@@ -200,7 +199,7 @@ def _read(words: Sequence[str], given: Mapping[str, Any], session: Mapping[str, 
 def _start(
     session: Session, options: dict[str, Any], target: str | None, args: list[str], *, program: bool, no_wait: bool
 ) -> int:
-    from cluster_service import boot, config  # noqa: PLC0415 - after the options were read
+    from cluster_service import boot, config  # noqa: PLC0415 - after the options were parsed
 
     from .console import beside  # noqa: PLC0415 - as above
 
@@ -212,7 +211,7 @@ def _start(
     if session.url is not None or ("group" in options and rundir.find(name, run_dir) is not None):
         return _add_group(session, options, target, args, program=program, no_wait=no_wait)
     running = rundir.find(name, run_dir)
-    if running is not None:  # whatever else was asked for: it is of no account
+    if running is not None:  # any other options are ignored
         return _attach(session, running[1])
     settings = config.settings(options, target=target, args=args, program=program, source="flags", directory=directory)
     for warning in settings.warnings:
@@ -255,7 +254,7 @@ def _add_group(
 
 
 def _attach(session: Session, holder: rundir.Holder) -> int:
-    """Be a console of the service that runs already."""
+    """Run a console of the service that is already running."""
     say(f"cservice: {holder} is already running; nothing was started.")
     if sys.stdin is not None and sys.stdin.isatty():
         say("This is a console of the running one: help lists its commands, quit leaves it.")

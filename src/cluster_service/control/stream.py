@@ -1,13 +1,13 @@
-"""The answer that does not end: events as a stream (SSE), each with its id, so that a reader can resume.
+"""The event stream (SSE). Each event has an id, so that a reader can resume.
 
-    id: 7                                       sent back as Last-Event-ID by a reader that comes again
+    id: 7                                       sent back as Last-Event-ID when the reader reconnects
     event: worker_exit
     data: {"id": 7, "event": "worker_exit", …}
 
-Invariants: the next event is only asked for when the one before has been taken, so a slow reader holds nothing in
-memory. What a reader has missed (it came back too late, was too slow, or the service is a new one) is told by an event
-``missed`` before the next one: nothing is skipped silently. A stream with nothing to tell says so every ``HEARTBEAT``.
-A reader whose key has been withdrawn is told nothing more: its stream ends at the next event or heartbeat.
+Invariants: the next event is requested only after the previous one was written, so a slow reader uses no memory. If a
+reader has missed events (it reconnected too late, was too slow, or the service was restarted), an event ``missed``
+precedes the next one: nothing is skipped silently. A stream without events sends a comment every ``HEARTBEAT`` seconds.
+If the key of a reader is withdrawn, its stream ends at the next event or heartbeat.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
 HEARTBEAT = 15.0
-"""Seconds after which a stream that has nothing to tell says so, which finds out a reader that is gone."""
+"""Seconds after which an idle stream sends a comment, to detect a reader that has gone."""
 MOST_STREAMS = 128
-"""Streams that are open at the same time; a further reader is answered 503."""
+"""Maximum number of open streams; further requests are answered 503."""
 
 
 class Streams:
-    """The streams that are open."""
+    """The number of open streams."""
 
     def __init__(self) -> None:
         self.count = 0
 
     def check(self) -> None:
-        """Raise CommandError unavailable when there is room for no other."""
+        """Raise CommandError unavailable if the maximum is reached."""
         if self.count >= MOST_STREAMS:
             raise CommandError(
                 "unavailable", f"{MOST_STREAMS} readers follow the events already", "Come again when one has left."
@@ -47,8 +47,9 @@ class Streams:
 
 
 class EventStream(Response):
-    """Sends *events* until the reader leaves, *closing* is set, or *goes_on* says no. *after*: the id that the reader
-    has seen last.
+    """Sends *events* until the reader disconnects, *closing* is set, or *goes_on* returns False.
+
+    *after*: the id of the last event that the reader has received.
     """
 
     media_type = "text/event-stream"
@@ -70,7 +71,7 @@ class EventStream(Response):
         self._goes_on = goes_on
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, as an ASGI application."""
+        """Send the response, as an ASGI application."""
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         if scope["method"] == "HEAD":
             await send({"type": "http.response.body", "body": b""})
@@ -106,18 +107,18 @@ class EventStream(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     def _missed(self, event: dict[str, Any]) -> str:
-        """Return what is to be sent before *event*: nothing, unless there is a gap between it and the last one."""
+        """Return an event ``missed`` if events are missing between the last event and *event*; else an empty string."""
         last, self._last = self._last, event["id"]
         if last is None or event["id"] == last + 1:
             return ""
-        # ids begin anew with each service: one that is not above the last is of another service's life
+        # ids restart with each service: an id not larger than the last one is from another run of the service
         count = event["id"] - last - 1 if event["id"] > last else None
         told = {"id": event["id"] - 1, "at": event.get("at"), "service": event.get("service"), "event": "missed"}
         return _lines({**told, "after": last, "count": count})
 
 
 def _lines(event: dict[str, Any]) -> str:
-    name = encode_json(str(event["event"]))[1:-1]  # one line, whatever it is
+    name = encode_json(str(event["event"]))[1:-1]  # always one line
     return f"id: {event['id']}\nevent: {name}\ndata: {encode_json(event)}\n\n"
 
 
@@ -130,6 +131,6 @@ async def _part(send: Send, text: str) -> None:
 
 
 async def _left(receive: Receive) -> None:
-    """Return when the reader has gone."""
+    """Wait until the reader has disconnected."""
     while (await receive())["type"] != "http.disconnect":
         pass

@@ -1,8 +1,8 @@
-"""Units for systemd, from what a service is started with. Text out of settings: nothing is made or installed.
+"""systemd units, generated from the settings of a service. Nothing is installed.
 
-Law: hardening is only what cannot break a service that we know nothing else of. So there is no filter of system calls
-(nor MemoryDenyWriteExecute: compilers just in time), no PrivateDevices (GPUs), and what the settings name stays
-reachable. ``systemd-analyze security NAME`` shows what more a particular service could do without.
+Rule: include only hardening that cannot break a service about which nothing else is known. So there is no system call
+filter, no MemoryDenyWriteExecute (JIT compilers) and no PrivateDevices (GPUs), and paths named in the settings stay
+accessible. ``systemd-analyze security NAME`` shows what else a particular service could restrict.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from cluster_service.config.record import Origin, Settings
 
 WATCHDOG = 30
-"""Seconds: longer than the guardian needs to find out that a master hangs, and less than an operator would wait."""
+"""WatchdogSec: longer than the guardian needs to detect that the master hangs, shorter than an operator would wait."""
 GRACE = 30
-"""Seconds beyond what the service itself allows for a start or an end."""
+"""Seconds added to the service's own limits for start and stop."""
 
 SECRETS = ("CSERVICE_ACCESS_KEY",)
 _NOT_IN_A_UNIT = ("detach", "console", "access_key")
@@ -37,9 +37,9 @@ _DIRECTORIES = (
     ("/var/cache/", "CacheDirectory"),
     ("/var/log/", "LogsDirectory"),
 )
-"""Where a directory lies that the service writes to -> the setting by which systemd makes it."""
+"""Prefix of a directory to which the service writes -> the directive by which systemd creates it."""
 _HOMES = tuple(f"/{place}/" for place in ("home", "root", "run/user"))
-_TEMPORARY = ("/tmp/", "/var/tmp/")  # noqa: S108 - only to see what lies there
+_TEMPORARY = ("/tmp/", "/var/tmp/")  # noqa: S108 - only used as prefixes
 
 HARDENING = (
     "NoNewPrivileges=yes", "ProtectSystem=strict", "ProtectKernelTunables=yes", "ProtectKernelModules=yes",
@@ -59,10 +59,10 @@ def units(
     listen: Sequence[str] = (),
     writable: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Return ``{"name", "unit", "socket"}``, the texts of two files; *socket* is None where nothing is to *listen*.
+    """Return ``{"name", "unit", "socket"}`` with the texts of two files; *socket* is None without *listen*.
 
-    *argv*: what starts the service; *user*: as whom (None: root); *writable*: directories that its program writes to.
-    Raises CommandError bad_request.
+    *argv*: the command line that starts the service; *user*: the user that runs it (None: root); *writable*:
+    directories to which its program writes. Raises CommandError bad_request.
     """
     name = settings.name
     relative = [path for path in writable if not os.path.isabs(path)]
@@ -88,7 +88,7 @@ def _service(
     settings: Settings, argv: Sequence[str], user: str | None, listen: Sequence[str], writable: Sequence[str]
 ) -> list[str]:
     origin = settings.origin
-    assert origin is not None  # noqa: S101 - the settings are of this version
+    assert origin is not None  # noqa: S101 - the settings were made by this version
     groups = settings.spec.groups
     binds = [bind for group in groups for bind in group.release.binds]
     start = max((group.ready_timeout for group in groups), default=0.0) + GRACE
@@ -110,7 +110,7 @@ def _service(
     written += [] if listen else [os.path.dirname(path) for bind in binds if (path := addresses.parse(bind).path)]
     places = _places([*written, *writable], own_run_dir="run_dir" in origin.options, settings=settings)
     lines += [f"{key}={' '.join(map(_quoted, values))}" for key, values in places.items()]
-    several = len(places.get("RuntimeDirectory", ())) > 1  # others are to reach what lies there
+    several = len(places.get("RuntimeDirectory", ())) > 1  # other users may need access to one of them
     lines += [f"RuntimeDirectoryMode={'0755' if several else '0700'}"] if "RuntimeDirectory" in places else []
     if not writable:
         lines.append("# What else the program writes to: --writable DIR (the rest of the file system is read-only).")
@@ -139,7 +139,7 @@ def _places(directories: Iterable[str], *, own_run_dir: bool, settings: Settings
     if own_run_dir:
         found["ReadWritePaths"] = [settings.run_dir]
     else:
-        # One of its own: systemd removes it when the service ends.
+        # A subdirectory per service, because systemd removes it when the service stops.
         found["RuntimeDirectory"] = [f"cluster-service/{settings.name}"]
     for directory in dict.fromkeys(directories):
         for prefix, key in _DIRECTORIES:
@@ -171,13 +171,13 @@ def _socket(name: str, listen: Sequence[str], user: str | None) -> list[str]:
     return [*lines, f"FileDescriptorName={name}", "", "[Install]", "WantedBy=sockets.target"]
 
 
-# -- how it is started ------------------------------------------------------------------------------------------------
+# -- command line -----------------------------------------------------------------------------------------------------
 
 
 def arguments(origin: Origin, settings: Settings) -> list[str]:
-    """Return what stands after ``cservice start`` for a service that is started like *origin*.
+    """Return the arguments of ``cservice start`` for a service started like *origin*.
 
-    Raises CommandError bad_request where a key would stand in the unit, which everybody can read.
+    Raises CommandError bad_request if the unit, which is world-readable, would contain a key.
     """
     if origin.options.get("access_key") not in (None, "auto") or any(key in origin.environment for key in SECRETS):
         raise CommandError(
@@ -200,7 +200,7 @@ def arguments(origin: Origin, settings: Settings) -> list[str]:
         for each in values:
             words += [f"{flags[0]}={each}"] if str(each).startswith("-") else [flags[0], str(each)]
     if origin.target is not None:
-        # systemd has another PATH than the caller
+        # under systemd, PATH differs from the caller's
         module = MODULE.match(origin.target)
         words += (
             ["--", settings.spec.groups[0].release.target] if origin.program

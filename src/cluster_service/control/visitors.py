@@ -1,4 +1,4 @@
-"""The application as one connection sees it: at the owner's door, at the TCP door, and where there is no room."""
+"""Wrappers of the application for one connection: of the Unix endpoint, of the TCP endpoint, and over the limit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Owner:
-    """Wraps the application for one connection of the Unix door, whose peer is known."""
+    """Wraps the application for one connection of the Unix endpoint, whose peer is known."""
 
     def __init__(self, app: Any, uid: int, *, worker: bool) -> None:
         self._app = app
@@ -22,15 +22,16 @@ class Owner:
         self._worker = worker
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, with its peer."""
+        """Pass the request on with the identity of its peer."""
         scope["peer_uid"] = self._uid
         scope["peer_worker"] = self._worker
         await self._app(scope, receive, send)
 
 
 class Visitor:
-    """Wraps the application for one connection of the TCP door: *authenticated* is called when its client has shown a
-    valid key for the first time, and returns whether there is room for it.
+    """Wraps the application for one connection of the TCP endpoint.
+
+    *authenticated* is called when its client has first sent a valid key, and returns False if there is no room for it.
     """
 
     def __init__(self, app: Any, authenticated: Callable[[], bool]) -> None:
@@ -50,11 +51,11 @@ class Visitor:
 
 
 async def full(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer, as an ASGI application, that there is no room."""
+    """Answer that too many connections are open, as an ASGI application."""
     response = error_reply(no_room(), {"Retry-After": "5", "Connection": "close"})
     await response(scope, receive, send)
 
 
 def no_room() -> CommandError:
-    """Return the error that there are too many connections."""
+    """Return the error for too many connections."""
     return CommandError("unavailable", "too many connections are open", "Try again in a moment.")

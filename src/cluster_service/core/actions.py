@@ -24,7 +24,7 @@ class Start:
 
 @dataclass(frozen=True)
 class Stop:
-    """Ask *worker* to end gracefully (channel, then SIGTERM). When *timeout* is over the core orders the kill."""
+    """Ask *worker* to end gracefully (channel, then its stop signal). After *timeout* the core orders the kill."""
 
     worker: int
     timeout: float
@@ -40,9 +40,10 @@ class Kill:
 
 @dataclass(frozen=True)
 class Sweep:
-    """SIGKILL to whatever is left in the process group of a worker that has exited."""
+    """End what *worker*, which has exited, has left: its stop signal and, *after* so many seconds, SIGKILL."""
 
     worker: int
+    after: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,13 @@ class Fault:
 
 
 @dataclass(frozen=True)
+class Warn:
+    """Something that the operator should know. *what*: a sentence for the log."""
+
+    what: str
+
+
+@dataclass(frozen=True)
 class End:
     """Every worker is gone and the service may end with exit code *code*. *now*: kill what is left."""
 
@@ -122,4 +130,19 @@ class End:
     now: bool = False
 
 
-Action = Start | Stop | Kill | Sweep | Forget | CloseListener | Check | RunTest | Abandon | Dump | Publish | Fault | End
+Action = (
+    Start
+    | Stop
+    | Kill
+    | Sweep
+    | Forget
+    | CloseListener
+    | Check
+    | RunTest
+    | Abandon
+    | Dump
+    | Publish
+    | Warn
+    | Fault
+    | End
+)

@@ -24,7 +24,7 @@ from .turn import LINGER, TRY_AGAIN, end, ready_after, turn
 from .worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from . import events
 
@@ -54,6 +54,10 @@ class Cluster:
         self.begun = False
         self.unused: dict[str, float | None] = {}
         """The addresses of the shared sockets, and since when each has had no user (None: it has)."""
+        self.refusing: dict[str, str] = {}
+        """The addresses of the shared sockets that do not accept connections, and why."""
+        self.sees_ports = False
+        """Whether the guardian learns of every port that a worker of a group with share ``auto`` opens."""
         self.sampled_at = 0.0
         """When the board was last read."""
         self._now = 0.0
@@ -71,12 +75,17 @@ class Cluster:
 
         Facts that are not the core's business (Ping, Message, Refused) are ignored.
         """
+        return self.handle_all((fact,), now)
+
+    def handle_all(self, batch: Sequence[Any], now: float) -> list[actions.Action]:
+        """Take in the facts of one step (see ``batches``) at *now* and return what is to be done."""
         if self.ended:
-            return [end(self)] if isinstance(fact, facts.Snapshot) else []
-        self._begin_turn(now, judging_time=isinstance(fact, requests.Tick))
-        handler = HANDLERS.get(type(fact))
-        if handler is not None:
-            handler(self, fact, now)
+            return [end(self)] if any(isinstance(fact, facts.Snapshot) for fact in batch) else []
+        self._begin_turn(now, judging_time=any(isinstance(fact, requests.Tick) for fact in batch))
+        for fact in batch:
+            handler = HANDLERS.get(type(fact))
+            if handler is not None:
+                handler(self, fact, now)
         return self._end_turn(now)
 
     def request(self, request: requests.Request, now: float) -> tuple[Operation, list[actions.Action]]:
@@ -203,8 +212,10 @@ class Cluster:
             return
         lost = now - self._now
         for worker in self.workers.values():
-            if worker.deadline is not None and worker.state != "gone":
+            if worker.deadline is not None and (worker.state != "gone" or worker.left):
                 worker.deadline += lost
+            if worker.stop_by is not None:
+                worker.stop_by += lost
             if worker.elsewhere_by is not None:
                 worker.elsewhere_by += lost
             if worker.state == "starting":
@@ -228,9 +239,12 @@ HANDLERS: dict[type, Callable[[Cluster, Any, float], None]] = {
     facts.SpawnFailed: seen.spawn_failed,
     facts.Exited: seen.exited,
     facts.Output: seen.output,
+    facts.Swept: seen.swept,
     facts.Listening: seen.listening,
     facts.ListenFailed: seen.listen_failed,
     facts.Released: seen.released,
+    facts.ListenerState: seen.listener_state,
+    facts.Unlistened: seen.unlistened,
     facts.Ready: seen.ready,
     facts.Notified: seen.notified,
     facts.Signalled: seen.signalled,

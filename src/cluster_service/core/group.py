@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from .restarts import STEADY, History, verdict
@@ -17,7 +17,7 @@ from .spec import GroupSpec, Release
 from .stages import Rollout
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from .worker import Worker
 
@@ -45,6 +45,8 @@ class Slot:
     """Its new worker is a canary: the old one stays beside it."""
     ports: list[str] = field(default_factory=list)
     """The addresses of the last worker that served here, while none serves."""
+    listened: bool = False
+    """A worker has listened here."""
     last_exit: dict[str, Any] | None = None
     """``{"pid", "exit_code", "signal", "was_ready", "detail", "output"}`` of the last worker that failed here."""
 
@@ -78,6 +80,8 @@ class Group:
     trial: Trial = field(default_factory=Trial)
     ready_by: str = ""
     """How its workers have become ready (told, listen, notify); from then on merely being alive does not count."""
+    silent: bool = False
+    """A worker has become ready by being alive, and none has ever said that it is ready, or listened."""
     relistens: bool = False
     """Its workers call listen on a socket that listens already; so one that has only bound it is not ready yet."""
     at_a_time: int = 0
@@ -131,11 +135,16 @@ class Group:
             self.past = [*self.past, left][-PAST:]
         self.promoted = generation
 
-    def waits_for(self, groups: Mapping[str, Group], workers: Collection[Worker]) -> list[str]:
-        """The groups that it depends on and that are not there yet; none once it has been started."""
+    def waits_for(
+        self, groups: Mapping[str, Group], workers: Collection[Worker], reachable: Callable[[Worker], bool]
+    ) -> list[str]:
+        """The groups that it depends on and that are not there yet; none once it has been started.
+
+        *reachable*: whether clients reach a worker that serves.
+        """
         if self.released or not self.spec.depends_on:
             return []
-        serving = {(each.group, each.slot) for each in workers if each.serving}
+        serving = {(each.group, each.slot) for each in workers if each.serving and reachable(each)}
         there = {"ready": serving, "started": serving | {(w.group, w.slot) for w in workers if w.state == "starting"}}
         missing = [
             name
@@ -243,8 +252,11 @@ class Group:
 
     def to_json(self) -> dict[str, Any]:
         """For the notebook."""
-        data = asdict(self)
-        data["slots"] = [asdict(slot) for slot in self.slots.values()]
+        data = asdict(replace(self, slots={}, releases={}))
+        # Not with asdict, which copies deeply: this is written at each step, and there may be hundreds of slots.
+        data["slots"] = [
+            {**vars(slot), "ports": [*slot.ports], "history": {**vars(slot.history)}} for slot in self.slots.values()
+        ]
         data["releases"] = [[number, asdict(release)] for number, release in self.releases.items()]
         return data
 

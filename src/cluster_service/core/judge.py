@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from . import actions, events
+from . import actions, events, ports
 from .operations import Operation, without_forgotten
 from .stages import KINDS
 
@@ -38,7 +38,8 @@ def _slot_ended(cluster: Cluster, operation: Operation, name: str, number: int) 
         return None if workers else ""
     if (operation.kind == "shutdown" and cluster.ending) or group.leaving or is_replaced_by_another(group, slot):
         return None
-    if slot.broken and not any(worker.failed for worker in workers):  # once it is buried its cause is known
+    # Once a worker is buried, the cause of its end is known.
+    if slot.broken and not any(worker.failed and not worker.buried for worker in workers):
         exit_ = slot.last_exit or {}
         why = exit_.get("detail", "it failed too often")
         return with_lines(f"{name}.{number} {why}", exit_.get("output", []))
@@ -50,7 +51,7 @@ def _slot_ended(cluster: Cluster, operation: Operation, name: str, number: int) 
 
 def waits_in_vain(cluster: Cluster, group: Group) -> str:
     """Say that *group* waits for one that is broken; empty when it does not."""
-    missing = group.waits_for(cluster.groups, cluster.workers.values())
+    missing = ports.waits_for(cluster, group)
     broken = [each for each in missing if _is_broken(cluster.groups[each])]
     if not broken:
         return ""

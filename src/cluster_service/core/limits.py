@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 UNLIMITED = "unlimited"
 SPREAD = "spread"
+TERM = "TERM"
 NULL, KEEP_OPEN = "null", "keep-open"
 
 
@@ -33,6 +34,8 @@ class Limits:
     oom_score_adj: int | None = None
     stdin: str = NULL
     """``null``, or ``keep-open``: nothing can be read either, but its end never comes."""
+    stop_signal: str = TERM
+    """What asks it to end, as ``wire.signals.signal_number`` reads it; a name stands without SIG."""
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Limits:

@@ -49,6 +49,64 @@ def predecessor_serves(cluster: Cluster, worker: Worker) -> bool:
     return any(each.serving and each.slot == worker.slot and each is not worker for each in there)
 
 
+def expects_port(cluster: Cluster, group: Group, worker: Worker) -> bool:
+    """Whether *worker* should listen: its group says so, or has an address to bind, or a worker of its slot has.
+
+    An address to bind counts only where the guardian learns of every socket (``seccomp``).
+    """
+    if group.spec.expect_port is not None:
+        return group.spec.expect_port is not False
+    slot, release = group.slots.get(worker.slot), group.releases.get(worker.generation)
+    if slot is None or release is None:
+        return False
+    seen = release.share == "seccomp" or (release.share == "auto" and cluster.sees_ports)
+    return bool(release.binds and seen) or (slot.listened and not _may_change(group, worker))
+
+
+def lacks_port(cluster: Cluster, group: Group, worker: Worker) -> str:
+    """Return what port *worker* should listen on and does not, in words; empty when it does, or need not."""
+    if not expects_port(cluster, group, worker):
+        return ""
+    port = group.spec.expect_port
+    numbered = isinstance(port, int) and not isinstance(port, bool) and worker.slot in group.slots
+    if not numbered:
+        return "" if worker.addresses else "does not listen on any port"
+    return "" if str(port) in {number for _, number in _ports(worker.addresses)} else f"does not listen on port {port}"
+
+
+def trouble(cluster: Cluster, group: Group, worker: Worker) -> str:
+    """Return why clients cannot reach *worker*, which serves, in words; empty when they can."""
+    return _refusal(cluster, worker) or lacks_port(cluster, group, worker)
+
+
+def refused(cluster: Cluster, group: Group) -> str:
+    """Say which port of *group* does not accept connections; empty when all do."""
+    return next(filter(None, (_refusal(cluster, each) for each in cluster.of_group(group.name) if each.serving)), "")
+
+
+def _refusal(cluster: Cluster, worker: Worker) -> str:
+    for address in worker.addresses:
+        if address in cluster.refusing:
+            return f"{address} does not accept connections: {cluster.refusing[address]}"
+    return ""
+
+
+def waits_for(cluster: Cluster, group: Group) -> list[str]:
+    """The groups that *group* depends on and that are not there yet: a worker that no client reaches is not."""
+
+    def reachable(worker: Worker) -> bool:
+        return not trouble(cluster, cluster.groups[worker.group], worker)
+
+    return group.waits_for(cluster.groups, cluster.workers.values(), reachable)
+
+
+def has_listened(cluster: Cluster, worker: Worker) -> None:
+    """*worker* listens: so should those that come after it in its slot."""
+    group = cluster.groups.get(worker.group)
+    if group is not None and worker.slot in group.slots:
+        group.slots[worker.slot].listened = True
+
+
 def remember(cluster: Cluster, worker: Worker) -> None:
     """*worker*, which served, has ended: unless its successor serves by now, that one should listen where it did."""
     group = cluster.groups.get(worker.group)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
-from . import actions, events
+from . import actions, events, ports
 from .rollout import plan_alone, plan_slot, replacing, surge
 from .stages import KINDS
 from .worker import Worker
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 
 BOOT_STOP = 10.0
 """Seconds that a worker which was never ready has to end."""
+
+STOP_EXTENSION = 10
+"""Stop timeouts after which a worker that was asked to end is killed, however often it asks for more time."""
 
 HANG_STOP = 5.0
 """Seconds that a worker which hangs has to end: it will hardly hear that it is asked to."""
@@ -27,9 +31,12 @@ def reconcile(cluster: Cluster, group: Group, now: float) -> None:
     for worker in workers:
         if worker.slot not in slots:
             stop(cluster, worker, stop_timeout(cluster, worker), _why_dropped(group, worker), now)
+    by_slot: defaultdict[int, list[Worker]] = defaultdict(list)
+    for worker in workers:
+        by_slot[worker.slot].append(worker)
     wanting: list[tuple[bool, int, int, str]] = []
     for slot in slots.values():
-        of_slot = [worker for worker in workers if worker.slot == slot.number]
+        of_slot = by_slot[slot.number]
         if group.spec.singleton:
             plan = plan_alone(slot.generation, workers)
         else:
@@ -40,25 +47,48 @@ def reconcile(cluster: Cluster, group: Group, now: float) -> None:
         if plan.wants != "nothing":
             patient = not any(worker.retire == "hang" for worker in of_slot)
             wanting.append((patient, slot.history.streak, slot.number, plan.wants))
+    starts = _Starts(cluster, group) if wanting else None
     for *_, number, wants in sorted(wanting):
-        if _may_start(cluster, group, slots[number], wants, now):
+        if starts is not None and starts.may(slots[number], wants, now):
             _start(cluster, group, slots[number], now)
+            starts.note(slots[number])
     for worker in workers:
         if worker.retire == "hang" and not _has_successor(cluster, worker):
             stop(cluster, worker, HANG_STOP, "hang", now)  # there is nothing to wait for
 
 
-def _may_start(cluster: Cluster, group: Group, slot: Slot, wants: str, now: float) -> bool:
-    at = group.next_try(slot)
-    workers = cluster.of_group(group.name)
-    booting = [worker for worker in workers if worker.booting]
-    if at is None or at > now or group.waits_for(cluster.groups, cluster.workers.values()):
-        return False
-    if group.trying(slot.generation) and any(worker.generation == slot.generation for worker in booting):
-        return False
-    if group.at_a_time and len(booting) >= group.at_a_time:
-        return False
-    return wants == "start" or replacing(group.slots.keys(), workers) < surge(len(group.slots))
+class _Starts:
+    """How many workers of a group are booting and in replacement, counted once and not for each that is started."""
+
+    def __init__(self, cluster: Cluster, group: Group) -> None:
+        workers = cluster.of_group(group.name)
+        self._group = group
+        self._waits = bool(ports.waits_for(cluster, group))
+        self._booting = Counter(worker.generation for worker in workers if worker.booting)
+        self._staying = Counter(worker.slot for worker in workers if worker.staying)
+        self._replacing = replacing(group.slots.keys(), workers)
+        left = [worker for worker in cluster.workers.values() if worker.left and worker.group == group.name]
+        self._others = bool(left) and group.spec.singleton
+        """What the last worker left may be a second one at work, and there must never be two."""
+        self._occupied = {worker.slot for worker in left if worker.may_be_background}
+
+    def may(self, slot: Slot, wants: str, now: float) -> bool:
+        """Return whether a worker may be started in *slot* now."""
+        group = self._group
+        at = group.next_try(slot)
+        if at is None or at > now or self._waits or self._others or slot.number in self._occupied:
+            return False
+        if group.trying(slot.generation) and self._booting[slot.generation]:
+            return False
+        if group.at_a_time and self._booting.total() >= group.at_a_time:
+            return False
+        return wants == "start" or self._replacing < surge(len(group.slots))
+
+    def note(self, slot: Slot) -> None:
+        """A worker was started in *slot*."""
+        self._booting[slot.generation] += 1
+        self._staying[slot.number] += 1
+        self._replacing += slot.number in self._group.slots and self._staying[slot.number] == 2
 
 
 def _has_successor(cluster: Cluster, worker: Worker) -> bool:
@@ -83,6 +113,7 @@ def stop(cluster: Cluster, worker: Worker, timeout: float, reason: str, now: flo
         return
     worker.move("stop")
     worker.stop_reason, worker.deadline = reason, now + timeout
+    worker.stop_by = now + STOP_EXTENSION * timeout
     cluster.todo.append(actions.Stop(worker.number, timeout, reason))
     cluster.publish(events.WorkerStop(worker.group, worker.slot, worker.pid or 0, reason, timeout))
 

@@ -80,6 +80,16 @@ def due(cluster: Cluster, report: Due, now: float) -> None:
                 _mark(cluster, group, worker, report.why)
 
 
+def lost_port(cluster: Cluster, worker: Worker, address: str) -> None:
+    """*worker* no longer listens on *address*: another process had shut down the socket that they share."""
+    group = cluster.groups.get(worker.group)
+    slot = group.slots.get(worker.slot) if group is not None else None
+    if cluster.ending or group is None or slot is None or worker.retire or not worker.staying:
+        return
+    if worker.generation == slot.generation:
+        _mark(cluster, group, worker, f"it lost {address}: another process had shut the socket down")
+
+
 def expires_at(spec: GroupSpec, worker: Worker) -> float | None:
     """When *worker* has served for long enough; None: never."""
     if not spec.max_uptime or worker.ready_at is None:

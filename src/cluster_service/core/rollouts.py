@@ -44,6 +44,9 @@ def steer(cluster: Cluster, group: Group, now: float) -> None:
     operation.replaced = sum(_is_replaced(cluster, group, rollout, slot) for slot in slots)
     if not slots and not rollout.undoing:
         blame(cluster, group, "nothing is left to be replaced: its slots are gone", now)
+    refused = ports.refused(cluster, group) if rollout.stage in LIVE else ""
+    if refused:
+        blame(cluster, group, refused, now)
     in_vain = "" if rollout.undoing else judge.waits_in_vain(cluster, group)
     if in_vain:
         blame(cluster, group, in_vain, now)
@@ -278,7 +281,7 @@ def _undo(cluster: Cluster, group: Group, rollout: Rollout, operation: Operation
         _end(cluster, group, operation, "failed", why, now)
         return
     serving = {(worker.slot, worker.generation) for worker in there if worker.serving}
-    waits = group.waits_for(cluster.groups, cluster.workers.values())  # then there were no workers before either
+    waits = ports.waits_for(cluster, group)  # then there were no workers before either
     if waits or {(slot.number, slot.generation) for slot in slots} <= serving:
         rollout.move("all back")
         _end(cluster, group, operation, state, rollout.why, now)
@@ -332,5 +335,8 @@ def _is_replaced(cluster: Cluster, group: Group, rollout: Rollout, slot: Slot) -
 
 
 def _end(cluster: Cluster, group: Group, operation: Operation, state: str, why: str | None, now: float) -> None:
+    if group.rollout is not None and group.rollout.allow_port_change and state == "done":
+        for slot in group.slots.values():
+            slot.listened = any(each.slot == slot.number and each.addresses for each in cluster.of_group(group.name))
     group.rollout = None
     judge.finish(cluster, operation, state, why, now)

@@ -13,15 +13,21 @@ from cluster_service.wire import validation
 from cluster_service.wire.facts import WorkerState
 from cluster_service.wire.signals import signal_name
 
-from . import actions, events, judge, ports, rollouts, wanted, watch
+from . import actions, background, events, judge, ports, recycle, rollouts, wanted, watch
 from .error_lines import excerpt
 from .requests import Rejected, Restart
-from .worker import LEAVING, Worker, cause
+from .worker import LEAVING, SOON, Worker, cause
 
 if TYPE_CHECKING:
     from cluster_service.wire import facts
 
     from .cluster import Cluster
+
+CRASH_SWEEP = 2.0
+"""Seconds that what a worker has left may take to end, if the worker was not asked to stop."""
+
+SWEEP_SLACK = 5.0
+"""Seconds after the SIGKILL until what a worker has left is not waited for any longer."""
 
 LAST_LINES = 1.0
 """Seconds that the log writer has to hand over the last lines of a worker that exited."""
@@ -39,7 +45,8 @@ def snapshot(cluster: Cluster, fact: facts.Snapshot, now: float) -> None:
         if state is not None:
             _see(cluster, worker, state, now)
         elif worker.state == "gone":
-            bury(cluster, worker, [], now)
+            worker.left = 0
+            bury(cluster, worker, worker.output or [], now)
         elif worker.state == "ordered" and worker.number <= fact.last_worker:
             _cannot_start(cluster, worker, "the master died before it heard why", now)
         else:  # the order to start it never arrived
@@ -47,6 +54,8 @@ def snapshot(cluster: Cluster, fact: facts.Snapshot, now: float) -> None:
             del cluster.workers[worker.number]
     for state in states.values():
         _adopt_unknown(cluster, state, now)
+    cluster.sees_ports = fact.share.get("seccomp") == ""
+    cluster.refusing = {each["address"]: each["problem"] for each in fact.listeners if each.get("problem")}
     for listener in fact.listeners:
         if not listener["door"]:
             cluster.unused.setdefault(listener["address"], None)
@@ -80,11 +89,13 @@ def _see(cluster: Cluster, worker: Worker, state: WorkerState, now: float) -> No
         _speaks(cluster, worker, by)
     if state.exited:
         if worker.state != "gone":
-            _exited(cluster, worker, state.code, state.signal, now)
+            _exited(cluster, worker, state.code, state.signal, state.left, now)
         elif "sweep" not in state.signals:
-            cluster.todo.append(actions.Sweep(worker.number))
-        if state.output:
-            bury(cluster, worker, state.output, now)
+            cluster.todo.append(actions.Sweep(worker.number, max(0.0, (worker.sweep_by or now) - now)))
+        worker.left, worker.background = state.left, state.background or worker.background
+        worker.output = state.output or worker.output
+        if worker.output is not None:
+            bury(cluster, worker, worker.output, now)
     elif worker.state in LEAVING and "stop" not in state.signals:
         worker.was_never_asked()
     if worker.state == "killing" and "kill" not in state.signals and not state.exited:
@@ -149,23 +160,47 @@ def exited(cluster: Cluster, fact: facts.Exited, now: float) -> None:
     """A process has ended: account for it at once, tell of it when its last lines have come."""
     worker = cluster.workers.get(fact.worker)
     if worker is not None and worker.can("exited"):
-        _exited(cluster, worker, fact.code, fact.signal, now)
+        _exited(cluster, worker, fact.code, fact.signal, fact.left, now)
 
 
-def _exited(cluster: Cluster, worker: Worker, code: int | None, signal: int | None, now: float) -> None:
+def _exited(cluster: Cluster, worker: Worker, code: int | None, signal: int | None, left: int, now: float) -> None:
+    after = _time_left(worker, now)
+    worker.left, worker.sweep_by = left, now + after
     worker.code, worker.signal, worker.died_at = code, signal, now
     worker.move("exited")
     ports.remember(cluster, worker)
-    worker.deadline = now + LAST_LINES
-    cluster.todo.append(actions.Sweep(worker.number))
+    worker.deadline = now + (after + SWEEP_SLACK if left else LAST_LINES)
+    cluster.todo.append(actions.Sweep(worker.number, after))
     if not worker.stop_reason:
         fail(cluster, worker, now)
+
+
+def _time_left(worker: Worker, now: float) -> float:
+    """Return the seconds that what *worker* leaves has to end: the rest of the announced time, if it was asked."""
+    if worker.state == "killing":
+        return 0.0
+    if worker.state in LEAVING and worker.deadline is not None:
+        return max(0.0, worker.deadline - now)
+    return CRASH_SWEEP
+
+
+def swept(cluster: Cluster, fact: facts.Swept, now: float) -> None:
+    """What the worker had left has ended."""
+    worker = cluster.workers.get(fact.worker)
+    if worker is None or worker.state != "gone":
+        return
+    worker.left, worker.background = 0, fact.background
+    if worker.output is not None:
+        bury(cluster, worker, worker.output, now)
+    else:
+        worker.deadline = now + LAST_LINES
 
 
 def output(cluster: Cluster, fact: facts.Output, now: float) -> None:
     """The last lines have come."""
     worker = cluster.workers.get(fact.worker)
     if worker is not None and worker.state == "gone":
+        worker.output = fact.lines
         bury(cluster, worker, fact.lines, now)
 
 
@@ -179,10 +214,12 @@ def listening(cluster: Cluster, fact: facts.Listening, _now: float) -> None:
             worker.listening.append(fact.address)
         return
     if fact.address not in cluster.unused:
+        cluster.refusing.pop(fact.address, None)
         cluster.unused[fact.address] = None
         cluster.publish(events.PortOpen(fact.address))
     if worker is None or worker.state == "gone":
         return
+    ports.has_listened(cluster, worker)
     if fact.bound:
         worker.bound = sorted({*worker.bound, fact.address})
     elif fact.address not in worker.listening:
@@ -198,9 +235,28 @@ def released(cluster: Cluster, fact: facts.Released, _now: float) -> None:
         for addresses in (worker.listening, worker.bound):
             if fact.address in addresses:
                 addresses.remove(fact.address)
+    cluster.refusing.pop(fact.address, None)
     if fact.address in cluster.unused:
         del cluster.unused[fact.address]
         cluster.publish(events.PortClosed(fact.address))
+
+
+def listener_state(cluster: Cluster, fact: facts.ListenerState, _now: float) -> None:
+    """A shared socket does not accept connections, or does again."""
+    cluster.refusing.pop(fact.address, None)
+    if fact.problem:
+        cluster.refusing[fact.address] = fact.problem
+
+
+def unlistened(cluster: Cluster, fact: facts.Unlistened, _now: float) -> None:
+    """A worker has lost a port that the others have: another must take its place."""
+    worker = cluster.workers.get(fact.worker)
+    if worker is None or fact.address not in worker.addresses:
+        return
+    for addresses in (worker.listening, worker.bound):
+        if fact.address in addresses:
+            addresses.remove(fact.address)
+    recycle.lost_port(cluster, worker, fact.address)
 
 
 def listen_failed(cluster: Cluster, fact: facts.ListenFailed, _now: float) -> None:
@@ -229,7 +285,7 @@ def notified(cluster: Cluster, fact: facts.Notified, now: float) -> None:
         worker.watchdog += fact.fields.get("WATCHDOG") == "1"
         longer = validation.seconds_of(fact.fields, "EXTEND_TIMEOUT_USEC")
         if longer is not None:
-            watch.extend(worker, longer, now)
+            watch.extend(cluster, worker, longer, now)
         if fact.fields.get("WATCHDOG") == "trigger":
             watch.hung(cluster, worker, "says that it hangs (WATCHDOG=trigger)", now)
 
@@ -238,7 +294,7 @@ def _speaks(cluster: Cluster, worker: Worker, by: str) -> None:
     """Workers of this group say when they are ready, be it late: to be merely alive counts no more."""
     group = cluster.groups.get(worker.group)
     if group is not None:
-        group.ready_by = by
+        group.ready_by, group.silent = by, False
 
 
 def signalled(cluster: Cluster, fact: facts.Signalled, now: float) -> None:
@@ -264,11 +320,23 @@ def fail(cluster: Cluster, worker: Worker, now: float) -> None:
 
 
 def bury(cluster: Cluster, worker: Worker, lines: list[str], now: float) -> None:
-    """Tell of the end of *worker*, now that its last lines are known, and forget it."""
-    del cluster.workers[worker.number]
-    cluster.todo.append(actions.Forget(worker.number))
+    """Report the end of *worker*, now that its last lines are known; forget it once what it left has ended, too."""
+    if worker.left and worker.may_be_background:
+        return  # whether it has is seen at the end of what it left
+    if not worker.buried:
+        worker.buried = True
+        _report_end(cluster, worker, lines, now)
+    if not worker.left:
+        del cluster.workers[worker.number]
+        cluster.todo.append(actions.Forget(worker.number))
+
+
+def _report_end(cluster: Cluster, worker: Worker, lines: list[str], now: float) -> None:
     group = cluster.groups.get(worker.group)
     died_at = now if worker.died_at is None else worker.died_at
+    soon = died_at - worker.since < SOON
+    if worker.background and worker.may_be_background and soon and group is not None:
+        worker.verdict = background.verdict(worker.background, group.releases.get(worker.generation, group.release))
     detail = cause(worker, lines, died_at)
     signal = None if worker.signal is None else signal_name(worker.signal)
     repeated = group.tell(detail) if worker.failed and group else 0

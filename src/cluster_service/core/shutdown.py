@@ -37,7 +37,9 @@ def release(cluster: Cluster) -> None:
 
 
 def _lives(cluster: Cluster, group: Group) -> bool:
-    return bool(group.slots or cluster.of_group(group.name))
+    """Whether it has a worker, is to have one, or has something that a worker left, which may still answer requests."""
+    left = any(worker.left for worker in cluster.workers.values() if worker.group == group.name)
+    return bool(group.slots or left or cluster.of_group(group.name))
 
 
 def _dependents(name: str, groups: Iterable[Group]) -> list[str]:

@@ -108,8 +108,9 @@ class GroupSpec:
     release: Release
     ready_timeout: float = 60.0
     stop_timeout: float = 60.0
-    ready_after: float = 5.0
-    """A worker that never says that it is ready, and never listens, is taken to be ready after this long alive."""
+    ready_after: float | None = None
+    """A worker that never says that it is ready, and never listens, is taken to be ready after this long alive. None:
+    ``worker.READY_AFTER``, or ``worker.READY_AFTER_SILENT`` where it is known not to listen."""
     restart: RestartPolicy = field(default_factory=RestartPolicy)
     monitor: float = 10.0
     """For how long an upgrade's canary, and then the whole, must be healthy; 0: not watched."""
@@ -133,12 +134,18 @@ class GroupSpec:
     """The time of day at which all are recycled, as cron(8) has it (``0 4 * * *``), in local time."""
     depends_on: tuple[tuple[str, str], ...] = ()
     """``(group, condition)``: it is first started when every worker of that group is ``ready``, or ``started``."""
+    expect_port: bool | int | None = None
+    """Whether its workers listen (a number: on that TCP or UDP port); None: as ``ports.expects_port`` infers."""
     allow_port_change: bool = False
     """A worker may listen elsewhere than the one that it replaces."""
     share_with: tuple[str, ...] = ()
     """Groups of the same user with which it shares ports."""
     singleton: bool = False
     """It has one worker, and never two at a time: the old one ends before the new one starts."""
+    drain_timeout: float = 10.0
+    """Seconds of the stop timeout in which the connections of a program that cannot be drained are finished."""
+    listen: Literal["shared", "per-slot"] | None = None
+    """Whether its workers share one listening socket of an address; None: by the kind of program."""
 
     def with_count(self, count: int) -> GroupSpec:
         """The same group with another count."""

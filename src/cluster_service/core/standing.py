@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from . import ports
+
 if TYPE_CHECKING:
     from .cluster import Cluster
     from .operations import Operation
@@ -18,11 +20,14 @@ def standing(cluster: Cluster) -> tuple[str, str]:
     if cluster.ending:
         waits = "not ready any more; " if cluster.drain_at is not None else ""
         return "stopping", f"{waits}{len(alive)} workers left"
-    serving = {(worker.group, worker.slot) for worker in alive if worker.serving}
+    there = [worker for worker in alive if worker.serving and worker.group in cluster.groups]
+    troubles = [(worker, ports.trouble(cluster, cluster.groups[worker.group], worker)) for worker in there]
+    serving = {(worker.group, worker.slot) for worker, why in troubles if not why}
     slots = [(group.name, slot) for group in cluster.groups.values() for slot in group.slots.values()]
     missing = [(name, slot) for name, slot in slots if (name, slot.number) not in serving]
     parts = [f"{len(slots) - len(missing)} of {len(slots)} serving"]
     parts += [f"{name}.{slot.number} is broken" for name, slot in missing if slot.broken][:1]
+    parts += [f"{worker.name}: {why}" for worker, why in troubles if why][:1]
     running = cluster.running()
     parts += [_under_way(cluster, each) for each in running if each.command != FIRST][-1:]
     return _phase(cluster, running, {name for name, _ in serving}, complete=not missing), "; ".join(parts)

@@ -8,7 +8,7 @@ from . import actions, events, judge, ports, recycle, reload, rollouts, seen, sh
 from .reconcile import BOOT_STOP, reconcile, stop, stop_timeout
 from .spec import GIVE_UP_CODE
 from .stages import KINDS
-from .worker import readiness
+from .worker import READY_AFTER, READY_AFTER_SILENT, readiness
 
 if TYPE_CHECKING:
     from .cluster import Cluster
@@ -64,11 +64,18 @@ def _age(cluster: Cluster, worker: Worker, now: float) -> None:
         stop(cluster, worker, BOOT_STOP, "shutdown", now)
     if worker.state == "starting" and worker.group in cluster.groups:
         by = readiness(worker, only_told=_only_told(cluster, worker), ready_after=ready_after(cluster, worker), now=now)
+        group = cluster.groups[worker.group]
+        missing = ports.lacks_port(cluster, group, worker)
+        if not group.spec.expect_port:
+            missing = ""  # it may say that it is ready
+        elif missing:
+            by = None
         _look_where(cluster, worker, now, ready=by is not None)
         if by is not None and not worker.elsewhere:
             _ready(cluster, worker, by, now)
         elif due or _is_given_up(cluster, worker, now):
-            worker.verdict = worker.elsewhere or f"was not ready within {worker.ready_timeout:g} s"
+            late = f"was not ready within {worker.ready_timeout:g} s"
+            worker.verdict = worker.elsewhere or (f"{late}: it {missing}" if missing else late)
             worker.elsewhere_by = None
             seen.fail(cluster, worker, now)
             stop(cluster, worker, min(BOOT_STOP, stop_timeout(cluster, worker)), "failure", now)
@@ -79,7 +86,8 @@ def _age(cluster: Cluster, worker: Worker, now: float) -> None:
         cluster.publish(events.WorkerKill(worker.group, worker.slot, worker.pid or 0, worker.stop_reason))
         judge.killed(cluster, worker, now)
     elif worker.state == "gone" and due:
-        seen.bury(cluster, worker, [], now)
+        worker.left = 0
+        seen.bury(cluster, worker, worker.output or [], now)
 
 
 def _look_where(cluster: Cluster, worker: Worker, now: float, *, ready: bool) -> None:
@@ -106,6 +114,7 @@ def _ready(cluster: Cluster, worker: Worker, by: str, now: float) -> None:
     worker.elsewhere_by = None
     group = cluster.groups[worker.group]
     group.prove(worker)
+    group.silent = group.silent or (by == "alive" and not group.ready_by)
     cluster.publish(events.WorkerReady(worker.group, worker.slot, worker.pid or 0, by, round(now - worker.since, 3)))
     slot = group.slots.get(worker.slot)
     if slot is not None:
@@ -131,9 +140,12 @@ def ready_after(cluster: Cluster, worker: Worker) -> float | None:
     if group is None or _only_told(cluster, worker):
         return None
     silent = bool(worker.bound) and not group.relistens  # it may take its port for ready as it is
-    if group.ready_by and not silent:
+    if (group.ready_by and not silent) or ports.lacks_port(cluster, group, worker):
         return None
-    return group.spec.ready_after
+    if group.spec.ready_after is not None:
+        return group.spec.ready_after
+    known = group.silent and group.releases.get(worker.generation) == group.release
+    return READY_AFTER_SILENT if known or group.spec.expect_port is False else READY_AFTER
 
 
 def _close_unused(cluster: Cluster, now: float) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from . import ports
+
 if TYPE_CHECKING:
     from .cluster import Cluster
     from .group import Group, Slot
@@ -21,14 +23,21 @@ def workers(cluster: Cluster, now: float) -> list[Json]:
     """One row a worker, and one for each slot that has none; by group and slot."""
     rows: list[Json] = []
     for group in cluster.groups.values():
-        members = cluster.of_group(group.name)
-        for number in sorted({*group.slots, *(worker.slot for worker in members)}):
-            of_slot = sorted((each for each in members if each.slot == number), key=lambda each: each.number)
-            rows += [_worker_row(group, worker, now) for worker in of_slot]
+        members = _by_slot(cluster, group)
+        for number in sorted({*group.slots, *members}):
+            of_slot = sorted(members.get(number, ()), key=lambda each: each.number)
+            rows += [_worker_row(cluster, group, worker, now) for worker in of_slot]
             slot = group.slots.get(number)
             if slot is not None and not any(worker.staying for worker in of_slot):
                 rows.append(_empty_row(group, slot, now))
     return rows
+
+
+def _by_slot(cluster: Cluster, group: Group) -> dict[int, list[Worker]]:
+    found: dict[int, list[Worker]] = {}
+    for worker in cluster.of_group(group.name):
+        found.setdefault(worker.slot, []).append(worker)
+    return found
 
 
 def _row(group: Group, number: int, generation: int, state: str, reason: str) -> Json:
@@ -42,11 +51,15 @@ def _row(group: Group, number: int, generation: int, state: str, reason: str) ->
     }  # fmt: skip
 
 
-def _worker_row(group: Group, worker: Worker, now: float) -> Json:
+def _worker_row(cluster: Cluster, group: Group, worker: Worker, now: float) -> Json:
     row = _row(group, worker.slot, worker.generation, worker.public_state, worker.reason)
     row.update(pid=worker.pid, uptime_s=round(now - worker.since, 3), listening=worker.addresses)
     if worker.status:
         row["status"] = worker.status
+    if worker.serving:
+        problem = ports.trouble(cluster, group, worker)
+        row |= {"detail": problem} if problem else {}
+        row |= {"not_listening": True} if ports.lacks_port(cluster, group, worker) else {}
     return row
 
 
@@ -65,16 +78,19 @@ def health(cluster: Cluster) -> Json:
     problems: list[Json] = []
     serving = 0
     for group in cluster.groups.values():
-        members = cluster.of_group(group.name)
+        members = _by_slot(cluster, group)
         for number, slot in sorted(group.slots.items()):
-            of_slot = [worker for worker in members if worker.slot == number]
-            if any(worker.serving for worker in of_slot):
+            of_slot = members.get(number, [])
+            troubles = [ports.trouble(cluster, group, worker) for worker in of_slot if worker.serving]
+            if "" in troubles:
                 serving += 1
                 continue
             staying = [worker.public_state for worker in of_slot if worker.staying]
-            state = staying[0] if staying else "broken" if slot.broken else "waiting"
+            state = "serving" if troubles else staying[0] if staying else "broken" if slot.broken else "waiting"
             problem: Json = {"group": group.name, "slot": number, "state": state}
-            if slot.last_exit is not None:
+            if troubles:
+                problem["detail"] = troubles[-1]
+            elif slot.last_exit is not None:
                 problem |= {"detail": slot.last_exit["detail"], "output": slot.last_exit["output"]}
             problems.append(problem)
     status = "ok" if serving == wanted and not cluster.ending else "degraded" if serving else "down"

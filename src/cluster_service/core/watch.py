@@ -153,12 +153,20 @@ def dumped(cluster: Cluster, report: Dumped, _now: float) -> None:
     cluster.publish(events.WorkerHung(report.group, report.slot, report.pid, report.why, report.stacks))
 
 
-def extend(worker: Worker, seconds: float, now: float) -> None:
-    """*worker* asks for *seconds* more, whatever it is about to do."""
+def extend(cluster: Cluster, worker: Worker, seconds: float, now: float) -> None:
+    """*worker* asks for *seconds* more, whatever it is about to do. Its end has a limit, ``Worker.stop_by``."""
     worker.extended = max(worker.extended, now + seconds)
     worker.still = 0.0
-    if worker.deadline is not None and worker.state in ("starting", "draining", "stopping"):
-        worker.deadline = max(worker.deadline, now + seconds)
+    if worker.deadline is None or worker.state not in ("starting", "draining", "stopping"):
+        return
+    limit, wanted = worker.stop_by, now + seconds
+    if limit is not None and wanted > limit:
+        if not worker.overdue:
+            worker.overdue = True
+            what = f"{worker.name} (pid {worker.pid}) asked for {seconds:g} s more to end"
+            cluster.todo.append(actions.Warn(f"{what}; it gets {max(0.0, limit - now):.0f} s, and is then killed"))
+        wanted = limit
+    worker.deadline = max(worker.deadline, wanted)
 
 
 def _compare(cluster: Cluster, group: Group, rollout: Rollout, now: float) -> None:

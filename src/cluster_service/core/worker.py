@@ -62,6 +62,10 @@ class Worker:
     bound: list[str] = field(default_factory=list)
     """Addresses that it has bound while they listened already: it may never call listen itself."""
     bind_error: str = ""
+    stop_by: float | None = None
+    """When it is killed at the latest, however often it asks for more time to end; None: it was not asked to end."""
+    overdue: bool = False
+    """It was reported that it asked for more time than it may have to end."""
     stop_reason: str = ""
     """Why it was asked to end; empty when nobody asked."""
     stop_timeout: float | None = None
@@ -79,6 +83,16 @@ class Worker:
     code: int | None = None
     signal: int | None = None
     died_at: float | None = None
+    left: int = 0
+    """Processes that it left when it exited, until all of them have ended."""
+    sweep_by: float | None = None
+    """When those are sent SIGKILL."""
+    background: int = 0
+    """The pid of one of them that had left its process group; 0: none."""
+    output: list[str] | None = None
+    """Its last lines, once they have come."""
+    buried: bool = False
+    """Its end has been reported; it is kept until what it left has ended."""
     beat: int = 0
     """What its loop last said of itself; 0: it gives no beat."""
     watchdog: int = 0
@@ -113,7 +127,7 @@ class Worker:
         """
         self.state = "starting" if self.ready_at is None else "serving"
         self.deadline = self.since + self.ready_timeout if self.ready_at is None else None
-        self.stop_reason = ""
+        self.stop_reason, self.stop_by = "", None
 
     @property
     def name(self) -> str:
@@ -124,6 +138,11 @@ class Worker:
     def addresses(self) -> list[str]:
         """The shared addresses that it uses."""
         return [*self.listening, *(address for address in self.bound if address not in self.listening)]
+
+    @property
+    def may_be_background(self) -> bool:
+        """It may have put itself into the background: it exited with code 0, unasked, and left something."""
+        return bool(self.left or self.background) and self.code == 0 and not self.stop_reason
 
     def is_of(self, generation: int) -> bool:
         """It is what a slot that wants *generation* wants, or is about to be."""
@@ -153,6 +172,12 @@ class Worker:
         return f"<Worker {self.number} {self.name} pid {self.pid} generation {self.generation} {self.state}>"
 
 
+READY_AFTER = 5.0
+"""Seconds alive after which a worker that says nothing is ready."""
+READY_AFTER_SILENT = 1.0
+"""The same where it is known not to listen: the default of supervisord's startsecs."""
+
+
 def readiness(worker: Worker, *, only_told: bool, ready_after: float | None, now: float) -> str | None:
     """Return how *worker* is ready (told, listen, notify, alive) or None when it is not, or not yet.
 
@@ -169,6 +194,9 @@ def readiness(worker: Worker, *, only_told: bool, ready_after: float | None, now
         return "alive"
     return None
 
+
+SOON = 60.0
+"""Seconds from its start within which a worker that puts itself into the background has done so, on a busy machine."""
 
 ENDED = ', as if its work were done (one that ends with its standard input needs stdin = "keep-open")'
 """What to say of a program that ends without an error while it is started."""

@@ -5,6 +5,7 @@ them is started, signalled and forgotten because the master ordered it (``wire.o
 facts (``wire.facts``). To be read in this order:
 
 ``loop``       the one loop, the signals, the table of verbs; the guardian itself
+``watching``   descriptors, and who is called when they are ready
 ``holdings``   what is held: workers, listening sockets, the notebook
 ``verbs``      one function an order
 ``spawn``      fork and exec, and ``child``: what the new process does before its program runs
@@ -12,6 +13,9 @@ facts (``wire.facts``). To be read in this order:
 ``keeper``     the master's process: started, watched, replaced; ``link``: the stream to it
 ``ports``      which socket a ``bind`` gets, on whatever way it came: ``seccomp``, ``pyports``; ``opening``: making
                sockets; ``paths``: Unix sockets as files; ``strangers``: who else holds a port
+``listeners``  the listening sockets that a worker shuts down for all, and that listen again
+``perslot``    addresses of which each worker has its own socket: ``slots``, ``steering``; ``leaving``: what is waited
+               for before a stop signal; ``connections``: what a worker's connections are doing
 ``given``      the sockets that a service manager passed to us
 ``private``    the sockets of a worker that is to be tried apart; ``board``: the memory
                that a worker shares with the master

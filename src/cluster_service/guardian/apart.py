@@ -64,6 +64,8 @@ def fork(kept: int, run: Callable[[int], None], found: Limits | None, title: str
 def _be(kept: int, run: Callable[[int], None], guardian: int, found: Limits | None, title: str) -> NoReturn:
     """Be the process that ``fork`` has made. It never returns to the guardian's code."""
     try:
+        if found is not None:
+            limits.restore(found)
         gc.disable()  # a collection would write to every page, and so copy what is shared with the guardian
         posix.prctl(posix.PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != guardian:
@@ -76,7 +78,8 @@ def _be(kept: int, run: Callable[[int], None], guardian: int, found: Limits | No
         os.dup2(kept, 3)
         os.closerange(4, 1 << 20)
         if found is not None:
-            limits.put_on(found._replace(rlimits={}), lambda _sentence: None)
+            limits.put_on(found, lambda _sentence: None)
+            limits.raise_descriptors()  # it holds copies of the guardian's
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         if title:
             Title().set(title)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from .helper import Answer, Helper
     from .holdings import Worker
-    from .loop import Loop
+    from .watching import Loop
 
 MAX_AT_A_TIME, MAX_SECONDS_AT_A_TIME = 64, 0.02
 """Datagrams that are read from one worker, and processor time that they may cost, before the others are served."""

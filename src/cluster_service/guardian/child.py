@@ -54,7 +54,8 @@ class Plan(NamedTuple):
 def run(plan: Plan, guardian: int, launch: int) -> NoReturn:
     """Become the program. *guardian* is the parent's pid. All signals are blocked when this is called."""
     try:
-        os.setpgid(0, 0)
+        limits.restore(plan.limits)
+        os.setsid()  # it can neither join another process group nor reach the terminal of whoever started the service
         reset_signals()
         launch = _arrange_descriptors(plan, launch)
         _prepare(plan, guardian, launch)
@@ -75,6 +76,11 @@ def _report(launch: int, text: str) -> None:
         os.write(launch, text.encode("utf-8", "replace")[:4000])
     except OSError:  # the guardian is gone
         os._exit(127)
+
+
+def write(descriptor: int, text: bytes) -> None:
+    """Write *text*, in a process that may wait for its reader."""
+    os.write(descriptor, text)
 
 
 def _complain(sentence: str) -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .known import Known
     from .limits import Limits
     from .logclient import Logs
-    from .loop import Loop
+    from .watching import Loop
 
 VARIABLE = "CSERVICE_INSTANCE"
 SOURCE = 0
@@ -109,6 +109,7 @@ class Cleaner:
     def _be(self) -> NoReturn:
         """Be the cleaner, in the process that was forked for it. Does not return."""
         try:
+            limits.restore(self._limits)
             signal.set_wakeup_fd(-1)
             for number in signal.valid_signals():
                 if number not in (signal.SIGKILL, signal.SIGSTOP):
@@ -118,13 +119,15 @@ class Cleaner:
             os.setpgid(0, 0)
             _keep_only(self._guardian, *(self._output or ()))
             limits.put_on(self._limits, lambda _sentence: None)
+            limits.set_mark(0)  # of a service that is a worker itself: it must outlive that worker's processes
             title = self._boot.title("cleaner")
             if title:
                 Title().set(title)
             wait_for(self._guardian)
             os.close(self._guardian)
+            marks = limits.marks_of(self.instance)
             marker = f"{VARIABLE}={self.instance}".encode()
-            Leftovers(self._known, marker, self._since, self._say).end(self._boot.stop_timeout)
+            Leftovers(self._known, marker, self._since, self._say, marks).end(self._boot.stop_timeout)
             clean_up(self._boot.run_dir, self._boot.name)
             # Their name where the service had no lock: see NotifySockets.
             notify_place.remove_all(self._boot.run_dir, f"{self._boot.name}.{self._guardian_pid}")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster_service.wire.addresses import Address
 
-from . import asked, opening, paths, posix, strangers
+from . import asked, connections, opening, paths, posix, steering, strangers
 from .apart import Result
 
 if TYPE_CHECKING:
@@ -44,10 +44,16 @@ class SideBySide:
         self._sockets = [sock.fileno(), *others] if others else []
 
     def __enter__(self) -> None:
+        self._sockets = [descriptor for descriptor in self._sockets if not _reuses(descriptor)]  # others keep it
         _set_reuse(self._sockets, 1)
 
     def __exit__(self, *exception: object) -> None:
         _set_reuse(self._sockets, 0)
+
+
+def _reuses(descriptor: int) -> bool:
+    with lent(descriptor) as sock:
+        return sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) != 0
 
 
 def _set_reuse(descriptors: list[int], value: int) -> None:
@@ -72,6 +78,8 @@ def open_socket(values: dict[str, Any], descriptors: list[int]) -> Result:
         sock = opening.new_socket(address, values["type"])
         try:
             opening.set_options(sock, values["options"])
+            if values.get("joins"):
+                _set_reuse([sock.fileno()], 1)
             if values.get("private"):
                 sock.bind((address.host, 0) if address.port else b"")
                 found = _own_name(address, sock)
@@ -112,6 +120,10 @@ def listen(values: dict[str, Any], descriptors: list[int]) -> Result:
         # Clients of a Unix socket see the credentials of the process that has called listen (unix(7), SO_PEERCRED).
         in_the_name = opening.InTheNameOf(_binder(values["binder"]))
         with lent(descriptors[0]) as sock, SideBySide(sock, descriptors[1:]), in_the_name:
+            if values["again"] and not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                # A second shutdown(2) marks the closed socket as shut down, and connections would inherit the mark:
+                # each would read the end of its stream at once. Disconnecting clears it; the socket stays bound.
+                posix.disconnect(sock.fileno())
             sock.listen(values["backlog"])
     except OSError as error:
         raise OSError(error.errno, opening.explain(Address(*values["address"]), error)) from None
@@ -165,6 +177,24 @@ def in_use(values: dict[str, Any], _descriptors: list[int]) -> Result:
     return Result({"used": first or next(others, None) is not None})
 
 
+def closed_by(values: dict[str, Any], _descriptors: list[int]) -> Result:
+    """Return which of *pids* do not have the socket *inode* open, nor a process below them.
+
+    None of them where an orphan has it: it may be of any worker.
+    """
+    guardian, wanted = values["guardian"], {f"socket:[{values['inode']}]"}
+    orphans = strangers.below(guardian, {*values["workers"], os.getpid()}) - {guardian}
+    if not os.path.exists(f"/proc/self/task/{os.getpid()}/children") or any(
+        strangers.holds(pid, wanted) for pid in orphans
+    ):
+        return Result({"closed": []})
+
+    def has(pid: int) -> bool:
+        return any(not strangers.is_visible(each) or strangers.holds(each, wanted) for each in strangers.below(pid))
+
+    return Result({"closed": [pid for pid in values["pids"] if not has(pid)]})
+
+
 def open_sockets(values: dict[str, Any], _descriptors: list[int]) -> Result:
     """Return which of *inodes* are open in the process *root*, one below it, or an orphan of the guardian's."""
     if not os.path.exists(f"/proc/self/task/{os.getpid()}/children"):  # a kernel without CONFIG_PROC_CHILDREN
@@ -172,11 +202,16 @@ def open_sockets(values: dict[str, Any], _descriptors: list[int]) -> Result:
     guardian = values["guardian"]
     pids = strangers.below(values["root"]) | strangers.below(guardian, {*values["without"], os.getpid()})
     wanted = {f"socket:[{inode}]": inode for inode in values["inodes"]}
-    found = {wanted[link] for pid in pids - {guardian} for link in strangers.links_of(pid) if link in wanted}
+    try:
+        found = {wanted[link] for pid in pids - {guardian} for link in strangers.links_seen(pid) if link in wanted}
+    except PermissionError:  # of a process that has changed its user, for example: any may be open there
+        return Result({"open": values["inodes"]})
     return Result({"open": sorted(found)})
 
 
 DUTIES: Mapping[str, Duty] = {
+    **steering.DUTIES,
+    **connections.DUTIES,
     "read_bind": asked.read_bind,
     "read_listen": asked.read_listen,
     "describe": asked.describe,
@@ -190,4 +225,5 @@ DUTIES: Mapping[str, Duty] = {
     "remove": remove,
     "in_use": in_use,
     "open_sockets": open_sockets,
+    "closed_by": closed_by,
 }

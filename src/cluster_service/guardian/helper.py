@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from .apart import Duty
     from .limits import Limits
-    from .loop import Loop
+    from .watching import Loop
 
 
 LIMIT_SECONDS = 1.0

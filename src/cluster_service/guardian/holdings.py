@@ -6,21 +6,24 @@ master closes it, however many workers come and go. Nothing here does any I/O.
 
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cluster_service.wire.facts import Snapshot, WorkerState
 from cluster_service.wire.orders import Status
 
-from .known import Known, Numbers
+from .known import SIGNAL_BITS, Known, Numbers
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Iterator
+    from socket import socket as Socket  # noqa: N812 - Held has an attribute of that name
 
     from cluster_service.wire.addresses import Address
 
     from .paths import Kept
+    from .slots import Slots
 
 
 SWEEP_AT = 16
@@ -57,6 +60,16 @@ class Worker:
     listening: list[str] = field(default_factory=list)
     bound: list[str] = field(default_factory=list)
     signals: list[str] = field(default_factory=list)
+    stop_signal: int = signal.SIGTERM
+    """What asks it to end."""
+    mark: int = 0
+    """What all of its descendants inherit (``remains``)."""
+    stopped: bool = False
+    """The guardian itself has asked it to end."""
+    left: int = 0
+    """Processes that it left when it exited, until they have ended."""
+    background: int = 0
+    """The pid of one of them that had left the worker's process group; 0: none was seen."""
     exited: bool = False
     code: int | None = None
     signal: int | None = None
@@ -91,6 +104,12 @@ class Worker:
     """It was reported that it binds too many addresses a second."""
     private: dict[str, str] = field(default_factory=dict)
     """What it asked for -> the address of its own socket, for those that listen."""
+    per_slot: bool = False
+    """Its addresses get a socket for each worker, where that is possible (``slots``)."""
+    drain: float = 0.0
+    """Seconds for which its stop signal may wait until its connections are finished."""
+    leaving: bool = False
+    """It was asked to stop: it gets no new connections where others do."""
 
     def __str__(self) -> str:
         return f"{self.label} (pid {self.pid})"
@@ -126,6 +145,8 @@ class Worker:
             output=self.output or [],
             bind_error=self.bind_error,
             private=self.private,
+            left=self.left,
+            background=self.background,
         )
         return dict(vars(state))
 
@@ -144,6 +165,10 @@ class Held:
     declared: bool = False
     """Whether the master asked for it; otherwise a worker's bind did."""
     listening: bool = False
+    backlog: int = 0
+    """What listen(2) was called with; 0: not by us."""
+    problem: str = ""
+    """Why it does not accept connections though it should, as a sentence; empty while it does."""
     users: set[int] = field(default_factory=set)
     """Numbers of the living workers that were given it."""
     kept: Kept | None = None
@@ -158,6 +183,18 @@ class Held:
     """The master does not know of it yet: its worker ``churns``."""
     given: str | None = None
     """The name under which a service manager passed it to us; it holds the socket too, and the file is its own."""
+    slots: Slots | None = None
+    """The sockets of an address of which each worker has its own; *socket* and *inode* are those of the first."""
+
+    @property
+    def inodes(self) -> set[int]:
+        """The inode numbers of all its sockets."""
+        return {self.inode} if self.slots is None else {member.inode for member in self.slots.members}
+
+    @property
+    def sockets(self) -> list[Socket]:
+        """All its sockets."""
+        return [self.socket] if self.slots is None else [member.socket for member in self.slots.members]
 
     def __repr__(self) -> str:
         return f"<Held {self.address}: {'listening' if self.listening else 'bound'}, {len(self.users)} users>"
@@ -167,7 +204,7 @@ class Holdings:
     """Workers, sockets and the notebook."""
 
     def __init__(self, guardian_pid: int, started_at: float) -> None:
-        self.known = Known(Numbers(), Numbers())
+        self.known = Known(Numbers(), Numbers(), Numbers())
         """What the cleaner is to know of them."""
         self.guardian_pid = guardian_pid
         self.started_at = started_at
@@ -197,6 +234,8 @@ class Holdings:
         self.workers[worker.number] = worker
         self.by_pid[worker.pid] = worker
         self.known.groups.add(worker.pid)
+        if worker.stop_signal != signal.SIGTERM:
+            self.known.stop_signals.add(worker.pid << SIGNAL_BITS | worker.stop_signal)
 
     def forget_worker(self, worker: Worker) -> None:
         """Nothing of it needs to be known any more."""
@@ -204,6 +243,7 @@ class Holdings:
         self.workers.pop(worker.number, None)
         if worker.pid not in self.by_pid:
             self.known.groups.discard(worker.pid)
+            self.known.stop_signals.discard(worker.pid << SIGNAL_BITS | worker.stop_signal)
 
     def alive(self) -> Iterator[Worker]:
         """The workers whose process has not been reaped."""
@@ -216,11 +256,22 @@ class Holdings:
         if held.given is None:  # one that was passed to us is also held by who passed it
             self.known.sockets.add(held.inode)
 
+    def add_inode(self, held: Held, inode: int) -> None:
+        """A further socket of *held* was opened."""
+        self.by_inode[inode] = held
+        self.known.sockets.add(inode)
+
+    def drop_inode(self, held: Held, inode: int) -> None:
+        """A socket of *held* is about to be closed."""
+        if self.by_inode.get(inode) is held:
+            del self.by_inode[inode]
+        self.known.sockets.discard(inode)
+
     def drop_held(self, held: Held) -> None:
         """A socket is about to be closed."""
         self.held.pop(held.key, None)
-        self.by_inode.pop(held.inode, None)
-        self.known.sockets.discard(held.inode)
+        for inode in held.inodes:
+            self.drop_inode(held, inode)
         for worker in self.workers.values():
             for addresses in () if worker.exited else (worker.listening, worker.bound):
                 if str(held.address) in addresses:
@@ -238,7 +289,12 @@ class Holdings:
             started_at=self.started_at,
             workers=[self.workers[number].state() for number in sorted(self.workers)],
             listeners=[
-                {"address": str(held.address), "door": held.door, "listening": held.listening}
+                {
+                    "address": str(held.address),
+                    "door": held.door,
+                    "listening": held.listening,
+                    "problem": held.problem,
+                }
                 for held in self.held.values()
                 if not held.asked and not held.quiet and (held.given is None or held.users)
             ],

@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from .holdings import Holdings
     from .limits import Limits
     from .logclient import Logs
-    from .loop import Loop
     from .spawn import Launch
+    from .watching import Loop
 
 WINDOW = 60.0
 """Seconds in which deaths are counted, and after which a master has proved itself."""

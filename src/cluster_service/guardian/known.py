@@ -6,6 +6,8 @@ import mmap
 from typing import NamedTuple
 
 _SLOTS = 16384
+SIGNAL_BITS = 8
+"""Bits of a number in ``Known.stop_signals`` that are the signal's."""
 
 
 class Numbers:
@@ -37,9 +39,11 @@ class Numbers:
 
 
 class Known(NamedTuple):
-    """What the guardian lets the cleaner know: both are sets that it goes on writing."""
+    """What the guardian lets the cleaner know: sets that it goes on writing."""
 
     groups: Numbers
     """Process groups of workers and masters: the pids of their leaders."""
     sockets: Numbers
     """Inodes of the sockets that the guardian opened."""
+    stop_signals: Numbers
+    """``pid << SIGNAL_BITS | signal`` of the workers whose stop signal is not SIGTERM."""

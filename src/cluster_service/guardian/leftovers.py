@@ -1,13 +1,14 @@
 """Which processes a dead guardian has left, and ending them.
 
 What it ends is proven to be the service's. The children of a dead guardian become children of the process that also
-became this one's parent. Of those, younger than the service, it takes the ones that are in the process group of a
-worker or master, that hold a socket which the guardian opened, or whose first environment holds this guardian's
-random ``CSERVICE_INSTANCE``; and everything that descends from them. Each is signalled by a pidfd, after its start
-time was compared. A process that has left its group, cleared its environment and holds no port of ours is not found.
+became this one's parent. Of those, younger than the service, it takes the ones that have the mark of a worker
+(``remains``), are in the process group of a worker or master, hold a socket which the guardian opened, or whose first
+environment holds this guardian's random ``CSERVICE_INSTANCE``; and everything that descends from them. Each is
+signalled by a pidfd, after its start time was compared. Where no mark can be set, a process that has left its group,
+cleared its environment and holds no port of ours is not found.
 
-SIGTERM first; SIGKILL when ``stop_timeout`` is over. /proc/PID/environ is read in processes of its own: it lies in the
-memory of that process, and reading it can block.
+Their worker's stop signal first; SIGKILL when ``stop_timeout`` is over. /proc/PID/environ is read in processes of its
+own: it lies in the memory of that process, and reading it can block.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ import time
 from typing import TYPE_CHECKING, NoReturn
 
 from . import reap, strangers
+from .known import SIGNAL_BITS
+from .limits import MARK_BITS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -47,15 +50,18 @@ class Leftovers:
     """The processes that a dead guardian has left.
 
     *marker*: what the environment of its processes holds; *since*: when the service was started, in clock ticks;
-    *say*: writes a line.
+    *say*: writes a line; *marks*: what the marks of its workers have in common (``limits.marks_of``).
     """
 
-    def __init__(self, known: Known, marker: bytes, since: int, say: Callable[[str], None]) -> None:
+    def __init__(self, known: Known, marker: bytes, since: int, say: Callable[[str], None], marks: int = 0) -> None:
         self._groups = known.groups.read()
+        numbers = known.stop_signals.read()
+        self._stop_signals = {number >> SIGNAL_BITS: number & (1 << SIGNAL_BITS) - 1 for number in numbers}
         self._sockets = {f"socket:[{inode}]" for inode in known.sockets.read()}
         self._marker = marker
         self._since = since
         self._say = say
+        self._marks = marks >> MARK_BITS
         self._parent = os.getppid()
         """Whose children the guardian's have become."""
         self._ours: dict[tuple[int, int], int] = {}
@@ -68,8 +74,8 @@ class Leftovers:
         deadline = time.monotonic() + seconds
         self._look()
         self._say("the guardian has died: ending the workers")
-        for pidfd in self._ours.values():
-            _send(pidfd, signal.SIGTERM)
+        for process in self._ours:
+            self._ask(process)
         asked = set(self._ours)
         while self._ours:
             now = time.monotonic()
@@ -81,10 +87,16 @@ class Leftovers:
                     _send(pidfd, signal.SIGKILL)
             elif not any(pid in self._groups for pid, _ in self._ours):  # what they started had its worker's time
                 for process in self._ours.keys() - asked:
-                    _send(self._ours[process], signal.SIGTERM)
+                    self._ask(process)
                 asked |= self._ours.keys()
             self._wait(min(_LOOK_AGAIN, max(0.05, deadline - now)))
             self._look()
+
+    def _ask(self, process: tuple[int, int]) -> None:
+        """Send the stop signal of the worker in whose process group *process* is; SIGTERM where it is in none."""
+        found = reap.look(process[0])
+        group = found.group if found is not None else 0
+        _send(self._ours[process], self._stop_signals.get(group, signal.SIGTERM))
 
     def _wait(self, seconds: float) -> None:
         poller = select.poll()
@@ -112,7 +124,11 @@ class Leftovers:
             self._take(pid, processes[pid].start)
 
     def _is_ours(self, pid: int, process: reap.Process) -> bool:
-        return process.group in self._groups or (bool(self._sockets) and strangers.holds(pid, self._sockets))
+        if self._marks and reap.mark_of(pid) >> MARK_BITS == self._marks:
+            return True
+        if {pid, process.group} & self._groups:
+            return True
+        return bool(self._sockets) and strangers.holds(pid, self._sockets)
 
     def _take(self, pid: int, start: int) -> None:
         if (pid, start) in self._ours:

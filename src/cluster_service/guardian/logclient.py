@@ -12,14 +12,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import select
 import signal
 import socket
 import sys
-from array import array
 from typing import TYPE_CHECKING, Any
 
 from cluster_service.machine import passing, shortage
@@ -27,6 +25,7 @@ from cluster_service.machine.identity import OWN
 
 from . import child, spawn
 from .discard import INTERVAL, Discarder
+from .logleft import Left, Unread, is_half_full, left
 from .logsources import Outbox, Source
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
 
     from .boot import Boot
     from .limits import Limits
-    from .loop import Loop
+    from .watching import Loop
 
 WRITER_TIMEOUT = 10.0
 """Seconds without an answer after which a writer is replaced, and the workers' output is discarded."""
@@ -55,17 +54,6 @@ ANSWER_BYTES = 64 * 1024
 _ANSWERS = 100
 """Messages of the writer that are read at a time."""
 _ENVIRONMENT = ("NO_COLOR", "TERM", "TZ", "LANG", "LC_ALL", "PATH")
-
-
-def _is_half_full(pipe: int) -> bool:
-    import termios  # noqa: PLC0415 - rarely needed, and the guardian is to be small
-
-    waiting = array("i", [0])
-    try:
-        fcntl.ioctl(pipe, termios.FIONREAD, waiting)
-        return 2 * waiting[0] >= fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ)
-    except OSError:
-        return False
 
 
 class Logs:
@@ -102,6 +90,7 @@ class Logs:
         """Pipes that the writer has not got."""
         self._send_at: float | None = None
         self._ending = False
+        self._unread = Unread()
         self.on_tail: Callable[[int, list[str]], None] = lambda _number, _lines: None
 
     def __repr__(self) -> str:
@@ -149,7 +138,7 @@ class Logs:
         That is the case from a half full pipe on: its pages need not be full, pipe(7).
         """
         source = self._sources.get(number)
-        return source is not None and any(map(_is_half_full, source.pipes.values()))
+        return source is not None and any(map(is_half_full, source.pipes.values()))
 
     def reopen(self) -> None:
         """The log file was moved away."""
@@ -253,15 +242,32 @@ class Logs:
             self._sock.close()
             self._sock = None
 
-    def finish(self) -> bool:
-        """Let the writer end once it has been sent everything. True as long as it runs."""
+    def finish(self, patience: float) -> bool:
+        """Let the writer end once it has been sent everything.
+
+        True as long as it runs and has taken something, or written something, in the last *patience* seconds.
+        """
         self._flush()
-        if not self._outbox:
-            self.end()
-        return self.pid is not None
+        if not self._outbox and not self._ending and self._sock is not None:
+            self._ending = True
+            self._sock.shutdown(socket.SHUT_WR)
+        return self.pid is not None and self._unread.changes(self._left(), self._loop.now(), patience)
+
+    @property
+    def answered(self) -> bool:
+        """Whether the present writer has answered."""
+        return self._outbox.answered
+
+    def lost(self) -> str:
+        """Return what no writer has taken, as a sentence; empty if nothing is left."""
+        return self._left().sentence()
+
+    def _left(self) -> Left:
+        pipes = [pipe for source in self._sources.values() for pipe in source.pipes.values()]
+        return left(len(self._outbox.lines), pipes, self._sock, self._heard)
 
     def end(self) -> None:
-        """Let the writer write what it has, and end."""
+        """Close everything."""
         self._ending = True
         self._close()
         for source in self._sources.values():

@@ -20,7 +20,8 @@ Control messages, one JSON object a datagram, from the guardian:
 and to it, besides the tail: {"closed": 3, "stream": "out"} when a pipe is at its end, {"lost": 3, "stream": "out"} when
 it did not arrive, for want of a descriptor: it is sent again. Neither side waits for the other: what the guardian does
 not take now is kept, and beyond ``ANSWERS_LIMIT`` answers the writer reads no further requests until it does. The end
-of the control stream means: write what still comes, for *linger* seconds at most, and end.
+of the control stream means: write what still comes, for *linger* seconds at most, and end. The writer sends a ``pong``
+then whenever it has written something: the guardian waits only while it does.
 
 A line that is not completed for a second is written as far as it has come; its rest is a line of its own. Of a progress
 bar, which draws itself anew with carriage returns, that is the last state.
@@ -124,11 +125,17 @@ class Writer:
                     self._release(source)
             if self.open_at is not None and now >= self.open_at:
                 self._open_log_file()
-            self.out.flush()
-            self.err.flush()
+            self._flush()
             self._turn_over()
             self._pong()
             self._send_answers()
+
+    def _flush(self) -> None:
+        before = self.out.size + self.err.size
+        self.out.flush()
+        self.err.flush()
+        if self.end_by is not None and self.out.size + self.err.size < before and not self.answers:
+            self.answers.append(json.dumps({"pong": True}).encode())
 
     def _show_unfinished(self, now: float) -> None:
         """Write lines that have not been completed for a while: a question, or what a worker waits for."""

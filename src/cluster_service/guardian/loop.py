@@ -2,21 +2,19 @@
 
 Each turn: wait; let the descriptors that are ready be served; act on signals; reap; do what has become due. Deadlines
 are not timers but state: each part says when it next has something to do, and the wait is as long as the earliest
-allows. Nothing here waits for anything else. A fault in one handler costs that descriptor, not the guardian; where
-it is only that the machine has too little of something, the handler is called again a moment later.
+allows. Nothing here waits for anything else. A handler that fails costs neither the guardian nor its descriptor: the
+fault is reported, and the descriptor is watched again after a pause, which grows as long as the handler fails.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
 import socket
 import time
 from typing import TYPE_CHECKING, Protocol
 
-from cluster_service.machine import shortage
 from cluster_service.wire import facts
 
 from . import limits, posix, reap, seccomp
@@ -28,14 +26,18 @@ from .faults import Faults
 from .helper import Helper
 from .holdings import Holdings
 from .keeper import Keeper
+from .leaving import Leaving
+from .listeners import Listeners
 from .logclient import Logs
 from .notify import Notifier
 from .notify_sockets import NotifySockets
 from .ports import Ports
 from .receiving import DISCARD, discard
+from .remains import Remains
 from .room import Told
 from .steps import Tasks
 from .verbs import Verbs
+from .watching import Loop
 from .workers import Workers
 
 if TYPE_CHECKING:
@@ -49,8 +51,6 @@ if TYPE_CHECKING:
 
 _LATE = 1.0
 """Seconds by which the loop wakes too late, or by which the machine's two clocks have parted, when it was suspended."""
-_SHORT_PAUSE = 0.02
-"""Seconds until a handler is called again for which there was too little of something."""
 _FAULT_PAUSE = 1.0
 """Seconds until a part is asked again that could not say when it has something to do."""
 
@@ -63,54 +63,6 @@ class Part(Protocol):
 
     def tick(self, now: float) -> None:
         """Do what has become due."""
-
-
-class Loop:
-    """Descriptors and what is done when they are ready."""
-
-    def __init__(self) -> None:
-        self._epoll = select.epoll()
-        self._handlers: dict[int, Callable[[int], None]] = {}
-        self.on_fault: Callable[[Exception, str], None] = lambda _error, _where: None
-
-    def now(self) -> float:
-        """Return the machine's monotonic time, in seconds."""
-        return time.monotonic()
-
-    def watch(self, descriptor: int, handler: Callable[[int], None]) -> None:
-        """Call *handler* with the events (``select.EPOLLIN`` ...) whenever *descriptor* is readable."""
-        self._epoll.register(descriptor, select.EPOLLIN)
-        self._handlers[descriptor] = handler
-
-    def change(self, descriptor: int, events: int) -> None:
-        """Wait for other events on a descriptor; nothing happens when it is not watched."""
-        if descriptor in self._handlers:
-            self._epoll.modify(descriptor, events)
-
-    def drop(self, descriptor: int) -> None:
-        """Watch no longer. To be called before the descriptor is closed."""
-        if self._handlers.pop(descriptor, None) is not None:
-            self._epoll.unregister(descriptor)
-
-    def close(self) -> None:
-        """Watch nothing any more."""
-        self._handlers.clear()
-        self._epoll.close()
-
-    def turn(self, seconds: float | None) -> None:
-        """Wait for *seconds* at most (None: as long as it takes) and serve what is ready."""
-        for descriptor, events in self._epoll.poll(seconds):
-            handler = self._handlers.get(descriptor)
-            if handler is None:  # dropped by a handler before it in this turn
-                continue
-            try:
-                handler(events)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the guardian goes on
-                self.on_fault(error, f"at descriptor {descriptor}, {handler.__qualname__}")
-                if shortage.is_one(error):
-                    time.sleep(_SHORT_PAUSE)
-                else:
-                    self.drop(descriptor)
 
 
 class Guardian:
@@ -127,10 +79,12 @@ class Guardian:
         self.tasks = Tasks(self.helper, self.faults.report)
         told = Told(self._bound, self._listening, self._bind_refused, self._released, self.logs.line)
         self.ports = Ports(self.holdings, told, self.helper, self.tasks)
+        self.listeners = Listeners(self._loop, self.holdings, self.ports, self.tasks, self.logs.line)
         self.cleaner = Cleaner(boot, self._loop, self.logs, found, self.holdings.known)
         self.keeper = Keeper(boot, self.holdings, self._loop, self.logs, found, self.cleaner.instance, self.faults)
         self.notify_sockets = NotifySockets(boot.run_dir, boot.name, locked=boot.lock_fd is not None)
         self.channels = Channels(self._loop, self.helper, self.logs.line)
+        self.remains = Remains(self.holdings, self.logs)
         self.workers = Workers(
             self.holdings,
             self._loop,
@@ -143,6 +97,7 @@ class Guardian:
             self.channels,
             self.notify_sockets,
             self.faults,
+            self.remains,
         )
         self.ending = Ending(
             boot,
@@ -154,8 +109,19 @@ class Guardian:
             self._loop,
             self.cleaner,
             self.faults,
+            self.remains,
         )
-        self.verbs = Verbs(self.holdings, self.keeper, self.workers, self.ports, self.logs, self.faults)
+        self.verbs = Verbs(
+            self.holdings,
+            self.keeper,
+            self.workers,
+            self.ports,
+            self.logs,
+            self.faults,
+            self.remains,
+            self._loop.now,
+        )
+        self.leaving = Leaving(self.holdings, self.ports.per_slot, self.helper, self._loop, self.logs.line)
         self.notifier = Notifier(boot.manager, self.holdings, self.keeper, self.ending, self.logs.line, now)
         self._given = boot.manager.sockets
         self._join()
@@ -166,9 +132,14 @@ class Guardian:
             self.logs,
             self.keeper,
             self.cleaner,
+            self.remains,
+            self.ports.per_slot,
+            self.leaving,
             self.ending,
             self.notifier,
             self.channels,
+            self.ports.room,
+            self.listeners,
         )
         self._signals: list[int] = []
         self._reload_asked = False
@@ -189,6 +160,11 @@ class Guardian:
     def _join(self) -> None:
         """Tell the parts of one another, where they know each other both ways."""
         self._loop.on_fault = self.faults.report
+        self.ports.on_listen, self.ports.on_close = self.listeners.watch, self.listeners.forget
+        self.listeners.report, self.listeners.report_closed = self._listener_state, self._listener_closed
+        per_slot = self.ports.per_slot
+        per_slot.on_begin, per_slot.on_shut_down = self.listeners.forget, self._listener_closed
+        per_slot.watch, per_slot.rearm, per_slot.unwatch = self._loop.watch, self._loop.change, self._loop.drop
         self.keeper.on_message = self.verbs.carry_out
         self.keeper.on_lost = self.ending.master_lost
         self.logs.on_tail = self.workers.tail
@@ -197,7 +173,10 @@ class Guardian:
         self.channels.room = self.keeper.room
         self.channels.up = lambda worker: self.logs.release(worker.number)
         self.workers.tell = self.keeper.tell
+        self.workers.ending = self.ending
+        self.remains.tell = self.keeper.tell
         self.verbs.ending = self.ending
+        self.verbs.leaving = self.ending.leaving = self.leaving
         self.verbs.deliver_kept = self._deliver_kept
 
     # ------------------------------------------------------------ the loop
@@ -213,6 +192,9 @@ class Guardian:
             self._loop.watch(inotify, lambda _events: self.ports.paths.changed())
         self.logs.start(self._loop.now())
         self.ports.given.adopt(self._given)
+        for held in self.ports.given:
+            if held.listening:
+                self.listeners.watch(held)
         while self.ending.code is None:
             self._tick()
             if self.ending.code is None:
@@ -251,6 +233,7 @@ class Guardian:
         if late > self._patience or gap - self._sleep > self._patience:
             self.keeper.suspended(now)
             self.logs.suspended(now)
+            self.remains.suspended(max(0.0, late))
         self._woke, self._sleep = now, gap
         self._reap()
         while self._signals:
@@ -274,6 +257,7 @@ class Guardian:
             self.cleaner.reaped(now)
         elif not self.helper.reaped(pid):
             self.ending.before.discard(pid)
+            self.remains.changed()
 
     def _catch_signals(self) -> None:
         ours, wakeup = socket.socketpair()
@@ -335,6 +319,16 @@ class Guardian:
 
     def _released(self, held: Held) -> None:
         self.keeper.tell(facts.Released(str(held.address)))
+
+    def _listener_state(self, held: Held) -> None:
+        self.keeper.tell(facts.ListenerState(str(held.address), held.problem))
+
+    def _listener_closed(self, worker: Worker, held: Held) -> None:
+        address = str(held.address)
+        for addresses in (worker.listening, worker.bound):
+            if address in addresses:
+                addresses.remove(address)
+        self.keeper.tell(facts.Unlistened(worker.number, address))
 
 
 def _empty(sock: socket.socket) -> None:

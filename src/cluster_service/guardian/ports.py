@@ -30,6 +30,7 @@ from .given import Given
 from .holdings import Held
 from .opening import Binder
 from .paths import Kept, Paths, Place, key_of
+from .perslot import PerSlot, socket_for
 from .room import Room
 from .sharing import Refused
 from .steps import ask, run_here
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from .helper import Answer, Helper
     from .holdings import Holdings, Worker
     from .room import Told
+    from .slots import Member
     from .steps import Steps, Tasks
 
 BACKLOG = 2048
@@ -57,9 +59,12 @@ class Ports:
         self._told = told
         self._helper = helper
         self._tasks = tasks
-        self._room = Room(holdings, told, self.close)
+        self.room = Room(holdings, told, self.close, tasks.add)
         self.paths = Paths(self._start, self._in_use, self.close)
         self.given = Given(holdings, self.paths, told.log)
+        self.on_listen: Callable[[Held], None] = lambda _held: None
+        self.on_close: Callable[[Held], None] = lambda _held: None
+        self.per_slot = PerSlot(holdings, helper, tasks, told.log)
 
     def find(self, address: Address, key: str = "") -> Held | None:
         """Return the socket that is held for *address*, or one that was given to us and covers it."""
@@ -86,28 +91,45 @@ class Ports:
                 held = yield from self.own(worker, want)
             else:
                 held = (yield from self._find(worker, want)) or (yield from self._open(worker, want))
-            self._give(worker, held, want)
+            member = yield from self._member(worker, held, want)
+            listens = self._give(worker, held, want, member)
         except Refused as refusal:
             self._told.refused(worker, want.address, refusal.sentence)
             raise
         if held.address.kind == "udp":
             held.listening = True
-            self._room.tell(worker, held)
-        elif held.listening and not held.asked:
+            self.room.tell(worker, held)
+        elif listens and not held.asked:
             self._told.bound(worker, held)
         return held
 
+    def _member(self, worker: Worker, held: Held, want: Want) -> Steps[Member | None]:
+        """Return the socket that is to be the worker's own; None: it gets the one that all share. Raises Refused."""
+        others = [other for other in self._overlapping(want.address) if other is not held]
+        values = {**_request(want), "joins": True}
+        lent = [other.socket.fileno() for other in others]
+        opened = self._beside(ask("open", values, lent), others)
+        try:
+            return (yield from self.per_slot.prepare(worker, held, opened))
+        except TimeoutError:
+            raise
+        except OSError as error:
+            raise Refused(error.errno or errno.EINVAL, str(error.strerror)) from None
+
     def listen(self, worker: Worker, held: Held, backlog: int, binder: Binder | None = None) -> Steps[None]:
         """Let *held* listen, because *worker* asked for it. Raises Refused, having told of it."""
+        sock = socket_for(worker, held)
         try:
-            yield from self._listen(held, backlog, binder if held.address.kind == "unix" else None)
+            yield from self._listen(held, sock, backlog, binder if held.address.kind == "unix" else None)
+            yield from self.per_slot.listens(worker, held)
         except TimeoutError:
+            yield from self.per_slot.give_up(worker, held)
             raise
         except OSError as error:
             refusal = Refused(error.errno or errno.EINVAL, str(error.strerror))
             self._told.refused(worker, held.address, refusal.sentence)
             raise refusal from None
-        self._room.tell(worker, held)
+        self.room.tell(worker, held)
 
     def listen_own(self, held: Held) -> None:
         """Let *held*, a socket of a worker's own that is handed to it, listen. Raises OSError."""
@@ -117,6 +139,7 @@ class Ports:
 
     def gone(self, worker: Worker) -> None:
         """*worker* has exited."""
+        self.per_slot.gone(worker)
         for held in list(self._holdings.held.values()):
             if worker.number not in held.users:
                 continue
@@ -136,7 +159,7 @@ class Ports:
         held = self._holdings.held.get(private.key_of(worker, str(want.address)))
         if held is None:
             try:
-                self._room.check_rate(worker)
+                self.room.check_rate(worker)
             except LeaveAlone:
                 raise Refused(errno.EMFILE, f"{want.address}: the worker binds too many addresses") from None
             try:
@@ -185,8 +208,8 @@ class Ports:
 
     def _open(self, worker: Worker, want: Want) -> Steps[Held]:
         sharing.check_new(self._holdings, worker, want)
-        self._room.check_rate(worker)
-        yield from self._room.make(worker)
+        self.room.check_rate(worker)
+        yield from self.room.make(worker)
         try:
             held = yield from self._make(want)
         except TimeoutError:
@@ -198,17 +221,12 @@ class Ports:
 
     def _make(self, want: Want) -> Steps[Held]:
         """Open a socket and hold it. Raises OSError."""
-        address, overlapping = want.address, [held.socket.fileno() for held in self._overlapping(want.address)]
-        values = {
-            "address": _words(address),
-            "type": want.kind,
-            "options": list(want.options),
-            "binder": list(want.binder),
-            "written": want.written,
-        }
+        address, overlapping = want.address, list(self._overlapping(want.address))
         inotify = self.paths.open() if address.path is not None else None
-        lent = overlapping if address.path is None else [want.directory, *([] if inotify is None else [inotify])]
-        answer = yield from self._beside(ask("open", values, lent), overlapping)
+        lent = [held.socket.fileno() for held in overlapping]
+        if address.path is not None:
+            lent = [want.directory, *([] if inotify is None else [inotify])]
+        answer = yield from self._beside(ask("open", _request(want), lent), overlapping)
         (descriptor,) = answer.descriptors
         sock = socket.socket(address.family, want.kind, 0, fileno=descriptor)
         held = Held(address=address, key=want.key or str(address), socket=sock, inode=answer.values["inode"])
@@ -217,13 +235,14 @@ class Ports:
             self._keep(held, want, answer.values)
         return held
 
-    def _beside(self, asking: Steps[Answer], overlapping: list[int]) -> Steps[Answer]:
+    def _beside(self, asking: Steps[Answer], overlapping: list[Held]) -> Steps[Answer]:
         """Let the helper do something beside other sockets, and clear up if it does not come to an end."""
+        parted = [held.socket.fileno() for held in overlapping if held.slots is None]
         try:
             return (yield from asking)
         except OSError as error:
-            if overlapping and error.errno in (errno.ETIMEDOUT, errno.ECONNABORTED):
-                yield from ask("part", {}, overlapping)
+            if parted and error.errno in (errno.ETIMEDOUT, errno.ECONNABORTED):
+                yield from ask("part", {}, parted)
             raise
 
     def _keep(self, held: Held, want: Want, found: dict[str, Any]) -> None:
@@ -234,21 +253,25 @@ class Ports:
         if found["problem"]:
             self._told.log(f"{held.address}: {found['problem']}")
 
-    def _give(self, worker: Worker, held: Held, want: Want) -> None:
-        alone = not held.users - {worker.number}
-        flags = fcntl.fcntl(held.socket, fcntl.F_GETFL)
+    def _give(self, worker: Worker, held: Held, want: Want, member: Member | None) -> bool:
+        """Count *worker* among the users of *held*. Return whether the socket that it gets listens."""
+        sock = held.socket if member is None else member.socket
+        alone = member is not None or not held.users - {worker.number}
+        flags = fcntl.fcntl(sock, fcntl.F_GETFL)
         if want.nonblocking:
-            fcntl.fcntl(held.socket, fcntl.F_SETFL, flags | os.O_NONBLOCK)
+            fcntl.fcntl(sock, fcntl.F_SETFL, flags | os.O_NONBLOCK)
         elif alone:
-            fcntl.fcntl(held.socket, fcntl.F_SETFL, flags & ~os.O_NONBLOCK)
+            fcntl.fcntl(sock, fcntl.F_SETFL, flags & ~os.O_NONBLOCK)
         if worker.exited:  # while its child's call was worked on
             if not (held.users or held.listening or held.declared):
                 self.close(held)
             raise LeaveAlone
         held.users.add(worker.number)
+        self.room.given(worker)
         self._adopt(worker, held)
         if held.kept is not None:
             held.kept.orphaned = False
+        return held.listening if member is None else self.per_slot.assign(worker, held, member)
 
     def _adopt(self, worker: Worker, held: Held) -> None:
         """A socket belongs to the group that used it first, until that has no worker any more."""
@@ -279,9 +302,11 @@ class Ports:
             held.tenant = tenant or None
         if held.given is not None and held.listening:
             return held  # as long a queue as its unit says
+        if held.slots is not None:
+            return held  # its workers let their sockets listen
         try:
             if address.kind != "udp":
-                run_here(self._listen(held, backlog, None), DUTIES)
+                run_here(self._listen(held, held.socket, backlog, None), DUTIES)
             held.listening = True
         except OSError as error:
             self.close(held)
@@ -312,12 +337,15 @@ class Ports:
 
     def close(self, held: Held) -> None:
         """Close a socket and remove its file."""
+        self.on_close(held)
+        self.per_slot.forget(held)
         self._holdings.drop_held(held)
         self.paths.release(held)
-        if held.door:
-            held.socket.close()
-        else:
-            self._helper.close(held.socket.detach())  # a worker may have connected it, and let it linger
+        for sock in held.sockets:
+            if held.door:
+                sock.close()
+            else:
+                self._helper.close(sock.detach())  # a worker may have connected it, and let it linger
 
     def close_all(self, *, doors: bool = True) -> None:
         """Close every socket, or every one that is not a door."""
@@ -325,15 +353,39 @@ class Ports:
             if doors or not held.door:
                 self.close(held)
 
-    def _listen(self, held: Held, backlog: int, binder: Binder | None) -> Steps[None]:
+    def _listen(self, held: Held, sock: socket.socket, backlog: int, binder: Binder | None) -> Steps[None]:
+        held.backlog = max(backlog, BACKLOG)
         values = {
             "address": _words(held.address),
-            "backlog": max(backlog, BACKLOG),
+            "backlog": held.backlog,
+            "again": held.listening and held.address.kind == "tcp",
             "binder": None if binder is None else list(binder),
         }
-        others = [other.socket.fileno() for other in self._overlapping(held.address) if other is not held]
-        yield from self._beside(ask("listen", values, [held.socket.fileno(), *others]), others)
+        others = [other for other in self._overlapping(held.address) if other is not held]
+        lent = [sock.fileno(), *(other.socket.fileno() for other in others)]
+        yield from self._beside(ask("listen", values, lent), others)
         held.listening = True
+        self.on_listen(held)
+
+    def listen_again(self, held: Held) -> Steps[None]:
+        """Let *held*, which a worker has shut down, listen again. Raises OSError."""
+        yield from self._listen(held, held.socket, held.backlog, None)
+
+    def replace(self, held: Held) -> Steps[None]:
+        """Put a socket that listens in the place of *held*, a Unix socket, which cannot any more. Raises OSError."""
+        if held.kept is None:
+            raise OSError(errno.EADDRINUSE, "workers have the name open")
+        place = held.kept.place
+        binder = (place.binder or _ourselves(0o077))._replace(cwd="/")
+        want = Want(held.address, held.socket.type, nonblocking=False, binder=binder, key=held.key)
+        want = want._replace(written=held.address.path or "", directory=os.dup(place.directory))
+        try:
+            yield from held.kept.ask("remove", given=False)
+        finally:
+            self.close(held)
+        new = yield from self._make(want)
+        new.tenant, new.uid, new.declared = held.tenant, held.uid, held.declared
+        yield from self._listen(new, new.socket, held.backlog, place.binder)
 
     def _overlapping(self, address: Address) -> Iterator[Held]:
         for held in self._holdings.held.values():
@@ -343,6 +395,17 @@ class Ports:
 
 def _ourselves(umask: int) -> Binder:
     return Binder(os.geteuid(), os.getegid(), tuple(os.getgroups()), umask, "/")
+
+
+def _request(want: Want) -> dict[str, Any]:
+    """Return what the helper is to open."""
+    return {
+        "address": _words(want.address),
+        "type": want.kind,
+        "options": list(want.options),
+        "binder": list(want.binder),
+        "written": want.written,
+    }
 
 
 def _words(address: Address) -> list[Any]:

@@ -10,6 +10,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import socket
 import struct
 import sys
 from typing import NamedTuple
@@ -35,6 +36,12 @@ def prctl(option: int, value: int) -> None:
     """Call ``prctl(option, value, 0, 0, 0)``."""
     zero = ctypes.c_ulong(0)
     _check(_libc.prctl(ctypes.c_int(option), ctypes.c_ulong(value), zero, zero, zero), f"prctl {option}")
+
+
+def disconnect(descriptor: int) -> None:
+    """Dissolve what a socket is connected to (connect(2) with AF_UNSPEC); it stays bound."""
+    nothing = ctypes.create_string_buffer(16)  # struct sockaddr: sa_family is AF_UNSPEC, 0
+    _check(_libc.connect(ctypes.c_int(descriptor), nothing, ctypes.c_uint32(16)), "connect")
 
 
 # System call numbers: asm/unistd.h of each machine; audit architectures: linux/audit.h
@@ -135,6 +142,15 @@ def bind_filter(machine: Machine) -> bytes:
         (_RETURN, 0, 0, _RET_USER_NOTIF),
     )
     return b"".join(_INSTRUCTION.pack(*instruction) for instruction in instructions)
+
+
+_SO_ATTACH_REUSEPORT_CBPF = 51  # asm-generic/socket.h
+
+
+def attach_reuseport(sock: socket.socket, code: bytes) -> None:
+    """Let the classic BPF program *code* choose the socket of *sock*'s SO_REUSEPORT group for each new connection."""
+    program = bytes(_Program(len(code) // _INSTRUCTION.size, code))
+    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_REUSEPORT_CBPF, program)
 
 
 def install_filter(code: bytes, machine: Machine) -> int:

@@ -17,6 +17,7 @@ from cluster_service.machine import passing, shortage
 from cluster_service.wire import addresses, channel
 
 from . import asked, opening, seccomp
+from .perslot import socket_for
 from .receiving import receive
 from .sharing import Refused
 from .steps import ask
@@ -128,7 +129,7 @@ class Service:
         finally:
             if directory >= 0 and not self._ports.paths.keeps(directory):
                 os.close(directory)
-        return {"ok": True, "shared": True}, [held.socket.fileno()]
+        return {"ok": True, "shared": True}, [socket_for(worker, held).fileno()]
 
     def _listen(self, worker: Worker, request: dict[str, Any]) -> Steps[Reply]:
         held = self._holdings.by_inode.get(int(request["inode"]))

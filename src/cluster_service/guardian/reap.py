@@ -62,9 +62,27 @@ def look(pid: int) -> Process | None:
         with open(f"/proc/{pid}/stat", "rb") as file:
             # The name, in parentheses, may contain anything: what follows the last one is plain.
             fields = file.read().rpartition(b")")[2].split()
-        return Process(int(fields[1]), int(fields[2]), int(fields[19]), zombie=fields[0] in (b"Z", b"X"))
+        # The first thread may have ended and others go on: all of them count until the last one ends.
+        zombie = fields[0] in (b"Z", b"X") and int(fields[17]) <= 1
+        return Process(int(fields[1]), int(fields[2]), int(fields[19]), zombie)
     except (OSError, ValueError, IndexError):
         return None
+
+
+_MARK = b"Max file locks "
+
+
+def mark_of(pid: int) -> int:
+    """Return the mark that *pid* has inherited (``limits.RLIMIT_LOCKS``); 0: none."""
+    try:
+        with open(f"/proc/{pid}/limits", "rb") as file:
+            for line in file:
+                if line.startswith(_MARK):
+                    value = line[len(_MARK) :].split()[0]
+                    return int(value) if value.isdigit() else 0
+    except (OSError, IndexError):
+        pass
+    return 0
 
 
 def processes() -> dict[int, Process]:
@@ -114,7 +132,9 @@ def signal_group(
     try:
         os.killpg(group, number)
     except (ProcessLookupError, PermissionError):
-        return False
+        if not leader_lives:
+            return False
+        os.kill(group, number)  # it was forked just now, and has no group of its own yet
     return True
 
 

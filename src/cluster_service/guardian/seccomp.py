@@ -40,6 +40,7 @@ from cluster_service.machine import capabilities, passing, shortage
 
 from . import asked, posix
 from .helper import LIMIT_SECONDS
+from .perslot import socket_for
 from .sharing import Refused
 from .steps import ask
 from .wants import LeaveAlone, want_from
@@ -173,8 +174,9 @@ class Listener:
     def _install(self, notification: Notification, number: int, held: Held, *, close_on_exec: bool) -> Steps[None]:
         self._doing = f"passing on the socket of {held.address}"
         values = {"id": notification.id, "number": number, "close_on_exec": close_on_exec}
+        sock = socket_for(self.worker, held)
         try:
-            yield from ask("install", values, [self.descriptor, held.socket.fileno()])
+            yield from ask("install", values, [self.descriptor, sock.fileno()])
         except OSError as error:
             if error.errno in (*_STUCK, *_GONE):
                 raise

@@ -6,7 +6,6 @@ A fork that is refused leaves nothing behind.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import functools
 import os
@@ -151,8 +150,6 @@ def launch(plan: Plan) -> Launch:
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         theirs.close()
-    with contextlib.suppress(OSError):  # the child does it too: whoever comes first, it is done when either goes on
-        os.setpgid(pid, pid)
     return Launch(pid, ours)
 
 

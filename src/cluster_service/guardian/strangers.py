@@ -6,6 +6,7 @@ where there are thousands of processes.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import time
@@ -58,17 +59,34 @@ def holds(pid: int, wanted: set[str]) -> bool:
     return any(link in wanted for link in links_of(pid))
 
 
+def is_visible(pid: int) -> bool:
+    """Whether we may look at the descriptors of process *pid*; True when it has ended."""
+    try:
+        os.listdir(f"/proc/{pid}/fd")
+    except PermissionError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
 def links_of(pid: int) -> Iterator[str]:
     """Yield what the descriptors of process *pid* are (``socket:[4711]``); nothing where we may not look."""
+    with contextlib.suppress(PermissionError):
+        yield from links_seen(pid)
+
+
+def links_seen(pid: int) -> Iterator[str]:
+    """Yield what the descriptors of process *pid* are (``socket:[4711]``). Raises PermissionError."""
     directory = f"/proc/{pid}/fd"
     try:
         entries = os.listdir(directory)
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError):  # it has ended
         return
     for entry in entries:
         try:
             yield os.readlink(f"{directory}/{entry}")
-        except OSError:  # closed in the meantime
+        except (FileNotFoundError, ProcessLookupError):  # closed in the meantime
             continue
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -20,8 +21,10 @@ if TYPE_CHECKING:
     from .faults import Faults
     from .holdings import Held, Holdings, Worker
     from .keeper import Keeper
+    from .leaving import Leaving
     from .logclient import Logs
     from .ports import Ports
+    from .remains import Remains
     from .workers import Workers
 
 NOTEBOOK_LIMIT = 8 * 1024 * 1024
@@ -41,7 +44,15 @@ class Verbs:
     """The orders, by type."""
 
     def __init__(
-        self, holdings: Holdings, keeper: Keeper, workers: Workers, open_ports: Ports, logs: Logs, faults: Faults
+        self,
+        holdings: Holdings,
+        keeper: Keeper,
+        workers: Workers,
+        open_ports: Ports,
+        logs: Logs,
+        faults: Faults,
+        remains: Remains,
+        now: Callable[[], float],
     ) -> None:
         self._holdings = holdings
         self._keeper = keeper
@@ -49,7 +60,10 @@ class Verbs:
         self._ports = open_ports
         self._logs = logs
         self._faults = faults
+        self._remains = remains
+        self._now = now
         self.ending: Ending
+        self.leaving: Leaving
         self.deliver_kept: Callable[[], None]
         self._table: dict[type, Callable[[Any], None]] = {
             orders.Hello: self._hello,
@@ -128,17 +142,34 @@ class Verbs:
             raise No(f"worker {worker.number} was sent {order.order} before", worker.number)
         if worker.exited and not order.whole_group:
             raise No(f"worker {worker.number} has exited", worker.number)
-        if order.whole_group:
+        if order.order == "sweep" and worker.exited:
+            needs_port = worker.share == "none" and worker.code != 0 and "stop" not in worker.signals
+            self._remains.end(worker, self._now(), 0.0 if needs_port else order.after)
+        elif order.whole_group:
             reap.signal_group(worker.pid, order.signal, leader_lives=not worker.exited, others=self._holdings.by_pid)
+        elif order.order == "stop":
+            self.leaving.begin(worker, order.drain, lambda: self._kill(worker, order.signal), order.signal)
         else:
             os.kill(worker.pid, order.signal)
         worker.signals.append(order.order)
 
+    @staticmethod
+    def _kill(worker: Worker, number: int) -> None:
+        if not worker.exited:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker.pid, number)
+
     def _tell(self, order: orders.Tell) -> None:
         worker = self._worker(order.worker)
-        why = channels.send(worker, order.message)
+        if order.message.get("type") == "stop" and self._ports.per_slot.of(worker):
+            self.leaving.begin(worker, 0.0, lambda: self._send(worker, order.message))
+            return
+        self._send(worker, order.message)
+
+    def _send(self, worker: Worker, message: dict[str, Any]) -> None:
+        why = channels.send(worker, message)
         if why:
-            raise No(f"worker {worker.number}: {why}", worker.number)
+            self._keeper.tell(facts.Refused("tell", f"worker {worker.number}: {why}", worker.number))
 
     def _forget(self, order: orders.Forget) -> None:
         worker = self._holdings.workers.get(order.worker)

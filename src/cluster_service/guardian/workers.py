@@ -31,16 +31,18 @@ if TYPE_CHECKING:
     from cluster_service.wire.orders import Spawn
 
     from .channels import Channels
+    from .ending import Ending
     from .faults import Faults
     from .helper import Helper
     from .holdings import Held, Holdings
     from .limits import Limits
     from .logclient import Logs
-    from .loop import Loop
     from .notify_sockets import NotifySockets
     from .ports import Ports
     from .reap import End
+    from .remains import Remains
     from .steps import Tasks
+    from .watching import Loop
 
 _FIRST_DESCRIPTOR = 3  # SD_LISTEN_FDS_START of sd_listen_fds(3)
 
@@ -61,6 +63,7 @@ class Workers:
         channels: Channels,
         notify: NotifySockets,
         faults: Faults,
+        remains: Remains,
     ) -> None:
         self._holdings = holdings
         self._helper = helper
@@ -76,7 +79,10 @@ class Workers:
         self._channels = channels
         self._notify = notify
         self._faults = faults
+        self._remains = remains
+        self._marks = limits.marks_of(instance)
         self.tell: Callable[..., None]
+        self.ending: Ending
 
     # ------------------------------------------------------------ start
 
@@ -84,7 +90,10 @@ class Workers:
         """Fork and exec. What becomes of it is told as a fact."""
         self._holdings.last_worker = order.worker
         worker = Worker(order.worker, order.label, meta=order.meta, share=order.share, tenant=order.tenant)
+        worker.stop_signal = order.stop_signal
+        worker.mark = self._marks | order.worker
         worker.binds = frozenset(order.binds)
+        worker.per_slot, worker.drain = order.listen == "per-slot", order.drain
         self._holdings.partners[order.tenant] = frozenset(order.share_with)
         try:
             with Resources() as resources:
@@ -98,9 +107,7 @@ class Workers:
         """Release what the worker was to get. Resources has closed its pairs and pipes."""
         worker.channel = worker.ports = worker.check = None
         worker.board = -1
-        self._faults.run(
-            str(worker), *self._releases(worker), lambda: self.tell(facts.SpawnFailed(worker.number, why))
-        )
+        self._faults.run(str(worker), *self._releases(worker), lambda: self.tell(facts.SpawnFailed(worker.number, why)))
 
     def _fork(self, worker: Worker, order: Spawn, resources: Resources) -> None:
         identity = spawn.identity_of(order.user, order.group)
@@ -145,10 +152,10 @@ class Workers:
             stdout=outs[1],
             stderr=errs[1],
             descriptors=descriptors,
-            limits=limits.for_worker(self._found, order),
+            limits=limits.for_worker(self._found, order, worker.mark),
             identity=identity,
             machine=posix.MACHINE if order.share == "seccomp" else None,
-            death_signal=signal.SIGTERM,
+            death_signal=worker.stop_signal,
             listen_fds=bool(inherited),
             keep_stdin=order.keep_stdin,
         )
@@ -316,10 +323,15 @@ class Workers:
         worker.exited, worker.code, worker.signal = True, end.code, end.signal
         self._faults.run(
             str(worker),
+            lambda: self._count_left(worker),
             *self._releases(worker),
-            lambda: self.tell(facts.Exited(worker.number, end.code, end.signal)),
+            lambda: self.tell(facts.Exited(worker.number, end.code, end.signal, worker.left)),
             lambda: self._logs.exited(worker.number, failed=end.failed),
+            lambda: self.ending.left(worker),
         )
+
+    def _count_left(self, worker: Worker) -> None:
+        worker.left = self._remains.count(worker)
 
     def tail(self, number: int, lines: list[str]) -> None:
         """The log writer has told the last lines of a worker, or did not in time."""

@@ -1,4 +1,4 @@
-"""The machine, as every process of a service sees it: its shortages, what may be done, what a process is called.
+"""Operating system facilities shared by all processes of a service: files, identities, descriptors, process titles.
 
-Standard library alone, from Python 3.9 on; it imports nothing of ours, and all the others may import it.
+Uses only the standard library, from Python 3.9 on, and nothing else of this project; every other package may import it.
 """

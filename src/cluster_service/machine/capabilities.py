@@ -1,4 +1,4 @@
-"""What this process may do that others may not: capabilities(7). The numbers are those of linux/capability.h."""
+"""Capabilities of this process, see capabilities(7). The numbers are from linux/capability.h."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ CAP_SYS_RESOURCE = 24
 
 
 def has(number: int) -> bool:
-    """Whether this process has capability *number* in effect."""
+    """Return True if this process has capability *number* in its effective set."""
     with open("/proc/self/status", encoding="ascii", errors="replace") as status:
         for line in status:
             if line.startswith("CapEff:"):

@@ -1,16 +1,17 @@
-"""The one place where files of the service are opened for writing, renamed and removed: log, pid, audit, state, key and
-history files. tests/test_boundaries.py finds code that does so elsewhere.
+"""The only module that opens files of the service for writing, renames and removes them.
 
-No other user can lead such a file elsewhere, whatever he may write to:
+These are log, pid, audit, state, key and history files. tests/test_boundaries.py finds code that does so elsewhere.
 
-- A path is walked from directory to directory. A symbolic link in it is followed only if none but root and this user
-  can have made it, otherwise refused. What follows is done in the directory that was reached, not by the path.
-- A file that exists is used only if none but root and this user can have put it there: its directory is theirs and
-  nobody else can write to it, or else the file itself is theirs and has no second name (a hard link).
-- A directory that every user can write to is refused, unless it is sticky, as /tmp is.
+No other user can redirect such a file, whatever directories that user can write to:
 
-Opening never waits: not for the reader of a FIFO, nor for a device. The disk itself may keep any of this waiting; so
-the guardian uses it before its first and after its last process only.
+- A path is walked directory by directory. A symbolic link in it is followed only if no user but root and this one can
+  have created it; otherwise it is refused. The operation then uses the descriptor of the directory, not the path.
+- An existing file is used only if no user but root and this one can have put it there: either they own its directory,
+  which no other user can write to, or they own the file and it has no other hard link.
+- A world-writable directory is refused, unless it is sticky like /tmp.
+
+Opening never blocks, neither on a FIFO nor on a device. The disk itself may block any of these calls, so the guardian
+uses them only before its first and after its last process.
 """
 
 from __future__ import annotations
@@ -27,20 +28,20 @@ if TYPE_CHECKING:
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _CAREFULLY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _LINKS = 40
-"""Symbolic links in one path, as path_resolution(7) has it."""
+"""Maximum number of symbolic links in one path, as in path_resolution(7)."""
 _TRIES = 10
-"""A file that appears and disappears that often in a moment is not worth more."""
+"""Maximum number of attempts to open a file that other processes keep creating and removing."""
 
 
 class Refused(OSError):
-    """The file is not used, since another user could have made it what it is. ``strerror`` says why and what to do."""
+    """Another user could control the file. ``strerror`` says why and what to do."""
 
     def __init__(self, path: str, why: str) -> None:
         super().__init__(errno.EPERM, why, path)
 
 
 class _Descriptor(Exception):
-    """The path leads to a descriptor of a process, as /dev/stdout does."""
+    """The path leads to a descriptor of a process, such as /dev/stdout."""
 
     def __init__(self, directory: int, name: str) -> None:
         super().__init__(name)
@@ -48,13 +49,13 @@ class _Descriptor(Exception):
         self.name = name
 
 
-# ------------------------------------------------------------------ what the service does with files
+# ------------------------------------------------------------------ operations
 
 
 def open_for_append(path: str, mode: int = 0o640) -> int:
-    """Open the file at *path* to append to it, made with *mode* if there is none; return its descriptor.
+    """Open the file at *path* for appending, creating it with *mode* if necessary; return its descriptor.
 
-    It may be a FIFO that is read, or a device: /dev/null, /dev/stdout. Raises Refused, and OSError as open(2).
+    It may be a FIFO with a reader, or a device: /dev/null, /dev/stdout. Raises Refused, and OSError as open(2).
     """
     try:
         with _located(path) as (directory, name):
@@ -65,21 +66,21 @@ def open_for_append(path: str, mode: int = 0o640) -> int:
 
 
 def open_for_reading(path: str) -> int:
-    """Open the file at *path* to read it; return its descriptor. Raises Refused, and OSError as open(2)."""
+    """Open the file at *path* for reading; return its descriptor. Raises Refused, and OSError as open(2)."""
     with _located(path, devices=False) as (directory, name):
         return _open(path, directory, name, os.O_RDONLY)
 
 
 def replace(path: str, data: bytes, mode: int, *, follow: bool, sync: bool = False) -> None:
-    """Write *data* to a new file, which then takes the place of *path*: it is whole at any time.
+    """Replace the file at *path* atomically by a new one with *data*.
 
-    *follow*: a link at the end of *path* is followed; if not, it is replaced. *sync*: wait until it is on the disk.
-    Raises Refused, and OSError as open(2), write(2) and rename(2).
+    *follow*: follow a symbolic link at the end of *path* rather than replace it. *sync*: wait until the data is on
+    disk. Raises Refused, and OSError as open(2), write(2) and rename(2).
     """
     with _located(path, follow=follow, devices=False) as (directory, name):
         new = f"{name}.new"
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(new, dir_fd=directory)  # of a process that was killed while it wrote
+            os.unlink(new, dir_fd=directory)  # left by a process that was killed while writing
         try:
             with open(_open(path, directory, new, os.O_WRONLY | os.O_EXCL, mode), "wb") as file:
                 file.write(data)
@@ -97,21 +98,22 @@ def replace(path: str, data: bytes, mode: int, *, follow: bool, sync: bool = Fal
 
 
 def create(path: str, mode: int) -> int:
-    """Make the file at *path*, which must not be there, and open it for writing. Raises Refused, FileExistsError."""
+    """Create the file at *path* and open it for writing. Raises Refused, and FileExistsError if it exists."""
     with _located(path, follow=False, devices=False) as (directory, name):
         return _open(path, directory, name, os.O_WRONLY | os.O_EXCL, mode)
 
 
 def add_suffix(path: str, suffix: str) -> None:
-    """Add *suffix* to the name of the file at *path*. Raises Refused, and OSError as rename(2)."""
+    """Append *suffix* to the name of the file at *path*. Raises Refused, and OSError as rename(2)."""
     with _located(path, devices=False) as (directory, name):
         os.replace(name, name + suffix, src_dir_fd=directory, dst_dir_fd=directory)
 
 
 def rotate(path: str, keep: int, opened: int) -> None:
-    """Rename *path* to FILE.1, FILE.1 to FILE.2 and so on; *keep* old files are kept. *opened*: descriptor of the file.
+    """Rename *path* to FILE.1, FILE.1 to FILE.2 and so on, keeping *keep* old files.
 
-    Raises Refused, and OSError as rename(2). Then *path* is where it was.
+    *opened*: a descriptor of the file, to detect that another file is at *path*. Raises Refused, and OSError as
+    rename(2); then *path* has not been renamed.
     """
     with _located(path, devices=False) as (directory, name):
         if not os.path.samestat(os.fstat(opened), os.stat(name, dir_fd=directory, follow_symlinks=False)):
@@ -126,16 +128,16 @@ def rotate(path: str, keep: int, opened: int) -> None:
 
 
 def remove(path: str) -> None:
-    """Remove the file at *path*, or a link there. Raises Refused, and OSError as unlink(2)."""
+    """Remove the file or symbolic link at *path*. Raises Refused, and OSError as unlink(2)."""
     with _located(path, follow=False, devices=False) as (directory, name):
         os.unlink(name, dir_fd=directory)
 
 
 def check(path: str, users: Iterable[tuple[str, int, Iterable[int]]]) -> None:
-    """Check whether *path* may become a file of the service. Changes nothing.
+    """Check if *path* may become a file of the service, without changing anything.
 
     *users*: name, uid and gids of other users that run workers. Raises Refused if one of them can write to its
-    directory, or for what ``open_for_append`` would refuse; OSError if there is no such directory.
+    directory, or if ``open_for_append`` would refuse it; OSError if there is no such directory.
     """
     try:
         with _located(path) as (directory, name):
@@ -153,7 +155,7 @@ def check(path: str, users: Iterable[tuple[str, int, Iterable[int]]]) -> None:
         os.close(found.directory)
 
 
-# ------------------------------------------------------------------ finding them
+# ------------------------------------------------------------------ path resolution
 
 
 @contextlib.contextmanager
@@ -166,9 +168,9 @@ def _closing(descriptor: int) -> Iterator[int]:
 
 @contextlib.contextmanager
 def _located(path: str, *, follow: bool = True, devices: bool = True) -> Iterator[tuple[int, str]]:
-    """The directory of the file at *path*, and the file's name there. *follow*: a link that is the file itself.
+    """Yield the directory of the file at *path* and its name there. *follow*: resolve a link at the end of *path*.
 
-    Raises Refused. Raises _Descriptor, or if *devices* is false Refused.
+    Raises Refused. For a path to a descriptor raises _Descriptor, or Refused if *devices* is false.
     """
     try:
         directory, name = _walk(path, follow=follow)
@@ -187,7 +189,7 @@ def _located(path: str, *, follow: bool = True, devices: bool = True) -> Iterato
 
 
 def _walk(path: str, *, follow: bool) -> tuple[int, str]:
-    """Return a descriptor of the directory of *path*, links resolved, and the last name."""
+    """Return a descriptor of the directory of *path*, with links resolved, and the last name."""
     pending = _parts(os.path.abspath(path))
     directory = os.open("/", _DIRECTORY)
     links = 0
@@ -208,7 +210,7 @@ def _walk(path: str, *, follow: bool) -> tuple[int, str]:
                     os.close(entry)
                     return directory, name
                 os.close(directory)
-                directory = entry  # if it is no directory, the next step says so
+                directory = entry  # if it is not a directory, the next step fails
                 continue
             with _closing(entry):
                 if not _only_ours(os.fstat(directory), found):
@@ -230,12 +232,12 @@ def _walk(path: str, *, follow: bool) -> tuple[int, str]:
 
 
 def _parts(path: str) -> list[str]:
-    """The names in *path*, the last one first."""
+    """Return the components of *path*, the last one first."""
     return [part for part in path.split("/") if part not in ("", ".")][::-1]
 
 
 def _is_descriptors(directory: int) -> bool:
-    """Whether it is /proc/PID/fd: its links lead to open files, whatever their text says."""
+    """Return True for /proc/PID/fd, whose links lead to open files regardless of their text."""
     parts = os.readlink(f"/proc/self/fd/{directory}").split("/")
     return parts[1] == "proc" and parts[-1] == "fd"
 
@@ -248,14 +250,14 @@ def _open_descriptor(found: _Descriptor) -> int:
         own = os.readlink(f"/proc/self/fd/{found.directory}") == f"/proc/{os.getpid()}/fd"
         if error.errno != errno.ENXIO or not own:
             raise
-        return os.dup(int(found.name))  # a socket, as systemd's journal is, cannot be opened
+        return os.dup(int(found.name))  # a socket, such as that of the systemd journal, cannot be opened
 
 
-# ------------------------------------------------------------------ whose they are
+# ------------------------------------------------------------------ ownership
 
 
 def _open(path: str, directory: int, name: str, flags: int, mode: int | None = None) -> int:
-    """Open what is there, if it is ours, or with *mode* a new file."""
+    """Open an existing file if it is ours, or create one with *mode*."""
     for _ in range(_TRIES):
         try:
             if flags & os.O_EXCL:
@@ -280,7 +282,7 @@ def _open(path: str, directory: int, name: str, flags: int, mode: int | None = N
 
 
 def _check_entry(path: str, directory: int, found: os.stat_result) -> None:
-    """Raise Refused for a file that another user can have put there, or that is none."""
+    """Raise Refused for a file that another user can have put there, OSError for one of an unusable type."""
     if not (stat.S_ISREG(found.st_mode) or stat.S_ISFIFO(found.st_mode) or stat.S_ISCHR(found.st_mode)):
         what = "a directory" if stat.S_ISDIR(found.st_mode) else "not a file, FIFO or character device"
         raise OSError(errno.EINVAL, f"it is {what}", path)
@@ -294,7 +296,7 @@ def _check_entry(path: str, directory: int, found: os.stat_result) -> None:
 
 
 def _only_ours(directory: os.stat_result, entry: os.stat_result) -> bool:
-    """Whether none but root and this user can have put *entry* into *directory*."""
+    """Return True if only root and this user can have put *entry* into *directory*."""
     ours = (0, os.geteuid())
     if directory.st_uid in ours and not directory.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         return True
@@ -302,7 +304,7 @@ def _only_ours(directory: os.stat_result, entry: os.stat_result) -> bool:
 
 
 def _may_write(directory: os.stat_result, uid: int, gids: frozenset[int]) -> bool:
-    """Whether a user can rename what others have put into *directory*."""
+    """Return True if the user can rename files of other users in *directory*."""
     if uid == directory.st_uid:
         return uid != os.geteuid()
     if directory.st_mode & stat.S_ISVTX or uid in (0, os.geteuid()):

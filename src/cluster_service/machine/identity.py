@@ -1,7 +1,7 @@
-"""The user as whom a program runs, and how a process becomes that user.
+"""User identities, and how a process takes one.
 
-The rights of the service are not lent: whatever is executed, opened or looked up because a user's configuration or
-release names it is executed, opened and looked up with an ``Identity``, which has no default.
+Whatever is executed, opened or looked up because a user's configuration or release names it is executed, opened or
+looked up with an ``Identity``, which has no default: the privileges of the service are never used for it.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ PR_SET_NO_NEW_PRIVS = 38
 
 
 class Unknown(Exception):
-    """There is no such user or group, or this process cannot become it: a sentence for the operator."""
+    """There is no such user or group, or this process cannot switch to it. The text is for the operator."""
 
 
 class Identity(NamedTuple):
-    """A user, its primary group, and the account whose further groups it has (None: no further groups)."""
+    """A user, its primary group, and the account that determines its supplementary groups (None: it has none)."""
 
     uid: int
     gid: int
@@ -26,7 +26,7 @@ class Identity(NamedTuple):
 
     @property
     def user_id(self) -> int:
-        """The uid in effect: this process's own for ``OWN``."""
+        """The effective uid; for ``OWN`` that of this process."""
         return os.geteuid() if self.uid < 0 else self.uid
 
     def groups(self) -> list[int]:
@@ -35,14 +35,14 @@ class Identity(NamedTuple):
 
 
 OWN = Identity(-1, -1)
-"""The identity that this process has: nothing is changed."""
+"""The current identity of this process: nothing is changed."""
 
 
 def of(user: str | None, group: str | None) -> Identity:
-    """Return the identity that the settings ``user`` and ``user_group`` name. Raises Unknown."""
+    """Return the identity in the settings ``user`` and ``user_group``. Raises Unknown."""
     if user is None and group is None:
         return OWN
-    import grp  # noqa: PLC0415 - seldom needed, and the guardian is to be small
+    import grp  # noqa: PLC0415 - rarely needed, and the guardian must stay small
     import pwd  # noqa: PLC0415 - as above
 
     uid, gid, name = os.getuid(), os.getgid(), None
@@ -69,7 +69,7 @@ def of(user: str | None, group: str | None) -> Identity:
 
 
 def become(identity: Identity) -> None:
-    """Change groups, gid and uid of this process, for good. Raises OSError."""
+    """Change the groups, gid and uid of this process permanently. Raises OSError."""
     if identity == OWN:
         return
     if identity.name is None:
@@ -81,14 +81,14 @@ def become(identity: Identity) -> None:
 
 
 def forbid_new_privileges() -> None:
-    """Make sure that nothing this process executes gains rights, by setuid files for example. Raises OSError."""
+    """Set no_new_privs: nothing that this process executes gains privileges, e.g. by setuid files. Raises OSError."""
     zero = ctypes.c_ulong(0)
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_NO_NEW_PRIVS, ctypes.c_ulong(1), zero, zero, zero):
         raise OSError(ctypes.get_errno(), "prctl PR_SET_NO_NEW_PRIVS")
 
 
 def variables(user: str | None) -> dict[str, str]:
-    """Return the variables that describe the account *user* to its programs, where it is not this process's."""
+    """Return HOME, USER and LOGNAME of the account *user*; empty if it is None or unknown, or we are not root."""
     if user is None or os.geteuid() != 0:
         return {}
     import pwd  # noqa: PLC0415 - rarely needed

@@ -1,7 +1,7 @@
-"""Where our own files stand, and whether they still do.
+"""The location of our own installation, and checks that it still exists.
 
-A deployment that deletes old releases deletes our installation too, if it stands in one of them. What runs goes on;
-nothing can be started any more. These functions find out before it happens, and name the cause once it has.
+A deployment that deletes old releases also deletes our installation if it is inside one of them. Running processes
+continue, but nothing can be started any more. These functions warn beforehand, and name the cause afterwards.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 HOME = os.path.dirname(PACKAGE)
-"""The directory that holds our package."""
+"""The directory that contains our package."""
 REMEDY = "install cluster-service outside of the releases, for example in a virtual environment of its own"
 
 
 def explain_missing(argv: Sequence[str]) -> str:
-    """Return why *argv* cannot run if one of its words is a file of ours that does not exist; else "".
+    """Return why *argv* cannot run if one of its words is a missing file of ours; else an empty string.
 
-    It looks at the disk, which may take as long as the disk likes.
+    Accesses the disk, and may block on it.
     """
     for word in argv:
         if (word == sys.executable or word.startswith(PACKAGE + os.sep)) and not os.path.lexists(word):
@@ -35,16 +35,16 @@ def explain_missing(argv: Sequence[str]) -> str:
 
 
 def stands_in(directory: str) -> bool:
-    """Whether our files, or the interpreter that runs them, are below *directory*."""
+    """Return True if our package, or the interpreter that runs it, is inside *directory*."""
     below = os.path.join(os.path.realpath(directory), "")
     named = os.path.join(os.path.realpath(os.path.dirname(sys.executable)), "")
     return any(place.startswith(below) for place in (os.path.realpath(HOME), named))
 
 
 def warn_of_release(directory: str) -> str:
-    """Return a warning if *directory* holds our installation and looks like one release of several; else "".
+    """Return a warning if *directory* contains our installation and looks like one of several releases; else "".
 
-    It does if a symbolic link beside it, or one level up, leads to it, as ``current`` does in most deployments.
+    It does if a symbolic link beside it, or one level up, leads to it, like ``current`` in most deployments.
     """
     if not stands_in(directory) or not any(_leads_to(directory, place) for place in _above(directory)):
         return ""
@@ -55,7 +55,7 @@ def warn_of_release(directory: str) -> str:
 
 
 def warn_of_leaving(old: Sequence[str], new: str) -> str:
-    """Return a warning if an upgrade to *new* leaves one of the directories *old* that has our installation; or ""."""
+    """Return a warning if an upgrade to *new* leaves a directory in *old* with our installation; else ""."""
     left = next((each for each in old if stands_in(each)), None)
     if left is None or stands_in(new):
         return ""

@@ -1,4 +1,4 @@
-"""Where a service keeps the sockets of its workers' NOTIFY_SOCKET: a function of its name, for whoever cleans up."""
+"""Directories of the workers' NOTIFY_SOCKETs. They follow from the service's name, so any process can remove them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ OWN_MODE, SHARED_MODE = 0o700, 0o711
 
 
 def directories(run_dir: str, name: str, *, own: bool) -> list[tuple[str, int]]:
-    """Return the directories to try, best first, each with its mode.
+    """Return the directories to try, in order of preference, each with its mode.
 
-    *own*: for workers of the service's own user. Those of other users cannot traverse the run directory; the
-    directory for them can be traversed by every user, and the permissions of each socket in it decide.
+    *own*: for workers that run as the user of the service. Workers of other users cannot traverse the run directory;
+    every user can traverse theirs, and the permissions of each socket in it apply.
     """
     token = f"{_checksum(os.fsencode(run_dir)):08x}"
     shared = [(f"{base}/cluster-service-{name}-{token}.notify", SHARED_MODE) for base in _SHARED]
@@ -24,7 +24,7 @@ def directories(run_dir: str, name: str, *, own: bool) -> list[tuple[str, int]]:
 
 
 def _checksum(data: bytes) -> int:
-    """Return 32 bits that differ for different *data* (FNV-1a). The module zlib would take 200 KB of the guardian."""
+    """Return a 32-bit FNV-1a hash of *data*. Importing zlib would cost the guardian 200 KB."""
     value = 2166136261
     for byte in data:
         value = (value ^ byte) * 16777619 & 0xFFFFFFFF
@@ -32,10 +32,10 @@ def _checksum(data: bytes) -> int:
 
 
 def make(directory: str, mode: int) -> None:
-    """Make *directory*, or check that it is ours and exactly as we would make it. Raises OSError."""
+    """Create *directory*, or check that an existing one is ours and has the same *mode*. Raises OSError."""
     try:
         os.mkdir(directory, mode)
-        os.chmod(directory, mode)  # whatever the umask says
+        os.chmod(directory, mode)  # independent of the umask
     except FileExistsError:
         found = os.lstat(directory)
         ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and stat.S_IMODE(found.st_mode) == mode
@@ -54,7 +54,7 @@ def empty(directory: str) -> None:
 
 
 def remove_all(run_dir: str, name: str) -> None:
-    """Remove every directory of the service *name*. Its lock must be held."""
+    """Remove every directory of the service *name*. The caller must hold its lock."""
     for directory, _mode in directories(run_dir, name, own=True):
         empty(directory)
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""What the system has too little of, and what can be done about it: sentences for those who have to find out."""
+"""Explanations of resource shortages: what the system has run out of, and what to do about it."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ SENTENCES = {
     errno.ENOSPC: "the disk is full (make room on it)",
     errno.EDQUOT: "the quota of the disk is used up (make room on it)",
 }
-"""By the number of the error. They go by themselves when there is enough again."""
+"""errno -> explanation. These errors disappear when the resource is available again."""
 
 NO_PROCESS = (
     "the system refuses another process (raise RLIMIT_NPROC of this user, pids.max of its control group, or"
     " kernel.pid_max)"
 )
-"""What EAGAIN means where it comes from fork(2)."""
+"""The meaning of EAGAIN from fork(2)."""
 
 NO_THREAD = (
     "the system refuses another thread (raise RLIMIT_NPROC of this user, pids.max of its control group, or the limit of"
     " memory)"
 )
-"""What Python's ``RuntimeError: can't start new thread`` means."""
+"""The meaning of Python's ``RuntimeError: can't start new thread``."""
 
 
 def is_one(error: BaseException) -> bool:
-    """Whether *error* says that there is too little of something, and the same may go well later."""
+    """Return True if *error* reports a shortage, so that a retry may succeed later."""
     return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in SENTENCES)
 
 
 def explain(error: BaseException) -> str:
-    """Return the sentence for *error*; for one that is no shortage, the system's own words."""
+    """Return the explanation of *error*; if it is not a shortage, its own text."""
     if isinstance(error, MemoryError):
         return SENTENCES[errno.ENOMEM]
     if isinstance(error, RuntimeError) and "start new thread" in str(error):

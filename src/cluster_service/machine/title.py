@@ -1,7 +1,7 @@
-"""What the process list says of a process: written over its own arguments, where the kernel looks for them.
+"""The title of a process in the process list, written over its arguments in memory, where the kernel reads them.
 
-Standard library only, Python 3.9 or later: the guardian, the log writer and the workers have a title of it. Nothing
-here ever fails: a process that cannot have a title goes on without.
+Uses only the standard library, from Python 3.9 on; for the guardian, the log writer and the workers. Nothing here
+raises: a process that cannot set its title continues without one.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from typing import Optional, Tuple
 
 
 class Title:
-    """The title of this process. One that somebody else has set is left alone for good."""
+    """The title of this process. If other code has changed it, it is left alone from then on."""
 
     def __init__(self) -> None:
         self._place: Optional[Tuple[int, int]] = None
-        """Where the arguments are in memory, and how long."""
+        """The address and length of the arguments in memory."""
         self._original = b""
         self._shown = b""
-        """What stands there, as far as we know."""
+        """The title that we have written last."""
         self._over = False
 
     def set(self, text: str) -> None:
-        """Show *text*, as much of it as there is room for."""
+        """Show *text*, truncated to the available space."""
         if self._over:
             return
         try:
@@ -38,7 +38,7 @@ class Title:
             os.close(memory)
 
     def give_back(self) -> None:
-        """Let the arguments stand there again, for somebody else to write over, and say no more."""
+        """Restore the arguments, so that other code can set a title, and set no further one."""
         if self._place is not None and not self._over:
             place, length = self._place
             try:
@@ -49,7 +49,7 @@ class Title:
                 finally:
                     os.close(memory)
             except OSError:
-                pass  # then it is none of ours that stands there
+                pass  # the memory is no longer accessible to us
         self._over = True
 
     def _write(self, memory: int, text: bytes) -> None:
@@ -61,14 +61,14 @@ class Title:
         if os.pread(memory, length, start) != self._shown:
             self._over = True
             return
-        # The title ends at its NUL, rather than with the arguments, where their last byte is none: proc(5) reads a
-        # title then, as setproctitle(3) leaves it.
+        # The last byte is not NUL, so the title ends at its own NUL rather than with the arguments: proc(5) then reads
+        # it as a title, as with setproctitle(3).
         self._shown = text[: length - 2].ljust(length - 1, b"\0") + b"."
         os.pwrite(memory, self._shown, start)
 
 
 def _arguments() -> Tuple[int, int]:
-    """Return where the arguments of this process begin, and how many bytes they are: arg_start, arg_end of proc(5)."""
+    """Return the address and length of this process's arguments: arg_start and arg_end of proc(5)."""
     with open("/proc/self/stat", "rb") as file:
         fields = file.read().rpartition(b")")[2].split()
     start, end = int(fields[45]), int(fields[46])

@@ -88,7 +88,9 @@ def _stop(master: Master, action: actions.Stop) -> None:
     if release is None or release.kind != "command":
         message = {"type": "stop", "timeout": action.timeout, "reason": action.reason}
         master.say(orders.Tell(action.worker, message))
-    master.say(orders.Signal(action.worker, signal.SIGTERM, "stop"))
+    number = signal.SIGTERM if release is None else launch.stop_signal(release)
+    drain = min(launch.drain_of(group.spec, release), action.timeout / 2) if group and release else 0.0
+    master.say(orders.Signal(action.worker, number, "stop", drain=drain))
 
 
 def tell_serving(master: Master, pid: int) -> None:
@@ -104,7 +106,8 @@ def _kill(master: Master, action: actions.Kill) -> None:
 
 
 def _sweep(master: Master, action: actions.Sweep) -> None:
-    master.say(orders.Signal(action.worker, signal.SIGKILL, "sweep", whole_group=True))
+    order = orders.Signal(action.worker, signal.SIGKILL, "sweep", whole_group=True, after=action.after)
+    master.say(order)
 
 
 def _forget(master: Master, action: actions.Forget) -> None:
@@ -142,6 +145,7 @@ CARRY_OUT: dict[type, Callable[[Master, Any], None]] = {
     actions.RunTest: _test,
     actions.Abandon: _abandon,
     actions.Dump: lambda master, action: master.pulses.dump(action),
+    actions.Warn: lambda master, action: master.log(action.what),
     actions.Fault: lambda master, action: master.log(f"error: {action.what} (please report this)"),
     actions.End: lambda master, action: master.end(action),
 }

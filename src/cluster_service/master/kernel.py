@@ -1,7 +1,8 @@
 """The guardian's client: orders out, facts in, over the stream that the guardian gave us.
 
-Facts are handed over in the order in which they came. ``pump`` takes in all that has arrived already: the loop calls it
-before it believes a clock, since a master that was stopped for a while finds time gone and the facts unread.
+Facts are handed over in the order in which they came. When the stream is readable, ``CHUNK`` bytes are read at a time,
+and the loop serves its other descriptors between two reads. ``pump`` reads all that has arrived already: the master
+calls it before it believes a clock, since a master that was stopped for a while finds time gone and the facts unread.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 CHUNK = 256 * 1024
+PUMP_READS = 64
+"""Reads of one ``pump``, at most: the guardian keeps no more than 4 MB for a master that does not read."""
 DESCRIPTORS = 16
 """The most descriptors taken with one read."""
 LOG_SECONDS = 10.0
@@ -56,7 +59,7 @@ class Kernel:
         self._out = bytearray()
         self.lost = False
         stream.setblocking(False)  # noqa: FBT003
-        loop.add_reader(stream.fileno(), self.pump)
+        loop.add_reader(stream.fileno(), self.pump, 1)
 
     def send(self, order: Any) -> None:
         """Queue *order*; it is written at once as far as the guardian reads."""
@@ -70,16 +73,18 @@ class Kernel:
         """Bytes that wait for the guardian to read."""
         return len(self._out)
 
-    def pump(self) -> None:
-        """Take in everything that has arrived."""
+    def pump(self, reads: int = PUMP_READS) -> None:
+        """Take in what has arrived, with so many reads at most."""
         try:
-            self._pump()
+            self._pump(reads)
         except Exception:
             self._on_fault()
             raise
 
-    def _pump(self) -> None:
-        while not self.lost:
+    def _pump(self, reads: int) -> None:
+        for _ in range(reads):
+            if self.lost:
+                return
             try:
                 data, descriptors, _ = passing.receive(self._stream, CHUNK, DESCRIPTORS)
             except (BlockingIOError, InterruptedError):

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from typing import TYPE_CHECKING
 
 from cluster_service.core import limits
 from cluster_service.machine import identity
-from cluster_service.wire import orders
+from cluster_service.wire import orders, signals
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,6 +51,13 @@ def argv(release: Release, names: Mapping[str, str]) -> list[str]:
     if release.kind == "module":
         return [release.python, BOOT, "module", release.target.removeprefix("-m "), *args]
     return [release.python, BOOT, "app", release.target, release.server, ",".join(release.binds), *args]
+
+
+def stop_signal(release: Release) -> int:
+    """Return the number of the signal that asks a worker of *release* to end. The runtime of Python targets acts on
+    SIGTERM alone.
+    """
+    return signals.signal_number(release.within.stop_signal) if release.kind == "command" else signal.SIGTERM
 
 
 _PLACE = re.compile(r"\{\{(slot|group|name)\}\}|\{(slot|group|name)\}")
@@ -122,6 +130,8 @@ def spawn(
         inherit=list(release.binds) if share == "inherit" else [],
         channel=release.kind != "command",
         check=group.check is not None and group.check.path is not None,
+        listen=listen_of(group, release),
+        drain=drain_of(group, release),
         private=start.private,
         user=within.user,
         group=within.user_group,
@@ -130,8 +140,19 @@ def spawn(
         nice=within.nice,
         cpus=_cpus(within.cpu_affinity, start.slot),
         oom_score_adj=within.oom_score_adj,
+        stop_signal=stop_signal(release),
         keep_stdin=within.stdin == limits.KEEP_OPEN,
     )
+
+
+def listen_of(group: GroupSpec, release: Release) -> str:
+    """Return how the workers of *release* listen: ``per-slot`` by default for programs that run without our runtime."""
+    return (group.listen or "per-slot") if release.kind == "command" else "shared"
+
+
+def drain_of(group: GroupSpec, release: Release) -> float:
+    """Return for how many seconds the stop signal of a worker of *release* waits for its connections."""
+    return group.drain_timeout if listen_of(group, release) == "per-slot" else 0.0
 
 
 def _cpus(affinity: str | None, slot: int) -> list[int]:

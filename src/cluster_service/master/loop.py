@@ -9,14 +9,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import os
 import signal
 import sys
 import time
 import traceback
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from cluster_service.core import shutdown
+from cluster_service.core import batches, shutdown
 from cluster_service.core.cluster import Cluster
 from cluster_service.core.requests import Rejected, Tick
 from cluster_service.core.standing import standing
@@ -58,6 +60,10 @@ TAKE_OVER = 15.0
 """Seconds that the guardian gives us, beyond the time for stopping, before it ends a shutdown itself."""
 
 
+HEARING_SECONDS = 0.05
+"""Seconds for which facts are handed to the core before the endpoints are served."""
+
+
 class Master:
     """One master's life. ``run`` returns the exit code of the master's process, not of the service."""
 
@@ -75,6 +81,10 @@ class Master:
         self._snapshot: asyncio.Future[facts.Snapshot] = self._loop.create_future()
         self._early: list[Any] | None = []
         """Facts that came before the core was ready for them; None once it is."""
+        self._heard: deque[Any] = deque()
+        """Facts and reports that the core has not been given yet."""
+        self._hearing = False
+        """It was arranged that it will be."""
         self._timer: asyncio.TimerHandle | None = None
         self._turned = asyncio.Event()
         self._ending: asyncio.Task[None] | None = None
@@ -151,9 +161,9 @@ class Master:
         else:
             self._restore(notebook)
             self.memory.save(self.cluster)  # the master before us may have died with it in its hands
-        early, self._early = self._early or [], None
-        for event in (self.hello, *early):
-            self._hear(event)
+        self._heard.extend((self.hello, *(self._early or ())))
+        self._early = None
+        self._hear(math.inf)
         self._bus.open()
         self._schedule.look()
         if not self._over.done() and self._ending is None:
@@ -206,12 +216,12 @@ class Master:
 
     # -- the turn -----------------------------------------------------------------------------------------------------
 
-    def handle(self, fact: Any) -> None:
-        """Feed *fact* (the guardian's, a report or ``Tick``) to the core and carry out what it answers."""
+    def handle(self, *batch: Any) -> None:
+        """Feed facts (the guardian's, a report or ``Tick``) to the core as one step and carry out what it answers."""
         if self._gone:
             return
-        with self._core_trusted(fact):
-            self._carry_out(self.cluster.handle(fact, time.monotonic()))
+        with self._core_trusted(batch[0] if len(batch) == 1 else batch):
+            self._carry_out(self.cluster.handle_all(batch, time.monotonic()))
 
     def request(self, request: Request) -> Operation:
         """Have the core carry out *request* and return its operation. Raises Rejected; then nothing was changed."""
@@ -310,11 +320,18 @@ class Master:
     def _on_report(self, report: Any) -> None:
         """Feed what we found out ourselves to the core; what was heard before that goes first."""
         self._kernel.pump()
-        self.handle(report)
+        if self._heard:
+            self._heard.append(report)
+            self._hear_soon()
+        else:
+            self.handle(report)
 
     def _on_time(self) -> None:
         self._kernel.pump()  # what was heard goes before what the clock says
-        self.handle(Tick())
+        if self._heard:
+            self._hear_soon()  # which sets the timer again
+        else:
+            self.handle(Tick())
 
     async def next_turn(self, wait: float) -> None:
         """Return after the next turn, or after *wait* seconds."""
@@ -327,6 +344,9 @@ class Master:
     # -- facts --------------------------------------------------------------------------------------------------------
 
     def _on_fact(self, fact: Any, descriptor: int | None) -> None:
+        if self._heard and isinstance(fact, (facts.Ping, facts.Message)):
+            self._heard.append(fact)  # what was heard before goes first
+            return
         if isinstance(fact, facts.Ping):
             self._kernel.send(orders.Pong())
             return
@@ -350,16 +370,41 @@ class Master:
             delay = self.settings.spec.shutdown_delay
             self._kernel.send(orders.Stopping(delay + self._time_to_stop() + TAKE_OVER))
         if self._early is None:
-            self._hear(fact)
+            self._heard.append(fact)
+            self._hear_soon()
         else:
             self._early.append(fact)
 
-    def _hear(self, fact: Any) -> None:
-        """Act on *fact*. A SIGHUP is ours where the configuration can be read again, else the core's."""
+    def _hear_soon(self) -> None:
+        if not self._hearing:
+            self._hearing = True
+            self._loop.call_soon(self._hear)
+
+    def _hear(self, seconds: float | None = None) -> None:
+        """Give the core what was heard, step by step. After *seconds* the endpoints are served before it goes on."""
+        self._hearing = False
+        end = time.monotonic() + (HEARING_SECONDS if seconds is None else seconds)
+        for batch in batches.split(list(self._heard)):
+            for _ in batch:
+                self._heard.popleft()
+            try:
+                self._hear_step(batch)
+            except Exception:
+                self._on_fault()
+                raise
+            if self._heard and time.monotonic() >= end:
+                self._hear_soon()
+                return
+
+    def _hear_step(self, batch: list[Any]) -> None:
+        """Act on *batch*. A SIGHUP is ours where the configuration can be read again, else the core's."""
+        (fact, *_) = batch
         if isinstance(fact, facts.Signalled) and fact.signal == "HUP" and self.reloading.on_signal():
             self.tell_standing()
-            return
-        self.handle(fact)
+        elif isinstance(fact, facts.Ping):
+            self._kernel.send(orders.Pong())
+        elif not isinstance(fact, facts.Message) or not self._bus.takes(fact):
+            self.handle(*batch)
 
     def _time_to_stop(self) -> float:
         """Seconds after which every worker has been killed that does not end by itself, at most."""

@@ -1,19 +1,19 @@
-"""The private directory where a user's running services are found, and who runs a name.
+"""The private directory of a user's running services, and the locks that show which of them run.
 
-    directory(explicit=None, environ=os.environ) -> str       made, 0700, checked: to start a service
-    existing(explicit=None, environ=os.environ) -> str | None checked, not made: to find one
+    directory(explicit=None, environ=os.environ) -> str       created with mode 0700 and checked: to start a service
+    existing(explicit=None, environ=os.environ) -> str | None checked, not created: to find a service
     refused(explicit=None, environ=os.environ) -> CommandError | None     why the usual place cannot be used
     lock_path(directory, name) · socket_path(directory, name) · key_path(directory, name) -> str
     take_lock(directory, name) -> int                        the locked descriptor; raises Held
-    clean_up(directory, name)                                what a killed service has left
-    write_lock(fd, name, pid)                                who holds it, for others to read
-    holder(directory, name) -> Holder | None                 who runs *name*
+    clean_up(directory, name)                                removes the files of a killed service
+    write_lock(fd, name, pid)                                writes the holder into the lock file
+    holder(directory, name) -> Holder | None                 the running service *name*
     find(name, explicit=None, environ=os.environ) -> tuple[str, Holder] | None
     check_name(name) -> str
 
-Invariants: a service runs exactly as long as somebody holds its lock, and what the lock file or the socket say without
-a held lock is a dead service's. The directory is ours, 0700 and no symlink, so nothing in it needs checking twice.
-Every function raises CommandError with a sentence when the machine's state is not as it should be.
+Invariants: a service runs exactly as long as its lock is held; without that, its lock file and socket are stale. The
+directory is ours, has mode 0700 and is not a symbolic link, so files in it need no further checks. Functions raise
+CommandError if the state of the machine is not as expected.
 """
 
 from __future__ import annotations

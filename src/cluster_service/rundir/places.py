@@ -1,4 +1,4 @@
-"""Where the run directory is, and whether it can be trusted; and where files are that outlive a service."""
+"""The location and trustworthiness of the run directory, and the location of files that outlive a service."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 
 class Nowhere(CommandError):
-    """No directory can be made or written where it would be by default; one that was chosen must be there."""
+    """No default directory can be created or written. For a chosen one, CommandError itself is raised."""
 
 
 def place(explicit: str | None = None, environ: Mapping[str, str] = os.environ) -> str:
-    """Return where the directory is, whether it is there or not.
+    """Return the path of the directory, which need not exist.
 
-    One place for each environment: a variable keeps services apart. A place in a directory of another user is passed
-    over (sudo keeps variables).
+    The environment determines it, so that variables keep services apart. A directory of another user is skipped,
+    because sudo keeps variables.
     """
     chosen = explicit or environ.get("CSERVICE_RUN_DIR")
     if chosen:
@@ -41,9 +41,9 @@ def _shared_place(environ: Mapping[str, str]) -> str:
 
 
 def candidates(explicit: str | None = None, environ: Mapping[str, str] = os.environ) -> list[str]:
-    """Return where the directory may be, in the order in which services and clients look.
+    """Return the possible paths of the directory, in the order in which services and clients search them.
 
-    There is a second place only where any user can create the first one: in ``/tmp``.
+    There is a second one only if any user could create the first one, in ``/tmp``.
     """
     first = place(explicit, environ)
     home = state_home(environ)
@@ -60,10 +60,10 @@ def _is_ours(path: str) -> bool:
 
 
 def directory(explicit: str | None = None, environ: Mapping[str, str] = os.environ) -> str:
-    """Return the directory of the services, made if need be. *explicit*: the user's own choice.
+    """Return the directory of the services, creating it if necessary. *explicit*: the user's choice.
 
-    Raises CommandError bad_request when no place can be made or written to (Nowhere, unless it was somebody's choice),
-    is ours and is private.
+    Raises the error of the first candidate if none is usable: Nowhere if a default one cannot be created or written,
+    else CommandError bad_request.
     """
     chosen = bool(explicit or environ.get("CSERVICE_RUN_DIR"))
     first: CommandError | None = None
@@ -72,7 +72,7 @@ def directory(explicit: str | None = None, environ: Mapping[str, str] = os.envir
             return _made(path, CommandError if chosen else Nowhere, by_default=not chosen)
         except CommandError as error:
             first = first or error
-    assert first is not None  # noqa: S101 - there is a place
+    assert first is not None  # noqa: S101 - there is at least one candidate
     raise first
 
 
@@ -99,7 +99,7 @@ def _made(path: str, kind: type[CommandError], *, by_default: bool) -> str:
 
 
 def refused(explicit: str | None = None, environ: Mapping[str, str] = os.environ) -> CommandError | None:
-    """Return why the usual place is not to be used, if it exists and is not: another user may have created it."""
+    """Return why the usual directory must not be used (another user may have created it); None if it may be."""
     path = place(explicit, environ)
     try:
         if os.path.lexists(path):
@@ -110,15 +110,15 @@ def refused(explicit: str | None = None, environ: Mapping[str, str] = os.environ
 
 
 def existing(explicit: str | None = None, environ: Mapping[str, str] = os.environ) -> str | None:
-    """Return the directory of the services, or None when there is none yet.
+    """Return the directory of the services, or None if there is none yet.
 
-    Raises CommandError when the only one is not ours: what answers there is not to be trusted.
+    Raises CommandError if the only one is not ours, in which case its sockets cannot be trusted.
     """
     return next(iter(trusted(explicit, environ)), None)
 
 
 def trusted(explicit: str | None, environ: Mapping[str, str]) -> list[str]:
-    """Return the places that exist and are ours. Raises CommandError when no place is, nor can be."""
+    """Return the candidates that exist and are ours. Raises CommandError if every candidate exists but none is ours."""
     by_default = not (explicit or environ.get("CSERVICE_RUN_DIR"))
     found: list[str] = []
     errors: list[CommandError] = []
@@ -138,7 +138,7 @@ def trusted(explicit: str | None, environ: Mapping[str, str]) -> list[str]:
 def _check(path: str, *, by_default: bool) -> None:
     """Raise CommandError unless *path* is a directory of ours that no other user can enter.
 
-    *by_default*: nobody has chosen it, and it must not lie where another user could replace it.
+    *by_default*: it was not chosen by the user, and another user must not be able to replace it.
     """
     remedy = "Remove it, or name another one with --run-dir or CSERVICE_RUN_DIR."
     try:
@@ -180,8 +180,9 @@ def _check(path: str, *, by_default: bool) -> None:
 
 
 def state_home(environ: Mapping[str, str] = os.environ) -> str | None:
-    """Return the directory of what outlives a service: ``$XDG_STATE_HOME/cluster-service``, else below the home
-    directory; None where this user has no place for it. It need not exist.
+    """Return the directory for files that outlive a service; None if this user has no place for it.
+
+    It is ``$XDG_STATE_HOME/cluster-service``, else below the home directory. It need not exist.
     """
     state = environ.get("XDG_STATE_HOME", "")
     if not os.path.isabs(state):
@@ -193,9 +194,9 @@ def state_home(environ: Mapping[str, str] = os.environ) -> str | None:
 
 
 def audit_path(name: str, environ: Mapping[str, str] = os.environ) -> str | None:
-    """Return where the commands given to the service *name* are written down, where nobody has chosen a file.
+    """Return the default path of the audit file of the service *name*; None if there is no place for it.
 
-    systemd's own directories (``LogsDirectory=``, ``StateDirectory=``) come first. None: there is no place.
+    The directories of systemd (``LogsDirectory=``, ``StateDirectory=``) take precedence.
     """
     for variable in ("LOGS_DIRECTORY", "STATE_DIRECTORY"):
         given = environ.get(variable, "").split(":")[0]

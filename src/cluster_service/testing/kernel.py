@@ -38,6 +38,7 @@ from cluster_service.wire.facts import (
     Snapshot,
     Spawned,
     SpawnFailed,
+    Swept,
     WorkerState,
 )
 from cluster_service.wire.records import name_of, to_json
@@ -62,6 +63,7 @@ class Held:
     address: str
     door: bool = False
     listening: bool = False
+    problem: str = ""
 
 
 @dataclass
@@ -92,6 +94,8 @@ class FakeKernel:
     """Called with each order before it is carried out."""
     on_exit: Callable[[Process], None] = lambda _process: None
     """Called with each process as it ends."""
+    on_children_killed: Callable[[Process], None] = lambda _process: None
+    """Called with each process whose children are sent SIGKILL."""
 
     def __post_init__(self) -> None:
         self.started_at = self.clock.now
@@ -175,9 +179,16 @@ class FakeKernel:
 
     def suspend(self, seconds: float) -> None:
         """Stop the whole machine for *seconds*."""
-        for process in self.alive():
-            process.stood_still += seconds
+        frozen = []
+        for process in self.processes.values():
+            if not process.exited or process.children_left:
+                process.stood_still += seconds
+            if process.children_end is not None:  # the guardian, which keeps their time, does not run either
+                process.children_end.cancel()
+                frozen.append((process, process.children_end, process.children_end.when - self.clock.now))
         self.clock.jump(seconds)
+        for process, timer, left in frozen:
+            process.children_end = self.clock.call_later(left, timer.callback)
 
     # Orders, one method each.
 
@@ -242,8 +253,22 @@ class FakeKernel:
             return
         process.state.signals.append(order.order)
         process.signalled(order.signal)
-        if order.whole_group and order.signal == SIGKILL:
-            process.children_left = False
+        if order.order == "sweep" and process.children_left:
+            self._sweep(process, order.after)
+
+    def _sweep(self, process: Process, after: float) -> None:
+        takes = process.program.children_take
+        killed = takes is None or takes > after
+
+        def end() -> None:
+            process.children_left, process.children_end = False, None
+            if killed:
+                self.on_children_killed(process)
+            background = process.state.pid + 1 if process.program.background else 0
+            self._change(process, left=0, background=background)
+            self._tell(Swept(process.worker, background))
+
+        process.children_end = self.clock.call_later(after if takes is None else min(takes, after), end)
 
     def _tell_worker(self, order: orders.Tell) -> None:
         process = self._known(order)
@@ -262,7 +287,7 @@ class FakeKernel:
         if not process.exited:
             self._refuse(order, f"worker {order.worker} is still alive", order.worker)
             return
-        if process.children_left:
+        if process.children_left and process.children_end is None:
             self.orphans.append(process)
         del self.processes[order.worker]
 
@@ -286,6 +311,8 @@ class FakeKernel:
         for process in self.processes.values():
             process.signalled(SIGKILL)
             process.children_left = False
+            if process.children_end is not None:
+                process.children_end.cancel()
         self.held.clear()
         self.ended = order.code
         self.disconnect()
@@ -330,9 +357,10 @@ class FakeKernel:
         self._tell(Notified(process.worker, dict(fields)))
 
     def _process_exited(self, process: Process, code: int | None, signal: int | None) -> None:
-        self._change(process, exited=True, code=code, signal=signal)
+        left = int(process.children_left)
+        self._change(process, exited=True, code=code, signal=signal, left=left)
         self.on_exit(process)
-        self._tell(Exited(process.worker, code, signal))
+        self._tell(Exited(process.worker, code, signal, left))
         self.clock.call_later(0.01, lambda: self._output(process))
 
     def _output(self, process: Process) -> None:

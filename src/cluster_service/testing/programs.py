@@ -70,7 +70,11 @@ class Program:
     leaks: float = 0.0
     """Bytes a second by which its memory grows as it serves."""
     leaves_children: bool = False
-    """When it ends, something that it started lives on in its process group."""
+    """When it ends, something that it started lives on."""
+    children_take: float | None = 0.0
+    """How long that takes to end once it is asked to; None: it ignores SIGTERM."""
+    background: bool = False
+    """That has left the process group: the program has put itself into the background."""
 
 
 @dataclass
@@ -94,6 +98,8 @@ class Process:
     asked_to_end: bool = False
     exited: bool = False
     children_left: bool = False
+    children_end: Timer | None = None
+    """When what it left ends, once it was asked to."""
     told: list[Mapping[str, Any]] = field(default_factory=list)
     stood_still: float = 0.0
     """Seconds for which it was suspended."""

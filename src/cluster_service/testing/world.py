@@ -325,8 +325,8 @@ class World:
                 self._send(orders.Signal(worker, int(SIGTERM), "stop"))
             case actions.Kill(worker):
                 self._send(orders.Signal(worker, int(SIGKILL), "kill", whole_group=True))
-            case actions.Sweep(worker):
-                self._send(orders.Signal(worker, int(SIGKILL), "sweep", whole_group=True))
+            case actions.Sweep(worker, after):
+                self._send(orders.Signal(worker, int(SIGKILL), "sweep", whole_group=True, after=after))
             case actions.Forget(worker):
                 self._send(orders.Forget(worker))
             case actions.CloseListener(address):

@@ -1,11 +1,12 @@
-"""The messages of both protocols, and their frames. Pure: no socket, no clock.
+"""The messages of both protocols, and their framing. Pure: no sockets, no clock.
 
-``frames``   a stream of length-prefixed JSON objects (guardian and master).
-``orders``   what the master says to the guardian.
-``facts``    what the guardian says to the master.
-``channel``  what a worker and the guardian say to each other, one JSON object a datagram.
-``signals``  the names of the numbers that they tell.
-``board``    memory that a worker shares with the master: that its loop turns, its answers, its stacks.
+``frames``   a stream of length-prefixed JSON objects (guardian and master)
+``orders``   messages from the master to the guardian
+``facts``    messages from the guardian to the master
+``channel``  messages between a worker and the guardian, one JSON object per datagram
+``validation``  limits on everything that a worker sends
+``signals``  names of signal numbers
+``board``    memory shared by a worker and the master: heartbeat, counts of answers, stacks
 
-This package is imported by workers under the user's interpreter: standard library only, Python 3.9 syntax.
+Workers import this package under the interpreter of the user: standard library only, Python 3.9 syntax.
 """

@@ -1,14 +1,14 @@
-"""Addresses as one canonical line of text each, and as what the socket calls take.
+"""Addresses, as one canonical text each, and as arguments of socket calls.
 
     127.0.0.1:8000      [::1]:8000      0.0.0.0:80
     [::]:8000           IPv6 only
     [::]:8000+v4        IPv6 and IPv4 ("dual-stack")
-    [fe80::1%2]:8000    an address that is only meant on network interface 2
+    [fe80::1%2]:8000    an address on network interface 2 only
     unix:/run/app.sock  unix:@abstract-name
     udp:127.0.0.1:53    udp:[::1]:53
 
-Two sockets can be shared when their addresses are equal as text. Names are not resolved here: that is done by whoever
-reads what a person typed. Bytes that are not UTF-8, in paths, travel as surrogates (``os.fsdecode``).
+Two sockets can be shared if the texts of their addresses are equal. Names are not resolved here: the code that parses
+user input does that. Bytes in paths that are not UTF-8 are represented as surrogates (``os.fsdecode``).
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from typing import Any, Optional
 _INET = re.compile(r"(?P<v4>\d+\.\d+\.\d+\.\d+):(?P<port4>\d+)|\[(?P<v6>[^\]]+)\]:(?P<port6>\d+)(?P<dual>\+v4)?")
 _PORTS = range(1, 65536)
 _PATH_LIMIT = 107
-"""The longest path or abstract name of a Unix socket, in bytes: sun_path without its final NUL."""
+"""Maximum length of the path or abstract name of a Unix socket, in bytes: sun_path without its final NUL."""
 
 
 class AddressError(ValueError):
-    """A text that is no address, as a sentence."""
+    """The text is not an address. The message says why."""
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where a socket is bound. ``str()`` gives the canonical text and ``parse`` reads it."""
+    """The address of a socket. ``str()`` returns its canonical text, which ``parse`` reads."""
 
     kind: str
-    """tcp, udp or unix."""
+    """``tcp``, ``udp`` or ``unix``."""
     host: str
     """A canonical IP address; for unix the path, or ``@`` and the abstract name."""
     port: int = 0
     dual: bool = False
-    """An IPv6 socket that takes IPv4 too."""
+    """An IPv6 socket that also accepts IPv4."""
 
     def __str__(self) -> str:
         if self.kind == "unix":
@@ -57,21 +57,21 @@ class Address:
 
     @property
     def path(self) -> Optional[str]:
-        """The file of a Unix socket; None when there is none."""
+        """The path of a Unix socket; None if there is none."""
         return self.host if self.kind == "unix" and not self.host.startswith("@") else None
 
     @property
     def wildcard(self) -> bool:
-        """Whether it means every address of the machine."""
+        """True if it means every address of the machine."""
         return self.host in ("0.0.0.0", "::")
 
     @property
     def v6only(self) -> bool:
-        """What IPV6_V6ONLY must be; meaningless for other families."""
+        """The value of IPV6_V6ONLY for it; meaningless for other families."""
         return not self.dual and not self.host.startswith("::ffff:")
 
     def sockaddr(self) -> Any:
-        """Return what ``socket.bind`` takes for it."""
+        """Return the argument of ``socket.bind`` for it."""
         if self.kind == "unix":
             return os.fsencode(self.host) if self.path is not None else b"\0" + os.fsencode(self.host[1:])
         if self.family == socket.AF_INET:
@@ -81,7 +81,7 @@ class Address:
 
 
 def parse(text: str) -> Address:
-    """Return the address that *text* is, whatever way its IP address is spelled. Raises AddressError."""
+    """Return the address in *text*, in any notation of its IP address. Raises AddressError."""
     if text.startswith("unix:"):
         return _parse_unix(text)
     kind, rest = ("udp", text[4:]) if text.startswith("udp:") else ("tcp", text)
@@ -133,10 +133,10 @@ def _parse_unix(text: str) -> Address:
 
 
 def from_sockaddr(data: bytes, kind: str, *, v6only: bool) -> Optional[Address]:
-    """Return the address in *data*, a ``struct sockaddr`` as the kernel takes it, for a socket of *kind* tcp or udp.
+    """Return the address in *data*, a ``struct sockaddr`` of the kernel, for a socket of *kind* tcp or udp.
 
-    None when there is none to share: port 0, an unnamed Unix socket, another family, too short. A relative path is
-    returned as it is.
+    Returns None if it cannot be shared: port 0, an unnamed Unix socket, another family, or too short. A relative path
+    is returned unchanged.
     """
     if len(data) < 2:
         return None

@@ -1,11 +1,11 @@
-"""The board: memory that one worker and the master share. The guardian makes one for each worker.
+"""The board: memory shared by one worker and the master. The guardian creates one for each worker.
 
-The worker writes how it is doing and the master reads it, without a message or a system call of the worker. Its first
-page holds eight cells, native 64-bit integers, each written by one process only. Behind it is room for the stacks of
-the worker's threads, which faulthandler writes as text; the bytes that were never written are 0.
+The worker writes its state and the master reads it, without a message or a system call by the worker. The first page
+contains eight cells, native 64-bit integers, each written by one process only. After it there is space for the stacks
+of the worker's threads, which faulthandler writes as text; bytes that were never written are 0.
 
-Whatever the worker wrote is untrusted: ``read_row`` returns values in their range, and ``master.pulses`` bounds how
-fast they may grow.
+The content is untrusted: ``read_row`` clamps values to their range, and ``master.pulses`` limits how fast they may
+grow.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from typing import Any, NamedTuple
 CELLS = 8
 CELL = 8
 ROW = CELLS * CELL
-"""Bytes of the cells."""
+"""Size of the cells, in bytes."""
 PAGE = 4096
-"""Bytes that the worker maps."""
+"""Size of the part that the worker maps, in bytes."""
 STACKS_AT = PAGE
-"""Where the stacks begin."""
+"""Offset of the stacks."""
 STACKS_SIZE = 256 * 1024
-"""Bytes of room for them."""
+"""Space for the stacks, in bytes."""
 SIZE = STACKS_AT + STACKS_SIZE
-"""Bytes of the whole board."""
+"""Size of the board, in bytes."""
 
 BEAT, REQUESTS, ERRORS, STACKS = 0, 1, 2, 3
-"""The places of the cells. The others are free."""
+"""Indexes of the cells. The others are unused."""
 
 MAX_PID = 1 << 22
 """PID_MAX_LIMIT of linux/threads.h: every pid is smaller."""
@@ -37,26 +37,26 @@ _CELLS = struct.Struct(f"={CELLS}Q")
 
 
 def dump_signal() -> int:
-    """Return the signal on which a process writes the stacks of all its threads: real-time, and late among them."""
+    """Return the signal on which a process writes the stacks of all its threads: one of the last real-time signals."""
     return int(signal.SIGRTMAX) - 2
 
 
 def main_signal() -> int:
-    """Return the signal on which it writes the main thread's alone."""
+    """Return the signal on which it writes the stack of the main thread only."""
     return int(signal.SIGRTMAX) - 3
 
 
 class Row(NamedTuple):
-    """What the cells say."""
+    """The values of the cells."""
 
     beat: int
-    """``time.monotonic_ns()`` when its loop last turned; 0: it gives no beat."""
+    """``time.monotonic_ns()`` of the last heartbeat; 0: it sends none."""
     requests: int
-    """Answers that it has begun to give."""
+    """Number of answers started."""
     errors: int
-    """Those among them that were server errors (status 500 to 599); never more than *requests*."""
+    """Number of those that were server errors (status 500 to 599); at most *requests*."""
     stacks_pid: int = 0
-    """The process that writes its stacks when it gets ``dump_signal``; 0: none does."""
+    """The process that writes its stacks on ``dump_signal``; 0: none."""
 
 
 def cells_of(memory: Any) -> memoryview:
@@ -65,7 +65,7 @@ def cells_of(memory: Any) -> memoryview:
 
 
 def read_row(data: bytes, now: int) -> Row:
-    """Return what the first ``ROW`` bytes of a board say, each value in its range. *now*: ``time.monotonic_ns()``."""
+    """Return the first ``ROW`` bytes of a board as values in their range. *now*: ``time.monotonic_ns()``."""
     cells = _CELLS.unpack_from(data)
     requests, pid = cells[REQUESTS], cells[STACKS]
     return Row(min(cells[BEAT], now), requests, min(cells[ERRORS], requests), pid if pid < MAX_PID else 0)

@@ -1,4 +1,4 @@
-"""Facts: what the guardian says to the master. Each is about something that has happened and cannot be refused."""
+"""Facts: messages from the guardian to the master. Each reports something that has happened; none can be refused."""
 
 from __future__ import annotations
 
@@ -10,65 +10,70 @@ from .records import Family
 
 @dataclass(frozen=True)
 class WorkerState:
-    """One worker in a snapshot: everything the guardian knows of it."""
+    """One worker in a snapshot: everything that the guardian knows about it."""
 
     worker: int
     pid: int
     meta: Dict[str, Any] = field(default_factory=dict)
     started_at: float = 0.0
-    """time.monotonic() of the guardian at the fork; the clock is the machine's, so it compares across processes."""
+    """time.monotonic() of the guardian at the fork. The clock is system-wide and comparable between processes."""
     ready: Optional[bool] = None
-    """What the worker itself last said on its channel; None: nothing."""
+    """The readiness that the worker last reported on its channel; None: not reported."""
     notified: Dict[str, str] = field(default_factory=dict)
-    """The sd_notify fields last received, by name."""
+    """The latest sd_notify fields, by name."""
     listening: List[str] = field(default_factory=list)
     bound: List[str] = field(default_factory=list)
-    """Addresses that it has bound, and that listened already."""
+    """Addresses that it has bound whose sockets were already listening."""
     signals: List[str] = field(default_factory=list)
-    """Order names of the signals that it was sent."""
+    """Order names of the signals that were sent to it."""
     exited: bool = False
     code: Optional[int] = None
     signal: Optional[int] = None
     output: List[str] = field(default_factory=list)
-    """Its last lines, once it has exited and the log writer has told."""
+    """Its last lines, once it has exited and the log writer has reported them."""
     bind_error: str = ""
-    """The sentence of the last bind that failed ("port 8000 is held by pid 71 (nginx)")."""
+    """The error of the last failed bind ("port 8000 is held by pid 71 (nginx)")."""
     private: Dict[str, str] = field(default_factory=dict)
-    """Of a private worker: what it asked for -> the private address, for those that listen."""
+    """For a private worker: requested address -> private address, for listening sockets."""
+
+    left: int = 0
+    """How many processes it left when it exited, as long as any of them lives."""
+    background: int = 0
+    """As in ``Swept``."""
 
     @classmethod
     def from_json(cls, state: Dict[str, Any]) -> WorkerState:
-        """Return the record that *state*, one of ``Snapshot.workers``, is. Fields that are not known are ignored."""
+        """Return the record for *state*, one of ``Snapshot.workers``. Unknown fields are ignored."""
         known = {each.name for each in fields(cls)}
         return cls(**{key: value for key, value in state.items() if key in known})
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The answer to ``Hello``: the whole truth."""
+    """The answer to ``Hello``: the complete state."""
 
     version: int
     guardian_pid: int
     started_at: float
     workers: List[Dict[str, Any]]
-    """``WorkerState`` as objects, oldest first, exited ones that were not forgotten among them."""
+    """``WorkerState`` objects, oldest first, including exited ones that were not forgotten."""
     listeners: List[Dict[str, Any]]
-    """``{"address", "door", "listening"}`` of each socket held."""
+    """``{"address", "door", "listening", "problem"}`` of each socket held; *problem* as in ``ListenerState``."""
     notebook: str
     last_worker: int
-    """The highest worker number ever spawned; 0 when none was."""
+    """The highest worker number spawned so far; 0 if none was."""
     master_starts: int
     """1 for the first master of this guardian, and so on."""
     safe: bool = False
     stopping: bool = False
-    """A shutdown has been asked for by a signal."""
+    """A signal has requested a shutdown."""
     share: Dict[str, str] = field(default_factory=dict)
-    """Mode -> "" when it can be used here, else the reason why not: ``{"seccomp": "", "python": "", ...}``."""
+    """Mode -> "" if it is usable here, else the reason why not: ``{"seccomp": "", "python": "", ...}``."""
 
 
 @dataclass(frozen=True)
 class Spawned:
-    """The worker has been forked and its program executed."""
+    """The worker was forked, and its program executed."""
 
     worker: int
     pid: int
@@ -79,18 +84,18 @@ class Spawned:
 class Monitoring:
     """How the master observes a worker. Follows ``Spawned`` and, for each living worker, ``Snapshot``.
 
-    Where *inode* is not 0 there is a board (``wire.board``), and a descriptor of it comes along if it could be sent.
+    If *inode* is not 0 there is a board (``wire.board``), and its descriptor accompanies the fact if it could be sent.
     """
 
     worker: int
     uid: int
-    """As whom the worker was started."""
+    """The user as whom the worker was started."""
     descriptor: bool = False
-    """A descriptor of the board comes with this fact."""
+    """A descriptor of the board accompanies this fact."""
     inode: int = 0
-    """The board's inode number, by which that descriptor is recognised; 0: there is none."""
+    """The inode number of the board, which identifies that descriptor; 0: there is no board."""
     check: str = ""
-    """The address that the guardian opened for its health checks; empty: none."""
+    """The address opened by the guardian for its health checks; empty: none."""
 
 
 @dataclass(frozen=True)
@@ -99,12 +104,12 @@ class OutputInspected:
 
     worker: int
     blocked: bool
-    """Whether a process that writes to the worker's standard output or error may have to wait until it is read."""
+    """True if a process that writes to the worker's standard output or error may block until it is read."""
 
 
 @dataclass(frozen=True)
 class SpawnFailed:
-    """There is no process: fork was refused, the program or directory does not exist, the user is unknown."""
+    """The process was not started: fork failed, the program or directory does not exist, or the user is unknown."""
 
     worker: int
     error: str
@@ -112,16 +117,27 @@ class SpawnFailed:
 
 @dataclass(frozen=True)
 class Exited:
-    """The worker's process has ended and was reaped. Exactly one of *code* and *signal* is set."""
+    """The process of the worker has exited and was reaped. Exactly one of *code* and *signal* is set."""
 
     worker: int
     code: Optional[int] = None
     signal: Optional[int] = None
+    left: int = 0
+    """How many processes that it started are left. If there are any, ``Swept`` follows the order ``sweep``."""
+
+
+@dataclass(frozen=True)
+class Swept:
+    """Every process that an exited worker left has ended. Follows ``Exited`` with *left*."""
+
+    worker: int
+    background: int = 0
+    """The pid of one that had left the worker's process group; 0: none was seen."""
 
 
 @dataclass(frozen=True)
 class Output:
-    """The last lines that an exited worker wrote (at most 40, of at most 500 characters). Follows ``Exited``."""
+    """The last lines written by an exited worker (at most 40, of at most 500 characters). Follows ``Exited``."""
 
     worker: int
     lines: List[str]
@@ -129,42 +145,59 @@ class Output:
 
 @dataclass(frozen=True)
 class Listening:
-    """*worker* listens on *address* (or, with worker None, the ``Listen`` order has been carried out)."""
+    """*worker* listens on *address*; with worker None, the ``Listen`` order was executed."""
 
     address: str
     worker: Optional[int] = None
     descriptor: bool = False
-    """A descriptor of the socket comes with this fact (doors)."""
+    """A descriptor of the socket accompanies this fact (service endpoints)."""
     inode: int = 0
-    """The socket's inode number, by which that descriptor is recognised; 0: not known."""
+    """The inode number of the socket, which identifies that descriptor; 0: unknown."""
     bound: bool = False
-    """It has only bound the address so far. The socket listens already, for others: it may never call listen (gunicorn
-    asks SO_ACCEPTCONN first), but it may also be far from ready."""
+    """It has only bound the address so far, whose shared socket is already listening. It may never call listen
+    (gunicorn checks SO_ACCEPTCONN first), but it may also be far from ready.
+    """
     asked: str = ""
-    """Of a private worker's socket: the address that the worker wanted; *address* is then the private one, where it is
-    reached."""
+    """For a private worker: the address that it requested; *address* is then its private address."""
 
 
 @dataclass(frozen=True)
 class Released:
-    """The guardian has closed the socket of *address*: the worker that bound it has closed it, among many."""
+    """The guardian has closed the socket of *address*: no process of the worker that bound it has it open."""
 
+    address: str
+
+
+@dataclass(frozen=True)
+class ListenerState:
+    """A shared socket no longer accepts connections, or does again."""
+
+    address: str
+    problem: str = ""
+    """Why it does not, as a sentence; empty: it does."""
+
+
+@dataclass(frozen=True)
+class Unlistened:
+    """*worker* no longer has the listening socket of *address*, which others have: a process had shut it down."""
+
+    worker: int
     address: str
 
 
 @dataclass(frozen=True)
 class ListenFailed:
-    """A ``Listen`` order (worker None) or a worker's bind failed."""
+    """A ``Listen`` order (worker None) or the bind of a worker failed."""
 
     address: str
     error: str
-    """A sentence: "127.0.0.1:8000 is taken: pid 71 (nginx) listens there"."""
+    """The error: "127.0.0.1:8000 is taken: pid 71 (nginx) listens there"."""
     worker: Optional[int] = None
 
 
 @dataclass(frozen=True)
 class Ready:
-    """The worker said on its channel that it is ready, or (False) not yet."""
+    """The worker reported on its channel that it is ready, or (False) not ready yet."""
 
     worker: int
     ready: bool = True
@@ -180,7 +213,7 @@ class Notified:
 
 @dataclass(frozen=True)
 class Message:
-    """Anything else that the worker said on its channel."""
+    """Any other message of the worker on its channel."""
 
     worker: int
     message: Dict[str, Any]
@@ -188,14 +221,14 @@ class Message:
 
 @dataclass(frozen=True)
 class Signalled:
-    """The guardian was sent a signal that is the master's to act on: TERM, INT, HUP."""
+    """The guardian received a signal that the master must handle: TERM, INT, HUP."""
 
     signal: str
 
 
 @dataclass(frozen=True)
 class Refused:
-    """An order that was not carried out, and why: a duplicate, an unknown worker, a bad message."""
+    """An order was not executed, and why: a duplicate, an unknown worker, or an invalid message."""
 
     order: str
     why: str
@@ -204,7 +237,7 @@ class Refused:
 
 @dataclass(frozen=True)
 class Ping:
-    """Answer with ``Pong``, or be taken for hung."""
+    """Requests a ``Pong``; a master that does not answer is considered hung."""
 
 
 FACTS: Family[Any] = Family(
@@ -214,9 +247,12 @@ FACTS: Family[Any] = Family(
     OutputInspected,
     SpawnFailed,
     Exited,
+    Swept,
     Output,
     Listening,
     Released,
+    ListenerState,
+    Unlistened,
     ListenFailed,
     Ready,
     Notified,

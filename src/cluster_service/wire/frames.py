@@ -1,8 +1,8 @@
-"""Length-prefixed JSON frames over a byte stream, sans-IO.
+"""Length-prefixed JSON frames over a byte stream, without I/O.
 
-A frame is four bytes of length (big-endian) and that many bytes of UTF-8 JSON holding one object. The length is
-bounded, so a peer that sends garbage is found out at once rather than buffered for ever. A frame whose body cannot be
-decoded is skipped and counted: the frames around it are whole.
+A frame is a four-byte length (big-endian), followed by that many bytes of UTF-8 JSON with one object. The length is
+limited, so that invalid data is detected immediately rather than buffered forever. A frame with an invalid body is
+skipped and counted; the frames around it remain valid.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ import struct
 from typing import Any, Dict, Iterator
 
 LIMIT = 16 * 1024 * 1024
-"""The longest frame that is sent or accepted, in bytes. The notebook is the largest thing that travels."""
+"""Maximum length of a frame, in bytes. The largest message is the master's checkpoint (``Note``)."""
 
 _HEAD = struct.Struct(">I")
 
 
 class FrameError(Exception):
-    """The peer's bytes are not frames: its fault, and the connection cannot be used any further."""
+    """The received bytes are not frames: the peer is faulty, and the connection is unusable from here on."""
 
 
 def encode(message: Dict[str, Any]) -> bytes:
-    """Return *message* as one frame. Raises FrameError when it is longer than ``LIMIT``."""
+    """Return *message* as one frame. Raises FrameError if it is longer than ``LIMIT``."""
     body = json.dumps(message, separators=(",", ":")).encode()
     if len(body) > LIMIT:
         raise FrameError(f"a frame of {len(body)} bytes is over the limit of {LIMIT}")
@@ -30,18 +30,18 @@ def encode(message: Dict[str, Any]) -> bytes:
 
 
 class Decoder:
-    """Turns received bytes into messages, whatever way the stream was cut."""
+    """Decodes received bytes into messages, however the stream is split."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
         self.rejected = 0
-        """Frames whose body was no JSON object."""
+        """Number of frames whose body was not a JSON object."""
 
     def feed(self, data: bytes) -> Iterator[Dict[str, Any]]:
-        """Return the messages that *data* completes, oldest first.
+        """Return an iterator over the messages that *data* completes, oldest first.
 
-        They are decoded as they are asked for. FrameError is raised after the last of them when what follows is not a
-        frame: then the stream cannot be used any further.
+        They are decoded lazily. If invalid data follows the last message, the iterator then raises FrameError; the
+        stream is unusable from there on.
         """
         self._buffer += data
         return self._messages()
@@ -67,5 +67,5 @@ class Decoder:
 
     @property
     def pending(self) -> int:
-        """Bytes received that do not make a whole frame yet."""
+        """Number of bytes received that do not form a complete frame yet."""
         return len(self._buffer)

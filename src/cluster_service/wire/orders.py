@@ -1,8 +1,8 @@
-"""Orders: what the master says to the guardian.
+"""Orders: messages from the master to the guardian.
 
-Every order is safe to repeat. A worker's number is chosen by the core and only ever grows, so a second ``Spawn`` of the
-same number is refused; a ``Signal`` carries an order name, and the same name to the same worker is refused; the
-others set something to a value.
+Every order may safely be repeated. The core chooses increasing worker numbers, so a second ``Spawn`` with the same
+number is refused; a ``Signal`` carries an order name, and the same name for the same worker is refused; the others set
+a value.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Dict, List, Optional
 from .records import Family
 
 VERSION = 1
-"""The version of the guardian's protocol. The master says which it speaks; the guardian refuses another."""
+"""The version of the guardian's protocol. The master states its version, and the guardian refuses another."""
 
 
 @dataclass(frozen=True)
@@ -26,71 +26,83 @@ class Hello:
 
 @dataclass(frozen=True)
 class Note:
-    """Replace the notebook. Sent before the orders that it accounts for, on the same stream."""
+    """Replace the master's checkpoint. Sent before the orders that it records, on the same stream."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Spawn:
-    """Fork and exec one worker. Answered by ``Spawned`` or ``SpawnFailed``, or ``Refused`` when *worker* is not new."""
+    """Fork and exec one worker. Answered by ``Spawned`` or ``SpawnFailed``; ``Refused`` if *worker* is not new."""
 
     worker: int
-    """The worker's number: greater than every number before it."""
+    """The number of the worker, greater than all previous ones."""
     argv: List[str] = field(repr=False)
     env: Dict[str, str] = field(repr=False)
-    """The whole environment. The guardian adds NOTIFY_SOCKET, and the numbers of the descriptors below."""
+    """The complete environment. The guardian adds NOTIFY_SOCKET and the numbers of the descriptors below."""
     cwd: str
     label: str
-    """How log lines name the worker: ``web.1``."""
+    """The name of the worker in log lines: ``web.1``."""
     meta: Dict[str, Any] = field(default_factory=dict)
-    """Opaque to the guardian, given back in the snapshot: group, slot, generation, reason."""
+    """Opaque to the guardian, returned in the snapshot: group, slot, generation, reason."""
     share: str = "none"
     """How it gets its ports: seccomp, python, inherit or none."""
     inherit: List[str] = field(default_factory=list)
-    """Addresses (as ``Listen`` named them) passed as LISTEN_FDS, in this order."""
+    """Addresses (as named in ``Listen``) passed as LISTEN_FDS, in this order."""
     tenant: str = ""
-    """The group of workers that it is of: shared sockets are those of a group."""
+    """The group of the worker: shared sockets belong to a group."""
     share_with: List[str] = field(default_factory=list)
-    """Groups of the same user that may have its group's sockets, and it theirs."""
+    """Groups of the same user that share sockets with its group, in both directions."""
     binds: List[str] = field(default_factory=list)
-    """Addresses that the configuration gives to its group, whatever its user could bind by itself."""
+    """Addresses configured for its group, even if its user could not bind them."""
     channel: bool = False
-    """Give it a channel (CSERVICE_CHANNEL): only programs with our runtime know what to do with one."""
+    """Create a channel for it (CSERVICE_CHANNEL), which only programs with our runtime use."""
     user: Optional[str] = None
-    """User name or number to run as (needs root)."""
+    """Name or number of the user to run as (needs root)."""
     group: Optional[str] = None
-    """Group name or number; by default the user's own."""
+    """Name or number of the group; by default that of the user."""
     umask: Optional[int] = None
     rlimits: Dict[str, List[int]] = field(default_factory=dict)
     """``{"NOFILE": [soft, hard]}``; -1: unlimited."""
     nice: Optional[int] = None
     cpus: List[int] = field(default_factory=list)
-    """On which it may run; none: on those of the guardian."""
+    """CPUs that it may run on; empty: those of the guardian."""
     oom_score_adj: Optional[int] = None
     keep_stdin: bool = False
-    """Its standard input never ends; else it is at its end."""
+    """Keep its standard input open; otherwise it is at its end."""
     check: bool = False
-    """Give it a socket of its own for health checks (CSERVICE_CHECK), if it has a channel."""
+    """Create a socket for its health checks (CSERVICE_CHECK), if it has a channel."""
+    stop_signal: int = 15
+    """Number of the signal with which the guardian asks it, and what it leaves, to end."""
+    listen: str = "shared"
+    """``shared``: its group has one socket for each address; ``per-slot``: each worker has one, where possible."""
+    drain: float = 0.0
+    """Seconds that its stop signal may wait for its connections where the guardian ends the service by itself."""
     private: bool = False
-    """A dark canary: each address that it binds becomes one of its own that no client knows (an ephemeral port on
-    loopback, an abstract Unix socket), in every share mode but none."""
+    """A preview worker: each address that it binds is replaced by a private one that no client knows (an ephemeral port
+    on loopback, an abstract Unix socket), in every share mode except none.
+    """
 
 
 @dataclass(frozen=True)
 class Signal:
-    """Send *signal* (a number) to the worker's process, or to its whole process group."""
+    """Send *signal* (a number) to the process of the worker, or to its whole process group."""
 
     worker: int
     signal: int
     order: str
-    """``stop``, ``kill`` ...: the same name to the same worker is delivered once."""
+    """``stop``, ``kill`` ...: the same name is delivered to the same worker only once."""
     whole_group: bool = False
+    after: float = 0.0
+    """Of ``sweep``: what the worker has left is sent its stop signal, and *signal* so many seconds later."""
+    drain: float = 0.0
+    """Of ``stop``: seconds for which the guardian may wait until the worker's connections are finished, before it sends
+    the signal. Only for workers with sockets of their own (``Spawn.listen``)."""
 
 
 @dataclass(frozen=True)
 class Tell:
-    """Send *message* on the worker's channel. Dropped with a ``Refused`` when the worker has none or does not read."""
+    """Send *message* on the worker's channel. ``Refused``, and dropped, if it has no channel or does not read."""
 
     worker: int
     message: Dict[str, Any]
@@ -98,76 +110,77 @@ class Tell:
 
 @dataclass(frozen=True)
 class Forget:
-    """The exit of *worker* is in the notebook: the guardian need not remember it."""
+    """Forget *worker*: its exit is recorded in the checkpoint."""
 
     worker: int
 
 
 @dataclass(frozen=True)
 class Listen:
-    """Open a listening socket and hold it. Answered by ``Listening`` (worker None) or ``ListenFailed``. Repeatable."""
+    """Open and hold a listening socket. Answered by ``Listening`` (worker None) or ``ListenFailed``. Repeatable."""
 
     address: str
     """``127.0.0.1:8000``, ``[::1]:8000``, ``unix:/path``, ``udp:127.0.0.1:53``."""
     door: bool = False
-    """One of the service's own doors: the ``Listening`` fact carries the descriptor."""
+    """An endpoint of the service itself: the ``Listening`` fact carries its descriptor."""
     backlog: int = 2048
     mode: int = 0o666
-    """Permissions of a Unix socket; it is bound under the matching umask."""
+    """Permissions of a Unix socket, which is bound under the matching umask."""
     tenant: str = ""
-    """The group of workers that it is for; empty: the first that binds it."""
+    """The group of workers that it is for; empty: the first group that binds it."""
 
 
 @dataclass(frozen=True)
 class Close:
-    """Close the held socket of *address*. Nothing happens when there is none."""
+    """Close the held socket of *address*. Does nothing if there is none."""
 
     address: str
 
 
 @dataclass(frozen=True)
 class Log:
-    """Write one line to the service's log."""
+    """Write one line to the log of the service."""
 
     line: str
 
 
 @dataclass(frozen=True)
 class InspectOutput:
-    """Look whether *worker* may have to wait until its output is read. Answered by ``OutputInspected``."""
+    """Check if *worker* may block on its output. Answered by ``OutputInspected``."""
 
     worker: int
 
 
 @dataclass(frozen=True)
 class Pong:
-    """The master's loop turns (answer to a ``Ping`` fact)."""
+    """The answer to a ``Ping`` fact: the master's loop is running."""
 
 
 @dataclass(frozen=True)
 class Status:
-    """How the service is, as its service manager is to know it. Said by each new master, and whenever it changes."""
+    """The state of the service for its service manager. Sent by each new master, and at every change."""
 
     phase: str
-    """``starting``; ``stalled``: its start has failed, and some group serves not at all; ``serving``: every slot does,
-    or its start is over and every group does; ``reloading``; ``stopping``."""
+    """``starting``; ``stalled``: the start has failed, and at least one group serves no requests; ``serving``: every
+    slot serves, or the start is over and every group serves; ``reloading``; ``stopping``.
+    """
     text: str = ""
     """A short line: "3 of 4 serving; upgrade 3: canary"."""
     hangups: int = 0
-    """How many ``Signalled("HUP")`` this master has heard: so an answer is told from what was said before it."""
+    """Number of ``Signalled("HUP")`` received by this master, to distinguish an answer from an earlier status."""
 
 
 @dataclass(frozen=True)
 class Stopping:
-    """The master has taken over the shutdown that a signal asked for: the guardian need not drain alone."""
+    """The master has taken over the shutdown requested by a signal: the guardian need not drain the workers itself."""
 
     deadline: float = 0.0
-    """Seconds from now after which the guardian ends what is left itself; 0 means never."""
+    """Seconds from now after which the guardian ends the remaining workers itself; 0 means never."""
 
 
 @dataclass(frozen=True)
 class Bye:
-    """The service has ended: kill what is left, close everything, exit with *code*."""
+    """The service has ended: kill the remaining workers, close everything, exit with *code*."""
 
     code: int = 0
 

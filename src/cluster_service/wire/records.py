@@ -1,7 +1,7 @@
-"""Frozen records to and from JSON objects: ``{"type": "spawn_failed", "worker": 3, ...}``.
+"""Conversion of frozen records from and to JSON objects: ``{"type": "spawn_failed", "worker": 3, ...}``.
 
-The type is the class's name in snake case. Fields that the reader does not know are ignored and fields that are missing
-take their default, so that a master and a guardian of neighbouring versions understand each other.
+The type is the name of the class in snake case. Unknown fields are ignored, and missing ones take their default, so
+that a master and a guardian of adjacent versions understand each other.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ T = TypeVar("T")
 
 
 class UnknownRecord(Exception):
-    """A message whose type, or a field it must have, is not known here."""
+    """The type of a message is unknown, or it lacks a required field."""
 
 
 def name_of(cls: type) -> str:
-    """``SpawnFailed`` -> ``spawn_failed``."""
+    """Return ``spawn_failed`` for ``SpawnFailed``."""
     return re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
 
 
 def to_json(record: Any) -> Dict[str, Any]:
-    """Return *record* (a dataclass of JSON-able fields) as an object with its type. Its fields are not copied."""
+    """Return *record* (a dataclass of JSON values) as an object with its type. Its fields are not copied."""
     return {"type": name_of(type(record)), **vars(record)}
 
 
 class Family(Generic[T]):
-    """The records that may stand in one direction of a protocol."""
+    """The records allowed in one direction of a protocol."""
 
     def __init__(self, *classes: Type[T]) -> None:
         self.classes: Dict[str, Type[T]] = {name_of(cls): cls for cls in classes}
 
     def from_json(self, message: Dict[str, Any]) -> T:
-        """Return the record that *message* is. Raises UnknownRecord."""
+        """Return the record for *message*. Raises UnknownRecord."""
         cls = self.classes.get(str(message.get("type")))
         if cls is None:
             raise UnknownRecord(f"no record of type {message.get('type')!r}")

@@ -1,7 +1,7 @@
-"""Limits on everything that a worker sends, checked before anything acts on it. Pure functions.
+"""Limits on everything that a worker sends, checked before it is used. Pure functions.
 
-The guardian applies them to what it receives, and the master applies them again to what the guardian relays. A message
-that breaks a limit raises ``Invalid``; a value that is merely out of range is clamped.
+The guardian checks what it receives, and the master checks again what the guardian forwards. A message that exceeds a
+limit raises ``Invalid``; a value that is merely out of range is clamped.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ import re
 from typing import Any, Callable, Dict, Mapping, NoReturn, Optional
 
 MAX_BYTES = 64 * 1024
-"""The longest datagram."""
+"""Maximum length of a datagram, in bytes."""
 MAX_DEPTH = 64
-"""Levels of objects and arrays."""
+"""Maximum nesting depth of objects and arrays."""
 MAX_INTEGER = 1 << 64
-"""Integers are smaller than this, whatever their sign."""
+"""Absolute values of integers are smaller than this."""
 MAX_ID = 80
-"""Characters of the id of a message of the bus."""
+"""Maximum length of the id of a bus message, in characters."""
 MAX_NAME = 128
-"""Characters of a name: of a command, an event, a group, a type of message."""
+"""Maximum length of a name (of a command, event, group or message type), in characters."""
 MAX_TEXT = 500
-"""Characters of a status text."""
+"""Maximum length of a status text, in characters."""
 MAX_SECONDS = 86_400
-"""The longest time that a worker can ask for: one day."""
+"""Maximum time that a worker can request: one day."""
 
 _DIGITS = len(str(MAX_INTEGER))
 _LARGE_INTEGER = re.compile(r"[0-9][0-9]{18}")
@@ -37,7 +37,7 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069
 
 
 class Invalid(Exception):
-    """What a worker sent breaks a limit. The text says which, and holds nothing of what was sent."""
+    """The data from a worker exceeds a limit. The text says which, and contains none of the data."""
 
 
 # ------------------------------------------------------------------ JSON
@@ -46,8 +46,8 @@ class Invalid(Exception):
 def loads(data: bytes, limit: int = MAX_BYTES) -> Any:
     """Return the value of the JSON text *data*. Raises Invalid.
 
-    Refused: more than *limit* bytes, text that is not UTF-8, nesting beyond ``MAX_DEPTH``, integers from
-    ``MAX_INTEGER`` on, numbers that are not finite. Half a surrogate pair is replaced by U+FFFD.
+    Refuses more than *limit* bytes, text that is not UTF-8, nesting deeper than ``MAX_DEPTH``, integers from
+    ``MAX_INTEGER`` on, and numbers that are not finite. A lone surrogate is replaced by U+FFFD.
     """
     if len(data) > limit:
         raise Invalid(f"longer than {limit} bytes")
@@ -64,13 +64,13 @@ def loads(data: bytes, limit: int = MAX_BYTES) -> Any:
 
 
 def _check_depth(text: str) -> None:
-    """Raise Invalid where *text* is nested too deep. Each step takes away the innermost level, at the speed of C."""
+    """Raise Invalid if *text* is nested too deeply. Each iteration removes the innermost level, in C for speed."""
     if text.count("[") + text.count("{") <= MAX_DEPTH:
         return
     brackets = _STRING.sub("", text).encode().translate(_ALIKE, _NOT_BRACKETS)
     for _ in range(MAX_DEPTH):
         outer = brackets.replace(b"[]", b"")
-        if len(outer) == len(brackets):  # nothing is left, or what is not JSON
+        if len(outer) == len(brackets):  # nothing is left, or it is not valid JSON
             break
         brackets = outer
     if brackets.count(b"[") > (0 if b"[]" in brackets else MAX_DEPTH):
@@ -78,7 +78,7 @@ def _check_depth(text: str) -> None:
 
 
 def _may_hold_large_numbers(data: bytes, text: str) -> bool:
-    """Tell, at little cost, whether the numbers of *text* must be looked at one by one."""
+    """Return True if the numbers in *text* must be checked one by one; a cheap test."""
     if len(data.translate(None, _NOT_DIGITS)) < 3:
         return False
     return _LARGE_INTEGER.search(text) is not None or _LARGE_EXPONENT.search(text) is not None
@@ -105,11 +105,11 @@ def _constant(_name: str) -> NoReturn:
 
 _CAREFUL = json.JSONDecoder(parse_int=_integer, parse_float=_number, parse_constant=_constant)
 _FAST = json.JSONDecoder(parse_constant=_constant)
-"""For text without a number that could be too large: a call for each number would cost ten times as much."""
+"""For text without large numbers: a Python call for each number would take ten times as long."""
 
 
 def _whole_text(value: Any) -> Any:
-    """Replace halves of surrogate pairs. The depth of *value* has been checked."""
+    """Replace lone surrogates. The depth of *value* was checked before."""
     if isinstance(value, str):
         return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if isinstance(value, list):
@@ -119,13 +119,13 @@ def _whole_text(value: Any) -> Any:
     return value
 
 
-# ------------------------------------------------------------------ messages of the worker's channel
+# ------------------------------------------------------------------ messages on the worker's channel
 
 
 def message(value: Any) -> Dict[str, Any]:
-    """Return *value* as a message whose fields have the types that its own type demands. Raises Invalid.
+    """Return *value* as a message whose fields have the types required by its own type. Raises Invalid.
 
-    A type that is not known here is returned unchanged: a newer worker and a newer master may share it.
+    A message of an unknown type is returned unchanged: a newer worker and a newer master may share it.
     """
     if not isinstance(value, dict):
         raise Invalid("not an object")
@@ -145,7 +145,7 @@ def _id(value: Any) -> str:
 
 
 def _name(value: Any) -> Optional[str]:
-    """Cut a name that is too long: no command or group has it, and its sender is answered so."""
+    """Truncate a name that is too long: no command or group has such a name, and the sender gets that answer."""
     return plain_text(value, MAX_NAME + 1) if isinstance(value, str) else None
 
 
@@ -154,7 +154,7 @@ def _only(kind: type) -> Callable[[Any], Any]:
 
 
 def notify_fields(value: Any) -> Dict[str, str]:
-    """Return the fields of sd_notify(3) in *value* that the service acts on. Whatever else there is is left out."""
+    """Return the sd_notify(3) fields in *value* that the service uses; others are dropped."""
     if not isinstance(value, Mapping):
         return {}
     found = {}
@@ -174,7 +174,7 @@ _MESSAGES: Dict[str, Dict[str, Callable[[Any], Any]]] = {
     "broadcast": {"id": _id, "message": lambda value: value, "group": _name},
     "got": {"id": _id, "taken": lambda value: value is True},
 }
-"""What each type of message holds. A field of the wrong type is None: the master answers that the message is bad."""
+"""Type of message -> its fields. A field of the wrong type becomes None: the master answers that it is invalid."""
 
 
 
@@ -182,7 +182,7 @@ _MESSAGES: Dict[str, Dict[str, Callable[[Any], Any]]] = {
 
 
 def parse_notify(data: bytes) -> Dict[str, str]:
-    r"""Return the fields of an sd_notify datagram (``READY=1\nSTATUS=…``) that the service acts on. Raises Invalid."""
+    r"""Return the fields of an sd_notify datagram (``READY=1\nSTATUS=…``) that the service uses. Raises Invalid."""
     if len(data) > MAX_BYTES:
         raise Invalid(f"longer than {MAX_BYTES} bytes")
     found = {}
@@ -194,7 +194,7 @@ def parse_notify(data: bytes) -> Dict[str, str]:
 
 
 def plain_text(text: str, limit: int = MAX_TEXT) -> str:
-    """Return *text* on one line: at most *limit* characters, without control characters."""
+    """Return *text* as one line of at most *limit* characters, without control characters."""
     return _CONTROL.sub(" ", text[:limit]).strip()
 
 
@@ -203,7 +203,7 @@ def _exactly(*values: str) -> Callable[[str], Optional[str]]:
 
 
 def _microseconds(text: str) -> Optional[str]:
-    """Clamp a time to ``MAX_SECONDS``."""
+    """Clamp a time to ``MAX_SECONDS``; None if it is not a number."""
     if not text.isascii() or not text.isdecimal():
         return None
     most = str(MAX_SECONDS * 1_000_000)
@@ -212,7 +212,7 @@ def _microseconds(text: str) -> Optional[str]:
 
 
 def _check_address(text: str) -> Optional[str]:
-    """Take any short text: the master compares it with the address that the worker was given."""
+    """Accept any short text: the master compares it with the address given to the worker."""
     return text if len(text) <= MAX_NAME and not _CONTROL.search(text) else None
 
 
@@ -226,11 +226,11 @@ NOTIFY_FIELDS: Dict[str, Callable[[str], Optional[str]]] = {
     "EXTEND_TIMEOUT_USEC": _microseconds,
     "X_CSERVICE_CHECK": _check_address,
 }
-"""The fields that the service acts on, or shows, and how each is checked."""
+"""The fields that the service uses or shows -> the function that checks each."""
 _NOTIFY_NAMES = frozenset(name.encode("ascii") for name in NOTIFY_FIELDS)
 
 
 def seconds_of(fields: Mapping[str, str], name: str) -> Optional[float]:
-    """Return the time in field *name* of checked *fields*, in seconds; None where there is none."""
+    """Return the time in field *name* of checked *fields*, in seconds; None if there is none."""
     text = _microseconds(fields.get(name, ""))
     return None if text is None else int(text) / 1e6

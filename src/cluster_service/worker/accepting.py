@@ -1,7 +1,7 @@
-"""Whether this worker takes connections. While its pool of threads, or its loop, is stuck it leaves them to others.
+"""Pauses accepting while the thread pool or the loop of this worker is stuck, so that other workers accept.
 
-Its server may take them all the same, and they would wait in its memory until it is killed. In the queue of the shared
-socket they wait for another worker, or for this one's successor. At a stop, that is the drain's business.
+The server itself might still accept connections, which would wait in its memory until the worker is killed. In the
+queue of the shared socket they wait for another worker or the successor of this one. During a stop, the drain decides.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from .aside import Aside
 
 PATIENCE = 0.5
-"""Seconds that it must have been stuck for."""
+"""Seconds for which the worker must be stuck before it pauses accepting."""
 AGAIN = 0.25
-"""Seconds between two looks for more sockets, while connections are left: others may have been asked by now."""
+"""Seconds between two searches for more sockets while paused; some may have been created meanwhile."""
 QUIET = 60.0
-"""Seconds between two words of it in the log."""
+"""Minimum seconds between two log lines about a pause."""
 
 
 class Accepting:
@@ -28,20 +28,20 @@ class Accepting:
 
     def __init__(self) -> None:
         self.spared: Set[object] = set()
-        """Places at which connections are taken all the same."""
+        """Addresses on which accepting is never paused."""
         self._stuck_since: Optional[float] = None
         self._said: Optional[float] = None
         self._again = 0.0
         self.wanted = True
-        """Whether connections are to be taken."""
+        """True if connections should be accepted."""
         self._over = False
         self._done = (True, False)
-        """What was wanted, and whether it was over, when they were last seen to."""
+        """The values of ``wanted`` and ``_over`` that were applied last."""
         self._busy = allocate_lock()
         self._aside: List[Aside] = []
 
     def look(self, *, stuck: bool) -> None:
-        """Take note of whether the worker is *stuck*. To be told several times a second, in any thread."""
+        """Record if the worker is *stuck*. Called several times per second, from any thread."""
         if self._over:
             return
         now = time.monotonic()
@@ -51,26 +51,26 @@ class Accepting:
             self._again = now + AGAIN
             try:
                 self._settle()
-            except Exception:  # noqa: BLE001 - no descriptor is left, say: the beat goes on, and the next look may do
+            except Exception:  # noqa: BLE001 - no descriptor left, for example: the next call retries
                 return
             if self._aside and (self._said is None or now >= self._said + QUIET):
                 self._said = now
                 complain("neither its loop nor its threads are free: connections are left to other workers")
 
     def end(self) -> None:
-        """Leave the sockets as they are, from now on. To be called in signal handlers, too."""
+        """Leave the sockets unchanged from now on. May be called in a signal handler."""
         self._over = True
         if self._aside or self._busy.locked():
             self._settle()
 
     def forget(self) -> None:
-        """In a fork: nothing is known of its pool."""
+        """Reset the state in a fork, where the state of the pool is unknown."""
         for each in self._aside:
             os.close(each.kept)
         self.__init__()  # type: ignore[misc]
 
     def _settle(self) -> None:
-        """Bring about what is wanted. Who comes while another is at it leaves it to him: he looks once more."""
+        """Apply the desired state. If another thread is applying it, return: that thread checks the state again."""
         from .aside import back, let_go  # noqa: PLC0415 - most workers never need it
 
         while self._busy.acquire(blocking=False):
@@ -87,7 +87,7 @@ class Accepting:
                 return
 
     def _put_aside(self) -> None:
-        """Put aside the sockets on which the connections that are held have come in: a program may have others."""
+        """Pause the sockets from which the open connections were accepted; the program may have other sockets."""
         from .aside import places, put  # noqa: PLC0415 - most workers never need it
 
         fds = sockets()

@@ -1,6 +1,7 @@
-"""What a worker's program may call. Without a service around it each of these does nothing: the file runs alone too.
+"""Functions for the program of a worker. Outside of a service they do nothing, so that the file also runs alone.
 
-``command``, ``on`` and ``disable`` are the master's. A worker may import a file that calls them: here they do nothing.
+``command``, ``on`` and ``disable`` are for the master. A worker may import a file that calls them; here they do
+nothing.
 """
 
 from __future__ import annotations
@@ -17,22 +18,22 @@ if TYPE_CHECKING:
     from .bus import Bus, MessageHandler, Question
 
 WITHIN = 60.0
-"""Seconds that an answer may take when the caller does not say."""
+"""Default timeout for an answer, in seconds."""
 
 _master: List[bool] = []
-"""Not empty: this process is the master."""
+"""Not empty if this process is the master."""
 
 
 def worker_ready(ready: bool = True, *, on_worker_stop: Optional[Callable[[], Any]] = None) -> None:  # noqa: FBT001, FBT002
-    """Say that this worker serves, or with False that it does not yet (then say it again when it does).
+    """Report that this worker is ready, or with False that it is not ready yet (call it again when it is).
 
     *on_worker_stop*, a function without arguments or an ``async def``, is run once when the worker is asked to stop:
-    after the servers that the runtime knows have answered what they held, within the stop's announced timeout. What it
-    raises is printed. It is set even when *ready* is False; a later call replaces it. Raises TypeError when it cannot
-    be called.
+    after the servers known to the runtime have answered their requests, within the announced timeout. Exceptions that
+    it raises are printed. It is set even if *ready* is False; a later call replaces it. Raises TypeError if it is not
+    callable.
 
-    A program that handles SIGTERM in its own way has it run beside that, when the stop is announced. A program that
-    runs as a command, without the runtime, says READY=1 as sd_notify(3) describes, and ends in its own way.
+    If the program handles SIGTERM itself, the callback runs concurrently when the stop is announced. A program that
+    runs as a command, without the runtime, sends READY=1 as described in sd_notify(3), and stops in its own way.
     """
     if on_worker_stop is not None and not callable(on_worker_stop):
         raise TypeError(f"on_worker_stop must be a function without arguments, not {type(on_worker_stop).__name__}")
@@ -47,11 +48,11 @@ def worker_ready(ready: bool = True, *, on_worker_stop: Optional[Callable[[], An
 
 
 def extend_deadline(seconds: float) -> None:
-    """Ask for *seconds* (float) more, from now on, for something that takes its time and is no hang.
+    """Request *seconds* (float) more, counted from now, for an operation that is slow but does not hang.
 
-    Until then the worker is not taken for hung, however still its loop stands; it may take that long to become ready,
-    and to stop. Say it before the work begins, and again as often as is needed. A program that runs as a command says
-    EXTEND_TIMEOUT_USEC as sd_notify(3) describes. Raises ValueError when *seconds* is not a positive number.
+    Until then the worker is not considered hanging even if its loop is blocked, and it may take that long to become
+    ready or to stop. Call it before the operation, and again as often as needed. A program that runs as a command sends
+    EXTEND_TIMEOUT_USEC as described in sd_notify(3). Raises ValueError if *seconds* is not a positive number.
     """
     if not 0 < seconds < float("inf"):
         raise ValueError(f"a deadline is extended by a positive number of seconds, not by {seconds!r}")
@@ -64,17 +65,17 @@ def extend_deadline(seconds: float) -> None:
 
 
 def is_worker() -> bool:
-    """Whether this process is a worker of a service, or was started by one."""
+    """Return True if this process is a worker of a service, or a descendant of one."""
     return "CSERVICE_SLOT" in os.environ and not is_master()
 
 
 def is_master() -> bool:
-    """Whether this process is the master of a service."""
+    """Return True if this process is the master of a service."""
     return bool(_master) or os.environ.get("CSERVICE_ROLE") == "master"
 
 
 def be_master() -> None:
-    """Take note that this process is a master, whatever its environment says from now on."""
+    """Record that this process is a master, regardless of later changes of its environment."""
     _master[:] = [True]
 
 
@@ -84,7 +85,7 @@ def _bus() -> Optional[Bus]:
 
 
 def _ask(message: Dict[str, Any], within: float, nothing: Any) -> Any:
-    """Ask and return the answer, or in a thread with a running loop a future of it."""
+    """Send a request and return the answer; in a thread with a running loop, return a future of it."""
     bus, loop = _bus(), running_loop()
     if bus is None:
         if loop is None:
@@ -98,7 +99,7 @@ def _ask(message: Dict[str, Any], within: float, nothing: Any) -> Any:
     end = time.monotonic() + within
     if not question.wait(within):
         bus.give_up(question, within)
-        question.wait(max(1.0, end - time.monotonic()))  # answered at the very moment, perhaps
+        question.wait(max(1.0, end - time.monotonic()))  # the answer may have just arrived
     if question.error is not None:
         raise question.error
     return question.result
@@ -120,7 +121,7 @@ def _ask_in_loop(bus: Bus, loop: Any, message: Dict[str, Any], within: float) ->
         try:
             loop.call_soon_threadsafe(settle)
         except RuntimeError:
-            pass  # the loop is closed, and whoever waited is gone
+            pass  # the loop is closed; nothing waits for the future
 
     asked.append(bus.ask(message, on_end))
     timer = loop.call_later(within, bus.give_up, asked[0], within)
@@ -129,28 +130,30 @@ def _ask_in_loop(bus: Bus, loop: Any, message: Dict[str, Any], within: float) ->
 
 
 def trigger(name: str, /, *args: Any, within: float = WITHIN, **options: Any) -> Any:
-    """Give the service's command *name*, and return its result; a name that is no command's is told as an event.
+    """Run the command *name* of the service and return its result; if there is none, publish *name* as an event.
 
-    *args*: by their place; *options*: by name; JSON, 60 KB at most. *within*: seconds for the answer. In a coroutine:
-    ``await`` it. Outside a service: None. Raises CommandError (``timeout``, ``forbidden``, what the command raised),
-    TypeError and ValueError for arguments that cannot be sent.
+    *args*: positional arguments; *options*: arguments by name; JSON, at most 60 KB. *within*: timeout in seconds. In a
+    coroutine, ``await`` the result. Returns None outside of a service. Raises CommandError (``timeout``, ``forbidden``,
+    or the error of the command), and TypeError or ValueError for arguments that cannot be sent.
     """
     return _ask({"type": "trigger", "name": str(name), "args": list(args), "options": options}, within, None)
 
 
 def broadcast(message: Any, group: Optional[str] = None, *, within: float = WITHIN) -> Any:
-    """Send *message* (JSON, 60 KB at most) to the workers of *group*, or to all: this one too, if it has a handler.
+    """Send *message* (JSON, at most 60 KB) to the workers of *group* or to all, including this one if it has a handler.
 
-    Returns how many of them took it. In a coroutine: ``await`` it. Outside a service: 0. Raises as ``trigger`` does.
+    Returns the number of workers that accepted it. In a coroutine, ``await`` the result. Returns 0 outside of a
+    service. Raises the same errors as ``trigger``.
     """
     return _ask({"type": "broadcast", "message": message, "group": group}, within, 0)
 
 
 def on_message(handler: MessageHandler) -> MessageHandler:
-    """Have *handler(message)* called for each broadcast. Usable as a decorator. Outside a worker nothing happens.
+    """Call *handler(message)* for each broadcast. Usable as a decorator. Does nothing outside of a worker.
 
-    A function runs in a thread, an ``async def`` on the loop that runs where this is called, else on the server's. What
-    it raises is printed. Messages that find 1000 others waiting are dropped, and their sender told. Raises TypeError.
+    A function runs in a thread; an ``async def`` runs on the loop that is running at this call, else on that of the
+    server. Exceptions are printed. If 1000 messages are waiting, further ones are dropped and
+    not counted for their sender. Raises TypeError if *handler* is not callable.
     """
     if not callable(handler):
         raise TypeError(f"the handler of messages must be callable, not {type(handler).__name__}")
@@ -161,27 +164,27 @@ def on_message(handler: MessageHandler) -> MessageHandler:
 
 
 class Context:
-    """The first argument of a custom command, for annotations: commands run in the master."""
+    """The first argument of a custom command, for annotations. Commands run in the master."""
 
 
 def command(name: Any = None, **_options: Any) -> Any:
-    """Commands are the master's: in a worker, the function stays what it is."""
+    """Return the function unchanged: commands are defined in the master only."""
     return name if callable(name) else lambda handler: handler
 
 
 def on(name: str, handler: Any = None, **_options: Any) -> Any:
-    """Events are heard in the master: in a worker, nothing happens."""
+    """Return the handler unchanged: events are handled in the master only."""
     del name
     return handler if handler is not None else lambda function: function
 
 
 def disable(name: str) -> None:
-    """Commands are the master's: in a worker, nothing happens."""
+    """Do nothing: commands are disabled in the master only."""
     del name
 
 
 def _notify(fields: Dict[str, str]) -> None:
-    """Say *fields*, where this process is a worker that was started as a command: the first of its process group."""
+    """Send *fields* to NOTIFY_SOCKET if this process is a worker started as a command, i.e. leads its process group."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address or not is_worker() or os.getpgrp() != os.getpid():
         return
@@ -192,4 +195,4 @@ def _notify(fields: Dict[str, str]) -> None:
         try:
             notify.sendto("\n".join(map("=".join, fields.items())).encode(), socket.MSG_DONTWAIT, address)
         except OSError:
-            return  # nobody listens: nothing to say
+            return  # no process listens

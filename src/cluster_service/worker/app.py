@@ -1,6 +1,6 @@
-"""An app, ``package.module:app``, on a server of the user's own virtualenv.
+"""Serves an app, ``package.module:app``, with a server from the virtualenv of the user.
 
-The app is loaded first, so that what is wrong with it is told before a port is touched.
+The app is loaded first, so that its errors are reported before a port is bound.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .runtime import current
 
 
 def serve_app(target: str, server: str, binds: List[str], arguments: Sequence[str]) -> None:
-    """Serve *target* at each of *binds* with *server*, until the worker stops."""
+    """Serve *target* on each of *binds* with *server*, until the worker stops."""
     runtime = current()
     if runtime is None:
         raise RuntimeError("an app is served in a worker")
@@ -39,7 +39,7 @@ def serve_app(target: str, server: str, binds: List[str], arguments: Sequence[st
 
 
 def require(package: str, why: str = "") -> None:
-    """End the worker with a sentence where *package* is not installed for this interpreter."""
+    """Exit with an error message if *package* is not installed for this interpreter."""
     if importlib.util.find_spec(package) is None:
         why = why or f"the app is to be served by {package}"
         refuse(

@@ -1,13 +1,13 @@
-"""Putting listening sockets aside: for servers that cannot be told to take no more connections.
+"""Replacement of listening sockets, to stop accepting in servers that have no way to do so.
 
-Every descriptor of a listening socket is made one of another socket, which nobody knows of. The server goes on to watch
-and to accept, and gets nothing; what waits on the shared socket is the other workers'. With what ``put`` returns, the
-socket can be taken ``back``.
+Every descriptor of a listening socket is replaced by another socket whose address no client knows. The server continues
+to poll and accept, but gets no connections; those on the shared socket go to other workers. ``back`` restores the
+socket from the value that ``put`` returned.
 """
 
 from __future__ import annotations
 
-import _socket as socket  # the C module: it is what it is, whatever replaces the other
+import _socket as socket  # the C module, which monkey patching leaves alone
 import struct
 from typing import Container, Dict, Iterable, List, NamedTuple, Optional, Set
 
@@ -16,37 +16,37 @@ from .unpatched import os, select
 
 
 class Watch(NamedTuple):
-    """An epoll of this process that watches a descriptor."""
+    """An epoll instance of this process that watches a descriptor."""
 
     epoll: int
     events: int
     data: int
-    """What it tells with them: the descriptor for Python and libuv, a number of its own for others."""
+    """The epoll user data: the descriptor in Python and libuv, an own value in others."""
 
 
 class Aside(NamedTuple):
-    """A listening socket that was put aside."""
+    """A listening socket that was replaced."""
 
     fd: int
-    """Where the server has it."""
+    """The descriptor that the server uses."""
     stand_in: int
-    """The inode of the socket that stands there now."""
+    """The inode of the replacement socket."""
     address: object
     kept: int
-    """A descriptor of the socket itself; -1: it is not to be taken back."""
+    """A duplicate descriptor of the original socket; -1: it will not be restored."""
     watches: List[Watch]
 
 
 _stand_ins: Dict[int, object] = {}
-"""Inode → the address for which it stands."""
+"""Inode of a replacement -> the address of the original socket."""
 
 
 def put(fd: int, *, keep: bool, at: Optional[Container[object]] = None) -> Optional[Aside]:
-    """Put the socket of *fd* aside, if it listens, and there are descriptors for it; else return None.
+    """Replace the socket of *fd* and return the data to restore it; None if it does not listen or on an error.
 
-    One that is aside already stays so. *keep*: it is to be taken back; then one that is aside, or that could not be
-    taken back, is None: somebody may wait in its ``accept`` for ever. *at*: only if its place (``place_of``) is one of
-    these.
+    A socket that is already replaced stays so. *keep*: it will be restored; then return None for a socket that is
+    already replaced, or whose restoration could fail because a thread may block in its ``accept``. *at*: replace it
+    only if its place (``place_of``) is one of these.
     """
     kept = -1
     try:
@@ -64,11 +64,11 @@ def put(fd: int, *, keep: bool, at: Optional[Container[object]] = None) -> Optio
             os.set_blocking(nowhere.fileno(), os.get_blocking(fd))
             if keep:
                 kept = os.dup(fd)
-                os.close(os.dup(fd))  # taking it out of an epoll needs one more; at a stop it is tried without, too
+                os.close(os.dup(fd))  # removal from an epoll needs one spare descriptor; at a stop it is tried without
             watches = _unwatch(fd)
             if keep and family == socket.AF_UNIX and not watches:
-                # Everybody could reach the stand-in, whom the file's mode keeps away. Servers that watch by epoll take
-                # nobody from there; those that poll or select would.
+                # Any process could connect to the replacement, even one that the mode of the socket file keeps out. A
+                # server that uses epoll would not accept from it, one that uses poll or select would.
                 os.close(kept)
                 return None
             aside = Aside(fd, os.fstat(nowhere.fileno()).st_ino, address, kept, watches)
@@ -76,7 +76,7 @@ def put(fd: int, *, keep: bool, at: Optional[Container[object]] = None) -> Optio
             os.dup2(nowhere.fileno(), fd, inheritable=os.get_inheritable(fd))
         finally:
             nowhere.close()
-    except OSError:  # a connection that has ended meanwhile; there is no descriptor left
+    except OSError:  # the connection has ended, or no descriptor is left
         if kept >= 0:
             os.close(kept)
         return None
@@ -84,16 +84,16 @@ def put(fd: int, *, keep: bool, at: Optional[Container[object]] = None) -> Optio
 
 
 def back(aside: Aside) -> None:
-    """Give the server its socket back, unless it has closed it meanwhile."""
+    """Restore the server's socket, unless the server has closed it."""
     stand_in, watches = -1, aside.watches
     try:
         if os.fstat(aside.fd).st_ino == aside.stand_in:
             stand_in = os.dup(aside.fd)
-            meanwhile = _unwatch(aside.fd)  # it was watched again
+            meanwhile = _unwatch(aside.fd)  # the server may have registered it again
             again = {watch.epoll for watch in meanwhile}
             watches = meanwhile + [watch for watch in aside.watches if watch.epoll not in again]
     except OSError:
-        pass  # it has just been closed, or there is no descriptor left
+        pass  # it was just closed, or no descriptor is left
     try:
         if os.fstat(aside.fd).st_ino == aside.stand_in:
             os.dup2(aside.kept, aside.fd, inheritable=os.get_inheritable(aside.fd))
@@ -103,24 +103,24 @@ def back(aside: Aside) -> None:
         pass
     if stand_in >= 0:
         with borrowed(stand_in) as each:
-            each.shutdown(socket.SHUT_RDWR)  # who waits for it in poll or select looks again
+            each.shutdown(socket.SHUT_RDWR)  # wakes threads that wait for it in poll or select
         os.close(stand_in)
     let_go(aside)
     del _stand_ins[aside.stand_in]
 
 
 def let_go(aside: Aside) -> None:
-    """Keep the socket itself no longer: it will not be taken back."""
+    """Close the duplicate of the original socket, which will not be restored."""
     os.close(aside.kept)
 
 
 def place_of(address: object) -> object:
-    """Where a socket listens, or its connection has come in: a port, or the name of a Unix socket."""
+    """Return where a socket listens or its connection arrived: a port, or the name of a Unix socket."""
     return address[1] if isinstance(address, tuple) else address
 
 
 def places(fds: Iterable[int]) -> Set[object]:
-    """Return where the connections among *fds* have come in; of those that go out, a place that is no listener's."""
+    """Return the places of the connected sockets in *fds*; those of outgoing ones match no listener."""
     found = set()
     for fd in fds:
         try:
@@ -128,13 +128,14 @@ def places(fds: Iterable[int]) -> Set[object]:
                 each.getpeername()
                 found.add(place_of(each.getsockname()))
         except OSError:
-            pass  # it is none, or has ended meanwhile
+            pass  # not connected, or closed meanwhile
     return found
 
 
 def _nowhere(family: int) -> socket.socket:
-    """Return a listening socket of *family* (a server may look at that) whose address nobody is told: it is not shared,
-    and nobody is asked for it, who may just be asked for another (``ports``).
+    """Return a listening socket of *family*, which a server may check, with a private address.
+
+    It is not shared, and the guardian is not asked for it, because this may run during another request (``ports``).
     """
     nowhere = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
@@ -152,12 +153,12 @@ def _bind(nowhere: socket.socket) -> None:
         return
     try:
         nowhere.bind(("::1", 0))
-    except OSError:  # there is none in many containers
+    except OSError:  # many containers have no ::1
         nowhere.bind(("::ffff:127.0.0.1", 0))
 
 
 def _unwatch(fd: int) -> List[Watch]:
-    """Take *fd* out of every epoll of this process: what it is now would be told of there, even when it is replaced."""
+    """Remove *fd* from every epoll of this process, which would otherwise keep reporting the replaced socket."""
     found = []
     for name in os.listdir("/proc/self/fd"):
         try:
@@ -166,33 +167,33 @@ def _unwatch(fd: int) -> List[Watch]:
                 with select.epoll.fromfd(os.dup(int(name))) as watching:
                     watching.unregister(fd)
         except OSError:
-            pass  # it was the listing's own, or watches others
+            pass  # the descriptor of the directory, or an epoll that does not watch it
     return found
 
 
 def _watches(epoll: int, fd: int) -> List[Watch]:
-    """How *epoll* watches *fd*: ``tfd: 5 events: 19 data: 5 …`` for each that it watches (proc_pid_fdinfo(5))."""
+    """Return how *epoll* watches *fd*, from lines ``tfd: 5 events: 19 data: 5 …`` (proc_pid_fdinfo(5))."""
     with open(f"/proc/self/fdinfo/{epoll}", encoding="ascii") as info:
         lines = [line.split() for line in info if line.startswith("tfd:")]
     return [Watch(epoll, int(words[3], 16), int(words[5], 16)) for words in lines if int(words[1]) == fd]
 
 
 def _watch(fd: int, watch: Watch) -> None:
-    """Have it watched as it was: by the system call itself, which needs no descriptor and tells anybody's number."""
+    """Register *fd* again by a direct system call, which needs no descriptor and can set any user data."""
     packed = os.uname().machine in ("x86_64", "AMD64")
     event = struct.pack("=IQ" if packed else "@IQ", watch.events, watch.data)
     library("ctypes").CDLL(None).epoll_ctl(watch.epoll, _EPOLL_CTL_ADD, fd, event)
 
 
 _EPOLL_CTL_ADD = 1
-"""epoll_ctl(2)."""
+"""From epoll_ctl(2)."""
 
 
 class borrowed:  # noqa: N801 - reads as a function
-    """Somebody else's descriptor as a socket, for a moment; it is left open."""
+    """Temporary socket object for a descriptor owned by other code; it is not closed."""
 
     def __init__(self, fd: int) -> None:
-        # Non-blocking as an object only: the default timeout of a program would make the descriptor itself so.
+        # SOCK_NONBLOCK affects only the object; the program's default timeout would make the descriptor non-blocking.
         self._socket = socket.socket(type=socket.SOCK_STREAM | socket.SOCK_NONBLOCK, fileno=fd)
 
     def __enter__(self) -> socket.socket:

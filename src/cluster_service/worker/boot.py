@@ -1,26 +1,26 @@
-"""The file that a worker's interpreter is given: ``python …/worker/boot.py script|module|app …`` (see ``run.main``).
+"""The file passed to a worker's interpreter: ``python …/worker/boot.py script|module|app …`` (see ``run.main``).
 
-It must be read by any Python, to say that it is too old. Run as a program it becomes the worker; under any other name
-(a process that ``multiprocessing`` spawns from a worker) it only makes the package importable.
+Any Python version must be able to parse it, to report that it is too old. Run as a program it becomes the worker; under
+another name (in a process that ``multiprocessing`` spawns from a worker) it only makes the package importable.
 
-The package is loaded from beside this file, under its one name, and nothing is added to ``sys.path``: the worker's
-virtualenv stays as its owner made it. Where that virtualenv has a cluster_service of its own, the running service's is
-used all the same, because both ends of the channel must be of one version.
+The package is loaded from the directory above this file, without a change to ``sys.path``: the virtualenv of the worker
+stays as it is. If that contains another cluster_service, the one of the running service is still used, because both
+ends of the channel must have the same version.
 """
 
 import os
 import sys
 
-at_start = frozenset(sys.modules)  # what a script finds imported when it runs alone
+at_start = frozenset(sys.modules)  # the modules that a script run alone finds imported
 
-if sys.version_info < (3, 9):  # noqa: UP036 - the user's interpreter is any
+if sys.version_info < (3, 9):  # noqa: UP036 - the interpreter of the user may be any
     sys.exit(
         "cservice: a worker needs Python 3.9 or newer, and %s is %d.%d; choose another with --python"  # noqa: UP031
         % ((sys.executable,) + tuple(sys.version_info[:2]))  # noqa: RUF005
     )
 
 if __name__ == "__main__" and sys.path and os.path.realpath(sys.path[0]) == os.path.dirname(os.path.realpath(__file__)):
-    del sys.path[0]  # this file's directory is no place for the program's imports
+    del sys.path[0]  # the program must not import from this directory
 
 if "cluster_service" not in sys.modules:
     import importlib.util

@@ -1,14 +1,14 @@
-"""The worker's end of the bus: it asks the master, and hears what is told to the workers.
+"""The worker's end of the bus: sends requests to the master and receives broadcasts.
 
-- Nothing here holds the program up for longer than it was told: each question has its time, each queue its limit, and
-  what finds no room is refused at once.
-- Whatever thread asks, the channel's reader brings the answer. In a thread with a running asyncio loop ``trigger`` and
-  ``broadcast`` return a future of that loop, and elsewhere the result itself.
-- A master may die with a question in its hands. One that it had not begun is sent again to its successor; one that it
-  had fails at once: a command is carried out at most once.
-- A handler of messages that is ``async`` runs on the loop on which it was given to ``on_message``, or else on that of
-  the server that serves, or else on one of its own; any other runs in a thread. One message after the other.
-- The bus is the worker's process's own. A fork of it has none.
+- Nothing blocks the program longer than its timeout: each request has a timeout, each queue a limit, and what exceeds a
+  limit is refused immediately.
+- The thread that reads the channel delivers all answers. In a thread with a running asyncio loop, ``trigger`` and
+  ``broadcast`` return a future of that loop, elsewhere the result itself.
+- If the master dies, requests that it had not started are sent again to its successor; those that it had started fail
+  immediately. A command is executed at most once.
+- An ``async`` message handler runs on the loop on which ``on_message`` was called, else on that of the server, else on
+  a new one; any other runs in a thread. Messages are handled one at a time.
+- The bus belongs to the process of the worker; a fork has none.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from .threads import run_beside
 from .unpatched import allocate_lock, os
 
 QUESTIONS = 1000
-"""Questions that may be open at a time."""
+"""Maximum number of open requests."""
 INBOX = 1000
-"""Messages that may wait for the handlers."""
+"""Maximum number of messages waiting for the handlers."""
 
 MessageHandler = Callable[[Any], Any]
 
 
 class CommandError(Exception):
-    """A command could not be carried out. *code* is one of the error codes of the doors, *hint* what to do about it."""
+    """A command failed. *code*: an error code of the control interface; *hint*: what to do about it."""
 
     def __init__(self, code: str, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -47,7 +47,7 @@ class CommandError(Exception):
 
 
 class Question:
-    """What was asked, until it is answered."""
+    """A request that waits for its answer."""
 
     def __init__(self, message: Dict[str, Any]) -> None:
         self.message = message
@@ -60,23 +60,23 @@ class Question:
 
     @property
     def what(self) -> str:
-        """How errors name it."""
+        """The name of the request in errors."""
         return str(self.message.get("name") or "broadcast")
 
     def settle(self, result: Any, error: Optional[CommandError]) -> None:
-        """Take the answer. Called once: by whoever took the question out of the table."""
+        """Set the answer. Called once, by the thread that removed the request from the table."""
         self.result, self.error = result, error
         self._open.release()
         if self.on_end is not None:
             self.on_end()
 
     def wait(self, seconds: float) -> bool:
-        """Wait for the answer."""
+        """Wait for the answer; return False after *seconds*."""
         return self._open.acquire(timeout=max(0.0, min(seconds, 1e6)))
 
 
 class Bus:
-    """The bus of this process. *offer* sends a message, or says that there is no room."""
+    """The bus of this process. *offer* sends a message, or returns False if there is no room."""
 
     def __init__(self, offer: Callable[[Dict[str, Any]], bool]) -> None:
         self._offer = offer
@@ -90,13 +90,14 @@ class Bus:
         self._relay = -1
         self._gone = False
         self.loop: Any = None
-        """The asyncio loop of the server that serves, where there is one."""
+        """The asyncio loop of the server, if there is one."""
 
-    # Asking
+    # Requests
 
     def ask(self, message: Dict[str, Any], on_end: Optional[Callable[[], None]] = None) -> Question:
-        """Send a question; its answer settles it. Raises CommandError when it cannot be sent, TypeError for what is no
-        JSON.
+        """Send a request; its answer settles it.
+
+        Raises CommandError if it cannot be sent, TypeError if it is not JSON, ValueError if it is too long.
         """
         if self._pid != os.getpid():
             raise CommandError(
@@ -118,25 +119,25 @@ class Bus:
         return question
 
     def give_up(self, question: Question, seconds: float) -> None:
-        """Settle a question that has had its time."""
+        """Settle a request whose timeout has expired."""
         if self._questions.pop(question.message["id"], None) is not None:
             begun = "it was begun, and may go on" if question.taken else "it may not have been begun"
             text = f"{question.what} was not answered within {seconds:g} s: {begun}"
             question.settle(None, CommandError("timeout", text))
 
-    # Hearing
+    # Messages
 
     def add(self, handler: MessageHandler) -> None:
-        """Have *handler* called for each message from now on."""
+        """Call *handler* for each message from now on."""
         self._handlers.append((handler, running_loop()))
 
     def heard(self, message: Dict[str, Any]) -> None:
-        """Take a message of the bus. In the reader's thread: must not block."""
+        """Process a message of the bus. Called in the reader thread, so it must not block."""
         if self._relay >= 0:
             try:
                 os.write(self._relay, wire.encode(message))
             except OSError:
-                pass  # the server's process does not read: to the master, it was not reached
+                pass  # the server process does not read: the master treats the worker as not reached
             return
         kind = message["type"]
         if kind == "message":
@@ -153,7 +154,7 @@ class Bus:
                 question.settle(message.get("result"), _error_in(message))
 
     def end(self) -> None:
-        """The service is gone: nobody answers any more."""
+        """Fail all open requests and refuse new ones: the service has ended."""
         self._gone = True
         for name in list(self._questions):
             question = self._questions.pop(name, None)
@@ -179,11 +180,11 @@ class Bus:
                 self._inbox.append(message.get("message"))
                 self._working = True
         if start and not run_beside(self._work):
-            self._working = taken = False  # the interpreter is ending
+            self._working = taken = False  # the interpreter is shutting down
         self._offer({"type": "got", "id": message.get("id"), "taken": taken})
 
     def _work(self) -> None:
-        """Hand the messages to the handlers, one after the other, until there is none."""
+        """Pass the messages to the handlers, one at a time, until none is left."""
         while True:
             with self._lock:
                 if not self._inbox:
@@ -195,11 +196,11 @@ class Bus:
                     result = handler(message)
                     if inspect.isawaitable(result):
                         self._await(result, loop)
-                except BaseException as error:  # noqa: BLE001 - whatever the program's code raises
+                except BaseException as error:  # noqa: BLE001 - handlers are user code
                     _tell(handler, error)
 
     def _await(self, result: Any, loop: Any) -> None:
-        import asyncio  # noqa: PLC0415 - only where the program has async functions
+        import asyncio  # noqa: PLC0415 - only if the program has async functions
 
         async def run() -> Any:
             return await result
@@ -213,12 +214,12 @@ class Bus:
     # Processes
 
     def relay(self, descriptor: int) -> None:
-        """Pass everything on to the process that serves, which is another: it asks and hears in our stead."""
+        """Forward every message to the process that runs the server, which then uses the bus instead of this one."""
         os.set_blocking(descriptor, False)
         self._relay = descriptor
 
     def listen(self, descriptor: int) -> None:
-        """Be the bus of this process, which hears through *descriptor* what its parent passes on."""
+        """Use the bus in this process, which receives the forwarded messages of its parent on *descriptor*."""
         self.restart()
         self._pid = os.getpid()
         os.set_blocking(descriptor, True)
@@ -238,7 +239,7 @@ class Bus:
                 continue
 
     def restart(self) -> None:
-        """Forget everything, in a process that was just forked."""
+        """Reset the state in a forked child."""
         self._lock = allocate_lock()
         self._questions.clear()
         self._inbox.clear()
@@ -247,7 +248,7 @@ class Bus:
 
 
 def _wait(future: Any, loop: Any) -> None:
-    """Wait until *future* has its result, or its *loop* runs no more."""
+    """Wait until *future* is done or its *loop* has stopped."""
     ended = allocate_lock()
     ended.acquire()
     future.add_done_callback(lambda _future: ended.release())
@@ -258,11 +259,11 @@ def _wait(future: Any, loop: Any) -> None:
 
 
 def check_size(message: Dict[str, Any]) -> None:
-    """Raise TypeError for a message that is no JSON, ValueError for one that is too long."""
+    """Raise TypeError if a message is not JSON, ValueError if it is too long."""
     try:
         data = json.dumps(message, separators=(",", ":"), allow_nan=False).encode()
         validation.loads(data, max(len(data), 1))
-    except (TypeError, ValueError, RecursionError, validation.Invalid) as error:  # a circle, or not a number
+    except (TypeError, ValueError, RecursionError, validation.Invalid) as error:  # circular, or NaN
         raise TypeError(f"what is sent on the bus must be JSON: {error}") from None
     size = len(data)
     if size > wire.BUS_LIMIT:

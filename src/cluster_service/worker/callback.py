@@ -1,7 +1,7 @@
-"""``on_worker_stop``: run once, wherever the stop finds the program, within the time announced; never fatal.
+"""``on_worker_stop``: runs once, within the announced timeout, at any stage of the program; never fatal.
 
-A function is called. Where it returns an awaitable (an ``async def``), that is awaited on the event loop on which
-``worker_ready`` was called, as long as that one runs; else on the loop of the server that stops; else on a fresh one.
+The function is called. If it returns an awaitable (an ``async def``), that is awaited on the event loop on which
+``worker_ready`` was called, if it is running; else on the loop of the stopping server; else on a new one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Remaining = Callable[[], float]
 
 
 class StopCallback:
-    """The program's ``on_worker_stop``, or none."""
+    """The ``on_worker_stop`` callback of the program, if any."""
 
     def __init__(self) -> None:
         self._callbacks: List[
@@ -29,28 +29,28 @@ class StopCallback:
 
     @property
     def given(self) -> bool:
-        """Whether there is one that has not been run."""
+        """True if a callback is set that has not run."""
         return bool(self._callbacks)
 
     def set(self, callback: Callable[[], Any]) -> None:
-        """Run *callback* when the worker stops, and none that was set before."""
+        """Set the callback to run when the worker stops, replacing an earlier one."""
         self._callbacks = [callback]
         self._loop = running_loop()
 
     def _call(self) -> Any:
-        """Call it, if nobody has. What it returns is awaited by the caller when it can be."""
+        """Call it unless it was called before; return its result, for the caller to await."""
         try:
             callback = self._callbacks.pop()
         except IndexError:
             return None
         try:
             return callback()
-        except BaseException:  # noqa: BLE001 - SystemExit too: the worker is ending already
+        except BaseException:  # noqa: BLE001 - SystemExit too: the worker is already stopping
             _show()
             return None
 
     def run(self, remaining: Remaining) -> None:
-        """Run it from a thread that has no event loop. Return when it has ended, here or elsewhere."""
+        """Run it in a thread without event loop. Return when it has ended, here or in another thread."""
         if not self._running.acquire(timeout=remaining()):
             return
         try:
@@ -62,7 +62,7 @@ class StopCallback:
         result = self._call()
         if not inspect.isawaitable(result):
             return
-        import asyncio  # noqa: PLC0415 - only where the program has an async function
+        import asyncio  # noqa: PLC0415 - only if the program has an async function
 
         async def bounded() -> None:
             await asyncio.wait_for(result, remaining())
@@ -79,7 +79,7 @@ class StopCallback:
             _show()
 
     async def run_in_loop(self, remaining: Remaining) -> None:
-        """Run it from an event loop."""
+        """Run it in an event loop."""
         result = self._call()
         if not inspect.isawaitable(result):
             return
@@ -99,7 +99,7 @@ async def _awaited(result: Any) -> None:
 
 
 def _show() -> None:
-    """Print the exception at hand, as the interpreter would, and go on."""
+    """Print the current exception as the interpreter would, and continue."""
     error, value, trace = sys.exc_info()
     if error is SystemExit or error is None or value is None or sys.stderr is None:
         return

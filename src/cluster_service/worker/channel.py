@@ -1,12 +1,11 @@
 """The worker's end of its channel to the guardian.
 
-- Nothing here blocks the program: what the socket does not take at once waits in an outbox.
-- A program may close the channel's descriptor, and the number may become one of its files (``descriptors``): then
-  nothing is sent or read any more, and ``on_lost`` is called. The worker goes on.
-- The reader is a bare thread (``threads``), which the program does not see among its own.
-- The reader is not there while the process forks (it ends before and comes back after), so a fork is as safe as it
-  would be alone. (Early 3.13 counts the threads afterwards, and warns of it.) A forked child may send, and never reads:
-  the channel is the worker's.
+- Nothing here blocks the program: data that the socket does not accept immediately waits in an outbox.
+- The program may close the descriptor of the channel, and the number may be reused for one of its files
+  (``descriptors``). Then nothing is sent or read any more, and ``on_lost`` is called; the worker continues.
+- The reader is a low-level thread (``threads``), invisible to the program.
+- The reader stops before the process forks and restarts afterwards, so that a fork is as safe as without it. (Early
+  versions of 3.13 count the threads afterwards and warn.) A forked child may send but never reads.
 """
 
 from __future__ import annotations
@@ -21,18 +20,18 @@ from .threads import run_beside
 from .unpatched import allocate_lock, get_ident, get_native_id, os, select
 
 _OUTBOX = 1000
-"""Messages kept while the guardian does not read; older ones are dropped first."""
+"""Maximum number of messages queued while the guardian does not read; the oldest are dropped first."""
 _IDLE = 0.5
 _BUS_OUTBOX = 500
-"""As many may be waiting when a message of the bus is added: there is always room for the worker's own."""
+"""Number of queued messages above which messages of the bus are refused, to keep room for those of the runtime."""
 
 
 class Channel:
-    """Messages to and from the guardian. *on_message* and *on_end* are called in the reader's thread.
+    """Messages to and from the guardian. *on_message*, *on_end* and *on_idle* are called in the reader thread.
 
-    So is *on_idle*, every ``_IDLE`` seconds at least.
+    *on_idle* is called at least every ``_IDLE`` seconds.
 
-    It is held by its number: a socket object that lives to the interpreter's end crashes Python 3.9 there.
+    The socket is used by its number: a socket object that lives until interpreter shutdown crashes Python 3.9.
     """
 
     def __init__(
@@ -62,7 +61,7 @@ class Channel:
         self._receiving = allocate_lock()
 
     def send(self, message: Dict[str, Any]) -> None:
-        """Send *message* now or, where the guardian is busy, soon. Never blocks, never fails for want of a guardian."""
+        """Send *message*, or queue it if the guardian is busy. Never blocks; does nothing if there is no guardian."""
         data = wire.encode(message)
         if self._ended:
             return
@@ -75,7 +74,7 @@ class Channel:
             self._wake(b"o")
 
     def offer(self, message: Dict[str, Any]) -> bool:
-        """Send *message* of the bus. False when too many wait already, or nobody reads any more: it is dropped."""
+        """Send *message* of the bus. Return False if it was dropped: the queue is full or the channel has ended."""
         if self._ended or len(self._outbox) >= _BUS_OUTBOX:
             return False
         self.send(message)
@@ -87,21 +86,21 @@ class Channel:
         except BlockingIOError:
             return False
         except OSError:
-            self._ended = True  # the reader, if there is one, finds out by itself
+            self._ended = True  # the reader, if any, detects it by itself
         return True
 
     def _wake(self, why: bytes) -> bool:
-        """Wake the reader. False where the program has closed the pipe: the reader finds out by itself."""
+        """Wake the reader. Return False if the program has closed the pipe; the reader detects that by itself."""
         try:
             self._wake_w.write(why)
         except BlockingIOError:
-            return True  # it has been woken more often than it has looked
+            return True  # the pipe is full: the reader will wake anyway
         except OSError:
             return False
         return True
 
     def start(self) -> None:
-        """Begin to read, from this process only."""
+        """Start the reader, in this process only."""
         self._wake_r, self._wake_w = pipe()
         self._reads = True
         self._run_reader()
@@ -112,7 +111,7 @@ class Channel:
         )
 
     def catch_up(self) -> None:
-        """Have what has come on the channel by now been acted upon. For the moment before the process ends."""
+        """Process all messages received so far. Called just before the process exits."""
         if not self._reads or not self._receiving.acquire(timeout=1.0):
             return
         try:
@@ -159,7 +158,7 @@ class Channel:
                     return
 
     def _take(self) -> bool:
-        """Act upon one message, or the end. False when there is no message."""
+        """Process one message or the end of the channel. Return False if there is no message."""
         try:
             data = self._socket.read(wire.LIMIT)
         except BlockingIOError:
@@ -177,12 +176,12 @@ class Channel:
         try:
             message = wire.decode(data)
         except wire.ChannelError:
-            return True  # a newer guardian's, perhaps: not for us
+            return True  # perhaps from a newer guardian: ignore it
         self._on_message(message)
         return True
 
     def _lose(self) -> None:
-        """Go on without the channel: the program has closed it."""
+        """Stop using the channel: the program has closed it."""
         self._ended = True
         self._reads = False
         self._outbox.clear()
@@ -193,7 +192,7 @@ class Channel:
             self._forking += 1
             if self._forking > 1 or not self._reads or get_ident() == self._reader:
                 return
-            self._wake(b"f")  # without it, the reader looks by itself within a moment
+            self._wake(b"f")  # if this fails, the reader wakes by itself after _IDLE
             self._gone.acquire()
             self._gone.release()
             _await_thread(self._reader_id)
@@ -215,7 +214,7 @@ class Channel:
 
     @property
     def fd(self) -> Optional[int]:
-        """The channel's descriptor; None where the program has closed it."""
+        """The descriptor of the channel; None if the program has closed it."""
         return self._socket.fd if self._socket.is_ours() else None
 
 
@@ -223,11 +222,11 @@ def _empty(end: Owned) -> None:
     try:
         end.read(4096)
     except OSError:
-        pass  # there is nothing, or the program has closed it
+        pass  # the pipe is empty, or the program has closed it
 
 
 def _await_thread(native_id: int) -> None:
-    """Return when the kernel has seen the end of a thread that has nothing left to do, which takes it microseconds."""
+    """Wait until the kernel has ended a thread that has nothing left to do, which takes microseconds."""
     for _ in range(1000):
         if not os.path.exists(f"/proc/self/task/{native_id}"):
             return

@@ -1,7 +1,7 @@
-"""Processes that ``multiprocessing`` starts afresh (spawn, forkserver) from a worker.
+"""Support for processes that ``multiprocessing`` starts in a new interpreter (spawn, forkserver).
 
-They import the worker's script again, under another name. Where that imports ``cluster_service``, it must be found,
-as it is in the worker; so the program text that such a process is started with is preceded by our ``boot.py``.
+They import the worker's script again, under another name. If it imports ``cluster_service``, that must be importable as
+in the worker. So the code with which such a process starts is prefixed with a call of our ``boot.py``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _PROLOGUE = f"import runpy; runpy.run_path({_BOOT!r}, run_name='cluster_service_
 
 
 def install(util: ModuleType, runtime: Runtime) -> None:
-    """Wrap the one function through which ``multiprocessing`` executes an interpreter."""
+    """Wrap the function through which ``multiprocessing`` executes an interpreter."""
     del runtime
     original = util.spawnv_passfds
 

@@ -1,8 +1,8 @@
-"""Descriptors of the runtime's own, in a process whose program may close them at any time.
+"""Descriptors of the runtime, in a process whose program may close them at any time.
 
-A program that becomes a daemon closes every descriptor above 2, and the files that it opens next get the same numbers.
-So the runtime writes to, reads from and closes a number only after it has checked that the number still is its own:
-by the inode, which no other open file has as long as ours is open somewhere.
+A program that becomes a daemon closes every descriptor above 2, and the next files that it opens get the same numbers.
+So before the runtime writes, reads or closes a descriptor, it checks that the number still refers to its file, by the
+inode, which no other open file can have while ours is open anywhere.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .unpatched import os
 
 
 class Owned:
-    """A descriptor that the runtime has opened or was given."""
+    """A descriptor that the runtime opened or received."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
@@ -24,21 +24,21 @@ class Owned:
         return f"<Owned {self.fd}: {'ours' if self.is_ours() else 'closed by the program'}>"
 
     def is_ours(self) -> bool:
-        """Return whether the number still is this descriptor."""
+        """Return True if the number still refers to this descriptor."""
         return self._identity is not None and _identity(self.fd) == self._identity
 
     def write(self, data: bytes) -> int:
-        """Write *data*. Raises OSError, EBADF where the program has closed the descriptor."""
+        """Write *data*. Raises OSError; EBADF if the program has closed the descriptor."""
         self._check()
         return os.write(self.fd, data)
 
     def read(self, size: int) -> bytes:
-        """Read at most *size* bytes. Raises OSError, EBADF where the program has closed the descriptor."""
+        """Read at most *size* bytes. Raises OSError; EBADF if the program has closed the descriptor."""
         self._check()
         return os.read(self.fd, size)
 
     def close(self) -> None:
-        """Close it, unless the program has."""
+        """Close the descriptor, unless the program has closed it."""
         if self.is_ours():
             os.close(self.fd)
         self._identity = None
@@ -49,7 +49,7 @@ class Owned:
 
 
 def pipe() -> Tuple[Owned, Owned]:
-    """Return the ends of a new pipe, the reading one first; neither blocks."""
+    """Return the ends of a new non-blocking pipe, the read end first."""
     ends = os.pipe()
     for fd in ends:
         os.set_blocking(fd, False)

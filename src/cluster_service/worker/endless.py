@@ -1,19 +1,20 @@
-"""Which answers never end by themselves. How they are ended: ``streams``, and the drains of other servers."""
+"""Detection of endless answers. They are ended by ``streams`` and by the drains of other servers."""
 
 from __future__ import annotations
 
 from typing import Any
 
 ENDLESS = ("text/event-stream", "multipart/x-mixed-replace")
-"""Content types of answers that go on until somebody ends them."""
+"""Content types of answers that do not end by themselves."""
 _TYPE, _LENGTH = "content-type", "content-length"
 
 
 def endless(method: str, headers: Any) -> bool:
-    """Whether the answer with *headers*, pairs of text or of bytes, to a request of *method* ends by itself never.
+    """Return True if the answer with *headers* (pairs of text or bytes) to a request of *method* does not end by
+    itself.
 
-    Only one to a GET: that to a POST (a language model's words, say) is finite, and cannot be asked for again. Nor is
-    one whose length is told.
+    Only for GET: the answer to a POST, such as the output of a language model, is finite and cannot be requested again.
+    An answer with a Content-Length is finite too.
     """
     if method != "GET" or not isinstance(headers, (list, tuple)):
         return False

@@ -1,4 +1,4 @@
-"""The processes around the worker's own: the guardian, its parent, and its forks, which are no workers."""
+"""The processes related to the worker: its parent (the guardian), and its forks, which are not workers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .unpatched import get_ident, os, select
 
 
 def has_died(parent: int) -> bool:
-    """Whether *parent*, the pid of the parent as it was, has died, or does so within a second."""
+    """Return True if the process *parent*, our parent at the start, has died or dies within a second."""
     if os.getppid() != parent:
         return True
     try:
@@ -25,10 +25,11 @@ def has_died(parent: int) -> bool:
 
 
 def on_fork(be_child: Callable[[], None]) -> None:
-    """Call *be_child* in each fork. SIGTERM is held back until then, so that a child gets it, however early, when it
-    is the child's own affair.
+    """Call *be_child* in each fork.
+
+    SIGTERM is blocked until then, so that even an early one is handled by the child as its own.
     """
-    masks: Dict[int, Set[int]] = {}  # of the threads that fork at this moment
+    masks: Dict[int, Set[int]] = {}  # of the threads that are forking
 
     def before() -> None:
         masks[get_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})

@@ -1,13 +1,13 @@
-"""The program's own handlers of SIGTERM: they run once the worker has settled, not before.
+"""The program's own SIGTERM handlers: delayed until the worker has settled.
 
 A program that handles SIGTERM closes connections in its own way. Some servers call shutdown(2) on the listening socket,
-which all workers share; others close a connection whose request is on its way. A thread of the runtime cannot act
-before such a handler with certainty, because Python runs it as soon as the main thread can. So the handlers are wrapped
-where the program sets them: with ``signal.signal``, a loop's ``add_signal_handler``, or ``gevent.signal_handler``. The
-first SIGTERM
+which all workers share; others close a connection whose request is on its way. A thread of the runtime cannot reliably
+act before such a handler, because Python runs it as soon as the main thread can. So the handlers are wrapped when the
+program sets them: with ``signal.signal``, a loop's ``add_signal_handler``, or ``gevent.signal_handler``. The first
+SIGTERM
 
-1. replaces the listening sockets (``aside``): the program then closes or shuts down a stand-in;
-2. has a thread wait until the requests at hand are answered (``Serving.settle``);
+1. replaces the listening sockets (``aside``), so that the program closes or shuts down a replacement;
+2. starts a thread that waits until the requests in progress are answered (``Serving.settle``);
 3. is then sent again, and the program's handler runs.
 
 If there is nothing to wait for, the handler runs at the first SIGTERM. ``signal.getsignal`` returns the program's own.
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class _Held:
-    """A handler of the program's, behind the gate."""
+    """A wrapped handler of the program."""
 
     def __init__(self, gate: Gate, handler: Callable[..., Any]) -> None:
         self.handler = handler
@@ -40,18 +40,18 @@ class _Held:
 
 
 class Gate:
-    """Holds the program's handlers of SIGTERM back. Made once, in the main thread."""
+    """Delays the program's SIGTERM handlers. Created once, in the main thread."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._main = get_ident()
         self._begun = self._open = False
         self._watched = False
-        """Whether libev handles the signal (gevent), which Python does not know of."""
+        """True if libev (gevent) handles the signal, which Python does not know."""
         self._signal, self._getsignal = signal.signal, signal.getsignal
 
     def install(self) -> None:
-        """Wrap every handler of SIGTERM that is set from now on, except for the runtime's."""
+        """Wrap every SIGTERM handler that is set from now on, except that of the runtime."""
 
         @functools.wraps(self._signal)
         def set_handler(signalnum: Any, handler: Any) -> Any:
@@ -66,11 +66,11 @@ class Gate:
         signal.signal, signal.getsignal = set_handler, get_handler
 
     def holds(self) -> bool:
-        """Return whether a handler of the program's is set, and held back."""
+        """Return True if the program has set a handler, which is wrapped."""
         return self._watched or isinstance(self._getsignal(signal.SIGTERM), _Held)
 
     def hold(self, loop_class: Any) -> None:
-        """Hold back what the program gives to the loops of *loop_class*, which learn of a signal by a pipe, too."""
+        """Wrap the handlers that the program adds to loops of *loop_class*, which receive signals through a pipe."""
         original = loop_class.add_signal_handler
 
         @functools.wraps(original)
@@ -82,7 +82,7 @@ class Gate:
         loop_class.add_signal_handler = add_signal_handler
 
     def hold_watchers(self, watcher_class: Any) -> None:
-        """Hold back what the program gives to ``gevent.signal_handler``, of which *watcher_class* is the class."""
+        """Wrap the handlers that the program passes to ``gevent.signal_handler``, whose class is *watcher_class*."""
         original = watcher_class.__init__
 
         @functools.wraps(original)
@@ -94,7 +94,7 @@ class Gate:
         watcher_class.__init__ = watch
 
     def is_open(self) -> bool:
-        """Return whether the program's handler is to run now. The first time, begin to settle. In the main thread."""
+        """Return True if the program's handler may run now; start settling at the first call. Main thread only."""
         if self._open or self._runtime.pid != os.getpid():
             return True
         if not self._begun:
@@ -105,12 +105,12 @@ class Gate:
         return self._open
 
     def _begin(self) -> List[Serving]:
-        """Stop accepting; return what is to be waited for."""
+        """Stop accepting; return the servers to wait for."""
         runtime = self._runtime
         runtime.begin()
         if runtime.server_runs_callback:
             return []
-        from .drains.rest import Rest  # noqa: PLC0415 - at the stop only
+        from .drains.rest import Rest  # noqa: PLC0415 - only needed at a stop
 
         servings = [*runtime.servings, Rest()]
         guarded(servings[-1], servings[-1].begin)

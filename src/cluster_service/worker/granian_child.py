@@ -1,10 +1,10 @@
-"""What granian's child does: loads the app, says when it is ready, serves, and drains when its parent says so.
+"""granian's child process: loads the app, reports readiness, serves, and drains when its parent requests it.
 
-The app is loaded here alone, so here its interface is told, whatever granian's supervisor was made for. An ASGI app is
-ready when its lifespan has started, or when it turns out to have none; a WSGI app when it is loaded.
+Only this process loads the app, so the interface is detected here, whatever granian's supervisor was configured for. An
+ASGI app is ready when its lifespan has started or it turns out to have none; a WSGI app when it is loaded.
 
-Granian's connections are the business of its Rust half, which closes at its stop whatever is not in the middle of a
-request, also one whose request is on its way. They are drained from outside (``drains.outside``).
+Granian's Rust code owns the connections. At its stop it closes those without a request in progress, even if a request
+is on its way. So they are drained from outside (``drains.outside``).
 """
 
 from __future__ import annotations
@@ -32,29 +32,29 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
 WSGI_THREADS = 40
-"""Requests that a WSGI app answers at a time."""
+"""Number of requests that a WSGI app answers concurrently."""
 
 _app: List[Any] = []
 
 
 def load_in_child() -> Any:
-    """Give granian the app, which ``Child`` has loaded."""
+    """Return the app, which ``Child`` has loaded, to granian."""
     return _app[0]
 
 
 class Child:
-    """Called in the child, in place of granian's own function that serves there, and with its arguments."""
+    """Replaces granian's function that serves in the child, and takes its arguments."""
 
     def __init__(self, target: str, pipe: Connection, channel: Optional[int], relay: Optional[int], board: int) -> None:
         self.target = target
         self.pipe = pipe
         self.channel = channel
         self.relay = relay
-        """Where the supervisor passes on what comes on the channel, which it alone reads."""
+        """The descriptor on which the supervisor, the only reader of the channel, forwards its messages."""
         self.board = board
 
     def __reduce__(self) -> Any:
-        """Travel to a child that is no fork, with the channel's descriptor."""
+        """Pickle for a child that is not a fork, including the descriptors."""
         from multiprocessing.reduction import DupFd  # noqa: PLC0415
 
         channel, relay = (None if each is None else DupFd(each) for each in (self.channel, self.relay))
@@ -62,7 +62,7 @@ class Child:
         return _arrive, (self.target, self.pipe, channel, relay, board)
 
     def __call__(self, *args: Any) -> None:
-        """Be the child."""
+        """Run the child."""
         from granian.server import Server  # noqa: PLC0415 - in the child only
 
         runtime = current()
@@ -77,7 +77,7 @@ class Child:
             runtime.bus.listen(self.relay)
         try:
             app = load_app(self.target)
-        except Exception as error:  # noqa: BLE001 - multiprocessing would print its own frames with it
+        except Exception as error:  # noqa: BLE001 - multiprocessing would print its own frames too
             hide_our_frames(error)
             sys.excepthook(type(error), error, error.__traceback__)
             raise SystemExit(1) from None
@@ -100,10 +100,10 @@ class Child:
             runtime.must_end(hurry=closing.streams.cancelled)
 
     def _insist(self, main: int) -> None:
-        """See to it that the main thread gets the SIGTERM that the parent sends now, until granian has ended.
+        """Send SIGTERM to the main thread repeatedly until granian has ended.
 
-        It waits on a lock there (WSGI), which only a signal of its own wakes; and another thread that is just being
-        started may take the process's.
+        With WSGI the main thread waits on a lock, from which only a signal to that thread wakes it; a signal to the
+        process may be delivered to another thread that is just starting.
         """
         while not self.ended.acquire(timeout=0.5):
             signal.pthread_kill(main, signal.SIGTERM)
@@ -112,7 +112,7 @@ class Child:
         try:
             runtime.begin(self.pipe.recv())
         except (EOFError, OSError):
-            return  # the parent is gone, and the child's end is near
+            return  # the parent has died, and the child is about to end
         closing.begin()
         try:
             closing.streams.await_end(runtime.deadline)
@@ -130,7 +130,7 @@ def _arrive(target: str, pipe: Connection, channel: Any, relay: Any, board: Any)
 
 
 def _with(args: Tuple[Any, ...], spawn: Callable[..., Any], **changes: Any) -> Tuple[Any, ...]:
-    """The arguments, with those of *changes* replaced: found by name, counted from the end."""
+    """Return the arguments with *changes* applied, by name; positions are counted from the end."""
     names = list(inspect.signature(spawn).parameters)
     found = list(args)
     for name, value in changes.items():
@@ -140,7 +140,7 @@ def _with(args: Tuple[Any, ...], spawn: Callable[..., Any], **changes: Any) -> T
 
 
 class Closing:
-    """The app, whose answers say ``Connection: close`` once the worker stops. Until then it costs a call a request."""
+    """Wraps the app and adds ``Connection: close`` to its answers once the worker stops."""
 
     def __init__(self, app: Any, interface: str, runtime: Runtime) -> None:
         self.app = app
@@ -163,11 +163,11 @@ class Closing:
             self._answer = self._lifespan_first
 
     def __call__(self, *args: Any) -> Any:
-        """Be the app."""
+        """Call the app."""
         return self._answer(*args)
 
     def started(self) -> None:
-        """The app is ready to be asked, and so is the worker as soon as granian listens, which comes next."""
+        """Record that the app is ready; the worker is ready as soon as granian listens, which follows."""
         if self._started:
             return
         self._started = True
@@ -175,7 +175,7 @@ class Closing:
             run_beside(self._await_granian, None)
             run_beside(self._beat)
             return
-        # Granian runs the loop a second time when it has begun to serve; a SIGTERM before that is one that it forgets.
+        # Granian runs the loop a second time once it serves; a SIGTERM before that is lost.
         loop: Any = asyncio.get_running_loop()
         if self.runtime.bus is not None:
             self.runtime.bus.loop = loop
@@ -191,7 +191,7 @@ class Closing:
     def _await_granian(self, loop: Optional[asyncio.AbstractEventLoop]) -> None:
         never = allocate_lock()
         never.acquire()
-        while not is_listening():  # for milliseconds; where the address is taken, the process ends
+        while not is_listening():  # takes milliseconds; if the address is in use, the process ends
             never.acquire(timeout=0.01)
         if loop is None:
             self._serves()
@@ -200,7 +200,7 @@ class Closing:
             loop.call_soon_threadsafe(Beating, self.runtime.pulse, loop)
 
     def _beat(self) -> None:
-        """Give the worker's beat: its threads are granian's own, and no loop turns."""
+        """Send the heartbeat of the worker: its threads belong to granian, and there is no loop."""
         never = allocate_lock()
         never.acquire()
         while True:
@@ -208,7 +208,7 @@ class Closing:
             never.acquire(timeout=self.runtime.pulse.pace)
 
     def await_serving(self, deadline: float) -> None:
-        """Wait until granian hears SIGTERM, which comes next: it forgets one that comes before its loop serves."""
+        """Wait until granian handles SIGTERM: one that arrives before its loop serves is lost."""
         never = allocate_lock()
         never.acquire()
         while not self.serving and time.monotonic() < deadline:
@@ -217,11 +217,11 @@ class Closing:
     def _serves(self) -> None:
         self.serving = True
         self.runtime.server_started()
-        if self.interface != "wsgi":  # whose beat is given by no loop
+        if self.interface != "wsgi":  # with WSGI, no loop sends the heartbeat
             self.runtime.pulse.watch()
 
     def begin(self) -> None:
-        """From now on, every answer is its connection's last, and those that never end are ended."""
+        """Close connections after their next answer, and end endless answers."""
         self.streams.end()
         self._answer = self._wsgi_closing if self.interface == "wsgi" else self._asgi_closing
 
@@ -246,7 +246,7 @@ class Closing:
             await self._plain(scope, receive, told)
         finally:
             if not failed:
-                self.started()  # it has no lifespan, or has ended with it
+                self.started()  # it has no lifespan, or has finished it
 
     async def _asgi_closing(self, scope: Dict[str, Any], receive: Any, send: Any) -> None:
         async def closing(message: Dict[str, Any]) -> None:

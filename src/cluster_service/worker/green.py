@@ -1,6 +1,6 @@
-"""The sockets of gevent and eventlet in ``--share python``: each has a class of its own, with the C class's bind.
+"""gevent and eventlet with ``--share python``: each has its own socket class, with the bind method of the C class.
 
-And the handlers of SIGTERM that gevent's loop runs (``gate``).
+Also wraps the SIGTERM handlers that run in gevent's loop (``gate``).
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from .runtime import Runtime
 
 CLASSES = {"gevent._socket3": "_wrefsocket", "eventlet.greenio.base": "_original_socket"}
-"""Module -> the class of the sockets below its green ones."""
+"""Module -> the class of the sockets underneath its green ones."""
 
 
 def install(module: ModuleType, runtime: Runtime) -> None:
-    """Have the sockets of *module* share their addresses, in this mode; or hold back its handlers of SIGTERM."""
+    """Make the sockets of *module* share their addresses, in this mode; or wrap its SIGTERM handlers."""
     if module.__name__ == "gevent.hub":
         runtime.gate.hold_watchers(module.signal)
     elif runtime.share == "python":

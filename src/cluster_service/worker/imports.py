@@ -1,8 +1,7 @@
-"""Doing something when the program imports a module, and only then.
+"""Import hooks: run code when, and only when, the program imports a module.
 
-A finder stands first in ``sys.meta_path``. It answers for the few modules of the table: lets the other finders find
-the module, and has its loader call us once the module's body has run, or just before. What we do there must never break
-the import.
+A finder is inserted first in ``sys.meta_path``. For the few modules in the table it lets the other finders find the
+module, and makes the loader call our hook after (or before) the module is executed. A hook must never break the import.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from .runtime import Runtime
 
 HOOKS = {
-    # module: where the function install(module, runtime) is that looks after it
+    # module: the module with the function install(module, runtime) that handles it
     "aiohttp.web_protocol": "cluster_service.worker.drains.aiohttp_server",
     "asyncio.base_events": "cluster_service.worker.loops",
     "asyncio.unix_events": "cluster_service.worker.loops",
@@ -44,13 +43,13 @@ HOOKS = {
 }
 
 BEFORE = frozenset(("setproctitle",))
-"""Modules of which we must be out of the way when their body runs."""
+"""Modules whose hook must run before they are executed."""
 
 Hook = Callable[["ModuleType"], None]
 
 
 def install_hooks(runtime: Runtime) -> None:
-    """Look after the modules of ``HOOKS``: when they are imported, or at once where they have been."""
+    """Install the hooks of ``HOOKS``, and run those of modules that are already imported."""
     for_module: Dict[str, Hook] = {}
     for name, place in HOOKS.items():
         for_module[name] = _guarded(place, runtime)
@@ -63,14 +62,14 @@ def _guarded(place: str, runtime: Runtime) -> Hook:
     def hook(module: ModuleType) -> None:
         try:
             importlib.import_module(place).install(module, runtime)
-        except Exception as error:  # noqa: BLE001 - the program runs on without
+        except Exception as error:  # noqa: BLE001 - the program runs without the hook
             complain(f"cannot look after {module.__name__}, and leaves it as it is: {error!r}")
 
     return hook
 
 
 class AfterImport:
-    """A finder that has others find, and a loader that calls a hook afterwards."""
+    """A finder that delegates to other finders, and wraps the loader to call a hook."""
 
     def __init__(self, hooks: Dict[str, Hook]) -> None:
         self._hooks = hooks
@@ -79,7 +78,7 @@ class AfterImport:
     def find_spec(
         self, name: str, path: Optional[Sequence[str]] = None, target: Optional[ModuleType] = None
     ) -> Optional[ModuleSpec]:
-        """Part of the protocol of ``sys.meta_path``."""
+        """Find a module for ``sys.meta_path``."""
         if name not in self._hooks or name in self._finding:
             return None
         self._finding.append(name)
@@ -97,13 +96,13 @@ class AfterImport:
 
 
 class _Loader:
-    def __init__(self, loader: Any, hook: Hook, before: bool) -> None:  # noqa: FBT001 - of the table
+    def __init__(self, loader: Any, hook: Hook, before: bool) -> None:  # noqa: FBT001 - private, called once
         self._loader = loader
         self._hook = hook
         self._before = before
 
     def create_module(self, spec: ModuleSpec) -> Optional[ModuleType]:
-        spec.loader = self._loader  # the module is to know its own loader
+        spec.loader = self._loader  # the module must see its own loader
         module: Optional[ModuleType] = self._loader.create_module(spec)
         spec.loader = self  # type: ignore[assignment]
         return module

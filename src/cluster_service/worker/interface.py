@@ -1,7 +1,7 @@
-"""ASGI or WSGI: told by what an app can be called with.
+"""Detection of ASGI or WSGI, by the signature of an app.
 
-app(scope, receive, send)          asgi3: a coroutine function, or anything that takes three arguments
-app(scope)(receive, send)          asgi2: one argument, or a class made from one whose instances take two
+app(scope, receive, send)          asgi3: a coroutine function, or a callable with three arguments
+app(scope)(receive, send)          asgi2: one argument, or a class constructed with one whose instances take two
 app(environ, start_response)       wsgi: two arguments
 """
 
@@ -17,7 +17,7 @@ _NAMES = {"environ": "wsgi", "start_response": "wsgi", "scope": "asgi3", "receiv
 
 
 def interface_of(app: Any) -> str:
-    """Return asgi3, asgi2 or wsgi. An app that could be any, with ``*args``, is taken for the first."""
+    """Return asgi3, asgi2 or wsgi. An ambiguous app, such as one with ``*args``, counts as asgi3."""
     function = app
     while isinstance(function, functools.partial):
         function = function.func
@@ -32,9 +32,9 @@ def interface_of(app: Any) -> str:
 
 def _interface_of_class(app: type) -> str:
     if hasattr(app, "__await__"):
-        return "asgi3"  # app(scope, receive, send) makes something to be awaited
+        return "asgi3"  # app(scope, receive, send) creates an awaitable
     if hasattr(app, "__iter__"):
-        return "wsgi"  # app(environ, start_response) makes the answer
+        return "wsgi"  # app(environ, start_response) creates the answer
     call = vars(app).get("__call__") or getattr(app, "__call__", None)  # noqa: B004 - the function, not whether there is one
     if inspect.iscoroutinefunction(call):
         return "asgi2"
@@ -55,7 +55,7 @@ def _by_arguments(app: Callable[..., Any]) -> Optional[str]:
 
 
 def takes(signature: inspect.Signature, count: int) -> bool:
-    """Whether *count* positional arguments fit."""
+    """Return True if *signature* accepts *count* positional arguments."""
     try:
         signature.bind(*[None] * count)
     except TypeError:
@@ -64,16 +64,16 @@ def takes(signature: inspect.Signature, count: int) -> bool:
 
 
 def needs_arguments(thing: Any) -> bool:
-    """Whether *thing*, by its name, is a factory that cannot be called without an argument: ``create_app(config)``."""
+    """Return True if *thing* has the name of a factory but requires one argument: ``create_app(config)``."""
     if not inspect.isfunction(thing) or inspect.iscoroutinefunction(thing):
         return False
     signature = inspect.signature(thing)
-    one = [count for count in range(4) if takes(signature, count)] == [1]  # as an app of ASGI 2 does
+    one = [count for count in range(4) if takes(signature, count)] == [1]  # like an ASGI 2 app
     return one and bool(_FACTORY.match(thing.__name__)) and not set(signature.parameters) & set(_NAMES)
 
 
 def makes_an_app(thing: Any) -> bool:
-    """Whether *thing* is a factory rather than an app: called without arguments, and not as any app is."""
+    """Return True if *thing* is a factory: callable without arguments, but not like an app."""
     if not callable(thing) or inspect.iscoroutinefunction(thing):
         return False
     try:

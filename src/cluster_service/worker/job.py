@@ -1,16 +1,16 @@
-"""Runs one program for the service and lets nothing of it outlive it: ``python -I -S job.py DESCRIPTOR``.
+"""Runs one program for the service and kills everything it started: ``python -I -S job.py DESCRIPTOR``.
 
-DESCRIPTOR holds a JSON object: ``argv``, ``env``, ``cwd``, ``uid``, ``gid``, ``groups`` (uid -1: as this process) and
-``no_new_privs``. This process keeps the service's own user and environment: variables such as LD_PRELOAD reach only
-the program, which is started after groups, gid and uid are changed, and enters its directory as that user.
+DESCRIPTOR contains a JSON object: ``argv``, ``env``, ``cwd``, ``uid``, ``gid``, ``groups`` (uid -1: that of this
+process) and ``no_new_privs``. This process keeps the user and environment of the service: variables such as LD_PRELOAD
+reach only the program, which is executed, and enters its directory, after groups, gid and uid are changed.
 
-Started with a pipe as its standard input, of which the caller alone holds the other end, and in a session of its own.
-The program gets the output; an empty standard input; a session and process group of its own; no other descriptor.
+It is started in its own session, with a pipe as standard input whose other end only the caller holds. The program gets
+the output, an empty standard input, its own session and process group, and no other descriptor.
 
-When the program has ended, when the pipe ends (the caller has closed it, or is dead), or on SIGTERM, SIGINT or
-SIGHUP, everything that descends from it is killed, whatever sessions and groups it has made for itself: this process
-is a child subreaper, so no orphan gets past it. Then it ends just as the program did: by the same exit code or signal.
-Should it be killed itself, the kernel kills the program.
+When the program exits, when the pipe is closed (by the caller or its death), or on SIGTERM, SIGINT or SIGHUP, all
+descendants of the program are killed, whatever sessions and groups they created: this process is a child subreaper, so
+it inherits all orphans. Then it ends with the exit code or signal of the program. If this process itself is killed, the
+kernel kills the program.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PR_SET_CHILD_SUBREAPER = 36
 PR_SET_NO_NEW_PRIVS = 38
 
 CANNOT_RUN = 126
-"""The exit code of a program that could not be executed, as shells have it."""
+"""Exit code if the program cannot be executed, as in shells."""
 
 
 def _prctl(option: int, value: int) -> None:
@@ -39,7 +39,7 @@ def _prctl(option: int, value: int) -> None:
 
 
 def main(descriptor: int) -> NoReturn:
-    """Run the program that *descriptor* describes; see the module."""
+    """Run the program described in *descriptor*; see the module."""
     with open(descriptor, "rb") as file:
         plan = json.load(file)
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
@@ -54,7 +54,7 @@ def main(descriptor: int) -> NoReturn:
     if program == 0:
         _become(plan, own)
     null = os.open(os.devnull, os.O_RDWR)
-    for stream in (1, 2):  # the program's alone now: its end is the end of the output
+    for stream in (1, 2):  # only the program holds the output now, so its end marks the end of output
         os.dup2(null, stream)
     os.close(null)
     status = _wait(program, awake)
@@ -65,7 +65,7 @@ def main(descriptor: int) -> NoReturn:
 
 
 def _become(plan: Dict[str, Any], parent: int) -> NoReturn:
-    """In the child: execute the program."""
+    """Execute the program, in the child."""
     program = plan["argv"][0]
     try:
         signal.set_wakeup_fd(-1)
@@ -84,7 +84,7 @@ def _become(plan: Dict[str, Any], parent: int) -> NoReturn:
         _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # after setuid, which clears it
         _enter(plan["cwd"], program)
         if os.getppid() == parent:
-            os.execve(program, plan["argv"], plan["env"])  # noqa: S606 - that is what this is for
+            os.execve(program, plan["argv"], plan["env"])  # noqa: S606 - the purpose of this module
     except OSError as error:
         why = {
             errno.ENOENT: "the interpreter that its first line names does not exist",
@@ -108,7 +108,7 @@ def _refuse(program: str, why: str) -> None:
 
 
 def _wait(program: int, awake: int) -> Optional[int]:
-    """Return the wait status of *program*, or None when it is to be killed first."""
+    """Return the wait status of *program*, or None if it must be killed first."""
     poll = select.poll()
     poll.register(0, select.POLLIN)
     poll.register(awake, select.POLLIN)
@@ -126,7 +126,7 @@ def _wait(program: int, awake: int) -> Optional[int]:
 
 
 def _reap(program: int) -> Optional[int]:
-    """Collect the children that have ended; return the wait status of *program* if it is among them."""
+    """Reap the children that have exited; return the wait status of *program* if it is one of them."""
     found = None
     try:
         while True:
@@ -141,21 +141,21 @@ def _reap(program: int) -> Optional[int]:
 
 def _kill(program: int) -> int:
     try:
-        os.kill(program, signal.SIGKILL)  # not reaped yet, so the number is still its own
-    except PermissionError:  # it has become another user's
+        os.kill(program, signal.SIGKILL)  # not reaped yet, so the pid is still valid
+    except PermissionError:  # it has changed its user
         return signal.SIGKILL
     return os.waitpid(program, 0)[1]
 
 
 def _kill_the_rest() -> None:
-    """Kill every descendant. What loses its parent meanwhile becomes our child, and its turn comes."""
+    """Kill every descendant. Orphans created meanwhile become our children and are killed in turn."""
     while True:
         killed = False
         for pid in _children():
             try:
                 os.kill(pid, signal.SIGKILL)
                 killed = True
-            except OSError:  # gone; or another user's, by a program that is setuid, and not for us to kill
+            except OSError:  # already gone, or a setuid program of another user, which we may not kill
                 continue
         try:
             pid, _ = os.waitpid(-1, 0 if killed else os.WNOHANG)
@@ -166,7 +166,7 @@ def _kill_the_rest() -> None:
 
 
 def _children() -> List[int]:
-    """Our children, whose parents are dead; and as far as /proc tells, no others."""
+    """Return the pids of our children."""
     own = os.getpid()
     found = []
     for entry in os.listdir("/proc"):

@@ -1,12 +1,12 @@
-"""The last resort: a worker's process ends in time, whatever its program does on its way out.
+"""Forced exit: the process of a worker ends in time, whatever its program does while it exits.
 
-It has the time that was announced for its ``finally`` blocks, its ``atexit`` functions and the jobs of its pools. Two
-things are not waited for that long, once the program has come to its end and only waits for threads:
+The program has the announced time for its ``finally`` blocks, its ``atexit`` functions and the jobs of its pools. Once
+it has reached its end and only waits for threads, two kinds of threads get less time:
 
-- ordinary threads, which do not end by themselves (``while True: refresh(); sleep(5)``): ``THREAD_SECONDS``. Alone,
-  the same program would have ended at once by SIGTERM. ``on_worker_stop`` has the whole time, and may join them.
-- the threads of a pool, one of which serves a client that has been sent away (``hurry``): ``HURRY``. Such a thread may
-  wait for its next event for ever, and cannot be cancelled.
+- Ordinary threads that do not end by themselves (``while True: refresh(); sleep(5)``): ``THREAD_SECONDS``. Without a
+  service, SIGTERM would have ended the program immediately. ``on_worker_stop`` has the full time, and may join them.
+- Threads of a pool, if one of them serves a client that was disconnected (``hurry``): ``HURRY``. Such a thread may wait
+  for its next event forever, and cannot be cancelled.
 """
 
 from __future__ import annotations
@@ -18,30 +18,30 @@ from typing import Callable, List, NoReturn, Optional
 from .unpatched import allocate_lock, os, time
 
 HURRY = 3.0
-"""Seconds in which threads of a pool may still end."""
+"""Seconds that threads of a pool get to end."""
 THREAD_SECONDS = 3.0
-"""Seconds in which ordinary threads may still end."""
+"""Seconds that ordinary threads get to end."""
 CALLBACK = "on_worker_stop"
 """The name of the thread that runs the program's own cleanup."""
 _LOOK_SECONDS = 0.1
 _MARGIN = 1.0
-"""Seconds beyond the time to stop."""
+"""Seconds added to the time to stop."""
 
 _POOLS = ("AnyIO worker thread", "WSGI", "asyncio_", "ThreadPoolExecutor")
-"""How the names of threads begin that do what others ask of them: starlette's, a2wsgi's, asyncio's."""
+"""Prefixes of the names of pool threads: starlette's, a2wsgi's, asyncio's, concurrent.futures'."""
 _WAITS = {
     ("threading.py", "_shutdown"),
     ("thread.py", "_python_exit"),
     ("runners.py", "_cancel_all_tasks"),
     ("runners.py", "close"),
 }
-"""Where the main thread waits for other threads, once the program has come to its end."""
+"""Functions in which the main thread waits for other threads after the end of the program."""
 
 
 def end_in_time(remaining: Callable[[], float], *, hurry: bool, say: Callable[[str], None]) -> None:
-    """End the process with 0 when its time is over. *hurry*: a thread may be at work for a client that is gone.
+    """Exit the process with code 0 when its time is over. *hurry*: a thread may serve a client that has gone.
 
-    *remaining* gives the seconds left. To be run in a thread of its own; it is gone when the process has ended before.
+    *remaining* returns the seconds left. Run it in its own thread, which ends with the process.
     """
     start = time.monotonic()
     end = start + remaining() + _MARGIN
@@ -72,25 +72,25 @@ def end_in_time(remaining: Callable[[], float], *, hurry: bool, say: Callable[[s
 
 
 def end_now() -> NoReturn:
-    """End the process with 0, and keep what it has printed."""
+    """Flush the output and exit the process with code 0."""
     for stream in (sys.stdout, sys.stderr):
         try:
             if stream is not None:
                 stream.flush()
         except (OSError, ValueError, RuntimeError):
-            pass  # nobody reads it, it is closed, or this comes in the middle of a write to it
+            pass  # no reader, closed, or called during a write
     os._exit(0)  # noqa: SLF001 - documented
 
 
 def _threads() -> List[str]:
-    """The names of the threads that the interpreter's end waits for."""
+    """Return the names of the threads for which interpreter shutdown waits."""
     return [
         thread.name for thread in threading.enumerate() if not thread.daemon and thread is not threading.main_thread()
     ]
 
 
 def _is_at_end() -> bool:
-    """Return whether the main thread has come to the program's end and waits for other threads."""
+    """Return True if the main thread has reached the end of the program and waits for other threads."""
     return _is_waiting(sys._current_frames().get(threading.main_thread().ident or 0))  # noqa: SLF001 - documented
 
 

@@ -1,7 +1,7 @@
-"""The listening sockets of an app's server, one for each address.
+"""Listening sockets of an app's server, one per address.
 
-Bound with a plain ``bind``, of which the guardian makes the service's shared socket (seccomp, python); taken from
-LISTEN_FDS (inherit); or the worker's own (none).
+They are bound with a plain ``bind``, which the guardian turns into the shared socket of the service (seccomp, python);
+taken from LISTEN_FDS (inherit); or private to the worker (none).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _FIRST_FD = 3
 
 
 def open_listeners(binds: List[str], share: str) -> List[socket.socket]:
-    """Return a socket bound to each of *binds*, in their order, or end the worker with a sentence."""
+    """Return a socket bound to each of *binds*, in order, or exit with an error message."""
     inherited = _inherited() if share == "inherit" else []
     if inherited:
         return inherited
@@ -44,7 +44,7 @@ def _inherited() -> List[socket.socket]:
 
 
 def _with_protocol(listener: socket.socket) -> socket.socket:
-    """The socket, with its protocol known: without, asyncio does not set TCP_NODELAY on what it accepts."""
+    """Return the socket with its protocol set: otherwise asyncio does not set TCP_NODELAY on accepted connections."""
     if listener.family == socket.AF_UNIX or listener.proto == socket.IPPROTO_TCP:
         return listener
     return socket.socket(listener.family, listener.type, socket.IPPROTO_TCP, fileno=listener.detach())
@@ -70,10 +70,10 @@ def _open(bind: str, *, shared: bool) -> socket.socket:
 
 def _bind(listener: socket.socket, address: addresses.Address, *, shared: bool) -> None:
     path = address.path
-    if path is None or shared:  # a shared one's file is the guardian's to make, and to replace
+    if path is None or shared:  # the guardian creates and replaces the file of a shared socket
         listener.bind(address.sockaddr())
         return
-    mode = 0o666  # what uvicorn gives, and what the file had before, if there was one
+    mode = 0o666  # uvicorn's default; an existing file keeps its mode
     if os.path.exists(path):
         mode = os.stat(path).st_mode & 0o777
         if _is_abandoned(path):
@@ -86,7 +86,7 @@ def _bind(listener: socket.socket, address: addresses.Address, *, shared: bool) 
 
 
 def _is_abandoned(path: str) -> bool:
-    """Whether *path* is the socket of a server that is gone."""
+    """Return True if *path* is a stale socket, without a server."""
     with socket.socket(socket.AF_UNIX) as client:
         try:
             client.connect(path)
@@ -98,9 +98,9 @@ def _is_abandoned(path: str) -> bool:
 
 
 def own_listener(runtime: Runtime) -> List[socket.socket]:
-    """Return the listening socket on which this worker alone is checked, where it is to be; else none.
+    """Return the listening socket for health checks of this worker alone, or an empty list if there are none.
 
-    The guardian has made it, so that the service need not believe the worker about the address. It is no secret.
+    The guardian created it, so that the service need not trust the worker about the address. The address is not secret.
     """
     if runtime.check is None:
         return []

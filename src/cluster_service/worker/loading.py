@@ -1,8 +1,8 @@
-"""``package.module:app`` to the app itself, and to a sentence where that fails.
+"""Loading of ``package.module:app``, with a clear error message if that fails.
 
-package.module:app                   an attribute, or several: ``module:api.app``
-package.module:create_app()          a factory, called; constants may stand in the parentheses, as for gunicorn
-package.module:create_app            a factory is recognised, too: it takes no argument, which no app does
+package.module:app                   an attribute, possibly nested: ``module:api.app``
+package.module:create_app()          a factory to call; constant arguments are allowed, as in gunicorn
+package.module:create_app            a factory is also detected by its signature: it takes no argument, unlike an app
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .say import complain
 
 
 def load_app(target: str) -> Any:
-    """Return the app that *target* names, or end the worker with a sentence, or with the module's own traceback."""
+    """Return the app named by *target*, or exit with an error message or the module's own traceback."""
     module_name, _, expression = target.partition(":")
     name, call = _parse(target, expression)
     module = _import(module_name)
@@ -46,7 +46,7 @@ def load_app(target: str) -> Any:
 
 
 def _parse(target: str, expression: str) -> Tuple[str, Any]:
-    """Return the dotted name, and the arguments where it is a call."""
+    """Return the dotted name, and the arguments if it is a call, else None."""
     try:
         tree = ast.parse(expression or "app", mode="eval").body
         call = None
@@ -70,7 +70,7 @@ def _parse(target: str, expression: str) -> Tuple[str, Any]:
 
 def _import(name: str) -> Any:
     try:
-        __import__(name)  # and not importlib.import_module, whose frames would stand in the user's traceback
+        __import__(name)  # not importlib.import_module, whose frames would appear in the user's traceback
     except ModuleNotFoundError as error:
         missing = error.name or ""
         if missing == name or name.startswith(missing + "."):
@@ -87,7 +87,7 @@ def _import(name: str) -> Any:
 
 
 def _why_missing(missing: str) -> str:
-    """Say why the module *missing* is not there: only what is installed under no such name can be installed."""
+    """Explain why the module *missing* is not found; suggest pip only if nothing of that name is installed."""
     top = missing.partition(".")[0]
     if top in sys.modules or _is_there(top):
         return f"needs {missing}, and the {top} that is there has no such module: a slip, or another version of it?"

@@ -1,6 +1,6 @@
-"""asyncio's loops, and uvloop's: the one that runs in the main thread proves that it turns, and its pool does.
+"""asyncio and uvloop: the loop in the main thread sends the heartbeat of the worker.
 
-A handler of SIGTERM that the program gives to a loop runs once the worker has settled (``gate``).
+SIGTERM handlers that the program adds to a loop run once the worker has settled (``gate``).
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 def install(module: ModuleType, runtime: Runtime) -> None:
-    """Have the loops of *module*, one of asyncio's or ``uvloop``, give the worker's beat while they run."""
+    """Make the loops of *module* (one of asyncio's, or ``uvloop``) send the heartbeat while they run."""
     if module.__name__ == "asyncio.unix_events":
-        runtime.gate.hold(module._UnixSelectorEventLoop)  # noqa: SLF001 - all loops of asyncio's are made from it
+        runtime.gate.hold(module._UnixSelectorEventLoop)  # noqa: SLF001 - base class of all asyncio loops
         return
     if module.__name__ == "uvloop":
         runtime.gate.hold(module.Loop)

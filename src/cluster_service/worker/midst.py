@@ -1,6 +1,6 @@
-"""What the program is in the middle of, for code that comes in between: a signal's handler, a callback.
+"""What the program is currently doing, for code that interrupts it: signal handlers and callbacks.
 
-Nothing is imported here, and nothing is taken for granted: the module that is asked about may be half imported.
+Imports nothing and assumes nothing: the module in question may be partially imported.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 
 
 def running_loop() -> Any:
-    """Return the asyncio loop that runs in this thread, or None."""
+    """Return the asyncio loop running in this thread, or None."""
     running = getattr(sys.modules.get("asyncio"), "_get_running_loop", None)  # documented for C extensions
     return running() if running is not None else None
 
 
 def importing(frame: Optional[FrameType]) -> bool:
-    """Whether *frame* is a part of an import.
+    """Return True if *frame* is part of an import.
 
-    What is raised there may be swallowed (by a bare ``except`` around an optional dependency, by the import system's
-    callbacks) or turned into another error (by its locks), and what is imported there may be half imported already.
+    An exception raised there may be swallowed (by a bare ``except`` around an optional dependency, or callbacks of the
+    import system) or changed (by import locks), and modules imported there may be partially imported.
     """
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib."):

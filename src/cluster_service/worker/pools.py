@@ -1,6 +1,6 @@
-"""Pools of threads that answer requests: one whose threads are all stuck is a hang, though the loop beside it turns.
+"""Thread pools that answer requests: if all threads are stuck, the worker hangs even if its loop runs.
 
-*Stuck* means: every thread has been busy with the same request since the last look. Requests that come meanwhile wait.
+*Stuck* means that every thread has been busy with the same request since the last check, so that new requests wait.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, Callable, List, Set
 
 
 class Pool:
-    """The *size* threads of a server, each of which runs the app inside ``busy``."""
+    """The *size* threads of a server, each of which calls the wrapped app."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -20,7 +20,7 @@ class Pool:
         self._seen = -1
 
     def runs(self, app: Callable[..., Any]) -> Callable[..., Any]:
-        """Return *app*, known to be busy while it is called."""
+        """Return *app* wrapped to track the threads in it."""
 
         def known(*args: Any) -> Any:
             me = get_ident()
@@ -29,34 +29,34 @@ class Pool:
                 return app(*args)
             finally:
                 self._busy.discard(me)
-                self._done += 1  # one of several at a time may be missed: what counts is that it moves
+                self._done += 1  # concurrent updates may lose counts; it only matters that it changes
 
         return known
 
     def stuck(self) -> bool:
-        """Whether nothing has moved since the last look, and nothing is free."""
+        """Return True if every thread is busy and none has finished since the last check."""
         done = self._done
         moved, self._seen = done != self._seen, done
         return not moved and len(self._busy) >= self.size
 
 
 class AnyioPool:
-    """anyio's default pool, where starlette and FastAPI run endpoints that are no coroutines."""
+    """anyio's default pool, in which starlette and FastAPI run endpoints that are not coroutines."""
 
     def __init__(self) -> None:
         self._limiter: Any = None
         self._seen: List[int] = []
 
     def find(self) -> None:
-        """Find the pool of the loop that runs. To be called in a coroutine of the app's."""
+        """Find the pool of the running loop. Call it in a coroutine of the app."""
         if self._limiter is None and "anyio.to_thread" in sys.modules:
             try:
                 self._limiter = sys.modules["anyio.to_thread"].current_default_thread_limiter()
-            except Exception:  # noqa: BLE001 - it is not asyncio's, or an unknown version: nothing is known of it
+            except Exception:  # noqa: BLE001 - not asyncio, or an unknown version: there is no information
                 self._limiter = False
 
     def stuck(self) -> bool:
-        """See ``Pool.stuck``."""
+        """Return True if the pool is stuck; see ``Pool.stuck``."""
         limiter = self._limiter
         if not limiter or limiter.borrowed_tokens < limiter.total_tokens:
             self._seen = []

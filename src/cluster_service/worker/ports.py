@@ -1,13 +1,12 @@
-"""Shared ports without the kernel's help: ``bind`` and ``listen`` of Python's own sockets ask the guardian.
+"""Shared ports without kernel support: ``bind`` and ``listen`` of Python sockets send requests to the guardian.
 
-Only in ``--share python``. A program written in Python that binds a shared address gets the service's socket in place
-of its own, over the same descriptor; what binds outside of ``socket.socket`` (an extension with its own bind) is not
-reached.
+Only with ``--share python``. When a Python program binds a shared address, the socket of the service replaces its own
+under the same descriptor. Code that binds without ``socket.socket`` (an extension with its own bind) is not covered.
 
-- The descriptor's number and its inheritance stay; so does the Python object's timeout. O_NONBLOCK belongs to the
-  shared socket, so the guardian sets it when the program had set it, and nobody takes it back.
-- Errors are those of ``bind`` alone: the same OSError, number and text.
-- Whatever cannot be shared (port 0, other families) is bound as ever, and so is everything once the service is gone.
+- The descriptor number and its inheritance are kept, and so is the timeout of the Python object. O_NONBLOCK belongs to
+  the shared socket, so the guardian sets it if the program had set it, and never clears it.
+- Errors are those of ``bind``: the same OSError, number and text.
+- What cannot be shared (port 0, other families) is bound as usual, and so is everything once the service has ended.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import fcntl
 import functools
 import os
 import socket
-from _socket import socket as Socket  # noqa: N812 - the C class, whose methods do the real thing
+from _socket import socket as Socket  # noqa: N812 - the C class, whose methods are not patched
 from array import array
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
@@ -36,7 +35,7 @@ _FAMILIES = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
 
 
 class Guardian:
-    """The ports pair: one request, then its reply. One thread, of one process, at a time."""
+    """The socket pair for ports: one request, then its reply; one thread of one process at a time."""
 
     def __init__(self, fd: int) -> None:
         self._pair = Owned(fd)
@@ -47,8 +46,10 @@ class Guardian:
         os.register_at_fork(after_in_child=self._after_fork_in_child)
 
     def ask(self, request: Dict[str, Any]) -> Tuple[Optional[Dict[str, Any]], Optional[int]]:
-        """Return the reply and the descriptor that came with it; (None, None) when the service is gone, and to a
-        signal's handler that asks in the middle of another question: its thread would wait for itself.
+        """Return the reply and the descriptor that came with it.
+
+        Returns (None, None) if the service has ended, if the program has closed the descriptor, and in a signal handler
+        that interrupts another request, where waiting would deadlock.
         """
         with self._lock:
             if self._asking:
@@ -73,14 +74,14 @@ class Guardian:
     def _exchange(self, request: Dict[str, Any]) -> Tuple[bytes, List[Tuple[int, int, bytes]]]:
         turn = self._turn.fd if self._turn is not None and self._turn.is_ours() else None
         if turn is not None:
-            fcntl.lockf(turn, fcntl.LOCK_EX)  # children of a fork ask on the same pair
+            fcntl.lockf(turn, fcntl.LOCK_EX)  # forked children use the same pair
         pair = Socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=self._pair.fd)
         try:
             pair.sendall(wire.encode(request))
             data, ancillary, _, _ = pair.recvmsg(wire.LIMIT, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC)
             return data, ancillary
         finally:
-            pair.detach()  # held by its number, as the channel is
+            pair.detach()  # used by its number, like the channel
             if turn is not None:
                 fcntl.lockf(turn, fcntl.LOCK_UN)
 
@@ -98,17 +99,17 @@ class Guardian:
 
 
 _guardian: List[Guardian] = []
-"""The one that is asked, in this mode."""
+"""The guardian's end in this mode, at most one."""
 
 
 def share_ports(fd: int) -> None:
-    """Have every socket of this process share its address through the guardian at the other end of *fd*."""
+    """Make every socket of this process share its address through the guardian at the other end of *fd*."""
     _guardian[:] = [Guardian(fd)]
     share_class(socket.socket)
 
 
 def share_class(socket_class: Any) -> None:
-    """Have the sockets of *socket_class*, a subclass of the C class, share their addresses."""
+    """Make sockets of *socket_class*, a subclass of the C class, share their addresses."""
     guardian = _guardian[0]
 
     def bind(self: socket.socket, address: Any, /) -> None:
@@ -143,7 +144,7 @@ def share_class(socket_class: Any) -> None:
 
 
 def install(uvloop: ModuleType, runtime: Runtime) -> None:
-    """Tell the guardian where uvloop listens: it binds with Python's sockets, but has a listen of its own."""
+    """Report where uvloop listens: it binds with Python sockets, but has its own listen."""
     del runtime
     if not _guardian:
         return
@@ -162,7 +163,7 @@ def install(uvloop: ModuleType, runtime: Runtime) -> None:
 
 
 def _bind_request(sock: socket.socket, address: Any) -> Optional[Dict[str, Any]]:
-    """Return what to ask the guardian; None for what it need not know of, or what is no address at all."""
+    """Return the request for the guardian; None if the address is not shareable or invalid."""
     if sock.family not in _FAMILIES or sock.type not in (socket.SOCK_STREAM, socket.SOCK_DGRAM) or sock.fileno() < 0:
         return None
     v6only = sock.family == socket.AF_INET6 and bool(sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY))
@@ -180,7 +181,7 @@ def _bind_request(sock: socket.socket, address: Any) -> Optional[Dict[str, Any]]
 
 
 def _canonical(sock: socket.socket, address: Any, *, v6only: bool) -> Optional[str]:
-    """Return the address as the guardian spells it. Raises gaierror, as bind does, for a name that is none."""
+    """Return the address in the guardian's canonical form. Raises gaierror for an unknown host, as bind does."""
     if sock.family == socket.AF_UNIX:
         if sock.type != socket.SOCK_STREAM or not isinstance(address, (str, bytes)) or not address:
             return None
@@ -200,6 +201,6 @@ def _canonical(sock: socket.socket, address: Any, *, v6only: bool) -> Optional[s
     found = socket.getaddrinfo(host, address[1], sock.family, sock.type, 0, socket.AI_PASSIVE)[0][4]
     host = str(found[0])
     if "%" in host or any(found[2:]):
-        return None  # a link-local address: only meant for one interface
+        return None  # a link-local address is only valid for one interface
     kind = "udp" if sock.type == socket.SOCK_DGRAM else "tcp"
     return str(addresses.Address(kind, host, address[1], dual=host == "::" and not v6only))

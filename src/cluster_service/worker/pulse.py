@@ -1,12 +1,11 @@
-"""The worker's board: proof that its loop turns, and the count of its answers.
+"""The worker's board: its heartbeat, and counts of its answers.
 
-- Written without a system call; an answer costs less than a microsecond.
-- A fork of the worker is not the worker, and writes into memory of its own instead.
-- One loop gives the beat: the first that turns, but the main thread's rather than another's. While none does, the
-  interpreter gives it (``interpreter_turns``): a program that goes on without a loop is not one that hangs, unless it
-  holds the GIL.
-- There is no beat while a pool of threads that answers requests is stuck (``pools``), and no connections are taken
-  (``accepting``); nor after the worker's program has executed another in its own place.
+- Writing needs no system call; an answer costs less than a microsecond.
+- A fork of the worker is not a worker, and writes to its own memory instead.
+- One loop sends the heartbeat: the first that runs, but preferably that of the main thread. While no loop runs, the
+  interpreter sends it (``interpreter_turns``): a program without a loop does not hang unless it holds the GIL.
+- The heartbeat stops while a thread pool that answers requests is stuck (``pools``), in which case the worker also
+  pauses accepting (``accepting``), and after the program has executed another one in its process.
 """
 
 from __future__ import annotations
@@ -29,27 +28,27 @@ if TYPE_CHECKING:
     from .streams import Streams
 
 PACE = 0.25
-"""Seconds between two beats of a loop that has nothing else to do."""
+"""Seconds between two heartbeats of an idle loop."""
 SOON = 0.02
-"""The same while no connections are taken: a thread that is free again is not to wait for its next one."""
+"""The same while accepting is paused, to resume soon after a thread becomes free."""
 
 
 class Pulse:
-    """The cells of the board. *descriptor*: as the guardian gave it; None: it gave none, and nothing is reported."""
+    """The cells of the board. *descriptor*: from the guardian; None: nothing is reported."""
 
     def __init__(self, descriptor: Optional[int]) -> None:
         self.descriptor = -1
         self._cells: Any = array("Q", [0] * board.CELLS)
         self._main = get_ident()
         self._loop: Optional[Tuple[object, bool]] = None
-        """The loop whose beat it is, and whether that is the main thread's."""
+        """The loop that sends the heartbeat, and True if it runs in the main thread."""
         self._pools: List[Callable[[], bool]] = []
         self.accepting = Accepting()
         if descriptor is not None:
             try:
                 self._open(descriptor)
             except (ValueError, OSError):
-                pass  # the worker does without
+                pass  # the worker runs without a board
         os.register_at_fork(after_in_child=self._be_fork)
         os.execv, os.execve = self._leaving(os.execv), self._leaving(os.execve)
 
@@ -59,7 +58,7 @@ class Pulse:
         stacks.prepare(self)
 
     def leave(self) -> None:
-        """Write no more to the board: another process does, or none is to."""
+        """Stop writing to the board: another process does, or none."""
         self._cells = array("Q", [0] * board.CELLS)
         self._main = get_ident()
         self._loop = None
@@ -69,48 +68,48 @@ class Pulse:
         self.accepting.forget()
 
     def _leaving(self, execute: Callable[..., Any]) -> Any:
-        """Return *execute*, which puts another program in this one's place: that gives no beat, and has no stacks."""
+        """Wrap *execute*, which replaces the program: the new one sends no heartbeat and writes no stacks."""
 
         @functools.wraps(execute)
         def leave_and_execute(*args: Any) -> Any:
             cells, loop = self._cells, self._loop
             said = cells[STACKS]
-            self.accepting.look(stuck=False)  # what listens may be the other program's
+            self.accepting.look(stuck=False)  # the new program may use the listening sockets
             self.leave()
             cells[BEAT] = cells[STACKS] = 0
             try:
                 return execute(*args)
-            finally:  # it cannot be executed
+            finally:  # reached only if execution failed
                 cells[STACKS] = said
                 self._cells, self._loop = cells, loop
 
         return leave_and_execute
 
     def writes_stacks(self, pid: int) -> None:
-        """The process *pid* writes its stacks to the board when it gets the signal for it."""
+        """Record that the process *pid* writes its stacks to the board on the dump signal."""
         self._cells[STACKS] = pid
 
     def needs(self, stuck: Callable[[], bool]) -> None:
-        """There is no beat while *stuck*, which is asked in the thread that gives it."""
+        """Suspend the heartbeat while *stuck* returns True; it is called in the thread that sends the heartbeat."""
         self._pools.append(stuck)
 
     def interpreter_turns(self) -> None:
-        """Give the beat where no loop does."""
+        """Send the heartbeat if no loop does."""
         if self._loop is None and not self._stuck():
             self._cells[BEAT] = time.monotonic_ns()
 
     def _stuck(self) -> bool:
-        stuck = sum(stuck() for stuck in self._pools) > 0  # each of them is to look
+        stuck = sum(stuck() for stuck in self._pools) > 0  # call each of them
         self.accepting.look(stuck=stuck)
         return stuck
 
     @property
     def pace(self) -> float:
-        """Seconds to the next beat."""
+        """Seconds until the next heartbeat."""
         return PACE if self.accepting.wanted else SOON
 
     def watch(self) -> None:
-        """Have an eye on a loop that is not what takes the connections."""
+        """Start a thread that pauses accepting while the loop hangs, for a server that accepts outside of the loop."""
         run_beside(self._watch)
 
     def _watch(self) -> None:
@@ -121,12 +120,12 @@ class Pulse:
             self.accepting.look(stuck=beat > 0 and time.monotonic_ns() - beat > 2 * PACE * 1e9)
 
     def take_over(self) -> None:
-        """In a fork that does the worker's work: it writes to the board from now on."""
+        """Write to the board from now on, in a fork that does the work of the worker."""
         if self.descriptor >= 0:
             self._open(self.descriptor)
 
     def beat(self, loop: object) -> None:
-        """*loop* has turned. To be called in the thread that it runs in."""
+        """Record an iteration of *loop*. Call it in the thread of the loop."""
         known = self._loop
         if known is None or (known[0] is not loop and not known[1] and get_ident() == self._main):
             self._loop = known = (loop, get_ident() == self._main)
@@ -134,13 +133,13 @@ class Pulse:
             self._cells[BEAT] = time.monotonic_ns()
 
     def ended(self, loop: object) -> None:
-        """*loop* turns no more, and is not expected to."""
+        """Stop expecting a heartbeat of *loop*."""
         if self._loop is not None and self._loop[0] is loop:
             self._cells[BEAT] = 0
             self._loop = None
 
     def answered(self, status: int) -> None:
-        """An answer with *status* has been begun. Of several threads one may be missed: it is a count for shares."""
+        """Count an answer with *status*. Concurrent threads may lose a count, which only serves for ratios."""
         cells = self._cells
         cells[REQUESTS] += 1
         if status >= 500:
@@ -148,7 +147,7 @@ class Pulse:
 
 
 class Beating:
-    """The beat of *loop*, one of asyncio's, from its next turn on."""
+    """The heartbeat of *loop*, an asyncio loop, from its next iteration on."""
 
     def __init__(self, pulse: Pulse, loop: Any) -> None:
         self._pulse = pulse
@@ -160,15 +159,15 @@ class Beating:
         self._handle = self._loop.call_later(self._pulse.pace, self._turn)
 
     def end(self) -> None:
-        """The loop has ended, or is about to."""
+        """Stop the heartbeat: the loop has ended or is about to."""
         self._handle.cancel()
         self._pulse.ended(self._loop)
 
 
 def counting_asgi(app: Callable[..., Any], pulse: Pulse, streams: Streams) -> Callable[..., Any]:
-    """Return the ASGI app (version 3) *app* with its answers counted, and its *streams* known.
+    """Return the ASGI 3 app *app*, wrapped to count its answers and track its *streams*.
 
-    What is counted already is returned as it is.
+    An app that is already wrapped is returned unchanged.
     """
     if getattr(app, "cservice_counts", False):
         return app
@@ -196,17 +195,17 @@ def counting_asgi(app: Callable[..., Any], pulse: Pulse, streams: Streams) -> Ca
             await streams.http(app, scope, receive, noting)
         except Exception:
             if not begun:
-                pulse.answered(500)  # which the server will say
+                pulse.answered(500)  # the answer that the server will send
             raise
         if not begun and getattr(getattr(send, "__self__", None), "disconnected", True) is False:
-            pulse.answered(500)  # uvicorn's answer for an app that gives none to a client that is still there
+            pulse.answered(500)  # uvicorn's answer if an app sends none while the client is connected
 
     counted.cservice_counts = True  # type: ignore[attr-defined]
     return counted
 
 
 def counting_wsgi(app: Callable[..., Any], pulse: Pulse) -> Callable[..., Any]:
-    """Return the WSGI app *app* with its answers counted."""
+    """Return the WSGI app *app*, wrapped to count its answers."""
 
     def counted(environ: Dict[str, Any], start_response: Any) -> Any:
         begun = False

@@ -1,11 +1,11 @@
-"""From the interpreter's start to the user's first line.
+"""From the start of the interpreter to the first line of the program.
 
-    boot.py script /abs/worker.py ARGS…                     the file, as if it were run alone
-    boot.py module package.module ARGS…                     the module, as by ``python -m``
-    boot.py app package.module:app SERVER BIND,BIND ARGS…   the app, on uvicorn or granian
+    boot.py script /abs/worker.py ARGS…                     a file, as if it were run alone
+    boot.py module package.module ARGS…                     a module, as with ``python -m``
+    boot.py app package.module:app SERVER BIND,BIND ARGS…   an app, on uvicorn or granian
 
-The worker's own variables are taken out of the environment first, so that neither the program nor what it starts sees
-them; what is documented for programs (``CSERVICE_NAME``, …) stays.
+The worker's own variables are removed from the environment first, so that neither the program nor its children see
+them; those documented for programs (``CSERVICE_NAME``, …) remain.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from .runtime import Runtime, install
 from .titles import Titles
 
 PUBLIC = ("CSERVICE_NAME", "CSERVICE_GROUP", "CSERVICE_SLOT", "CSERVICE_GENERATION", "CSERVICE_REASON")
-"""The variables of ours that a program may rely on."""
+"""Our variables on which a program may rely."""
 CANNOT_SERVE = 3
-"""The exit code of an app that cannot be served: not found, no server for it, its address taken, its start failed."""
+"""Exit code if an app cannot be served: not found, server not installed, address in use, or startup failed."""
 
 
 def main(arguments: Sequence[str], at_start: Collection[str]) -> None:
-    """Be the worker that *arguments* describe. *at_start*: the modules that the interpreter itself has imported."""
+    """Run the worker described by *arguments*. *at_start*: modules imported by the interpreter itself."""
     settings = _take_settings()
     runtime = Runtime(
         _descriptor(settings.get("CSERVICE_CHANNEL")),
@@ -73,12 +73,12 @@ def _descriptor(text: Optional[str]) -> Optional[int]:
         fd = int(text)
         os.set_inheritable(fd, False)  # noqa: FBT003
     except (ValueError, OSError):
-        return None  # what is not open cannot be used; the program runs without
+        return None  # an invalid descriptor cannot be used; the program runs without it
     return fd
 
 
 def _buffer_by_line() -> None:
-    """Show each line at once, although the output is no terminal."""
+    """Make standard output and error line-buffered although they are not terminals."""
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
@@ -86,14 +86,14 @@ def _buffer_by_line() -> None:
 
 
 def refuse(sentence: str, code: int) -> NoReturn:
-    """End the worker, before the program has begun, with a sentence for the operator."""
+    """Exit with an error message for the operator, before the program starts."""
     if sys.stderr is not None:
         sys.stderr.write(f"cservice: {sentence}\n")
     raise SystemExit(code)
 
 
 def hide_our_frames(error: BaseException) -> None:
-    """Have *error*, if it ends the program, reported without this package's frames above the program's own."""
+    """Report *error*, if it ends the program, without the frames of this package above those of the program."""
     home = os.path.dirname(__file__)
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_code.co_filename.startswith(home):

@@ -1,16 +1,16 @@
-"""What a worker knows of its service: whether it is ready, and when it has to stop.
+"""The worker's side of the service: readiness and stopping.
 
-A stop begins with the channel's ``stop`` (which announces its timeout), with SIGTERM, or with the channel's end (the
-service is gone). From there:
+A stop begins with the message ``stop`` on the channel (which announces its timeout), with SIGTERM, or with the end of
+the channel if the guardian has died. Then:
 
-- SIGTERM is handled here, unless the program has installed a handler of its own: that one runs once the worker has
-  stopped accepting and its requests are answered (``gate``), and ``on_worker_stop`` is run beside it.
-- The servers that the runtime knows (``drains``) stop accepting and finish what they hold, watched by a thread of their
-  own, so that the main thread may go on with the request that it is in. Then SIGTERM is handled a second time, in the
-  main thread: ``on_worker_stop`` is run, once, and SystemExit(0) unwinds the program as ``sys.exit`` would.
-- A program that is still importing what it needs, and has not been ready yet, is not unwound: what is raised in an
-  import is swallowed or changed too often. It ends at once, when ``on_worker_stop``, if it has given that, has run.
-- Nothing waits beyond the announced time: shortly before it the worker ends, whatever threads it may still have.
+- SIGTERM is handled here, unless the program has its own handler. That one runs once the worker has stopped accepting
+  and its requests are answered (``gate``), and ``on_worker_stop`` runs concurrently.
+- The servers known to the runtime (``drains``) stop accepting and finish their requests, supervised by a separate
+  thread, so that the main thread can continue its request. Then SIGTERM is handled a second time, in the main thread:
+  ``on_worker_stop`` runs once, and SystemExit(0) unwinds the program like ``sys.exit``.
+- A program that is still importing modules and has not been ready is not unwound, because an exception in an import is
+  often swallowed or changed. It exits immediately after ``on_worker_stop``, if it has set one.
+- Nothing waits beyond the announced timeout: shortly before it the worker exits, even if it still has threads.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import atexit
 import functools
 import signal
 import sys
-import threading  # here, in the main thread: a thread that imported it first would be taken for the main one
+import threading  # imported in the main thread: the thread that imports it first counts as the main one
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional
 
 from cluster_service.wire.channel import BUS
@@ -47,16 +47,16 @@ if TYPE_CHECKING:
 
 
 class Runtime:
-    """The worker's side of the service. Made once, in the main thread, before the program runs."""
+    """The worker's side of the service. Created once, in the main thread, before the program runs."""
 
     def __init__(self, channel: Optional[int], share: str, pulse: Pulse, titles: Titles) -> None:
         self.share = share
         self.pulse = pulse
         self.check: Optional[int] = None
-        """The descriptor of the socket on which the worker is checked, where it is to be."""
+        """The descriptor of the socket for health checks of the worker, if enabled."""
         self.titles = titles
         self.pid = os.getpid()
-        """The worker's process; a fork of it has another."""
+        """The pid of the worker; a fork of it has another."""
         self.callback = StopCallback()
         self._stop = Stop()
         self._told: Optional[bool] = None
@@ -82,7 +82,7 @@ class Runtime:
         self.gate = Gate(self)
 
     def start(self) -> None:
-        """Listen to the channel and to SIGTERM."""
+        """Start handling the channel and SIGTERM."""
         self.gate.install()
         signal.signal(signal.SIGTERM, self.on_sigterm)
         atexit.register(self._at_exit)
@@ -92,18 +92,18 @@ class Runtime:
 
     @property
     def channel_fd(self) -> Optional[int]:
-        """The channel's descriptor, for a process that is to be handed it."""
+        """The descriptor of the channel, to pass to another process."""
         return None if self._channel is None else self._channel.fd
 
     # Readiness
 
     @property
     def told(self) -> Optional[bool]:
-        """What was last said about readiness; None: nothing yet."""
+        """The readiness reported last; None: not reported yet."""
         return self._told
 
-    def tell_ready(self, ready: bool) -> None:  # noqa: FBT001 - the message's own field
-        """Say that the worker serves, or (False) that it does not yet. Said twice it is told once."""
+    def tell_ready(self, ready: bool) -> None:  # noqa: FBT001 - the field of the message
+        """Report that the worker is ready, or (False) not ready yet. Repeated calls are ignored."""
         if ready == self._told:
             return
         self._told = ready
@@ -112,67 +112,67 @@ class Runtime:
             self._channel.send({"type": "ready", "ready": ready})
 
     def notify(self, fields: Dict[str, str]) -> None:
-        """Say *fields* of sd_notify(3)."""
+        """Send *fields* of sd_notify(3)."""
         if self._channel is not None:
             self._channel.send({"type": "notify", "fields": fields})
 
     def server_started(self) -> None:
-        """An app's server serves: that is ready, unless the app has said that it is not yet."""
+        """Report readiness when the server of an app serves, unless the app has reported its readiness."""
         if self._told is None:
             self.tell_ready(True)  # noqa: FBT003
 
     # Stopping
 
     def serves(self, serving: Serving) -> None:
-        """Drain *serving* when the worker stops. The second time it does nothing."""
+        """Drain *serving* when the worker stops. Repeated calls do nothing."""
         if serving in self.servings:
             return
         self.servings.append(serving)
-        if self._draining or self._leaving:  # the program has caught the SystemExit, and goes on
+        if self._draining or self._leaving:  # the program has caught SystemExit and continues
             serving.begin()
 
     def serves_no_more(self, serving: Optional[Serving]) -> None:
-        """The server has ended. Of one that is not known, or no more, nothing need be said."""
+        """Remove a server that has ended; an unknown one is ignored."""
         if serving in self.servings:
             self.servings.remove(serving)
 
     @property
     def stopping(self) -> bool:
-        """Whether the worker has been asked to stop."""
+        """True if the worker has been asked to stop."""
         return self._stop.begun
 
     @property
     def draining(self) -> bool:
-        """Whether the servers have been told to stop accepting."""
+        """True if the servers have been told to stop accepting."""
         return self._draining
 
     @property
     def deadline(self) -> float:
-        """When the worker should have ended by itself (``time.monotonic()``); infinite as long as it need not stop."""
+        """The time (``time.monotonic()``) by which the worker should have exited; infinite before a stop."""
         return self._stop.deadline
 
     def remaining(self) -> float:
-        """Seconds left to stop in; the default when no stop was announced."""
+        """Return the seconds left to stop; the default timeout if no stop was announced."""
         return self._stop.remaining()
 
     def begin(self, timeout: Optional[float] = None) -> None:
-        """Take note that the worker has to stop, within *timeout* seconds if that was told. The first word counts."""
+        """Record that the worker must stop within *timeout* seconds, if known. Only the first call counts."""
         if timeout is None:
             if self._channel is not None and not self.stopping:
-                self._channel.catch_up()  # the announcement is on its way whenever the service has sent the signal
+                self._channel.catch_up()  # if the service sent the signal, its announcement is already on the channel
             timeout = DEFAULT_TIMEOUT
         self._stop.begin(timeout)
         self.pulse.accepting.end()
         self.titles.show_end()
 
     def await_exit(self) -> None:
-        """End the calling thread, which has nothing left to do, when the worker is drained."""
-        self._await_drained()  # in the main thread, SIGTERM's handler may raise SystemExit here
+        """End the calling thread, which has no more work, when the worker is drained."""
+        self._await_drained()  # in the main thread, the SIGTERM handler may raise SystemExit here
         self.leave()
         raise SystemExit(0)
 
     def leave(self) -> None:
-        """End the program, if this is its main thread, with all that belongs to the end of a worker."""
+        """End the program like a stopped worker, if called in its main thread."""
         if get_ident() == self._main and self.pid == os.getpid():
             self._leave()
 
@@ -181,7 +181,7 @@ class Runtime:
             self._drained.release()
 
     def handles_sigterm(self) -> bool:
-        """Whether SIGTERM comes here, rather than to a handler of the program's own."""
+        """Return True if SIGTERM is handled here rather than by a handler of the program."""
         return not self.gate.holds() and signal.getsignal(signal.SIGTERM) == self.on_sigterm
 
     def _on_message(self, message: Dict[str, Any]) -> None:
@@ -199,10 +199,11 @@ class Runtime:
             self.bus.heard(message)
 
     def _insist(self, done: Any) -> None:
-        """See to it that the main thread handles SIGTERM, until what it is for is *done*.
+        """Send SIGTERM to the main thread repeatedly, until *done* is released.
 
-        A system call that it enters at the moment the signal arrives is not interrupted, and Python's handlers run
-        between system calls; it might wait in there for ever. Only our own handler is insisted on: it takes any number.
+        A system call that the thread enters just as the signal arrives is not interrupted; Python runs handlers between
+        system calls, so it might wait forever. This is only done with our own handler, which tolerates repeated
+        signals.
         """
         while not done.acquire(timeout=0.5):
             if not self.handles_sigterm():
@@ -216,7 +217,7 @@ class Runtime:
         run_beside(self._service_is_gone)
 
     def _on_channel_lost(self) -> None:
-        """The program has closed the channel's descriptor. The service sends SIGTERM where the worker is to end."""
+        """Continue without the channel, which the program has closed. The service sends SIGTERM to stop the worker."""
         if self.bus is not None:
             self.bus.end()
         complain(
@@ -226,48 +227,48 @@ class Runtime:
 
     def _service_is_gone(self) -> None:
         if not has_died(self._parent):
-            return  # the channel alone has ended; a stop comes by SIGTERM
+            return  # only the channel has ended; SIGTERM announces a stop
         self.begin()
         if not self.gate.holds():
             self.stop_beside()
-        # The kernel sends SIGTERM when the guardian dies. A second one means "at once" to some programs, so it is sent
-        # from here only where the first cannot have come. (Our own handler takes any number.)
+        # The kernel sends SIGTERM when the guardian dies. To some programs a second one means an immediate exit, so
+        # it is sent from here only if our own handler is set, which tolerates repeated signals.
         if self.handles_sigterm():
             os.kill(os.getpid(), signal.SIGTERM)
         self._insist(self._handled)
 
     @property
     def server_runs_callback(self) -> bool:
-        """Whether a server drains itself at the signal, and runs ``on_worker_stop``."""
+        """True if a server drains itself on the signal and runs ``on_worker_stop``."""
         return any(each.runs_callback for each in self.servings)
 
     def stop_beside(self) -> None:
-        """Run ``on_worker_stop`` beside a program that handles SIGTERM in its own way (not where a drain will)."""
+        """Run ``on_worker_stop`` in a thread if the program handles SIGTERM itself, unless a drain will run it."""
         if not self.callback.given or self._exiting or self.handles_sigterm() or self.server_runs_callback:
             return
-        # Not a daemon: the interpreter waits for it, so that the program's end does not cut the cleanup short.
+        # Not a daemon thread: the interpreter waits for it, so the end of the program does not interrupt the cleanup.
         try:
             threading.Thread(
                 target=self.callback.run, args=(self.remaining,), name=CALLBACK, daemon=False
             ).start()
         except RuntimeError:
-            pass  # the interpreter is ending: _at_exit does it
+            pass  # the interpreter is shutting down: _at_exit runs it
 
     def _at_exit(self) -> None:
-        """Run ``on_worker_stop`` if a stop was announced only just now. Wait for its end, if it runs."""
+        """Run ``on_worker_stop`` if a stop was announced meanwhile, or wait for it if it is running."""
         self._exiting = True
         if self.pid != os.getpid():
             return
-        self._await_drained()  # whatever the main thread was doing, it has come to its end before that
+        self._await_drained()  # the main thread may have ended before the drain
         if self.callback.given and self._channel is not None:
             self._channel.catch_up()
         if self.stopping:
             self.callback.run(self.remaining)
 
     def on_sigterm(self, signum: int, frame: Optional[FrameType]) -> None:
-        """Handle SIGTERM, where the program does not."""
+        """Handle SIGTERM, if the program does not."""
         del frame
-        if self.pid != os.getpid():  # a fork that no hook of Python's has seen
+        if self.pid != os.getpid():  # a fork that Python's fork hooks have not seen
             signal.signal(signum, signal.SIG_DFL)
             os.kill(os.getpid(), signum)
             return
@@ -280,7 +281,7 @@ class Runtime:
         elif self.servings or is_listening():
             self._draining = True
             if not self.server_runs_callback:
-                from .drains.rest import Rest  # noqa: PLC0415 - at the stop only
+                from .drains.rest import Rest  # noqa: PLC0415 - only needed at a stop
 
                 self.servings.append(Rest())
             for serving in list(self.servings):
@@ -298,25 +299,25 @@ class Runtime:
         self._insist(self._left)
 
     def _leave(self) -> None:
-        """Run ``on_worker_stop`` and end the program. In the main thread, most often within SIGTERM's handler."""
+        """Run ``on_worker_stop`` and end the program. Runs in the main thread, usually in the SIGTERM handler."""
         if self._leaving:
             return
         loop = running_loop()
         if loop is not None:
-            # Not in the middle of the program's frames but between two of the loop's callbacks; and not at once, as
-            # the loop may be about to end by itself: then the signal is sent again.
+            # Raise between two callbacks of the loop, not in the middle of the program's frames; and not immediately,
+            # because the loop may be about to end by itself. In that case the signal is sent again.
             loop.call_soon_threadsafe(loop.call_later, 0.05, self._leave_loop, loop)
             run_beside(self._insist, self._left)
             return
         self._go()
         self.callback.run(self.remaining)
         if not self._was_ready and importing(sys._getframe()):  # noqa: SLF001 - documented
-            end_now()  # as SIGTERM ends any Python program that is only about to begin
+            end_now()  # as SIGTERM ends any Python program that is still starting
         sys.unraisablehook = functools.partial(self._come_again, sys.unraisablehook)
         raise SystemExit(0)
 
     def _come_again(self, hook: Callable[[Any], None], ignored: Any) -> None:
-        """See to a SystemExit that was raised where exceptions are ignored: in ``__del__``, in a callback of C's."""
+        """Repeat a SystemExit that was raised where exceptions are ignored: in ``__del__``, or a callback from C."""
         if ignored.exc_type is not SystemExit:
             hook(ignored)
         elif self._leaving:
@@ -325,13 +326,13 @@ class Runtime:
             run_beside(self._insist, self._left)
 
     def _go(self) -> None:
-        """From here, the program is on its way out."""
+        """Mark the program as exiting."""
         self._leaving = True
         self._left.release()
         self.must_end()
 
     def must_end(self, *, hurry: bool = False) -> None:
-        """See to it that the process ends when its time is over (``leaving``), even if SystemExit does not end it."""
+        """Ensure that the process exits when its time is over (``leaving``), even if SystemExit does not end it."""
         run_beside(functools.partial(end_in_time, self.remaining, hurry=hurry, say=complain))
 
     def _leave_loop(self, loop: Any) -> None:
@@ -344,7 +345,7 @@ class Runtime:
         task.add_done_callback(_exit)
 
     def _be_fork(self) -> None:
-        """A fork is no worker: it ends at SIGTERM as any process does, and knows no server."""
+        """Reset the state in a fork, which is not a worker: it has no servers, and SIGTERM ends it as usual."""
         if self.handles_sigterm():
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
         self.servings.clear()
@@ -364,10 +365,10 @@ _current: List[Runtime] = []
 
 
 def current() -> Optional[Runtime]:
-    """Return this process's runtime; None in a program that is no worker."""
+    """Return the runtime of this process; None if it is not a worker."""
     return _current[0] if _current else None
 
 
 def install(runtime: Runtime) -> None:
-    """Make *runtime* this process's own."""
+    """Set the runtime of this process."""
     _current[:] = [runtime]

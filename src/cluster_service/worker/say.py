@@ -1,4 +1,4 @@
-"""What the runtime itself says to the operator, in the worker's log."""
+"""Messages of the runtime to the operator, in the log of the worker."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ import sys
 
 
 def complain(sentence: str) -> None:
-    """Say something to the operator that does not end the worker."""
+    """Print a message to the operator that does not end the worker."""
     if sys.stderr is not None:
         sys.stderr.write(f"cservice: {sentence}\n")

@@ -1,9 +1,9 @@
-"""A Python file, module, directory or zip file as ``__main__``, as if it were run alone.
+"""Runs a Python file, module, directory or zip file as ``__main__``, as if it were run alone.
 
-The interpreter made ``__main__`` for ``boot.py``; its namespace is emptied and given to the script, so that the module
-is in every respect the one that the interpreter looks after: ``multiprocessing`` finds its file, ``pickle`` its
-classes, and it is taken down last. An exception goes on to the interpreter, which prints it by the program's own hook
-and sets the exit code; only our frames are left out.
+The interpreter created ``__main__`` for ``boot.py``. Its namespace is cleared and used for the script, so that it is
+the module that the interpreter manages: ``multiprocessing`` finds its file, ``pickle`` its classes, and it is torn down
+last. An exception propagates to the interpreter, which prints it with the program's own hook and sets the exit code;
+only our frames are removed.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from .say import complain
 from .shadowed import uncover
 
 NOT_RUNNABLE = 2
-"""The exit code of a file that cannot be run, as the interpreter's own."""
+"""Exit code if a file cannot be run; the same as the interpreter's."""
 
 
 def run_script(path: str, arguments: Sequence[str], at_start: Collection[str]) -> None:
-    """Run the file at *path* with ``sys.argv`` of it and *arguments*. *at_start*: see ``shadowed.uncover``.
+    """Run the file at *path*; ``sys.argv`` is *path* and *arguments*. *at_start*: see ``shadowed.uncover``.
 
-    A directory or a zip file is run if it has a module ``__main__``.
+    A directory or a zip file is run if it contains a module ``__main__``.
     """
     if _is_importable(path):
         _call([path, *arguments], [path, *arguments])
         uncover(path, at_start)
-        sys.path.insert(0, path)  # in isolated mode too
+        sys.path.insert(0, path)  # also in isolated mode
         _empty_main()
         _run_as_main("__main__", alter_argv=False)
         return
@@ -42,7 +42,7 @@ def run_script(path: str, arguments: Sequence[str], at_start: Collection[str]) -
     if sys.version_info < (3, 15):
         namespace["__cached__"] = None
     try:
-        exec(compile(source, path, "exec", dont_inherit=True), namespace)  # noqa: S102 - it is what we are for
+        exec(compile(source, path, "exec", dont_inherit=True), namespace)  # noqa: S102 - the purpose of this function
     except SystemExit:
         raise
     except BaseException as error:
@@ -53,7 +53,7 @@ def run_script(path: str, arguments: Sequence[str], at_start: Collection[str]) -
 
 
 def run_module(name: str, arguments: Sequence[str], at_start: Collection[str]) -> None:
-    """Run the module *name* as ``python -m`` does."""
+    """Run the module *name* like ``python -m``."""
     _call(["-m", *arguments], ["-m", name, *arguments])
     _look_in(os.getcwd(), at_start)
     _empty_main()
@@ -67,14 +67,14 @@ def _call(argv: List[str], orig_argv: List[str]) -> None:
 
 
 def _look_in(directory: str, at_start: Collection[str]) -> None:
-    """Let *directory* be the first in which modules are found, unless the interpreter was told not to."""
+    """Insert *directory* first in ``sys.path``, unless the interpreter was told not to."""
     if not (sys.flags.isolated or getattr(sys.flags, "safe_path", False)):
         uncover(directory, at_start)
         sys.path.insert(0, directory)
 
 
 def _empty_main() -> Dict[str, Any]:
-    """Return the namespace of ``__main__``, as it is before a program."""
+    """Return the namespace of ``__main__``, reset to its state before a program."""
     namespace = vars(sys.modules["__main__"])
     annotations = "__annotations__" in namespace
     builtins = namespace["__builtins__"]
@@ -89,7 +89,7 @@ def _empty_main() -> Dict[str, Any]:
 
 
 def _run_as_main(name: str, *, alter_argv: bool) -> None:
-    """Do what the interpreter itself calls for ``-m``, for directories and for zip files."""
+    """Call the function that the interpreter itself uses for ``-m``, directories and zip files."""
     import runpy  # noqa: PLC0415 - for these only
 
     try:
@@ -102,14 +102,14 @@ def _run_as_main(name: str, *, alter_argv: bool) -> None:
 
 
 def _is_importable(path: str) -> bool:
-    """Whether *path* is a directory or a zip file with a module ``__main__``."""
+    """Return True if *path* is a directory or a zip file with a module ``__main__``."""
     if os.path.isdir(path):
         return os.path.isfile(os.path.join(path, "__main__.py"))
     try:
         with io.open_code(path) as file:
-            if b"\0" not in file.read(4096):  # the head of a zip file has some, behind its first line too
+            if b"\0" not in file.read(4096):  # the head of a zip file contains some, even after a shebang line
                 return False
-        from zipimport import zipimporter  # noqa: PLC0415 - as above
+        from zipimport import zipimporter  # noqa: PLC0415 - for these only
 
         return bool(zipimporter(path).archive)
     except (OSError, ImportError):

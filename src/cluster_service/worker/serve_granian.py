@@ -1,7 +1,7 @@
-"""An app on granian: its small supervisor in the worker's process, its server in one child of that (``granian_child``).
+"""Serves an app on granian: its small supervisor in the worker's process, its server in one child (``granian_child``).
 
-At a stop the supervisor has the child drain its connections first; granian's own stop, which closes what is not in the
-middle of a request, comes after.
+At a stop the supervisor makes the child drain its connections first. Granian's own stop, which closes connections
+without a request in progress, follows.
 """
 
 from __future__ import annotations
@@ -49,20 +49,20 @@ class _Granian(granian.Granian):  # type: ignore[misc,valid-type]
 
     worker: Runtime
     listener: Optional[socket.socket] = None
-    """Our own socket, where granian's would not be the shared one."""
+    """Our own socket, if granian's would not be the shared one."""
     _child: Any
     _childs_end: Any
     _code = 0
 
     def prepare(self, target: str) -> Child:
-        """Return what the child is to do."""
+        """Return the callable for the child."""
         self._child, self._childs_end = Pipe()
         pulse, bus, relay = self.worker.pulse, self.worker.bus, None
         if bus is not None:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             bus.relay(ours.detach())
             relay = theirs.detach()
-        pulse.leave()  # it is the child's from now on
+        pulse.leave()  # the child writes to the board from now on
         return Child(target, self._childs_end, self.worker.channel_fd, relay, pulse.descriptor)
 
     def serve(self, *args: Any, **kwargs: Any) -> None:
@@ -70,7 +70,7 @@ class _Granian(granian.Granian):  # type: ignore[misc,valid-type]
             super().serve(*args, **kwargs)
         except SystemExit:
             if self._code:
-                raise SystemExit(self._code) from None  # the child's own
+                raise SystemExit(self._code) from None  # the child's exit code
             raise
 
     def _stop_workers(self) -> None:
@@ -79,13 +79,13 @@ class _Granian(granian.Granian):  # type: ignore[misc,valid-type]
             self._child.send(self.worker.remaining())
             self._child.poll(self.worker.remaining())
         except OSError:
-            pass  # the child is gone
+            pass  # the child has exited
         processes = [worker.inner for worker in self.wrks]
         super()._stop_workers()
         self._code = max((process.exitcode or 0 for process in processes), default=0)
 
     def _init_shared_socket(self) -> None:
-        """Take our own socket, where there is one. As far inside granian as its versions since 2.0 are the same."""
+        """Use our own socket, if there is one. Relies on internals of granian, unchanged since version 2.0."""
         if self.listener is None:
             super()._init_shared_socket()
             return

@@ -1,4 +1,4 @@
-"""An app on uvicorn: its configuration is uvicorn's own default, its sockets are ours, and so is its readiness."""
+"""Serves an app on uvicorn, with uvicorn's default configuration, our sockets and our readiness report."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from .runtime import Runtime
 
 WSGI_THREADS = 40
-"""Requests that a WSGI app answers at a time: what starlette gives to synchronous endpoints."""
+"""Number of requests that a WSGI app answers concurrently, as starlette does for synchronous endpoints."""
 
 
 def serve(app: Any, interface: str, binds: List[str], runtime: Runtime) -> None:
-    """Serve *app* until the worker stops. Ends with SystemExit; its code is not 0 when the app's start-up failed."""
+    """Serve *app* until the worker stops. Ends with SystemExit; the code is not 0 if the startup of the app failed."""
     if interface == "wsgi":
-        from a2wsgi import WSGIMiddleware  # noqa: PLC0415 - only for these
+        from a2wsgi import WSGIMiddleware  # noqa: PLC0415 - only for WSGI
 
         pool = Pool(WSGI_THREADS)
         runtime.pulse.needs(pool.stuck)

@@ -1,4 +1,4 @@
-"""A server at work, as the end of a worker knows it. The drains make their own kinds."""
+"""The interface of a running server that the stop of a worker uses. The drains implement it."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from .say import complain
 
 
 class Serving:
-    """What can be told to stop accepting, and waited for."""
+    """A server that can be told to stop accepting and be waited for."""
 
     runs_callback = False
-    """Whether it runs ``on_worker_stop`` itself as it ends."""
+    """True if it runs ``on_worker_stop`` itself when it ends."""
 
     def begin(self) -> None:
         """Stop accepting. Called from a signal handler: must not block."""
 
     def drain(self, deadline: float) -> None:
-        """Wait until the requests held are answered, to *deadline* (``time.monotonic()``) at most."""
+        """Wait until the open requests are answered, at most until *deadline* (``time.monotonic()``)."""
 
-    # For a program that handles SIGTERM itself (``gate``): the server goes on, until the program's handler ends it.
+    # For a program that handles SIGTERM itself (``gate``): the server continues until the program's handler ends it.
 
     def holds(self) -> bool:
-        """Return whether a connection is open for which ``settle`` would wait."""
+        """Return True if ``settle`` would wait for an open connection."""
         return False
 
     def settle(self, deadline: float) -> None:
-        """Wait for the requests that the server's own end would cut, to *deadline* at most."""
+        """Wait for requests that the server's own shutdown would cut off, at most until *deadline*."""
 
 
 def guarded(serving: Serving, function: Callable[..., None], *args: Any) -> None:
-    """Call *function* of *serving*; where it fails, say so: the worker must end all the same."""
+    """Call *function* of *serving*; report an exception rather than raise it, because the worker must stop anyway."""
     try:
         function(*args)
     except Exception as error:  # noqa: BLE001

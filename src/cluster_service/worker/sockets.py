@@ -1,4 +1,4 @@
-"""The process's sockets, by what the kernel knows of its descriptors. Needs no ``socket``: it may be half imported."""
+"""The sockets of this process, by its descriptors. Does not import ``socket``, which may be partially imported."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def sockets() -> List[int]:
             if stat.S_ISSOCK(os.fstat(int(name)).st_mode):
                 found.append(int(name))
         except OSError:
-            pass  # it was the listing's own, or has been closed
+            pass  # the descriptor of the directory, or closed meanwhile
     return found
 
 
 def is_listening() -> bool:
-    """Whether this process has a socket on which it accepts connections. Without ``_socket``, Python has none."""
+    """Return True if this process has a listening socket. Without ``_socket`` loaded, Python has none."""
     module = sys.modules.get("_socket")
     return hasattr(module, "SO_ACCEPTCONN") and any(_accepts(module, fd) for fd in sockets())
 
@@ -31,7 +31,7 @@ def _accepts(module: Any, fd: int) -> bool:
     try:
         each = module.socket(type=module.SOCK_STREAM | module.SOCK_NONBLOCK, fileno=fd)  # see ``aside.borrowed``
     except OSError:
-        return False  # it has ended meanwhile
+        return False  # closed meanwhile
     try:
         return bool(each.getsockopt(module.SOL_SOCKET, module.SO_ACCEPTCONN))
     except OSError:

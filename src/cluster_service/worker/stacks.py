@@ -1,7 +1,7 @@
-"""The stacks of all threads, written when the worker is sent a signal: what it was doing when it hung.
+"""Stack dumps of all threads on a signal, to show what the worker was doing when it hung.
 
-faulthandler does it in the signal's handler, in C: it needs no loop that turns, and not the GIL either. It writes to
-the worker's board, at the file position of the descriptor, which nothing else uses.
+faulthandler writes them in its signal handler, in C, which needs neither a running loop nor the GIL. It writes to the
+board of the worker, at the file position of the descriptor, which nothing else uses.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 def prepare(pulse: Pulse) -> None:
-    """Have this process write its stacks when it is told to. Where that cannot be, there will be none."""
+    """Register the stack dumps of this process; without support for them, do nothing."""
     try:
-        import faulthandler  # noqa: PLC0415 - it is part of CPython, and not of every other
+        import faulthandler  # noqa: PLC0415 - part of CPython, but not of all implementations
 
         descriptor = pulse.descriptor
-        if os.lseek(descriptor, 0, os.SEEK_CUR) < STACKS_AT:  # else a process before this one has written some
+        if os.lseek(descriptor, 0, os.SEEK_CUR) < STACKS_AT:  # otherwise an earlier process has written a dump
             os.lseek(descriptor, STACKS_AT, os.SEEK_SET)
         faulthandler.register(dump_signal(), file=descriptor, all_threads=True, chain=False)
         faulthandler.register(main_signal(), file=descriptor, all_threads=False, chain=False)

@@ -1,4 +1,4 @@
-"""How long the worker may take to end, once it is asked to. The first word counts: nothing said later changes it."""
+"""The time that the worker has to stop. The first announcement counts; later ones are ignored."""
 
 from __future__ import annotations
 
@@ -7,35 +7,35 @@ from typing import Dict
 from .unpatched import time
 
 DEFAULT_TIMEOUT = 60.0
-"""Seconds to stop in when nobody has announced how long it may take."""
+"""Seconds to stop if no timeout was announced."""
 
 
 class Stop:
-    """The stop under way, or none. To be used from signal handlers and from any thread."""
+    """The stop in progress, if any. Usable in signal handlers and any thread."""
 
     def __init__(self) -> None:
         self._known: Dict[str, float] = {}
-        """At most one; a dictionary, because its setdefault is atomic and needs no lock."""
+        """At most one entry; a dictionary, because its setdefault is atomic and needs no lock."""
 
     def begin(self, timeout: float) -> None:
-        """The worker has to end within *timeout* seconds."""
-        # A part of the time is kept for the program's own way out: its finally blocks, its cleanup.
+        """Record that the worker must end within *timeout* seconds."""
+        # Reserve part of the time for the program's own exit: its finally blocks and its cleanup.
         self._known.setdefault("deadline", time.monotonic() + max(timeout - 2.0, timeout * 0.8))
 
     def forget(self) -> None:
-        """In a fork: it was the worker that was asked."""
+        """Reset the state in a fork: the stop was for the worker."""
         self._known.clear()
 
     @property
     def begun(self) -> bool:
-        """Whether the worker has been asked to end."""
+        """True if the worker has been asked to stop."""
         return bool(self._known)
 
     @property
     def deadline(self) -> float:
-        """When it should have ended by itself (``time.monotonic()``); infinite as long as it need not."""
+        """The time (``time.monotonic()``) by which it should have ended; infinite before a stop."""
         return self._known.get("deadline", float("inf"))
 
     def remaining(self) -> float:
-        """Seconds left; the default when no stop was announced."""
+        """Return the seconds left; the default timeout if no stop was announced."""
         return max(0.0, self.deadline - time.monotonic()) if self.begun else DEFAULT_TIMEOUT

@@ -1,13 +1,13 @@
-"""How answers are ended that never end by themselves: WebSockets, and streams of events (``endless``).
+"""Ending of endless answers: WebSockets and event streams (``endless``).
 
-No stop can wait for them. When the worker stops, a WebSocket is closed with code 1001 ("going away", RFC 6455, section
-7.4.1), and a stream of events is ended as if the app had ended it: its client resumes elsewhere, as EventSource does by
+A stop cannot wait for them. When the worker stops, a WebSocket is closed with code 1001 ("going away", RFC 6455,
+section 7.4.1), and an event stream is ended as if the app had ended it; its client reconnects, as EventSource does by
 itself (https://html.spec.whatwg.org/multipage/server-sent-events.html). The app then has ``GRACE`` seconds to notice;
-after that what it does for this client is cancelled. What does not end even then (a thread that waits for ever, say)
-is *abandoned*: nobody waits for it any more. Everything else that is being answered is left to finish.
+after that its task for this client is cancelled. A task that does not end even then (because of a blocked thread, for
+example) is *abandoned*: the stop no longer waits for it. All other answers are left to finish.
 
-This stands between server and app, so it is the same for every server. A WSGI app can neither be told nor cancelled:
-there a stream ends with the first event that comes when the worker stops.
+This code sits between server and app, and is the same for every server. A WSGI app can neither be notified nor
+cancelled: its stream ends with the next event after the worker was asked to stop.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from .endless import endless
 from .unpatched import allocate_lock, time
 
 GRACE = 1.0
-"""Seconds that an app has to notice that its client is gone, and again to end when it is cancelled."""
+"""Seconds for an app to notice that its client has gone, and again to end when it is cancelled."""
 
 GOING_AWAY = 1001
 
 
 class Stream:
-    """One WebSocket, or one stream of events, and the task that serves it."""
+    """One WebSocket or event stream, and the task that serves it."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class Stream:
         self.ending: Optional[asyncio.Task[None]] = None
 
     async def end(self) -> None:
-        """Tell the client that this is the end; then see to it that the app ends too."""
+        """Send the end to the client; then ensure that the app's task ends."""
         if self.ended:
             return
         self.ended = True
@@ -62,18 +62,18 @@ class Stream:
             await asyncio.wait({self.task}, timeout=GRACE)
 
     async def say_goodbye(self) -> None:
-        """Tell the client."""
+        """Send the end to the client."""
         close: Dict[str, Any] = {"type": "websocket.close", "code": GOING_AWAY}
         if not self.websocket:
             close = {"type": "http.response.body", "body": b"", "more_body": False}
         try:
             await asyncio.wait_for(self.send(close), GRACE)
-        except Exception:  # noqa: BLE001, S110 - the client is gone already
+        except Exception:  # noqa: BLE001, S110 - the client has already gone
             pass
 
 
 class Streams:
-    """Those that are open in this process.
+    """The open streams of this process.
 
     *cancel_first*: the server cannot close a WebSocket while the app waits to receive from it (granian).
     """
@@ -85,7 +85,7 @@ class Streams:
         self._cancelled = False
 
     async def http(self, app: Callable[..., Any], scope: Dict[str, Any], receive: Any, send: Any) -> None:
-        """Let *app* answer one request. An answer that turns out to be a stream of events is remembered."""
+        """Call *app* for one request, and track its answer if it is an event stream."""
         stream: Optional[Stream] = None
         task, method = asyncio.current_task(), scope["method"]
 
@@ -108,7 +108,7 @@ class Streams:
                 self._remove(stream)
 
     async def websocket(self, app: Callable[..., Any], scope: Dict[str, Any], receive: Any, send: Any) -> None:
-        """Let *app* serve one WebSocket."""
+        """Call *app* for one WebSocket."""
         stream = Stream(asyncio.current_task(), send, websocket=True, cancel_first=self._cancel_first)
 
         async def watching(message: Dict[str, Any]) -> None:
@@ -138,21 +138,21 @@ class Streams:
         self._cancelled = self._cancelled or stream.cancelled
 
     def end(self) -> None:
-        """End those that are open, and from now on each that is opened. From any thread."""
+        """End all open streams, and from now on each new one. Thread-safe."""
         self._ending = True
         for stream in list(self._open):
             stream.loop.call_soon_threadsafe(_begin, stream)
 
     async def ended(self) -> None:
-        """Return when each has ended or is abandoned. In the loop of all of them."""
+        """Wait until each stream has ended or is abandoned. Call it in the loop of the streams."""
         endings = [stream.ending for stream in self._open if stream.ending is not None]
         if endings:
             await asyncio.wait(endings, timeout=3 * GRACE)
 
     def await_end(self, deadline: float) -> None:
-        """Wait until each has ended or is abandoned, to *deadline* (``time.monotonic()``) at most.
+        """Wait until each stream has ended or is abandoned, at most until *deadline* (``time.monotonic()``).
 
-        Not to be called in the thread of their loop.
+        Do not call it in the thread of their loop.
         """
         deadline = min(deadline, time.monotonic() + 3 * GRACE)
         never = allocate_lock()
@@ -162,25 +162,25 @@ class Streams:
 
     @property
     def abandoned(self) -> Set[Any]:
-        """The tasks of those that are not to be ended; once ``ended`` or ``await_end`` has returned."""
+        """The tasks that did not end; valid after ``ended`` or ``await_end``."""
         return {stream.task for stream in self._open if stream.cancelled}
 
     @property
     def cancelled(self) -> bool:
-        """Whether an app had to be made to end: a thread of it may go on."""
+        """True if a task of the app was cancelled: one of its threads may continue."""
         return self._cancelled or bool(self.abandoned)
 
 
 def _begin(stream: Stream) -> None:
-    stream.ending = stream.loop.create_task(stream.end())  # held, or it might be collected
+    stream.ending = stream.loop.create_task(stream.end())  # stored, or it might be garbage-collected
 
 
 async def _nothing() -> None:
-    """What is sent to a client that is gone."""
+    """Replaces a send to a client that has gone."""
 
 
 def ending_wsgi(app: Callable[..., Any], stopping: Callable[[], bool]) -> Callable[..., Any]:
-    """Return the WSGI app *app*, whose streams of events end with the first event that comes when it is *stopping*."""
+    """Return the WSGI app *app*, wrapped to end event streams at their next event while *stopping* returns True."""
 
     def ending(environ: Dict[str, Any], start_response: Any) -> Any:
         never_ends = False
@@ -194,14 +194,14 @@ def ending_wsgi(app: Callable[..., Any], stopping: Callable[[], bool]) -> Callab
         file_wrapper = environ.get("wsgi.file_wrapper")
         finite = (list, tuple, bytes, file_wrapper) if isinstance(file_wrapper, type) else (list, tuple, bytes)
         if isinstance(body, finite):
-            return body  # and some servers have a faster way for it
+            return body  # some servers have a faster path for it
         return _Body(body, lambda: never_ends and stopping())
 
     return ending
 
 
 class _Body:
-    """The parts of a WSGI app's answer, until *over*."""
+    """The parts of a WSGI answer, until *over* returns True."""
 
     def __init__(self, body: Any, over: Callable[[], bool]) -> None:
         self._body = body
@@ -218,7 +218,7 @@ class _Body:
         return part
 
     def close(self) -> None:
-        """Part of WSGI: the server has done with it."""
+        """Close the answer, as WSGI requires."""
         close = getattr(self._body, "close", None)
         if close is not None:
             close()

@@ -1,6 +1,6 @@
-"""Threads that ``threading`` does not know of: a program that lists, counts or patches its threads sees its own alone.
+"""Threads unknown to ``threading``: a program that lists, counts or patches its threads sees only its own.
 
-They are nobody's to wait for: the interpreter ends without them.
+The interpreter does not wait for them at shutdown.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from .unpatched import allocate_lock, start_new_thread
 
 
 def run_beside(function: Callable[..., None], *args: Any) -> bool:
-    """Run *function* in a thread. False where the interpreter is about to end, and lets none start.
+    """Run *function* in a thread. Return False if the interpreter is shutting down and starts no threads.
 
-    It has begun when this returns: one that the system starts only after the interpreter's end crashes old Pythons.
+    The thread has started when this returns: one that starts after interpreter shutdown crashes old Pythons.
     """
     begun = allocate_lock()
     begun.acquire()

@@ -1,6 +1,6 @@
-"""The worker's title in the process list: its service, group and slot, and what it is doing.
+"""The title of the worker in the process list: its service, group, slot and state.
 
-A program that imports ``setproctitle`` titles itself: it finds its arguments as they were, and ours is gone for good.
+If the program imports ``setproctitle``, it sets its own title: the original arguments are restored, and ours ends.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Titles:
-    """``cservice: default web.1``, and then a state. *prefix* None: there is to be no title."""
+    """Titles ``cservice: default web.1 STATE``. *prefix* None: no title is set."""
 
     def __init__(self, prefix: Optional[str]) -> None:
         self._prefix = prefix
@@ -27,28 +27,28 @@ class Titles:
         self.show("starting")
 
     def show(self, state: str) -> None:
-        """Show *state*. A fork of the worker, which is none, keeps what it was born with."""
+        """Show *state*. A fork of the worker keeps its title."""
         if self._prefix is not None and self._pid == os.getpid() and state != self._state:
             self._state = state
             self._title.set(f"{self._prefix} {state}")
 
     def show_end(self) -> None:
-        """Show that the worker was asked to stop, by the word that the service has for it."""
+        """Show that the worker was asked to stop, with the name of the state in the service."""
         if self._state not in ("draining", "stopping"):
             self.show("draining" if self._state == "serving" else "stopping")
 
     def of_fork(self, what: str) -> None:
-        """Show *what* this fork of the worker is to it."""
+        """Show the role *what* of this fork of the worker."""
         if self._prefix is not None:
             self._title.set(f"{self._prefix} {what}")
 
     def give_back(self) -> None:
-        """Let the arguments stand there again, and be silent from now on."""
+        """Restore the original arguments, and set no further titles."""
         self._title.give_back()
         self._prefix = None
 
 
 def install(module: ModuleType, runtime: Runtime) -> None:
-    """Make way for the module setproctitle, which looks for the arguments in memory when it is first used."""
+    """Restore the arguments for setproctitle, which searches for them in memory at its first use."""
     del module
     runtime.titles.give_back()

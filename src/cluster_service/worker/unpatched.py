@@ -1,9 +1,9 @@
-"""The interpreter's functions as they were before the program began.
+"""Functions of the interpreter, saved before the program starts.
 
-gevent and eventlet replace functions of ``os``, ``select``, ``time`` and ``_thread`` by their own (monkey patching).
-These switch to another green thread, so they must not be called in the runtime's threads and signal handlers. This
-module is imported before the program, and the runtime's modules, which may be imported later, take the originals from
-here. Sockets are taken from ``_socket``, which both leave alone.
+gevent and eventlet replace functions of ``os``, ``select``, ``time`` and ``_thread`` (monkey patching). The
+replacements switch to another green thread, so threads and signal handlers of the runtime must not call them. This
+module is imported before the program, and modules of the runtime, even those imported later, take the originals from
+here. Sockets are taken from ``_socket``, which both leave unchanged.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ __all__ = ["Bell", "allocate_lock", "get_ident", "get_native_id", "os", "select"
 
 
 class Bell:
-    """Wakes the one thread that waits for it, or the next one that will."""
+    """Wakes the one thread that waits for it, or the next one that does."""
 
     def __init__(self) -> None:
         self._lock = allocate_lock()
         self._lock.acquire()
 
     def ring(self) -> None:
-        """Wake the thread. Rung twice before anybody has waited, it is rung once."""
+        """Wake the thread. Rings before the next wait count once."""
         try:
             self._lock.release()
         except RuntimeError:
-            pass  # it has been rung
+            pass  # it was already rung
 
     def wait(self, seconds: float) -> bool:
-        """Return as soon as it is rung; False after *seconds*."""
+        """Wait for a ring; return False after *seconds*."""
         return self._lock.acquire(timeout=max(0.0, seconds))

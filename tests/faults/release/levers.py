@@ -101,7 +101,47 @@ def is_tcp(number):
         return False
 
 
-DEEDS = {f"/{deed.__name__}": deed for deed in (hang, freeze, leave, crash, leak, talk, close)}
+def background(forks=1):
+    """Start a process in a session of its own that ignores SIGTERM and has no environment."""
+    middle = os.fork()
+    if middle:
+        if forks > 1:
+            os.waitpid(middle, 0)
+        return
+    os.setsid()
+    if forks > 1 and os.fork():
+        os._exit(0)
+    null = os.open(os.devnull, os.O_RDWR)
+    for number in (0, 1, 2):
+        os.dup2(null, number)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    os.execve("/bin/sleep", [f"background child of {OWNER}", "86400"], {})  # noqa: S606
+
+
+OWNER = os.getpid()
+
+
+def nurse():
+    """The child goes on for as long as the worker."""
+    background(forks=2)
+
+
+def orphan():
+    background()
+    leave()
+
+
+def daemonize():
+    """As a program does that puts itself into the background."""
+    background(forks=2)
+    confess("puts itself into the background")
+    os._exit(0)
+
+
+DEEDS = {
+    f"/{deed.__name__}": deed
+    for deed in (hang, freeze, leave, crash, leak, talk, close, nurse, orphan, daemonize)
+}
 LATER = {"exits": leave, "hangs": hang}
 """What a release of this nature does a second after it has begun to serve."""
 MOVED = os.path.exists(os.path.join(os.environ["FAULTS_LEVERS"], f"move-{os.environ['CSERVICE_GROUP']}"))

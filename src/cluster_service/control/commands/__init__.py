@@ -1,6 +1,6 @@
-"""One file a command. Each defines ``COMMAND``; ``registry.BUILT_IN`` lists them.
+"""One module per command. Each defines ``COMMAND``; ``registry.BUILT_IN`` lists them.
 
-This module holds what several of them use.
+This module contains the parameters that several commands share.
 """
 
 from __future__ import annotations
@@ -20,4 +20,4 @@ MONITOR = Parameter(
     metavar="TIME", default="the group's own", remote="plain",
 )  # fmt: skip
 NO_WAIT = Parameter("no_wait", "flag", "do not wait for the end of the operation", remote="plain")
-"""Acted on by the door: a handler never sees it."""
+"""Handled by the endpoint; not passed to the handler."""

@@ -1,4 +1,4 @@
-"""``cancel``."""
+"""The ``cancel`` command."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def run(service: Service, operation: str | None = None) -> dict[str, Any]:
-    """Return the operation, which runs until it has been undone. Raises CommandError when there is none."""
+    """Return the operation, which runs until it has been undone. Raises CommandError if there is none."""
     return service.cancel(operation)
 
 

@@ -1,4 +1,4 @@
-"""``config``: done by the command line itself, in the directory of the caller, unless the running service is meant."""
+"""The ``config`` command. The command line runs it in the caller's directory, unless ``--running`` is given."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ async def run(
     service: Service,
     action: str,
     file: str | None = None,
-    running: bool = True,  # noqa: ARG001, FBT001, FBT002 - it runs
+    running: bool = True,  # noqa: ARG001, FBT001, FBT002 - here the service always runs
 ) -> dict[str, Any]:
-    """Answer for the running service."""
+    """Return the configuration of the running service. Raises CommandError bad_request."""
     if file is not None:
         raise CommandError("bad_request", "config: a running service has its own file", "Leave FILE out.")
     return await service.configuration(action)
@@ -30,12 +30,12 @@ def here(
     session: Mapping[str, Any],
     action: str,
     file: str | None = None,
-    running: bool = False,  # noqa: FBT001, FBT002 - given by name
+    running: bool = False,  # noqa: FBT001, FBT002 - passed by name
 ) -> dict[str, Any] | None:
-    """Look at the configuration of the directory that we are in. Raises CommandError with every mistake."""
+    """Check or show the configuration of the current directory. Raises CommandError that lists every mistake."""
     if running:
         return None
-    from cluster_service.config import looking  # noqa: PLC0415 - only where there is something to be read
+    from cluster_service.config import looking  # noqa: PLC0415 - only needed to read a configuration
     from cluster_service.config.record import Origin  # noqa: PLC0415
 
     options = {name: session[name] for name in ("name", "run_dir", "access_key_file") if _was_given(session, name)}
@@ -44,7 +44,7 @@ def here(
 
 
 def _was_given(session: Mapping[str, Any], name: str) -> bool:
-    """Whether it stood before the command: what the environment says is read there."""
+    """Return True if the option was given before the command; the configuration reads the environment itself."""
     value = session.get(name)
     return value not in (None, os.environ.get(f"CSERVICE_{name.upper()}")) and (name, value) != ("name", "default")
 

@@ -1,4 +1,4 @@
-"""``events``."""
+"""The ``events`` command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``exit``."""
+"""The ``exit`` command."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def run(service: Service, when: str) -> dict[str, Any]:
-    """Kill every worker and end."""
+    """Kill every worker and exit."""
     assert when == "now"  # noqa: S101 - the only choice
     return service.exit_now()
 

@@ -1,4 +1,4 @@
-"""``health``."""
+"""The ``health`` command."""
 
 from __future__ import annotations
 

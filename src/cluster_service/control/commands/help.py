@@ -1,4 +1,4 @@
-"""``help``."""
+"""The ``help`` command."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def run(service: Service | None, command: str | None = None) -> dict[str, Any]:  # noqa: ARG001 - the same with and without
-    """Return one command's definition, or all of them. Raises CommandError no_such_command."""
+    """Return the definition of one command, or of all. Raises CommandError no_such_command."""
     if command is not None:
         return COMMANDS.get(command).describe()
     return {"commands": [known.describe() for known in COMMANDS.all()]}

@@ -1,4 +1,4 @@
-"""``info``."""
+"""The ``info`` command."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def run(service: Service) -> dict[str, Any]:
-    """Return the service as a whole."""
+    """Return the general information about the service."""
     return service.info()
 
 

@@ -1,4 +1,4 @@
-"""``logs``."""
+"""The ``logs`` command."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 async def run(service: Service, lines: int = 100, *, follow: bool = False) -> dict[str, Any]:
-    """Return the last lines of the log file. Raises CommandError: failed when there is none, bad_request."""
+    """Return the last lines of the log file. Raises CommandError: ``failed`` if there is none, ``bad_request``."""
     if follow:
         raise CommandError("bad_request", "logs: only the command line can follow", "Leave out follow.")
     return await service.log_lines(lines)

@@ -1,4 +1,4 @@
-"""``ls``: every service of this user on this machine. One that does not answer is listed all the same."""
+"""The ``ls`` command: list every service of this user on this machine, including unresponsive ones."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ if TYPE_CHECKING:
     from cluster_service.control.service import Service
 
 PATIENCE = 2.0
-"""Seconds that a service may take to say how it is."""
+"""Timeout for the answer of one service, in seconds."""
 AT_A_TIME = 16
-"""Services that are asked at the same time."""
+"""Maximum number of services queried in parallel."""
 
 
 async def run(_service: Service) -> dict[str, Any]:
-    """Answer for the machine of the running service, which is asked as any other is."""
-    import asyncio  # noqa: PLC0415 - the command line does without
+    """List the services on the machine of the running service, which is queried like the others."""
+    import asyncio  # noqa: PLC0415 - not needed by the command line
 
     return await asyncio.to_thread(here, {})
 
 
 def here(session: Mapping[str, Any]) -> dict[str, Any]:
-    """Ask every service of the run directory."""
+    """Query every service in the run directory."""
     run_dir = session.get("run_dir")
     holders = rundir.running(run_dir)
     if len(holders) < 2:
@@ -39,7 +39,7 @@ def here(session: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _row(holder: rundir.Holder, run_dir: str | None) -> dict[str, Any]:
-    from cluster_service.control.client import connect  # noqa: PLC0415 - only where there is somebody to ask
+    from cluster_service.control.client import connect  # noqa: PLC0415 - only needed if there is a service
 
     row: dict[str, Any] = {"name": holder.name, "pid": holder.pid or None, "since": holder.since or None}
     unknown: dict[str, Any] = {"serving": None, "wanted": None, "ports": [], "doors": [], "targets": []}

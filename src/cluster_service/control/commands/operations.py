@@ -1,4 +1,4 @@
-"""``operations``."""
+"""The ``operations`` command."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def run(service: Service, operation: str | None = None) -> dict[str, Any]:
-    """Return one operation, or those that are remembered, newest first. Raises CommandError not_found."""
+    """Return one operation, or all that are remembered, newest first. Raises CommandError not_found."""
     if operation is not None:
         return service.operation(operation)
     return {"service": service.name, "operations": service.operations()}

@@ -1,4 +1,4 @@
-"""``reload``."""
+"""The ``reload`` command."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 async def run(
     service: Service,
-    timeout: float | None = None,  # noqa: ASYNC109 - the workers'
+    timeout: float | None = None,  # noqa: ASYNC109 - a timeout for the workers
     monitor: float | None = None,
-    plan: bool = False,  # noqa: FBT001, FBT002 - given by name
+    plan: bool = False,  # noqa: FBT001, FBT002 - passed by name
 ) -> dict[str, Any]:
     """Start the operation, or return the plan."""
     return await service.reload(plan, monitor, timeout)

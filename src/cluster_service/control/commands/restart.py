@@ -1,4 +1,4 @@
-"""``restart``."""
+"""The ``restart`` command."""
 
 from __future__ import annotations
 

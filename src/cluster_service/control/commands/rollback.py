@@ -1,4 +1,4 @@
-"""``rollback``."""
+"""The ``rollback`` command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``scale``."""
+"""The ``scale`` command."""
 
 from __future__ import annotations
 

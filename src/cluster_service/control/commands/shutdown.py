@@ -1,4 +1,4 @@
-"""``shutdown``."""
+"""The ``shutdown`` command."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""``start``, of a group in a running service. To start a service is the command line's own: there is none to ask
-yet.
-"""
+"""The ``start`` command for a group in a running service. The command line itself starts a service."""
 
 from __future__ import annotations
 
@@ -38,7 +36,7 @@ _REMOTE = (
     "group", "workers", "ready_timeout", "stop_timeout", "ready_after", "auto_restart", "restart_delay",
     "restarts_per_minute", "monitor", "server",
 )  # fmt: skip
-"""Settings that a remote key may give: names, numbers and times, which neither run nor open anything."""
+"""Settings allowed with a remote key: names, numbers and times, which neither run nor open anything."""
 _OWN = ("target", "command", "cwd", "timeout", "args")
 
 COMMAND = Command(

@@ -1,4 +1,4 @@
-"""``systemd``: prints units. Done by the command line itself, unless the running service is meant."""
+"""The ``systemd`` command: print units. The command line runs it, unless ``--running`` is given."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 def run(
     service: Service,
-    socket: bool = False,  # noqa: FBT001, FBT002 - given by name
+    socket: bool = False,  # noqa: FBT001, FBT002 - passed by name
     listen: Sequence[str] = (),
     user: str | None = None,
     writable: Sequence[str] = (),
     args: Sequence[str] = (),
-    running: bool = True,  # noqa: ARG001, FBT001, FBT002 - it runs
+    running: bool = True,  # noqa: ARG001, FBT001, FBT002 - here the service always runs
 ) -> dict[str, Any]:
-    """Answer for the running service."""
+    """Return the units of the running service. Raises CommandError bad_request."""
     if args:
         raise CommandError("bad_request", "systemd: a running service has arguments of its own", "Leave them out.")
     settings, argv = service.started_with()
@@ -40,17 +40,17 @@ def run(
 
 def here(
     session: Mapping[str, Any],
-    socket: bool = False,  # noqa: FBT001, FBT002 - given by name
+    socket: bool = False,  # noqa: FBT001, FBT002 - passed by name
     listen: Sequence[str] = (),
     user: str | None = None,
     writable: Sequence[str] = (),
     args: Sequence[str] = (),
-    running: bool = False,  # noqa: FBT001, FBT002 - given by name
+    running: bool = False,  # noqa: FBT001, FBT002 - passed by name
 ) -> dict[str, Any] | None:
-    """Answer for a service that is started with *args*, or by the configuration of the directory that we are in."""
+    """Return the units of a service started with *args*, or configured in the current directory."""
     if running:
         return None
-    from cluster_service.config.record import Origin, plain  # noqa: PLC0415 - only where a unit is made
+    from cluster_service.config.record import Origin, plain  # noqa: PLC0415 - only needed to make a unit
     from cluster_service.config.resolve import resolve  # noqa: PLC0415
     from cluster_service.control import starting, units  # noqa: PLC0415
 
@@ -78,12 +78,12 @@ def here(
 def _units(
     settings: Settings,
     argv: Sequence[str],
-    socket: bool,  # noqa: FBT001 - as it was given
+    socket: bool,  # noqa: FBT001 - passed on unchanged
     listen: Sequence[str],
     user: str | None,
     writable: Sequence[str],
 ) -> dict[str, Any]:
-    from cluster_service.config import binds  # noqa: PLC0415 - only where a unit is made
+    from cluster_service.config import binds  # noqa: PLC0415 - only needed to make a unit
     from cluster_service.control import units  # noqa: PLC0415
 
     groups = settings.spec.groups

@@ -1,4 +1,4 @@
-"""``test``."""
+"""The ``test`` command."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def run(service: Service, script: str, timeout: str = "0ms") -> dict[str, Any]:
-    """Start the operation. *timeout*: with its unit; 0: no limit."""
+    """Start the operation. *timeout*: a duration with its unit; 0 means no limit."""
     return service.test(script, values.duration(timeout) or None)
 
 

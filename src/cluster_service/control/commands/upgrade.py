@@ -1,4 +1,4 @@
-"""``upgrade``."""
+"""The ``upgrade`` command."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 CHANGES = ("cwd", "python", "env", "server", "args")
-"""What may change without another target."""
+"""Parameters that may change without a new target."""
 
 
 async def run(service: Service, selector: str, target: str | None = None, **options: Any) -> dict[str, Any]:
-    """Start the operation."""
+    """Start the operation. Raises CommandError bad_request if nothing would change."""
     if target is None and not any(options.get(name) for name in CHANGES):
         flags = ", ".join(f"--{name}" for name in CHANGES)
         raise CommandError(

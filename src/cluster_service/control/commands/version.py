@@ -1,4 +1,4 @@
-"""``version``."""
+"""The ``version`` command."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def run(service: Service | None) -> dict[str, Any]:
-    """Return the version of the service, or of the command line itself when there is none."""
+    """Return the version of the service, or of the command line if no service runs."""
     return {"version": __version__, "service": service.name if service is not None else None}
 
 

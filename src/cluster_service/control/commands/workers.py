@@ -1,4 +1,4 @@
-"""``workers``."""
+"""The ``workers`` command."""
 
 from __future__ import annotations
 

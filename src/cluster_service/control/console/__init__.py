@@ -1,13 +1,13 @@
-"""The console: commands a line each, from a terminal or from whatever is piped in, until its end.
+"""The console: reads one command per line, from a terminal or from a pipe, until the end of the input.
 
-``quit``, ``exit`` (alone) and the end of the input leave the console and nothing else; ``exit now`` is a command of
-the service. Lines that are empty or begin with ``#`` are skipped. A command that fails is told and the next is read;
-the exit code is that of the last command that failed.
+``quit``, ``exit`` (alone) and the end of the input leave the console only; ``exit now`` is a command of the service.
+Empty lines and lines that begin with ``#`` are skipped. A failed command is reported, and the console continues; its
+exit code is that of the last command that failed.
 
-``prompt``      on a terminal: line editing, completion, help, the service's events. Only it imports prompt_toolkit
+``prompt``      for a terminal: line editing, completion, help, events. The only module that imports prompt_toolkit
 ``history``     the lines of earlier consoles
-``screen``      lines that come while a line is being typed, or while a command shows how far it is
-``beside``      the console on a service's own terminal: who has the terminal, and where the service's output goes
+``screen``      output that arrives while a line is being typed or a command shows its progress
+``beside``      the console on the terminal of a service: who uses the terminal, and where the service writes
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ LEAVE = (["quit"], ["exit"])
 
 @dataclass
 class Outcome:
-    """How a console ended."""
+    """The result of a console."""
 
     given: int = 0
-    """Commands that were given."""
+    """The number of commands given."""
     code: int = 0
-    """The exit code of the last one that failed, else 0."""
+    """The exit code of the last command that failed, else 0."""
     ended: bool = False
-    """By its last command the service has ended."""
+    """The last command ended the service."""
 
 
 def run(session: Session, *, greeted: bool = False) -> Outcome:
-    """Read and give commands until the input ends. *greeted*: it was said already what this is."""
+    """Read and run commands until the input ends. *greeted*: a greeting was already shown."""
     terminal = sys.stdin is not None and sys.stdin.isatty()
     session = replace(session, compact=True)
     if not terminal:
@@ -56,7 +56,7 @@ def run(session: Session, *, greeted: bool = False) -> Outcome:
 
 
 def obey(session: Session, lines: Iterable[str], *, terminal: bool) -> Outcome:
-    """Give the commands in *lines*. *terminal*: somebody sits there, who has pressed Ctrl-C for this command only."""
+    """Run the commands in *lines*. *terminal*: Ctrl-C interrupts only the current command."""
     outcome = Outcome()
     for line in lines:
         words = _words(session, line, outcome)
@@ -78,7 +78,7 @@ def obey(session: Session, lines: Iterable[str], *, terminal: bool) -> Outcome:
 def _give(session: Session, words: list[str]) -> int:
     try:
         return session.line(words)
-    except KeyboardInterrupt:  # a command that only reads
+    except KeyboardInterrupt:  # only commands that read do not handle it themselves
         say("")
         return INTERRUPTED
 
@@ -94,7 +94,7 @@ def _words(session: Session, line: str, outcome: Outcome) -> list[str]:
 
 
 def _typed(session: Session) -> Iterator[str]:
-    """The lines that are typed at a terminal that can do nothing, or whose output goes elsewhere."""
+    """Yield the lines typed at a terminal without line control, or whose output is redirected."""
     import readline  # noqa: F401, PLC0415 - gives input() its line editing
 
     while True:

@@ -1,4 +1,4 @@
-"""``python -m cluster_service.control.console``: the console on a service's own terminal."""
+"""``python -m cluster_service.control.console``: the console on the terminal of a service."""
 
 from .beside import main
 

@@ -1,16 +1,17 @@
 """The console on the terminal of a service that runs in the foreground.
 
-    attach(settings)       called by the process that is about to become the guardian: starts the console beside it
-    main()                 the console's own process
+    attach(settings, environ)    called by the process that becomes the guardian: starts the console
+    main()                       entry point of the console's process
 
-The process that the user started becomes the guardian, so the console is another one: no child of the guardian, in the
-same session, in a process group of its own, which has the terminal. So Ctrl-C is the console's, and nothing that
-happens to the console is the service's concern. The service writes to a pseudo-terminal that the console reads, and
-shows above its prompt. If the console dies, that output is lost, as if the terminal had gone; the service goes on.
+The process that the user started becomes the guardian, so the console is a separate process: not a child of the
+guardian, in the same session, and in its own process group, which is the foreground group of the terminal. Ctrl-C thus
+reaches only the console, and a failure of the console does not affect the service. The service writes to a
+pseudo-terminal, which the console reads and displays above its prompt. If the console dies, that output is lost, as if
+the terminal had gone; the service keeps running.
 
-Whoever leaves the console (Ctrl-D), or the end of the service, gives the terminal back to the guardian's group: from
-then on Ctrl-C is the service's again, and the console only passes the output on. The terminal is given back before the
-service has ended, since then it is the shell's.
+When the user leaves the console (Ctrl-D), or the service ends, the guardian's group becomes the foreground group again:
+from then on Ctrl-C reaches the service, and the console only relays the output. The terminal is given back before the
+service has ended, because it belongs to the shell afterwards.
 """
 
 from __future__ import annotations
@@ -41,22 +42,23 @@ if TYPE_CHECKING:
     from .screen import Screen
 
 EARLY = frozenset((signal.SIGINT,))
-"""What waits until the console, or the guardian, has begun: in the middle of its imports it would only end it."""
+"""Signals blocked until the console or the guardian is ready: during its imports they would only kill it."""
 PAUSE = 0.05
-"""Seconds between two looks for the door of a service that is just starting."""
+"""Seconds between two checks whether a starting service answers."""
 LEFT = (
     "The console is left; the service goes on, here. Ctrl-C shuts it down gracefully; `cservice{}` elsewhere is its "
     "console."
 )
 ASKED = "Ctrl-C once more shuts the service down gracefully; Ctrl-D leaves the console, and the service goes on."
 OWN = re.compile(r"\[cservice\]\S* audit \{.*\"key\": \"owner\", \"door\": \"unix\"")
-"""What the log tells of the commands that are typed here, where everybody sees them."""
+"""Matches audit lines of commands given over the Unix endpoint, which the user of the console has just typed."""
 ENDING = "cservice: the service is shutting down (Ctrl-C: at once)"
 
 
 def wanted(settings: Settings) -> bool:
-    """Tell whether the service of *settings* is to have a console on this terminal. Raises CommandError bad_request
-    when one was asked for, and there can be none.
+    """Return True if the service of *settings* gets a console on this terminal.
+
+    Raises CommandError bad_request if a console was requested and is not possible.
     """
     if settings.console is False or settings.detach:
         return False
@@ -76,16 +78,16 @@ def _why_not() -> str:
             return "the service is started in the background"
     except OSError:
         return "it is not the terminal of this session"
-    if os.getpid() == 1:  # whatever lost its parent would be a child of the guardian, as workers are
+    if os.getpid() == 1:  # an orphan would become a child of the guardian, like a worker
         return "the service is process 1"
     return ""
 
 
 def attach(settings: Settings, environ: Mapping[str, str]) -> None:
-    """Start the console, and write to it from now on. To be called by the process that becomes the guardian."""
+    """Start the console and redirect the output to it. Call it in the process that becomes the guardian."""
     signal.pthread_sigmask(signal.SIG_BLOCK, EARLY)
     log, ours = pty.openpty()
-    tty.setraw(ours)  # lines are passed on as they are written
+    tty.setraw(ours)  # pass lines on unchanged
     with contextlib.suppress(OSError):
         fcntl.ioctl(ours, termios.TIOCSWINSZ, fcntl.ioctl(0, termios.TIOCGWINSZ, b"\0" * 8))
     ready, told = os.pipe()
@@ -101,7 +103,7 @@ def attach(settings: Settings, environ: Mapping[str, str]) -> None:
     os.close(told)
     os.close(log)
     os.waitpid(child, 0)
-    os.read(ready, 1)  # its end: the console is another program now, and has the terminal
+    os.read(ready, 1)  # end of file: the console has called exec, and has the terminal
     os.close(ready)
     os.dup2(ours, 1)
     if os.isatty(2):
@@ -110,20 +112,20 @@ def attach(settings: Settings, environ: Mapping[str, str]) -> None:
 
 
 def _become_console(argv: list[str], environ: dict[str, str]) -> None:
-    """In a forked child: have a child that nobody is the parent of, and that has the terminal, become the console."""
+    """In a forked child: fork again, so that the console is an orphan; make it the foreground group and exec it."""
     try:
         if os.fork() == 0:
             os.setpgid(0, 0)
             for number in (signal.SIGTTOU, signal.SIGHUP):
-                signal.signal(number, signal.SIG_IGN)  # which exec keeps
+                signal.signal(number, signal.SIG_IGN)  # exec preserves this
             os.tcsetpgrp(0, os.getpgrp())
-            os.execve(sys.executable, argv, environ)  # noqa: S606 - ourselves
+            os.execve(sys.executable, argv, environ)  # noqa: S606 - our own interpreter
     finally:
         os._exit(0)
 
 
 class Beside:
-    """The console's process."""
+    """The process of the console."""
 
     def __init__(self, guardian: int, log: int, session: Session, *, events: bool) -> None:
         self._guardian = guardian
@@ -134,11 +136,11 @@ class Beside:
         self._terminal = termios.tcgetattr(0)
         self._asked = False
         self._stops = False
-        """The service is to be told to shut down, as soon as the terminal has been given back."""
+        """Send the service SIGINT as soon as the terminal has been given back."""
         self._relayed = threading.Event()
 
     def run(self) -> None:
-        """Be a console, and then pass on what the service writes until it has ended."""
+        """Run the console, then relay the output of the service until it has ended."""
         from . import obey  # noqa: PLC0415
         from .prompt import Prompt  # noqa: PLC0415
         from .screen import Screen  # noqa: PLC0415
@@ -147,7 +149,7 @@ class Beside:
         console = self
 
         class Own(Prompt):
-            """The prompt that knows that it shares the service's terminal."""
+            """The prompt on the terminal that is shared with the service."""
 
             def _listen(self) -> None:
                 if console.wait_for_door():
@@ -180,7 +182,7 @@ class Beside:
         self._relayed.wait()
 
     def _hear_early(self, prompt: Prompt) -> None:
-        """From here Ctrl-C is heard; one that came before this had begun is as good as one at the prompt."""
+        """Unblock Ctrl-C; one that arrived before counts as one at the prompt."""
         if EARLY & signal.sigpending():
             signal.sigwait(EARLY)
             self.interrupted(prompt)
@@ -192,7 +194,7 @@ class Beside:
             yield line
 
     def wait_for_door(self) -> bool:
-        """Return when the service answers; False when it has ended before."""
+        """Wait until the service answers and return True; return False if it ends before."""
         while not self._relayed.wait(PAUSE):
             try:
                 self._session.client().glance("/api/v1/health", 5.0)
@@ -202,7 +204,7 @@ class Beside:
         return False
 
     def interrupted(self, prompt: Prompt) -> None:
-        """Ctrl-C on an empty line: the second in a row is for the service, which is told when it has the terminal."""
+        """Handle Ctrl-C on an empty line. The second one in a row is for the service, sent after the terminal is."""
         if not self._asked:
             self._asked = True
             threading.Thread(target=prompt.screen.put, args=(ASKED + "\n",), daemon=True).start()
@@ -211,13 +213,13 @@ class Beside:
         prompt.end(ENDING)
 
     def _relay(self, screen: Screen, prompt: Prompt) -> None:
-        """Show what the service writes, whole lines, until nobody writes any more."""
+        """Display the output of the service in whole lines until the last writer has closed it."""
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         rest = ""
         while True:
             try:
                 data = os.read(self._log, 65536)
-            except OSError:  # EIO: the last of its writers has gone
+            except OSError:  # EIO: the last writer has closed it
                 break
             if not data:
                 break
@@ -228,7 +230,7 @@ class Beside:
         prompt.end("cservice: the service has ended")
 
     def _give_back(self) -> None:
-        """Give the terminal back, as it was, to the group of the service."""
+        """Restore the terminal settings, and make the group of the service the foreground group."""
         with contextlib.suppress(termios.error, OSError):
             termios.tcsetattr(0, termios.TCSADRAIN, self._terminal)
         with contextlib.suppress(OSError):
@@ -237,7 +239,7 @@ class Beside:
 
 
 def _show(screen: Screen, text: str) -> None:
-    """Show the lines in *text*. Whatever goes wrong, the next ones are read: the service must not wait for us."""
+    """Display the lines in *text*. Ignores every error: the service must not block on its output."""
     kept = "".join(line for line in text.splitlines(keepends=True) if not OWN.search(line))
     if kept:
         with contextlib.suppress(Exception):
@@ -245,7 +247,7 @@ def _show(screen: Screen, text: str) -> None:
 
 
 def main() -> None:
-    """Run."""
+    """Run the console."""
     import argparse  # noqa: PLC0415
 
     parser = argparse.ArgumentParser()

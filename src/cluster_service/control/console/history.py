@@ -1,7 +1,7 @@
-"""The lines of earlier consoles, in a file of the user's: ``$XDG_STATE_HOME/cluster-service/history``, mode 0600.
+"""The history of the console, in ``$XDG_STATE_HOME/cluster-service/history``, mode 0600.
 
-A line each, newest last. Where the file cannot be read or written there is no history, and no complaint. Lines that
-hold an access key, variables for workers, or anything else that is likely to be a secret are not kept.
+One line per entry, newest last. If the file cannot be read or written, the console silently does without. Lines that
+contain an access key, variables for workers, or other likely secrets are not stored.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 KEPT = 1000
-"""Lines that are remembered; the file is cut to them when it holds twice as many."""
+"""Maximum number of lines loaded; the file is truncated to them when it holds more than twice as many."""
 _SECRET = re.compile(r"access.?key|--env\b|\benv[:=]|\"env\"", re.IGNORECASE)
 
 
 def place(environ: Mapping[str, str] = os.environ) -> str | None:
-    """Return where the file is; None where this user has no place for it."""
+    """Return the path of the file; None if this user has no state directory."""
     state = rundir.state_home(environ)
     return None if state is None else os.path.join(state, "history")
 
 
 class FileHistory(History):
-    """The history in the file at *path*; None: it lasts as long as this console."""
+    """The history in the file at *path*; None: in memory only."""
 
     def __init__(self, path: str | None) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class FileHistory(History):
         return reversed(lines[-KEPT:])
 
     def store_string(self, string: str) -> None:
-        """Add a line."""
+        """Add a line, unless it is likely to contain a secret."""
         line = " ".join(string.split("\n"))
         words = line.split()
         if not _SECRET.search(line) and masks.arguments(words) == words:
@@ -69,7 +69,7 @@ class FileHistory(History):
             with open(files.open_for_append(self._path, 0o600), "ab") as file:
                 file.write(text.encode("utf-8", "replace"))
         except OSError:
-            self._path = None  # as if there were no place for it
+            self._path = None  # continue without a file
 
     def _keep(self, text: str) -> None:
         if self._path is None:

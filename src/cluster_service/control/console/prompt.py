@@ -1,8 +1,8 @@
-"""The prompt: a line is edited, completed and explained while it is typed, and what happens meanwhile stands above it.
+"""The prompt: edits, completes and explains the line being typed, and displays events above it.
 
-Ctrl-C clears the line; Ctrl-D on an empty one leaves the console; F2 switches the lines of events off and on. While a
-command runs there is no prompt: Ctrl-C is the command's then. Events that a command of ours causes are not told beside
-it, but for those that mean trouble. When the service ends, the prompt goes with it.
+Ctrl-C clears the line; Ctrl-D on an empty line leaves the console; F2 toggles the display of events. While a command
+runs there is no prompt, and Ctrl-C interrupts the command; only events that report trouble are displayed then. The
+prompt ends with the service.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ if TYPE_CHECKING:
     from cluster_service.control.session import Session
 
 TROUBLE = frozenset({"slot_broken", "slot_recovered", "worker_hung", "worker_kill", "master_start", "missed"})
-"""Events that are told while a command of ours runs too; and each worker that fails."""
+"""Events displayed while a command runs too, besides failures of workers."""
 STYLE = Style.from_dict({"bottom-toolbar": "noreverse fg:ansibrightblack", "prompt": "bold"})
 REST = "Tab completes · F2 switches the events {} · Ctrl-D leaves"
 
 
 class Completing(Completer):
-    """The words that may stand here, from the same source as the shells'."""
+    """Completion from the same source as for shells."""
 
     def __init__(self, offers: completion.Offers) -> None:
         self._offers = offers
 
     def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterable[Completion]:
-        """Yield them."""
+        """Yield the completions of the current word."""
         words, current = completion.split(document.text_before_cursor)
         choices = completion.complete(words, current, self._offers)
         for choice in choices.found:
@@ -59,13 +59,15 @@ class Completing(Completer):
 
 
 class Prompt:
-    """The prompts of one console, for a ``with`` block."""
+    """The prompt of one console; use it in a ``with`` block."""
 
     def __init__(
         self, session: Session, *, screen: Screen | None = None, events: bool = True, after: int | None = None
     ) -> None:
-        """*screen*: where lines are shown that come by themselves; *events*: tell what happens, after the event with
-        the number *after*; None: from now on.
+        """Set up the prompt.
+
+        *screen*: displays lines that arrive by themselves; *events*: display events, from after the event with id
+        *after* (None: from now on).
         """
         self._name = session.name
         self._client = session.client
@@ -75,9 +77,9 @@ class Prompt:
         self._after = after
         self._at_prompt = False
         self._given = ""
-        """The command that was typed last: the event of it often comes when the prompt is back, and is not told."""
+        """The last command typed. Its own event often arrives when the prompt is back, and is not displayed."""
         self._over = ""
-        """Why there is to be no prompt any more."""
+        """Why there will be no further prompt; empty while there may be one."""
         self._application: tuple[asyncio.AbstractEventLoop, Any] | None = None
         self._lock = threading.Lock()
         self._prompt: PromptSession[str] = PromptSession(
@@ -93,22 +95,22 @@ class Prompt:
         )
 
     def __enter__(self) -> Self:
-        """Begin to listen to the service."""
+        """Start listening to the service."""
         threading.Thread(target=self._listen, daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Nothing is left to do: what listens, ends with this program."""
+        """Do nothing: the listening thread is a daemon."""
 
     @property
     def over(self) -> str:
-        """Why there is no prompt any more; empty: there may be one."""
+        """Why there is no further prompt; empty while there may be one."""
         return self._over
 
     # -- lines -------------------------------------------------------------------------------------------------------
 
     def lines(self) -> Iterator[str]:
-        """Yield what is typed, line by line, until the console is left or the service has ended."""
+        """Yield the lines typed, until the user leaves the console or the service has ended."""
         while not self._over:
             line = self.ask()
             if line is None:
@@ -118,7 +120,7 @@ class Prompt:
         out(self._over)
 
     def ask(self) -> str | None:
-        """Return a line; None when the console is left, or is to be. A line that was cleared is empty."""
+        """Return a line; empty if it was cleared, None if the console ends."""
         try:
             self._at_prompt = True
             line = self._prompt.prompt(f"{self._name}> ", pre_run=self._begun)
@@ -137,10 +139,10 @@ class Prompt:
         return line
 
     def interrupted(self) -> None:
-        """Ctrl-C was pressed on an empty line."""
+        """Handle Ctrl-C on an empty line; for subclasses."""
 
     def end(self, why: str) -> None:
-        """Let there be no prompt any more, and tell why. From any thread."""
+        """End the prompt and print *why*. Thread-safe."""
         with self._lock:
             self._over = self._over or why
             if self._application is not None:
@@ -182,7 +184,7 @@ class Prompt:
     # -- events ------------------------------------------------------------------------------------------------------
 
     def _listen(self) -> None:
-        """Learn which commands there are, and tell what happens, until the service ends."""
+        """Load the commands of the service, then display its events until it ends."""
         self._offers.commands()
         try:
             for event in feed(self._client(), self._after):
@@ -192,7 +194,7 @@ class Prompt:
                 self.end(f"cservice: {render.clean_lines(error.message)}")
 
     def heard(self, event: Mapping[str, Any]) -> None:
-        """Show *event*, unless it is told in another way."""
+        """Display *event*, unless it belongs to the command just given or events are off."""
         kind = event.get("event")
         if kind == "command" and event.get("name") == self._given:
             self._given = ""

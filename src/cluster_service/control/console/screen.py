@@ -1,8 +1,8 @@
-"""Lines that come by themselves, on a terminal at which somebody types.
+"""Lines that arrive by themselves on a terminal with a prompt.
 
-While a prompt stands, they are shown above it; while a command shows how far it is, above that; else where the cursor
-is. Whoever brings them, in threads of his own, waits when more than ``LIMIT`` characters have not been shown: memory is
-bounded, and a slow terminal slows them down as it would without a console.
+They are displayed above the prompt or above the progress of a command, else at the cursor. The threads that produce
+them block while ``LIMIT`` characters wait, so memory is bounded, and a slow terminal slows the producers down as it
+would without a console.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 LIMIT = 64 * 1024
-"""Characters that may wait."""
+"""Maximum number of waiting characters."""
 GATHER = 0.03
-"""Seconds for which lines are gathered while a prompt stands, which is drawn anew after each batch."""
+"""Seconds for which lines are collected while there is a prompt, which is redrawn after each batch."""
 
 
 def plain(text: str) -> None:
-    """Write *text*, above the display of a command that is running."""
-    with contextlib.suppress(OSError):  # nobody looks any more
+    """Write *text*, above the progress of a running command."""
+    with contextlib.suppress(OSError):  # the terminal has gone
         for above in ABOVE[-1:]:
             above(text.removesuffix("\n"))
             return
@@ -38,7 +38,7 @@ def plain(text: str) -> None:
 
 
 class Screen:
-    """What is to be shown."""
+    """The lines waiting to be displayed."""
 
     def __init__(self, write: Callable[[str], None] = plain) -> None:
         self._write = write
@@ -51,7 +51,7 @@ class Screen:
         self._called = False
 
     def put(self, text: str) -> None:
-        """Show *text*, of whole lines. From any thread but the prompt's."""
+        """Display *text*, which consists of whole lines. Call it from any thread except that of the prompt."""
         with self._changed:
             self._changed.wait_for(lambda: self._size < LIMIT)
             self._waiting.append(text)
@@ -62,9 +62,9 @@ class Screen:
         self._show()
 
     def _call(self) -> None:
-        """Have the prompt's loop show what waits."""
+        """Let the event loop of the prompt display the waiting lines."""
         if not self._called and self._loop is not None:
-            with contextlib.suppress(RuntimeError):  # it has just ended: ``ended`` comes next
+            with contextlib.suppress(RuntimeError):  # the loop has just ended: ``ended`` follows
                 self._loop.call_soon_threadsafe(
                     lambda: self._loop and self._loop.call_later(GATHER, self._above), context=self._context
                 )
@@ -85,14 +85,14 @@ class Screen:
                 self._write(text)
 
     def prompting(self, loop: asyncio.AbstractEventLoop) -> None:
-        """From now on a prompt stands. To be called in its loop."""
+        """Display lines above the prompt from now on. Call it in the event loop of the prompt."""
         with self._changed:
             self._loop, self._context, self._called = loop, contextvars.copy_context(), False
             if self._waiting:
                 self._call()
 
     def ended(self) -> None:
-        """The prompt has ended."""
+        """Display lines at the cursor from now on: the prompt has ended."""
         with self._changed:
             self._loop = self._context = None
         self._show()

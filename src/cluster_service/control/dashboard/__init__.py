@@ -1,11 +1,10 @@
-"""The dashboard: a page that the door serves, which asks the REST API for everything it shows.
+"""The dashboard: static files served by the endpoint; the page gets its data from the REST API.
 
-    read("") -> (bytes, media type)          FILES: what there is
+    read(name) -> bytes                      FILES: the names and media types
 
-The page holds no data, so it needs no key: what it knows it is told for the key that the user types, by the same rules
-as anybody else. It is plain files, sent as they are: nothing is built, and nothing comes from elsewhere. ``HEADERS``
-keep it that way in the browser: no script or style but these files, no request but to this door, in nobody's frame, and
-no text that a script could turn into HTML.
+The files contain no data and need no key: the page sends the key that the user enters with each request to the REST
+API. There is no build step, and no file comes from elsewhere. ``HEADERS`` enforce this in the browser: scripts and
+styles only from these files, requests only to this endpoint, no framing, and no conversion of text to HTML by scripts.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ FILES: Mapping[str, str] = {
     "dialogs.js": JAVASCRIPT,
     "words.js": JAVASCRIPT,
 }
-"""The files -> their media types. Nothing else in this directory is ever sent."""
+"""The files -> their media types. No other file of this directory is served."""
 
 POLICY = (
     "default-src 'none'",
@@ -43,7 +42,7 @@ POLICY = (
 )
 
 HEADERS: Mapping[str, str] = {
-    "Cache-Control": "no-store",  # the page is of the same version as the door that it speaks to
+    "Cache-Control": "no-store",  # the page must have the same version as the endpoint
     "Content-Security-Policy": "; ".join(POLICY),
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
@@ -52,6 +51,6 @@ HEADERS: Mapping[str, str] = {
 
 
 def read(name: str) -> bytes:
-    """Return what the file *name* of ``FILES`` holds."""
+    """Return the content of *name*, one of ``FILES``."""
     with open(os.path.join(os.path.dirname(__file__), name), "rb") as file:
         return file.read()

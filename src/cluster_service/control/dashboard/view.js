@@ -109,7 +109,7 @@ function drawWorkers({ workers, may }, act) {
       const name = named(worker);
       const next = worker.next_try_s ? `, next try in ${span(Math.ceil(worker.next_try_s))}` : "";
       const said = worker.status ? `: ${worker.status}` : "";
-      const values = [name, `${worker.state}${next}${said}`, number(worker.pid), worker.generation,
+      const values = [name, `${worker.state}${worker.not_listening ? " (not listening)" : ""}${next}${said}`, number(worker.pid), worker.generation,
         span(worker.uptime_s), bytes(worker.memory_bytes), percent(worker.cpu_percent), number(worker.connections),
         worker.restarts];
       values.forEach((value, index) => write(line.cells[index], value));

@@ -1,5 +1,5 @@
-"""How each family of servers stops without losing a request: one file a family, applied when the program imports it.
+"""Draining of each known server without losing a request: one module per server, applied when the program imports it.
 
-Each file has ``install(module, runtime)``. It changes how the server ends, never how it serves, and is prepared for
-versions whose insides differ: what it does not find it leaves to the server's own way of stopping.
+Each module has ``install(module, runtime)``. It changes only how the server stops, and tolerates versions with
+different internals: if it does not find what it needs, the server stops in its own way.
 """

@@ -1,9 +1,9 @@
-"""aiohttp's server: its connections, and ``Connection: close`` once the worker stops.
+"""aiohttp: tracking of its connections, and ``Connection: close`` once the worker stops.
 
-``web.run_app`` handles SIGTERM itself. It closes every connection that is not in the middle of a request, also one
-whose request is on its way, and then waits for the requests. So the connections are settled first (``gate``): the
-runtime waits for those that may still bring a request, and for uploads. It leaves the other busy ones, WebSockets among
-them, to aiohttp's own end. A program that runs an ``AppRunner`` without a handler is drained as any other.
+``web.run_app`` handles SIGTERM itself. It closes every connection without a request in progress, even if a request is
+on its way, and then waits for the requests. So the connections are settled first (``gate``): the runtime waits for
+those that may still bring a request, and for uploads. Other busy connections, including WebSockets, are left to
+aiohttp. A program that runs an ``AppRunner`` without a signal handler is drained like any other.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ _SWITCHING = 101
 
 
 class Peer:
-    """The socket of a transport, which has it as long as it is open."""
+    """The socket of a transport, valid while the transport is open."""
 
     def __init__(self, transport: Any) -> None:
         self._transport = transport
 
     def fileno(self) -> int:
-        """Return its descriptor; -1: it is closed."""
+        """Return its descriptor; -1 if it is closed."""
         return -1 if self._transport.is_closing() else int(self._transport.get_extra_info("socket").fileno())
 
 
 def install(module: ModuleType, runtime: Runtime) -> None:
-    """Follow the connections of ``aiohttp.web_protocol``."""
+    """Track the connections of ``aiohttp.web_protocol``."""
     _follow(module.RequestHandler, runtime)
     _close_answers(module.StreamResponse, runtime)
 
@@ -44,7 +44,7 @@ def _follow(handler: Any, runtime: Runtime) -> None:
         handler.connection_made,
         handler.connection_lost,
         handler.data_received,
-        handler._handle_request,  # noqa: SLF001 - one request, from its head to the end of its answer
+        handler._handle_request,  # noqa: SLF001 - handles one request, from its head to the end of its answer
     )
 
     @functools.wraps(connection_made)
@@ -69,7 +69,7 @@ def _follow(handler: Any, runtime: Runtime) -> None:
     async def answer(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
         connection = connections.of(self)
         if connection is not None:
-            connection.patience = 0.0 if request.content.is_eof() else infinity  # its end reads no body any further
+            connection.patience = 0.0 if request.content.is_eof() else infinity  # aiohttp's stop reads no further body
         connections.moves(connection, "busy")
         try:
             return await handle_request(self, request, *args, **kwargs)

@@ -1,16 +1,16 @@
-"""The connections that a server in Python holds, and how long each may take once the worker stops.
+"""Connections of servers written in Python, and how long each may take once the worker stops.
 
-    new     accepted, or a part of a request has come    ``NEW_GRACE`` since then
-    busy    in the middle of a request                   until it is answered
-    idle    between requests (keep-alive)                ``IDLE_GRACE`` since its last answer
-    events  in an answer that never ends                 none: the answer is ended (``events``)
-    left    its answer was ended                         ``LEFT_GRACE`` for its handler, which nobody waits for then
+    new     accepted, or part of a request has arrived   ``NEW_GRACE`` from then
+    busy    a request is in progress                     until it is answered
+    idle    between requests (keep-alive)                ``IDLE_GRACE`` from its last answer
+    events  an endless answer is in progress             none: the answer is ended (``events``)
+    left    its answer was ended                         ``LEFT_GRACE`` for its handler, which is then ignored
 
-A connection whose time is over is shut for reading, so that the handler that waits for its next request sees its end.
-Where bytes have come in the meantime it is left alone: the handler is about to read them.
+A connection whose time has expired is shut down for reading, so that a handler waiting for the next request sees its
+end. If data has arrived meanwhile it is left alone, because the handler is about to read it.
 
-A program that handles SIGTERM itself has its connections settled before its handler runs (``Kept.settle``). Then a busy
-one is waited for no longer than ``Connection.patience``.
+If the program handles SIGTERM itself, its connections are settled before its handler runs (``Kept.settle``). In that
+case a busy connection is waited for no longer than ``Connection.patience``.
 """
 
 from __future__ import annotations
@@ -28,48 +28,48 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     class Endless(Protocol):
-        """An answer that never ends by itself."""
+        """An answer that does not end by itself."""
 
         def end(self) -> None:
-            """End it, in good order where that is possible."""
+            """End the answer, cleanly if possible."""
 
 _LOOK_SECONDS = 1.0
-"""Seconds between two looks, where no state changes and no grace ends."""
+"""Maximum seconds between two checks while no state changes and no grace period ends."""
 _GRACE = {"new": NEW_GRACE, "idle": IDLE_GRACE, "events": 0.0, "left": LEFT_GRACE}
 
 
 class Connection:
-    """One accepted connection. Handlers that say nothing of their requests are busy from beginning to end.
+    """One accepted connection. If its handler does not report requests, it is busy from beginning to end.
 
-    *request*: a socket, or an object that has its ``fileno``.
+    *request*: a socket, or an object with its ``fileno``.
     """
 
     def __init__(self, request: Any, state: str, patience: float) -> None:
         self.request = request
         self.state = state
         self.patience = patience
-        """Seconds for which a busy one is waited for before the program's own handler of SIGTERM runs."""
+        """Seconds to wait for it, if busy, before the SIGTERM handler of the program runs."""
         self.since = time.monotonic()
         self.answered = False
         self.events: Optional[Endless] = None
 
     def is_now(self, state: str) -> None:
-        """Go on to another state."""
+        """Change the state."""
         self.state = state
         self.since = time.monotonic()
 
     def expires(self) -> Optional[float]:
-        """When its time is over; None: not before the worker's."""
+        """Return the time at which it expires; None: only with the deadline of the worker."""
         grace = _GRACE.get(self.state)
         return None if grace is None else self.since + grace
 
     @property
     def was_ended(self) -> bool:
-        """Whether its answer was ended for its handler."""
+        """True if its answer was ended on behalf of its handler."""
         return self.state in ("left", "gone")
 
     def expire(self) -> None:
-        """End it, unless something has come."""
+        """End it, unless data has arrived."""
         if self.state == "left":
             self.state = "gone"
             return
@@ -84,7 +84,7 @@ class Connection:
 
 
 def shut_for_reading(request: Any) -> bool:
-    """Let the server see the end of a connection, unless something has come that it has not read yet."""
+    """Shut down a connection for reading and return True; return False if unread data has arrived."""
     try:
         if isinstance(request, Socket):
             if _has_come(request):
@@ -96,7 +96,7 @@ def shut_for_reading(request: Any) -> bool:
                     return False
                 each.shutdown(SHUT_RD)
     except (OSError, AttributeError):
-        pass  # the client was faster, or the server
+        pass  # the client or the server has closed it
     return True
 
 
@@ -108,7 +108,7 @@ def _has_come(connection: Socket) -> bool:
 
 
 class Connections:
-    """Those of all servers of this process, by the object that the server has for each."""
+    """The connections of all servers in this process, by the object that the server uses for each."""
 
     def __init__(self) -> None:
         self._held: Dict[int, Connection] = {}
@@ -116,40 +116,40 @@ class Connections:
         self.draining = False
 
     def open(self, key: Any, request: Any = None, *, state: str = "busy", patience: float = SETTLE_SECONDS) -> None:
-        """A connection was accepted. *request*: as in ``Connection``, where *key* is none."""
+        """Add an accepted connection. *request*: as in ``Connection``, if *key* is not suitable."""
         self._held[id(key)] = Connection(key if request is None else request, state, patience)
 
     def close(self, key: Any) -> None:
-        """A connection has ended, or its handler has."""
+        """Remove a connection that has ended, or whose handler has."""
         self._held.pop(id(key), None)
         self.tell()
 
     def of(self, key: Any) -> Optional[Connection]:
-        """Return the connection of *key*."""
+        """Return the connection of *key*, or None."""
         return self._held.get(id(key))
 
     def moves(self, connection: Optional[Connection], state: str) -> None:
-        """*connection*, where there is one, is now in *state*."""
+        """Change the state of *connection*, unless it is None."""
         if connection is not None:
             connection.is_now(state)
             self.tell()
 
     def tell(self) -> None:
-        """Something has changed: have ``drain`` look again."""
+        """Wake ``drain``, because something has changed."""
         if self.draining:
             self._changed.ring()
 
     def drain(self, has_ended: Callable[[], bool], deadline: float) -> None:
-        """Wait until the accepting loop has ended and no connection is left; to *deadline* at most."""
+        """Wait until the accept loop has ended and no connection is left, at most until *deadline*."""
         self._wait(lambda: not self._held_now(None) and has_ended(), deadline)
 
     def settle(self, deadline: float) -> None:
-        """Wait until no connection would be cut by the program's own handler; to *deadline* at most."""
+        """Wait until the program's own handler would cut off no connection, at most until *deadline*."""
         began = time.monotonic()
         self._wait(lambda: not self._held_now(time.monotonic() - began), deadline)
 
     def are_unsettled(self) -> bool:
-        """Return whether there is a connection for which ``settle`` would wait."""
+        """Return True if ``settle`` would wait for a connection."""
         return self._held_now(0.0)
 
     def _wait(self, is_done: Callable[[], bool], deadline: float) -> None:
@@ -161,7 +161,7 @@ class Connections:
             self._changed.wait(min(self._next(now), deadline) - now)
 
     def _held_now(self, settling: Optional[float]) -> bool:
-        """Whether one is left: any at all, or one that still counts after *settling* for that many seconds."""
+        """Return True if a connection is left: any, or with *settling*, one to wait for after that many seconds."""
         return any(
             each.state != "gone"
             if settling is None
@@ -170,7 +170,7 @@ class Connections:
         )
 
     def _next(self, now: float) -> float:
-        """End what is over; return when to look again."""
+        """End expired connections; return the time of the next check."""
         times: List[float] = [now + _LOOK_SECONDS]
         for connection in list(self._held.values()):
             at = connection.expires()
@@ -188,11 +188,11 @@ class Connections:
             try:
                 found.add(int(connection.request.fileno()))
             except (OSError, AttributeError):
-                pass  # it has ended meanwhile
+                pass  # closed meanwhile
         return found
 
     def forget(self) -> None:
-        """In a forked child: they are the parent's."""
+        """Reset the state in a forked child: the connections belong to the parent."""
         self.__init__()  # type: ignore[misc]
 
 
@@ -200,18 +200,18 @@ connections = Connections()
 
 
 class Kept(Serving):
-    """The connections of servers that need not be told to end: asyncio's loops, waitress."""
+    """The connections of servers that need no signal to stop: asyncio's loops, waitress."""
 
     def drain(self, deadline: float) -> None:
-        """Wait until none is left."""
+        """Wait until no connection is left."""
         connections.drain(lambda: True, deadline)
 
     def holds(self) -> bool:
-        """Return whether one has to settle."""
+        """Return True if a connection has to settle."""
         return connections.are_unsettled()
 
     def settle(self, deadline: float) -> None:
-        """Wait until none has to settle."""
+        """Wait until no connection has to settle."""
         connections.settle(deadline)
 
 

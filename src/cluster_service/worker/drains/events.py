@@ -1,7 +1,7 @@
-"""Streams of events (``endless``) of the handlers of ``http.server``: ended between two parts of the answer.
+"""Event streams (``endless``) of ``http.server`` handlers: ended between two chunks of the answer.
 
-What the handler writes passes here, so that it is known where a chunk ends: there the last chunk is put, and then the
-connection is shut for writing. The handler notices at its next write, which fails as if the client had gone.
+The handler writes through this module, which tracks the boundaries of chunks. At a boundary it sends the last chunk and
+shuts down the connection for writing. The next write of the handler fails, as if the client had disconnected.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any
 
 _LAST_CHUNK = b"0\r\n\r\n"
 _TURN = 0.1
-"""Seconds to wait for a write that is under way: one that takes longer is to a client that does not read."""
+"""Seconds to wait for a write in progress; one that takes longer is to a client that does not read."""
 
 
 class EventWriter:
-    """The ``wfile`` of a handler, once its answer turns out to be endless."""
+    """The ``wfile`` of a handler whose answer is endless."""
 
     def __init__(self, wfile: Any, connection: Any, *, chunked: bool) -> None:
         self._wfile = wfile
@@ -26,14 +26,14 @@ class EventWriter:
         self._turn = threading.Lock()
 
     def write(self, data: Any) -> Any:
-        """Write, as the handler asks for."""
+        """Write *data* for the handler."""
         with self._turn:
             if self._chunks is not None:
                 self._chunks.passes(bytes(data))
             return self._wfile.write(data)
 
     def end(self) -> None:
-        """End the answer, in good order where that is possible."""
+        """End the answer, cleanly if possible."""
         mine = self._turn.acquire(timeout=_TURN)
         try:
             if mine and self._chunks is not None and self._chunks.between:
@@ -41,7 +41,7 @@ class EventWriter:
                 self._wfile.flush()
             Socket.shutdown(self._connection, SHUT_WR)
         except (OSError, ValueError):
-            pass  # the client was faster, or the handler
+            pass  # the client or the handler has closed it
         finally:
             if mine:
                 self._turn.release()
@@ -51,7 +51,7 @@ class EventWriter:
 
 
 class Chunks:
-    """Where in a chunked body (RFC 9112, section 7.1) the writer is."""
+    """The position of the writer in a chunked body (RFC 9112, section 7.1)."""
 
     def __init__(self) -> None:
         self._left = 0
@@ -59,11 +59,11 @@ class Chunks:
 
     @property
     def between(self) -> bool:
-        """Whether the last chunk is complete."""
+        """True if the last chunk is complete."""
         return not self._left and not self._line
 
     def passes(self, data: bytes) -> None:
-        """*data* is written."""
+        """Advance the position by *data*."""
         while data:
             if self._left:
                 part = min(self._left, len(data))
@@ -76,7 +76,7 @@ class Chunks:
                 size = self._line.partition(b";")[0].strip()
                 self._line = b""
                 try:
-                    self._left = int(size, 16) + 2  # and its line's end
+                    self._left = int(size, 16) + 2  # and the line end of the chunk
                 except ValueError:
-                    self._line = b"?"  # not chunks, after all
+                    self._line = b"?"  # not chunked after all
                     return

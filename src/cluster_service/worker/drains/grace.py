@@ -1,14 +1,13 @@
-"""How long a connection may do nothing once its worker stops, in seconds."""
+"""Grace periods of connections once the worker stops, in seconds."""
 
 NEW_GRACE = 5.0
-"""Since it was accepted: its first request is on the way."""
+"""From its acceptance: the first request may be on its way."""
 IDLE_GRACE = 5.0
-"""Since its last answer (keep-alive). A client's next request within it is answered, with the news.
+"""From its last answer (keep-alive). The next request within it is answered with ``Connection: close``.
 
-As long as uvicorn keeps an idle connection at any time: a stop cuts off no client that would have been kept without it.
+Equal to uvicorn's default keep-alive timeout, so that a stop cuts off no client that would otherwise have been kept.
 """
 LEFT_GRACE = 2.0
-"""For a handler to notice that its answer was ended for it."""
+"""For a handler to notice that its answer was ended."""
 SETTLE_SECONDS = 5.0
-"""How long a program's own handler of SIGTERM is held back for requests of which the runtime cannot tell whether the
-program would finish them."""
+"""For which the program's SIGTERM handler is delayed by requests that the program might or might not finish itself."""

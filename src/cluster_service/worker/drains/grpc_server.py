@@ -1,6 +1,6 @@
-"""gRPC's servers, ``grpc.server`` and ``grpc.aio.server``: stopped in their own way, with all the worker's time.
+"""gRPC servers, ``grpc.server`` and ``grpc.aio.server``: stopped by their own method, with the full timeout.
 
-They send GOAWAY, so that clients go elsewhere with their next call, and finish the calls that they have.
+They send GOAWAY, so that clients use other servers for their next call, and finish their current calls.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from ..runtime import Runtime
 
 _MARGIN = 1.0
-"""Seconds for a server to end after the calls that had to be cut off."""
+"""Seconds for a server to end after calls were cut off."""
 
 
 class Running(Serving):
-    """One server that has been started."""
+    """One started server."""
 
     def __init__(self, server: Any) -> None:
         self.server = server
 
     def drain(self, deadline: float) -> None:
-        """Stop it, and wait until it has stopped."""
+        """Stop the server and wait until it has stopped."""
         grace = max(0.0, deadline - time.monotonic())
         stopping = self.server.stop(grace)
         if asyncio.iscoroutine(stopping):

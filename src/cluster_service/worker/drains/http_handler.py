@@ -1,7 +1,7 @@
-"""The handlers of ``http.server``: what their connections are at, and ``Connection: close`` once the worker stops.
+"""Handlers of ``http.server``: the state of their connections, and ``Connection: close`` once the worker stops.
 
-Those of WSGI servers (``wsgiref``, Django's) have ``wsgiref.handlers`` write their answers. Some handlers replace
-``handle_one_request`` by their own (Django's), so a subclass that has one is followed there.
+WSGI servers (``wsgiref``, Django) write their answers with ``wsgiref.handlers``. Some handlers, such as Django's,
+override ``handle_one_request``, so overrides in subclasses are wrapped too.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def install(module: ModuleType, runtime: Runtime) -> None:
-    """Follow the requests of every ``BaseHTTPRequestHandler``, or of the WSGI handlers of ``wsgiref.handlers``."""
+    """Track the requests of every ``BaseHTTPRequestHandler``, or of the WSGI handlers of ``wsgiref.handlers``."""
     if module.__name__ == "wsgiref.handlers":
         _close_answers(module.BaseHandler, runtime)
         return
@@ -36,7 +36,7 @@ def install(module: ModuleType, runtime: Runtime) -> None:
     @functools.wraps(end_headers)
     def end(self: Any) -> Any:
         if runtime.stopping and not self.close_connection and not _is_interim(self):
-            self.send_header("Connection", "close")  # which also ends the handler's loop
+            self.send_header("Connection", "close")  # also ends the handler's loop
         headers = None if _is_interim(self) else _headers(self)
         result = end_headers(self)
         if headers and endless(getattr(self, "command", "") or "", headers):
@@ -77,7 +77,7 @@ def _close_answers(handler: Any, runtime: Runtime) -> None:
     @functools.wraps(original)
     def cleanup_headers(self: Any) -> Any:
         if runtime.stopping and self.origin_server:
-            self.headers["Connection"] = "close"  # Django's looks for it, to end its loop
+            self.headers["Connection"] = "close"  # Django's handler checks it to end its loop
         return original(self)
 
     handler.cleanup_headers = cleanup_headers
@@ -90,7 +90,7 @@ def _headers(handler: Any) -> List[Tuple[str, str]]:
 
 
 def _watch(handler: Any, *, chunked: bool) -> None:
-    """The answer whose headers have been sent never ends by itself."""
+    """Record that the answer whose headers were sent is endless."""
     connection = connections.of(handler.request)
     if connection is not None:
         connection.events = handler.wfile = EventWriter(handler.wfile, handler.request, chunked=chunked)
@@ -98,7 +98,7 @@ def _watch(handler: Any, *, chunked: bool) -> None:
 
 
 def _is_interim(handler: Any) -> bool:
-    """Whether the headers at hand are of a 1xx answer, with the real one to follow."""
+    """Return True if the buffered headers are those of a 1xx response."""
     lines = getattr(handler, "_headers_buffer", None) or [b""]
     words = lines[0].split(b" ", 2)
     return len(words) > 1 and words[1].startswith(b"1")

@@ -1,10 +1,10 @@
-"""Draining a server from outside, by what the kernel knows of its descriptors: for servers that it cannot change.
+"""Draining from outside, by kernel information about descriptors, for servers that the runtime cannot modify.
 
-- Stop accepting: its listening sockets are put aside (``aside``).
-- Each connection gets its time (``grace``): one from which nothing has come yet, and one that is quiet by now.
-  A request that takes longer than that is being answered, and the server's own stop waits for it.
-- A client that keeps its connection busy is not told that it is to close it. After its grace the connection is shut for
-  reading between two requests: the server sees its end, and closes it.
+- Stop accepting: the listening sockets are replaced (``aside``).
+- Each connection gets a grace period (``grace``), whether nothing has arrived yet or it is idle. A request that takes
+  longer is being answered, and the server's own stop waits for it.
+- A client that keeps its connection busy gets no ``Connection: close``. After the grace period the connection is shut
+  down for reading between two requests; the server sees its end and closes it.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from .connections import connections, shut_for_reading
 from .grace import IDLE_GRACE, NEW_GRACE, SETTLE_SECONDS
 
 _TICK = 0.05
-"""Seconds between two looks at the descriptors."""
+"""Seconds between two checks of the descriptors."""
 _BUSY_TICK = 0.01
-"""The same while busy connections are to be shut between two requests."""
+"""The same while busy connections are to be shut down between two requests."""
 _QUIET_MS = range(4, 25)
-"""Milliseconds after an answer in which a busy connection is shut: the answer is whole, and the next request far."""
+"""Milliseconds after an answer in which a busy connection is shut down: after its end, well before the next request."""
 _SENT, _RECEIVED = 44, 52
-"""Where milliseconds since data was last sent, and received, stand in ``struct tcp_info``."""
+"""Offsets in ``struct tcp_info`` of the milliseconds since data was last sent and received."""
 _BYTES_ACKED, _BYTES_RECEIVED = 120, 128
 _ESTABLISHED = 1
 
 
 class Outside:
-    """The connections that this process's listening sockets have accepted. Made before the drain, drained once.
+    """The connections accepted from the listening sockets of this process. Create it before the drain; use it once.
 
-    Those that the runtime knows (``connections``) are left out: it drains them itself.
-    *patient*: no other part waits for the answers that are under way, so this one waits for all that were requested.
+    Connections tracked by the runtime (``connections``) are excluded, because they are drained separately. *patient*:
+    no other component waits for answers in progress, so this one waits for all requests.
     """
 
     def __init__(self, *, patient: bool = False) -> None:
@@ -43,25 +43,25 @@ class Outside:
         self._began = time.monotonic()
         self._addresses: List[object] = []
         self._received: Dict[int, int] = {}
-        """Descriptor of a connection -> the bytes that had been received at the first look."""
+        """Descriptor of a connection -> the number of bytes received at the first check."""
         self._goes_on = False
-        """Whether a client has sent something since the first look."""
+        """True if a client has sent something since the first check."""
 
     def drain(self, deadline: float) -> None:
-        """Stop accepting; return when no connection has a claim to wait for, and at *deadline* at the latest."""
+        """Stop accepting; return when there is no connection to wait for, at the latest at *deadline*."""
         self.stop_accepting()
         self._wait(self._claims, deadline)
 
     def settle(self, deadline: float) -> None:
-        """Wait for a moment at which no request is under way: ``SETTLE_SECONDS`` at most."""
+        """Wait until no request is in progress, at most ``SETTLE_SECONDS``."""
         self._wait(self._is_asked, min(deadline, time.monotonic() + SETTLE_SECONDS))
 
     def holds(self) -> bool:
-        """Return whether a request is under way."""
+        """Return True if a request is in progress."""
         return self._any(self._is_asked)
 
     def stop_accepting(self) -> None:
-        """Have the server accept no connection any more. The second time it does nothing."""
+        """Make the server accept no further connections. Repeated calls do nothing."""
         if self._addresses:
             return
         for fd in sockets():
@@ -83,13 +83,13 @@ class Outside:
                 with borrowed(fd) as each:
                     stream = each.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE) == socket.SOCK_STREAM
                     if stream and fd not in known and self._is_ours(each):
-                        found = claims(self._look(each)) or found  # each is looked at: it may be the moment to shut it
+                        found = claims(self._look(each)) or found  # this may shut it down, so check each
             except OSError:
-                pass  # it has ended meanwhile
+                pass  # closed meanwhile
         return found
 
     def _shuts_busy(self) -> bool:
-        """Whether busy connections have had their time."""
+        """Return True if the grace period of busy connections has expired."""
         return self._patient and time.monotonic() >= self._began + IDLE_GRACE
 
     def _is_ours(self, each: socket.socket) -> bool:
@@ -102,7 +102,7 @@ class Outside:
     def _look(self, each: socket.socket) -> _Seen:
         waited = time.monotonic() - self._began
         info = b"" if each.family == socket.AF_UNIX else each.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 192)
-        if len(info) < _BYTES_RECEIVED + 8:  # or an old kernel
+        if len(info) < _BYTES_RECEIVED + 8:  # also on an old kernel
             return _Seen(each, waited)
         (sent_ms,) = struct.unpack_from("=I", info, _SENT)
         (received_ms,) = struct.unpack_from("=I", info, _RECEIVED)
@@ -112,7 +112,7 @@ class Outside:
         return _Seen(each, waited, info[0], sent_ms, received_ms, acked, received, received > first)
 
     def _claims(self, seen: _Seen) -> bool:
-        """Whether a connection may still bring a request, or waits for an answer that no other part waits for."""
+        """Return True if a connection may still bring a request, or awaits an answer that no other part waits for."""
         if seen.state is None:
             return seen.waited < IDLE_GRACE
         if not seen.received:
@@ -124,14 +124,14 @@ class Outside:
         return min(seen.sent_ms, seen.received_ms) < IDLE_GRACE * 1000
 
     def _is_asked(self, seen: _Seen) -> bool:
-        """Whether a request is under way, or the first one is on its way."""
+        """Return True if a request is in progress, or the first one may be on its way."""
         if seen.state is None:
             return False
         return seen.waited < NEW_GRACE if not seen.received else seen.is_asked()
 
 
 class _Seen(NamedTuple):
-    """What the kernel knows of a connection; ``state`` is None where that is nothing."""
+    """Kernel information about a connection; ``state`` is None if there is none."""
 
     connection: socket.socket
     waited: float
@@ -142,19 +142,19 @@ class _Seen(NamedTuple):
     received_ms: int = 0
     acked: int = 0
     received: int = 0
-    """Bytes."""
+    """Bytes received."""
     goes_on: bool = False
-    """Whether the client has sent something since the first look."""
+    """True if the client has sent something since the first check."""
 
     def is_asked(self) -> bool:
-        """Whether what came last came from the client, and the client is still there."""
+        """Return True if the last data came from the client, and the connection is still open."""
         if self.state != _ESTABLISHED or not self.received:
             return False
         return self.acked <= 1 or self.received_ms < self.sent_ms  # 1: the kernel may count the handshake
 
     def is_between_requests(self) -> bool:
-        """Whether a client that goes on to send requests has just received an answer.
+        """Return True if a client that continues to send requests has just received an answer.
 
-        A long answer to a request from before the first look is none: its client has sent nothing since.
+        A long answer to a request from before the first check does not count, as its client has sent nothing since.
         """
         return self.goes_on and self.sent_ms in _QUIET_MS and self.sent_ms < self.received_ms

@@ -1,10 +1,10 @@
-"""Whatever else the program accepts connections with: asyncio's streams, gevent's servers, a loop around ``accept``.
+"""All other ways to accept connections: asyncio's streams, gevent's servers, a loop around ``accept``.
 
-A program that has no handler of SIGTERM would end in the middle of every request. So it accepts no more, and its
-connections are given their time from outside (``outside``): those from which something has come that has not been
-answered yet, to the end of the worker's time. The runtime knows nothing of the protocol that they speak.
+A program without a SIGTERM handler would exit in the middle of requests. So it stops accepting, and its connections are
+drained from outside (``outside``): those with unanswered data until the deadline of the worker. The runtime does not
+know the protocol that they use.
 
-Where the program handles SIGTERM itself, its handler is held back until no request is under way (``settle``).
+If the program handles SIGTERM itself, its handler is delayed until no request is in progress (``settle``).
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from .outside import Outside
 
 
 class Rest(Serving):
-    """All listening sockets of the process. Made and begun in the main thread, where most programs have their loop."""
+    """All listening sockets of the process. Create and start it in the main thread, where most loops run."""
 
     def __init__(self) -> None:
         self._outside = Outside(patient=True)
 
     def begin(self) -> None:
-        """Accept no more."""
+        """Stop accepting."""
         self._outside.stop_accepting()
 
     def drain(self, deadline: float) -> None:
-        """Wait until nothing that has been asked is left without an answer."""
+        """Wait until all requests are answered, at most until *deadline*."""
         self._outside.drain(deadline)
 
     def holds(self) -> bool:
-        """Return whether a request is under way."""
+        """Return True if a request is in progress."""
         return self._outside.holds()
 
     def settle(self, deadline: float) -> None:
-        """Wait for a moment at which no request is under way."""
+        """Wait until no request is in progress."""
         self._outside.settle(deadline)

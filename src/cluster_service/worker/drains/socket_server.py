@@ -1,13 +1,12 @@
-"""The servers of ``socketserver``: http.server, xmlrpc, wsgiref, and Flask's development server.
+"""Servers of ``socketserver``: http.server, xmlrpc, wsgiref, and Flask's development server.
 
-They have no way to stop at a signal. Here a stop ends the accepting loop at once (a pipe wakes its selector), the
-request that the loop itself is answering is answered, threads and forked children are waited for, and then the worker
-ends.
+They do not stop on a signal. Here a stop ends the accept loop immediately (a pipe wakes its selector), finishes a
+request that the loop itself is answering, waits for threads and forked children, and then ends the worker.
 
-Accepting. The listening socket is shared by the workers, and a selector tells all of them of one new connection; who
-comes second would stay in ``accept`` until the next. So the socket is made non-blocking while it is served. (That is a
-property of the socket itself, hence the same for every worker, and is never taken back. Python's own timeout of it
-stays None, and on Linux an accepted socket does not inherit it.) Being late is an OSError, which the loop expects.
+Accepting: workers share the listening socket, and the selectors of all of them report one new connection. The slower
+ones would block in ``accept`` until the next. So the socket is made non-blocking while it is served. (This flag belongs
+to the socket and so applies to every worker; it is never reset. Python's own timeout stays None, and on Linux an
+accepted socket does not inherit it.) A late ``accept`` raises OSError, which the loop expects.
 """
 
 from __future__ import annotations
@@ -42,44 +41,44 @@ class Loop(Serving):
         self.server = server
         self.forever = forever
         self.stopping = False
-        self.ended = threading.Event()  # never waited for: one of green threads could not be
+        self.ended = threading.Event()  # never waited for: with green threads that is impossible
         self.wake, self._waker = pipe()
         self._open = True
-        self._lock = threading.RLock()  # taken in a signal handler, too
+        self._lock = threading.RLock()  # also acquired in a signal handler
 
     def begin(self) -> None:
-        """Let the loop end."""
+        """Make the loop end."""
         self.stopping = True
         with self._lock:
             if not self._open:
-                return  # it has ended by itself
-            with suppress(OSError):  # the program has closed it: the loop looks by itself
+                return  # it has already ended
+            with suppress(OSError):  # the program has closed it: the loop checks by itself
                 self._waker.write(b"s")
         self.server._BaseServer__shutdown_request = True  # noqa: SLF001 - what shutdown() sets before it waits
 
     def drain(self, deadline: float) -> None:
-        """Wait for what is being answered, until *deadline* (monotonic seconds)."""
+        """Wait for the requests in progress until *deadline* (monotonic seconds)."""
         connections.drain(self.ended.is_set, deadline)
         for pid in list(getattr(self.server, "active_children", None) or ()):
             _await_child(pid, deadline)
 
     def holds(self) -> bool:
-        """Return whether a connection has to settle."""
+        """Return True if a connection has to settle."""
         return connections.are_unsettled()
 
     def settle(self, deadline: float) -> None:
-        """Wait until none has to; the loop goes on."""
+        """Wait until no connection has to settle; the loop continues."""
         connections.settle(deadline)
 
     def woken(self, runtime: Runtime) -> None:
-        """The selector of a stopping loop has returned. ``serve_forever`` looks for itself, the other would wait."""
+        """Handle the wakeup of a stopping loop. ``serve_forever`` ends by itself; ``handle_request`` would wait."""
         if not self.forever:
             self.ended.set()
             connections.tell()
             runtime.await_exit()
 
     def end(self) -> None:
-        """The loop has ended."""
+        """Record that the loop has ended."""
         self.ended.set()
         connections.tell()
         with self._lock:
@@ -100,7 +99,7 @@ def _await_child(pid: int, deadline: float) -> None:
 
 
 def install(module: ModuleType, runtime: Runtime) -> None:
-    """Drain the servers that are made from the classes of *module*."""
+    """Drain the servers made from the classes of *module*."""
     _wrap_loops(module.BaseServer, runtime)
     _wrap_processing(module)
     _wrap_forking(module, runtime)
@@ -147,7 +146,7 @@ def _never_block_in_accept(server: Any) -> None:
 
 def _waking(selector_class: Any, runtime: Runtime) -> Any:
     class Selector(selector_class):  # type: ignore[misc]
-        """A selector that also returns, with nothing, when the worker stops."""
+        """A selector that also returns, with an empty list, when the worker stops."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -158,7 +157,7 @@ def _waking(selector_class: Any, runtime: Runtime) -> Any:
         def select(self, timeout: Optional[float] = None) -> List[Any]:
             if self._loop is None:
                 return list(super().select(timeout))
-            if self._loop.forever:  # it looks again by itself, so it may look more often
+            if self._loop.forever:  # it repeats the call by itself, so a shorter timeout is harmless
                 runtime.pulse.beat(self._loop)
                 timeout = PACE if timeout is None else min(timeout, PACE)
             ready = super().select(timeout)
@@ -209,7 +208,7 @@ def _wrap_processing(module: ModuleType) -> None:
         def handle_error(self: Any, request: Any, client_address: Any) -> Any:
             connection = connections.of(request)
             if connection is not None and connection.was_ended and isinstance(sys.exc_info()[1], OSError):
-                return None  # it is how the handler was told
+                return None  # the error is how the handler was notified
             return original(self, request, client_address)
 
         return handle_error
@@ -244,7 +243,7 @@ def _wrap_forking(module: ModuleType, runtime: Runtime) -> None:
 
 
 def _stop_with_parent(loop: Loop, runtime: Runtime) -> None:
-    """In the child that answers one connection: learn of the stop from what wakes the parent's loop."""
+    """In the child that answers one connection: detect the stop through the pipe that wakes the parent's loop."""
     poll = select.poll()
     poll.register(loop.wake.fd, select.POLLIN)
     poll.poll()
@@ -260,7 +259,7 @@ def _wrap_datagrams(server_class: Any) -> None:
     def get_request(self: Any) -> Any:
         if not isinstance(self.socket, socket.socket) or self.socket.gettimeout() is not None:
             return original(self)
-        # Another worker may have taken the datagram. The socket itself stays blocking: handlers send with it.
+        # Another worker may have taken the datagram. The socket itself stays blocking, because handlers send with it.
         data, client_address = self.socket.recvfrom(self.max_packet_size, socket.MSG_DONTWAIT)
         return (data, self.socket), client_address
 

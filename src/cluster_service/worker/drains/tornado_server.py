@@ -1,6 +1,6 @@
-"""Tornado's HTTP server: its connections, and ``Connection: close`` once the worker stops.
+"""Tornado's HTTP server: tracking of its connections, and ``Connection: close`` once the worker stops.
 
-A WebSocket is detached from the server at its handshake, so it is not among these.
+A WebSocket is detached from the server at its handshake, and so is not included.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 
 class Events:
-    """An answer that never ends by itself. Made in its loop."""
+    """An answer that does not end by itself. Create it in its loop."""
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
         self._loop = asyncio.get_running_loop()
 
     def end(self) -> None:
-        """End it in good order: with its last chunk, and the end of the connection. The app's next write fails."""
+        """End the answer cleanly, with its last chunk and the end of the connection. The app's next write fails."""
         self._loop.call_soon_threadsafe(self._finish)
 
     def _finish(self) -> None:
@@ -37,7 +37,7 @@ class Events:
 
 
 def install(module: ModuleType, runtime: Runtime) -> None:
-    """Follow the requests of ``tornado.http1connection``, or the connections of ``tornado.httpserver``."""
+    """Track the requests of ``tornado.http1connection``, or the connections of ``tornado.httpserver``."""
     if module.__name__ == "tornado.http1connection":
         _follow(module.HTTP1Connection, runtime)
     else:
@@ -65,7 +65,7 @@ def _know(server_class: Any, runtime: Runtime) -> None:
 def _follow(connection_class: Any, runtime: Runtime) -> None:
     read_response, parse_headers, write_headers = (
         connection_class.read_response,
-        connection_class._parse_headers,  # noqa: SLF001 - from here on it is busy
+        connection_class._parse_headers,  # noqa: SLF001 - it is busy from here on
         connection_class.write_headers,
     )
 

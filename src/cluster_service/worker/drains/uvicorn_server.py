@@ -1,16 +1,16 @@
 """uvicorn, however the program starts it.
 
-Left to itself, uvicorn closes at its shutdown every connection that is not in the middle of a request, also one that it
-has accepted this very moment and whose request is on its way: that request is lost. Here its shutdown is preceded by a
-drain:
+At its shutdown, uvicorn alone closes every connection without a request in progress, including one that it has just
+accepted and whose request is on its way: that request is lost. Here its shutdown is preceded by a drain:
 
-1. the listeners are closed, so that new connections go to other workers (the sockets themselves are the guardian's);
-2. every answer from now on says ``Connection: close``;
-3. each connection gets its time (``connections``): new ones for their first request, idle ones for the next of a busy
-   client, those in a request until it is answered; WebSockets and streams of events are ended (``streams``);
-4. when all are gone, or the worker's time is nearly over, uvicorn's own shutdown ends what is left, and the lifespan.
+1. The listeners are closed, so that other workers accept new connections (the guardian keeps the sockets open).
+2. Every further answer says ``Connection: close``.
+3. Each connection gets its time (``connections``): a new one for its first request, an idle one for the next request of
+   a busy client, a busy one until it is answered. WebSockets and event streams are ended (``streams``).
+4. When all are closed, or the deadline is near, uvicorn's own shutdown ends the rest, and the lifespan.
 
-Then ``on_worker_stop`` is run on the server's loop. What this version of uvicorn does not have is left to uvicorn.
+Then ``on_worker_stop`` runs on the loop of the server. If this version of uvicorn lacks something, uvicorn shuts down
+in its own way.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ if TYPE_CHECKING:
 
 _CLOSE = (b"connection", b"close")
 _TICK = 0.02
-"""Seconds between two looks at the connections; uvicorn itself looks every 0.1 s."""
+"""Seconds between two checks of the connections; uvicorn itself checks every 0.1 s."""
 _GOODBYE = 2 * GRACE
-"""Seconds for a WebSocket's closing handshake, after which uvicorn closes it in its own way."""
+"""Seconds for the closing handshake of a WebSocket, after which uvicorn closes it in its own way."""
 _ACCEPTED = 5
-"""Turns of the loop after which a connection that has been accepted is among the server's."""
+"""Iterations of the loop after which an accepted connection is listed by the server."""
 
 
 class Running(Serving):
-    """A uvicorn server that serves. In the main thread uvicorn handles SIGTERM itself, else it is told from here."""
+    """A running uvicorn server. uvicorn handles SIGTERM itself only in the main thread; else ``begin`` stops it."""
 
     runs_callback = True
 
@@ -54,12 +54,12 @@ class Running(Serving):
         self.ended = threading.Event()
 
     def begin(self) -> None:
-        """Let the server leave its loop."""
+        """Make the server leave its loop."""
         self.server.should_exit = True
 
     def drain(self, deadline: float) -> None:
         """Wait until the server has ended."""
-        del deadline  # the drain within the server knows it
+        del deadline  # known to the drain inside the server
         self.ended.wait()
 
 
@@ -112,13 +112,13 @@ def install(module: ModuleType, runtime: Runtime) -> None:
     async def drain_and_shutdown(self: Any, *args: Any, **kwargs: Any) -> Any:
         try:
             await Drain(self, runtime, streams).run()
-        except Exception as error:  # noqa: BLE001 - an unknown version: its own way, then
+        except Exception as error:  # noqa: BLE001 - an unknown version: it shuts down in its own way
             complain(f"uvicorn could not be drained, and shuts down in its own way: {error!r}")
         result = await shutdown(self, *args, **kwargs)
         if runtime.stopping:
             await runtime.callback.run_in_loop(runtime.remaining)
-        # Now serve() sends itself the signal again, for the handler that was there before: ours. Where its loop is
-        # about to end anyway that comes too early: run() takes the signal's place.
+        # Next, serve() sends itself the signal again, for the previous handler, which is ours. If run() is about to end
+        # its loop anyway, that would be too early: run() then replaces the signal.
         runtime.serves_no_more(getattr(self, "_cservice_running", None))
         captured = getattr(self, "_captured_signals", [])
         if runtime.stopping and getattr(self, "_cservice_run", False):
@@ -141,7 +141,7 @@ def install(module: ModuleType, runtime: Runtime) -> None:
 
 
 class Drain:
-    """The end of one server's connections, in good order."""
+    """The clean shutdown of one server's connections."""
 
     def __init__(self, server: Any, runtime: Runtime, streams: Streams) -> None:
         self.server = server
@@ -149,14 +149,14 @@ class Drain:
         self.loop = asyncio.get_running_loop()
         self.deadline = self.loop.time() + runtime.remaining()
         self._marks: Dict[Any, Tuple[str, float]] = {}
-        """What each connection is at, and since when."""
+        """The state of each connection, and since when it has it."""
 
     async def run(self) -> None:
-        """Return when no connection is left or the time is over."""
+        """Return when no connection is left or the deadline has passed."""
         server, config = self.server, self.server.config
         for listener in server.servers:
             listener.close()
-        server.server_state.default_headers.append(_CLOSE)  # in place: requests under way share the list
+        server.server_state.default_headers.append(_CLOSE)  # in place: requests in progress share the list
         if config.timeout_graceful_shutdown is not None:
             self.deadline = min(self.deadline, self.loop.time() + config.timeout_graceful_shutdown)
         for _ in range(_ACCEPTED):
@@ -187,7 +187,7 @@ class Drain:
 
 
 def _state_of(connection: Any) -> Tuple[str, Optional[float]]:
-    """Return new, idle, busy (as in ``connections``) or other, and since when where that is known."""
+    """Return the state new, idle, busy (as in ``connections``) or other, and since when, if known."""
     if not hasattr(connection, "cycle"):
         return "other", None
     if connection.cycle is None:
@@ -196,12 +196,12 @@ def _state_of(connection: Any) -> Tuple[str, Optional[float]]:
         return "busy", None
     timer = connection.timeout_keep_alive_task
     if timer is None:
-        return "new", None  # a part of the next request has come
+        return "new", None  # part of the next request has arrived
     return "idle", timer.when() - connection.timeout_keep_alive
 
 
 def _close_after_answer(cycle: Any) -> None:
-    """Have an answer that has not begun say that it is the last: one that has begun promised otherwise."""
+    """Add ``Connection: close`` to an answer that has not begun; one that has begun cannot be changed."""
     if cycle.response_started:
         return
     cycle.keep_alive = False
@@ -210,7 +210,7 @@ def _close_after_answer(cycle: Any) -> None:
 
 
 def _hang_up(connection: Any) -> None:
-    """Tell the client at once, not when the loop comes to it: what it sends until it knows is lost."""
+    """Notify the client immediately rather than in the next loop iteration: what it sends until then is lost."""
     peer = connection.transport.get_extra_info("socket")
     if peer is None or connection.transport.get_extra_info("ssl_object") is not None:
         return
@@ -218,11 +218,11 @@ def _hang_up(connection: Any) -> None:
         with borrowed(peer.fileno()) as each:
             each.shutdown(socket.SHUT_WR)
     except OSError:
-        pass  # the client was faster
+        pass  # the client has closed it
 
 
 def _has_come(connection: Any) -> bool:
-    """Whether the client has sent something that has not been read."""
+    """Return True if unread data from the client has arrived."""
     peer = connection.transport.get_extra_info("socket")
     if peer is None or peer.fileno() < 0:
         return False

@@ -1,4 +1,4 @@
-"""waitress: its connections, its answers once the worker stops, and its pool of threads.
+"""waitress: its connections, its answers once the worker stops, and its thread pool.
 
 Its loop and its threads share the connections: the loop reads a request, and a thread answers it.
 """
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def install(module: ModuleType, runtime: Runtime) -> None:
-    """Look after the channels of ``waitress.channel``, or the tasks and the pools of ``waitress.task``."""
+    """Track the channels of ``waitress.channel``, or the tasks and pools of ``waitress.task``."""
     if module.__name__ == "waitress.channel":
         _follow(module.HTTPChannel, runtime)
     else:
@@ -82,7 +82,7 @@ def _close_answers(task_class: Any, runtime: Runtime) -> None:
 
 
 def _watch(dispatcher_class: Any, runtime: Runtime) -> None:
-    """The worker hangs when requests wait, and none of the threads comes to take the first."""
+    """Report the pool as stuck if requests wait and no thread takes the first one."""
     original = dispatcher_class.__init__
 
     @functools.wraps(original)

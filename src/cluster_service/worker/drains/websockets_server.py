@@ -1,6 +1,6 @@
-"""The servers of the ``websockets`` package: each connection is closed with 1001 when the worker stops.
+"""Servers of the ``websockets`` package: each connection is closed with code 1001 when the worker stops.
 
-The server itself is left open, since the program may wait for its end: it is only given no more connections (``rest``).
+The server itself stays open, because the program may wait for its end; it only gets no new connections (``rest``).
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from ..runtime import Runtime
 
 _TICK = 0.05
-"""Seconds between two looks at the connections: one may have been opening at the last."""
+"""Seconds between two checks of the connections: one may have been opening at the previous check."""
 
 
 class Running(Serving):
-    """One server. Made in its loop."""
+    """One server. Create it in its loop."""
 
     def __init__(self, server: Any) -> None:
         self.server = server
@@ -32,7 +32,7 @@ class Running(Serving):
         self._closing: Set[Any] = set()
 
     def begin(self) -> None:
-        """Close what is open."""
+        """Close the open connections."""
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._close)
 
@@ -44,7 +44,7 @@ class Running(Serving):
             closing.add_done_callback(self._closing.discard)
 
     def drain(self, deadline: float) -> None:
-        """Wait until no connection is open. Each has its own limit for the closing handshake, of the program."""
+        """Wait until no connection is open. The program sets the timeout of each closing handshake."""
         never = allocate_lock()
         never.acquire()
         while True:

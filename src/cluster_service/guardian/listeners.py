@@ -1,0 +1,218 @@
+"""Listening sockets that a worker shuts down: they listen again.
+
+All workers of a group share one open socket. shutdown(2) by one of them (Twisted, Tornado's and many C servers' way to
+stop) ends it for all: a TCP socket leaves the state LISTEN, and the kernel refuses connections. epoll(7) reports this
+as EPOLLHUP. So the guardian waits for EPOLLHUP at every socket that workers listen on, and calls listen(2) again, which
+works on the same descriptor in every process. A Unix socket never accepts again after shutdown(2) (unix(7) clears
+nothing): it is replaced at its path, and the workers that have the old one must be replaced.
+
+Workers notice EPOLLHUP too, and some (Twisted) close their socket then. A moment later the guardian looks which workers
+still have the socket open, and reports those that do not.
+
+A worker that shuts the socket down again and again costs at most ``REVIVALS_PER_SECOND`` calls; in between the socket
+is reported not to accept.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+from typing import TYPE_CHECKING
+
+from cluster_service.machine import shortage
+
+from .steps import ask
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .holdings import Held, Holdings, Worker
+    from .ports import Ports
+    from .steps import Steps, Tasks
+    from .watching import Loop
+
+REVIVAL_BURST, REVIVALS_PER_SECOND = 100.0, 10.0
+"""How often one socket is made to listen again, at once and a second from then on: a whole group may stop at once."""
+
+RETRY_SECONDS = 1.0
+"""Until a socket that could not listen again is tried once more."""
+
+LOOK_SECONDS = 0.5
+"""How long a socket must listen again until the guardian looks which workers have closed it meanwhile."""
+
+SHUT_DOWN = select.EPOLLHUP | select.EPOLLRDHUP
+"""EPOLLRDHUP: all that a Unix socket reports after SHUT_RD. Neither is reported for a connection."""
+
+
+class Broken:
+    """One socket that has been shut down, and what is due for it. Times are monotonic seconds."""
+
+    def __init__(self, held: Held) -> None:
+        self.held = held
+        self.left = REVIVAL_BURST
+        """Revivals that are allowed, as of ``at``."""
+        self.at = 0.0
+        self.retry_at: float | None = None
+        self.look_at: float | None = None
+
+    def may_revive(self, now: float) -> bool:
+        """Return whether the socket may be made to listen at *now*, and charge it."""
+        self.left = min(REVIVAL_BURST, self.left + max(0.0, now - self.at) * REVIVALS_PER_SECOND)
+        self.at = now
+        if self.left < 1.0:
+            return False
+        self.left -= 1.0
+        return True
+
+
+class Listeners:
+    """The sockets that workers listen on, watched for shutdown(2). *report* sends the master a socket's state,
+    *report_closed* that a worker has closed one.
+    """
+
+    def __init__(self, loop: Loop, holdings: Holdings, ports: Ports, tasks: Tasks, log: Callable[[str], None]) -> None:
+        self._loop = loop
+        self._holdings = holdings
+        self._ports = ports
+        self._tasks = tasks
+        self._log = log
+        self.report: Callable[[Held], None] = lambda _held: None
+        self.report_closed: Callable[[Worker, Held], None] = lambda _worker, _held: None
+        self._watched: set[int] = set()
+        """Descriptors."""
+        self._broken: dict[int, Broken] = {}
+        """By inode: sockets that have been shut down at least once."""
+        self._logged: set[str] = set()
+        """Groups of workers for which it was logged."""
+
+    def __repr__(self) -> str:
+        return f"<Listeners: {len(self._watched)} watched, {len(self._broken)} were shut down>"
+
+    def watch(self, held: Held) -> None:
+        """Wait until *held*, which listens, is shut down."""
+        if held.slots is not None:  # each worker has its own, which perslot watches
+            return
+        descriptor = held.socket.fileno()
+        if held.door or held.asked or held.address.kind == "udp" or descriptor in self._watched:
+            return
+        self._watched.add(descriptor)
+        self._loop.watch(descriptor, lambda _events: self._shut_down(held), SHUT_DOWN)
+
+    def forget(self, held: Held) -> None:
+        """*held* is about to be closed. Its epoll entry would outlive our descriptor: workers have the socket open."""
+        self._unwatch(held)
+        self._broken.pop(held.inode, None)
+
+    def _unwatch(self, held: Held) -> None:
+        descriptor = held.socket.fileno()
+        if descriptor in self._watched:
+            self._watched.discard(descriptor)
+            self._loop.drop(descriptor)
+
+    # ------------------------------------------------------------ time
+
+    def deadline(self) -> float | None:
+        """Return when ``tick`` has something to do."""
+        times = [at for broken in self._broken.values() for at in (broken.retry_at, broken.look_at) if at is not None]
+        return min(times, default=None)
+
+    def tick(self, now: float) -> None:
+        """Do what has become due."""
+        for broken in list(self._broken.values()):
+            if broken.retry_at is not None and now >= broken.retry_at:
+                broken.retry_at = None
+                self._try(broken, now)
+            if broken.look_at is not None and now >= broken.look_at:
+                broken.look_at = None
+                self._set_problem(broken.held, "")
+                self._tasks.add(lambda broken=broken: self._look(broken.held))  # type: ignore[misc]
+
+    # ------------------------------------------------------------ revival
+
+    def _shut_down(self, held: Held) -> None:
+        """A process has called shutdown(2) on *held*, or connected it to nothing."""
+        self._unwatch(held)
+        if not self._is_wanted(held):
+            return
+        broken = self._broken.setdefault(held.inode, Broken(held))
+        broken.look_at = None
+        if held.tenant is not None and held.tenant not in self._logged:
+            self._logged.add(held.tenant)
+            self._log(_sentence(held, self._suspects(held)))
+        self._try(broken, self._loop.now())
+
+    def _try(self, broken: Broken, now: float) -> None:
+        if broken.may_revive(now):
+            self._tasks.add(lambda: self._revive(broken))
+            return
+        broken.retry_at = now + 1.0 / REVIVALS_PER_SECOND
+        self._set_problem(broken.held, f"a worker shuts it down more than {REVIVALS_PER_SECOND:g} times a second")
+
+    def _revive(self, broken: Broken) -> Steps[None]:
+        held = broken.held
+        if self._holdings.by_inode.get(held.inode) is not held:
+            return  # it was closed meanwhile
+        try:
+            if held.address.kind == "unix":
+                yield from self._replace(held)
+                return
+            yield from self._ports.listen_again(held)
+        except OSError as error:
+            broken.retry_at = self._loop.now() + RETRY_SECONDS
+            self._set_problem(held, f"it was shut down and cannot listen again: {shortage.explain(error)}")
+            return
+        broken.look_at = self._loop.now() + LOOK_SECONDS
+
+    def _replace(self, held: Held) -> Steps[None]:
+        """Listen at the path of *held* on a new socket. Raises OSError."""
+        if held.given is not None:
+            raise OSError(errno.EOPNOTSUPP, "it was passed to the service; restart its socket unit")
+        users = [self._holdings.workers[number] for number in sorted(held.users)]
+        try:
+            yield from self._ports.replace(held)
+        finally:
+            for worker in users if self._holdings.by_inode.get(held.inode) is not held else ():
+                self.report_closed(worker, held)
+
+    def _look(self, held: Held) -> Steps[None]:
+        """Report the workers that have closed *held*."""
+        users = [worker for worker in self._users(held) if "stop" not in worker.signals]
+        others = [worker.pid for worker in self._holdings.alive()]
+        asked = {"inode": held.inode, "guardian": os.getpid(), "pids": [each.pid for each in users], "workers": others}
+        closed = set((yield from ask("closed_by", asked)).values["closed"])
+        for worker in users:
+            if worker.pid in closed and not worker.exited and worker.number in held.users:
+                held.users.discard(worker.number)
+                self.report_closed(worker, held)
+
+    # ------------------------------------------------------------ reading
+
+    def _users(self, held: Held) -> list[Worker]:
+        return [worker for worker in self._holdings.alive() if worker.number in held.users]
+
+    def _suspects(self, held: Held) -> list[Worker]:
+        """Return the workers that were asked to stop and have the socket, or had it: one may have exited already."""
+        address = str(held.address)
+        asked = [worker for worker in self._holdings.workers.values() if "stop" in worker.signals]
+        return [each for each in asked if each.number in held.users or (each.exited and address in each.listening)]
+
+    def _is_wanted(self, held: Held) -> bool:
+        """Whether the socket should still listen: not where the service ends, and every worker has been asked to."""
+        if not (self._holdings.stopping or self._holdings.status.phase == "stopping"):
+            return True
+        return any("stop" not in worker.signals for worker in self._users(held))
+
+    def _set_problem(self, held: Held, problem: str) -> None:
+        if held.problem != problem:
+            held.problem = problem
+            self.report(held)
+
+
+def _sentence(held: Held, suspects: list[Worker]) -> str:
+    who = f"{suspects[0]}, which is stopping," if len(suspects) == 1 else "a worker"
+    cure = "it is replaced" if held.address.kind == "unix" else "it listens again"
+    return (
+        f"{held.address}: {who} shut down the socket that all workers share, and {cure}; connections that waited in "
+        "its queue are lost (logged once for each group)"
+    )

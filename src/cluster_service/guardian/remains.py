@@ -1,0 +1,190 @@
+"""The processes that a worker leaves when its first process has ended, and their end.
+
+A worker's processes are those of its process group, those with its *mark*, and their descendants. The mark is the soft
+limit RLIMIT_LOCKS, which Linux has not enforced since 2.4.25: every descendant inherits it, also one that makes a
+session of its own, clears its environment or changes its title. Where the limit cannot be set, the group alone counts.
+
+First the worker's stop signal, once to each process; SIGKILL when their time is over, until none is left.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from cluster_service.wire import facts
+
+from . import reap
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from .holdings import Holdings, Worker
+    from .logclient import Logs
+
+SETTLE_SECONDS = 0.25
+"""What ends by itself within this time is not signalled, if its worker was not asked to stop."""
+_LOOK_AGAIN_SECONDS = 0.5
+"""Until it looks for further processes, when none has ended that is a child of the guardian."""
+_KILL_AGAIN_SECONDS = 0.05
+_MAX_LOOKS = 5
+"""Looks in a row, while processes end."""
+_MAX_NAMED = 5
+"""Pids in a line of the log."""
+
+
+@dataclass
+class _Rest:
+    """What one worker has left. Times are monotonic seconds."""
+
+    worker: Worker
+    ask_at: float
+    kill_at: float
+    look_at: float
+    asked: set[tuple[int, int]] = field(default_factory=set)
+    """Pid and start time of each process that was sent the stop signal."""
+    killed: set[tuple[int, int]] = field(default_factory=set)
+
+
+class Remains:
+    """Ends what workers have left."""
+
+    def __init__(self, holdings: Holdings, logs: Logs) -> None:
+        self._holdings = holdings
+        self._logs = logs
+        self._rests: dict[int, _Rest] = {}
+        self.tell: Callable[..., None]
+
+    def __bool__(self) -> bool:
+        """Whether any process is still being ended."""
+        return bool(self._rests)
+
+    def count(self, worker: Worker) -> int:
+        """Return how many processes *worker*, whose first process has ended, has left."""
+        return len(self._left([worker])[worker.number])
+
+    def end(self, worker: Worker, now: float, seconds: float) -> None:
+        """End what *worker* has left: SIGKILL *seconds* from now. ``Swept`` follows if it had left anything.
+
+        Called again for the same worker, it can only shorten the time.
+        """
+        rest = self._rests.get(worker.number)
+        if rest is None:
+            ask_at = now if "stop" in worker.signals or worker.stopped else now + min(SETTLE_SECONDS, seconds)
+            rest = self._rests[worker.number] = _Rest(worker, ask_at, now + seconds, now)
+        rest.kill_at = min(rest.kill_at, now + seconds)
+        rest.look_at = now
+        self.tick(now)
+
+    def changed(self) -> None:
+        """A child that is no worker has ended: look at once."""
+        for rest in self._rests.values():
+            rest.look_at = 0.0
+
+    def suspended(self, seconds: float) -> None:
+        """Extend the deadlines by the time for which this process did not run."""
+        for rest in self._rests.values():
+            rest.ask_at += seconds
+            rest.kill_at += seconds
+
+    def deadline(self) -> float | None:
+        """When ``tick`` has something to do."""
+        return min((rest.look_at for rest in self._rests.values()), default=None)
+
+    def tick(self, now: float) -> None:
+        """Do what has become due."""
+        due = [rest for rest in self._rests.values() if now >= rest.look_at]
+        if not due:
+            return
+        for rest in due:  # if looking fails, it is tried again
+            rest.look_at = now + _LOOK_AGAIN_SECONDS
+        left = self._left([rest.worker for rest in due])
+        for rest in due:
+            self._look(rest, left[rest.worker.number], now)
+
+    def _look(self, rest: _Rest, left: dict[int, reap.Process], now: float) -> None:
+        if not left:
+            self._ended(rest)
+            return
+        worker = rest.worker
+        outside = [pid for pid, process in left.items() if process.group != worker.pid]
+        if not worker.background and outside and now >= rest.ask_at:
+            worker.background = min(outside, key=lambda pid: left[pid].start)
+        if now >= rest.kill_at:
+            _send(left, signal.SIGKILL)
+            rest.killed |= _keys(left)
+            rest.look_at = now + _KILL_AGAIN_SECONDS
+        elif now >= rest.ask_at:
+            new = {pid: process for pid, process in left.items() if (pid, process.start) not in rest.asked}
+            _send(new, worker.stop_signal)
+            rest.asked |= _keys(new)
+            rest.look_at = min(rest.kill_at, now + _LOOK_AGAIN_SECONDS)
+        else:
+            rest.look_at = rest.ask_at
+
+    def _ended(self, rest: _Rest) -> None:
+        worker = rest.worker
+        del self._rests[worker.number]
+        if rest.killed:
+            pids = sorted(pid for pid, _ in rest.killed)
+            more = f" and {len(pids) - _MAX_NAMED} more" if len(pids) > _MAX_NAMED else ""
+            named = ", ".join(map(str, pids[:_MAX_NAMED]))
+            self._logs.line(f"{worker.label} (pid {worker.pid}) had left processes, which were killed: {named}{more}")
+        if worker.left:
+            worker.left = 0
+            self.tell(facts.Swept(worker.number, worker.background))
+
+    def _left(self, workers: Collection[Worker]) -> dict[int, dict[int, reap.Process]]:
+        """Return what each of *workers* has left, by its number."""
+        for _ in range(_MAX_LOOKS):
+            left, settled = self._look_once(workers)
+            if settled:
+                break
+        return left
+
+    def _look_once(self, workers: Collection[Worker]) -> tuple[dict[int, dict[int, reap.Process]], bool]:
+        """Also return whether that is sure: what a process leaves that ends meanwhile may have been overlooked."""
+        found: dict[int, set[int]] = {worker.number: set() for worker in workers}
+        marks = {worker.mark: worker.number for worker in workers if worker.mark}
+        groups = {worker.pid: worker.number for worker in workers if worker.pid not in self._holdings.by_pid}
+        settled = True
+        for pid in reap.children() - self._holdings.by_pid.keys():  # orphans are children of this process
+            process = reap.look(pid)
+            if process is None or process.zombie:
+                settled = False
+                continue
+            number = groups.get(process.group) or marks.get(reap.mark_of(pid))
+            if number is not None:
+                found[number].add(pid)
+        known = reap.processes() if any(found.values()) else {}
+        left = {
+            number: {pid: known[pid] for pid in reap.below(roots, known) | roots if _lives(known.get(pid))}
+            for number, roots in found.items()
+        }
+        return left, settled and all(pid in left[number] for number, roots in found.items() for pid in roots)
+
+
+def _lives(process: reap.Process | None) -> bool:
+    return process is not None and not process.zombie
+
+
+def _keys(left: dict[int, reap.Process]) -> set[tuple[int, int]]:
+    return {(pid, process.start) for pid, process in left.items()}
+
+
+def _send(left: dict[int, reap.Process], number: int) -> None:
+    for pid, process in left.items():
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError:  # it has ended
+            continue
+        try:
+            found = reap.look(pid)
+            if found is not None and found.start == process.start:
+                signal.pidfd_send_signal(pidfd, number)
+        except OSError:  # it has ended, or has become another user's
+            pass
+        finally:
+            os.close(pidfd)

@@ -181,7 +181,7 @@ def answers(port: int) -> bool:
 
 def test_a_program_that_shuts_the_port_down_costs_moments() -> None:
     port = free_port()
-    with Service("-w", "3", "--", PYTHON, "shuts_down.py", str(port), cwd=PROGRAMS) as service:
+    with Service("-w", "3", "--listen", "shared", "--", PYTHON, "shuts_down.py", str(port), cwd=PROGRAMS) as service:
         service.serving(3)
         with Load(f"http://127.0.0.1:{port}/", rate=200) as load:
             assert service.cli("restart", "all").code == 0
@@ -190,6 +190,18 @@ def test_a_program_that_shuts_the_port_down_costs_moments() -> None:
             result = load.finish()
         assert result.ok > result.failed, result
         assert "shut down the socket that all workers share, and it listens again" in service.log
+
+
+def test_a_program_that_shuts_its_own_socket_down_costs_nothing() -> None:
+    port = free_port()
+    with Service("-w", "3", "--", PYTHON, "shuts_down.py", str(port), cwd=PROGRAMS) as service:
+        service.serving(3)
+        with Load(f"http://127.0.0.1:{port}/", rate=60, mode="new") as load:
+            for _ in range(2):
+                assert service.cli("restart", "all").code == 0
+            result = load.finish()
+        assert result.failed == 0, result
+        assert result.ok > 0
 
 
 def test_a_unix_socket_that_a_program_shuts_down_is_replaced(run_dir: Path) -> None:

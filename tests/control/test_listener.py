@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import select
 import socket
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 
+from cluster_service.control import listener
 from tests.control.machine import KEY, Running, running
 
 if TYPE_CHECKING:
@@ -89,6 +92,29 @@ def test_connections_that_are_parked_are_few(run_dir: Path, monkeypatch: pytest.
         assert [connection.recv(1) for connection in parked[2:]] == [b""] * 3
         for connection in parked:
             connection.close()
+
+
+@pytest.mark.parametrize("limits", [{"max_parked": 2, "grace": 60.0}, {"park_rate": 0.001, "park_burst": 1}])
+def test_who_sends_the_key_a_moment_later_is_served_in_a_flood_of_silence(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch, limits: dict[str, float]
+) -> None:
+    """Nobody is closed for being silent as long as it is young: what does not fit waits in the kernel's queue."""
+    limited(monkeypatch, peer_rate=0.001, peer_burst=1, **limits)
+    with running(run_dir) as service, contextlib.ExitStack() as stack:
+        assert ask(service, LIVE).startswith(WELL)
+        address = ("127.0.0.1", service.port)
+        silent = [stack.enter_context(socket.create_connection(address, 20)) for _ in range(6)]
+        for connection in silent:
+            connection.sendall(with_headers(HEALTH, f"X-Access-Key: {KEY}", "Connection: close"))
+            assert connection.recv(len(WELL)) == WELL
+
+
+def test_the_time_in_the_queue_counts_as_silence() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()):
+        assert not select.select([], [], [], 0.05)[0]  # this is the silence, not a wait for anything
+        connection, _ = server.accept()
+        with connection:
+            assert 0.04 <= listener._silent_for(connection) < 20.0
 
 
 def test_all_together_wait_for_their_turn(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,16 +3,19 @@
 An answer to a client without a valid key ends its connection. All work that the master does before authentication
 therefore costs the client a connection, and the rate of accepted connections limits that work. Each peer has its own
 rate limit. A connection beyond it is *parked*: it is admitted only if its first bytes contain a valid key, and closed
-otherwise, so that an attacker cannot lock out a client with the same address. Parking is cheap and has its own rate
-limit, beyond which connections are closed immediately. A connection that shows a valid key is not counted. A common
-limit applies to all peers; beyond it connections wait in the kernel's queue. The Unix endpoint has no limit.
+otherwise, so that an attacker cannot lock out a client with the same address. A client sends its key a moment after
+connecting, so a connection younger than ``GRACE`` is never closed because it is silent; when all parked connections
+are that young, further ones wait in the kernel's queue. Checking first bytes has its own rate limit, beyond which
+connections are closed unread. A connection that shows a valid key is not counted. A common limit applies to all
+peers; beyond it connections wait in the kernel's queue. The Unix endpoint has no limit.
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
-from typing import TYPE_CHECKING
+import struct
+from typing import TYPE_CHECKING, NamedTuple
 
 from .pace import Pace, Paces
 
@@ -20,21 +23,29 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 QUEUE = 128
-"""Length of the kernel's accept queue, and maximum number of connections accepted per loop iteration."""
+"""Maximum number of connections accepted per loop iteration."""
+BACKLOG = 2048
+"""Length of the kernel's accept queue: about what a flood opens within the grace period."""
 PEER_RATE, PEER_BURST = 30.0, 300.0
 """Connections per second, and burst, of a peer without a key: more than probes and the dashboard need."""
-RATE, BURST = 500.0, 1000.0
-"""Connections per second, and burst, of all peers together."""
-PARK_RATE, PARK_BURST = 500.0, 500.0
-"""Parked connections per second, and burst."""
+RATE, BURST = 500.0, 192.0
+"""Connections per second, and burst, of all peers together: low enough that ``Room`` closes none within the grace."""
+PARK_RATE, PARK_BURST = 2.0 * 1024 * 1024, 2.0 * 1024 * 1024
+"""Bytes of parked connections per second, and burst, that are searched for a key and contain none."""
+LOOK_BYTES = 128
+"""Minimum number of bytes that one search counts as."""
 MAX_PARKED = 64
-"""Maximum number of parked connections; the oldest is closed for a new one."""
+"""Maximum number of parked connections; the oldest is closed for a new one when its grace period is over."""
+GRACE = 0.1
+"""Seconds after it was established during which a parked connection is not closed because it is silent."""
 PEEK_BYTES = 24 * 1024
 """Number of leading bytes searched for the key of a parked connection: a complete head."""
 PAUSE = 0.5
 """Seconds before the next attempt when no descriptors or memory are left."""
-LONGEST_PAUSE = 0.1
-"""Maximum pause due to the common rate limit, in seconds: a place may be given back meanwhile."""
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.01, 0.1
+"""Limits of a pause due to the rates, in seconds: a place may be given back meanwhile."""
+_SILENT_FOR = struct.Struct("=52xI")
+"""``tcpi_last_data_recv`` of struct tcp_info (linux/tcp.h): milliseconds since data or the connection arrived."""
 
 
 class Limits:
@@ -54,6 +65,12 @@ class Limits:
         """Stop counting a connection of *peer*, which has sent a valid key."""
         self.whole.give_back()
         self.peers.give_back(peer)
+
+
+class _Parked(NamedTuple):
+    peer: str
+    until: float
+    """End of its grace period, in the loop's time."""
 
 
 class Listener:
@@ -77,9 +94,10 @@ class Listener:
         self._timer: asyncio.TimerHandle | None = None
         self._arriving: set[asyncio.Task[object]] = set()
         self._opens = opens
-        self._parked: dict[socket.socket, str] = {}
+        self._parked: dict[socket.socket, _Parked] = {}
+        """Oldest first."""
         self._open = True
-        sock.listen(QUEUE)
+        sock.listen(BACKLOG)
         self._resume()
 
     def _resume(self) -> None:
@@ -95,8 +113,8 @@ class Listener:
         limits = self._limits
         for _ in range(QUEUE):
             now = self._loop.time()
-            if limits is not None and (wait := limits.whole.wait(now)):
-                self._pause(min(wait, LONGEST_PAUSE))
+            if limits is not None and (wait := max(limits.whole.wait(now), self._crowded(now))):
+                self._pause(min(max(wait, SHORTEST_PAUSE), LONGEST_PAUSE))
                 return
             try:
                 connection, address = self._sock.accept()
@@ -109,7 +127,7 @@ class Listener:
             if limits is None:
                 self._admit(connection)
             elif limits.peers.waits(address[0], now):
-                self._park(connection, address[0], limits.parking, now)
+                self._park(connection, address[0], now)
             else:
                 limits.take(address[0], now)
                 self._admit(connection)
@@ -119,36 +137,46 @@ class Listener:
         self._arriving.add(task)
         task.add_done_callback(self._arriving.discard)
 
-    def _park(self, connection: socket.socket, peer: str, parking: Pace, now: float) -> None:
-        if self._opens is None or parking.wait(now):
+    def _crowded(self, now: float) -> float:
+        """Return the seconds until a parked connection may be closed for a new one; 0: now, or there is room."""
+        if len(self._parked) < MAX_PARKED:
+            return 0.0
+        return max(0.0, next(iter(self._parked.values())).until - now)
+
+    def _park(self, connection: socket.socket, peer: str, now: float) -> None:
+        if self._opens is None:
             connection.close()
             return
-        parking.take()
-        self._parked[connection] = peer
+        head = _first_bytes(connection)
+        if head is not None:  # they arrived while the connection was in the queue
+            self._judge(connection, peer, head)
+            return
+        self._parked[connection] = _Parked(peer, now + GRACE - _silent_for(connection))
         self._loop.add_reader(connection.fileno(), self._look, connection)
         if len(self._parked) > MAX_PARKED:
-            oldest = next(iter(self._parked))
-            self._unpark(oldest)
+            self._unpark(oldest := next(iter(self._parked)))
             oldest.close()
 
     def _unpark(self, connection: socket.socket) -> str:
         self._loop.remove_reader(connection.fileno())
-        return self._parked.pop(connection)
+        return self._parked.pop(connection).peer
 
     def _look(self, connection: socket.socket) -> None:
-        """Admit a parked connection if its first bytes hold a valid key, else close it."""
-        try:
-            head = connection.recv(PEEK_BYTES, socket.MSG_PEEK)
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError:
-            head = b""
-        peer = self._unpark(connection)
-        if self._limits is None or self._opens is None or not self._opens(head):
+        head = _first_bytes(connection)
+        if head is not None:
+            self._judge(connection, self._unpark(connection), head)
+
+    def _judge(self, connection: socket.socket, peer: str, head: bytes) -> None:
+        """Admit the connection if *head*, its first bytes, contains a valid key; otherwise close it."""
+        now = self._loop.time()
+        if not head or self._limits is None or self._opens is None or self._limits.parking.wait(now):
             connection.close()
-            return
-        self._limits.take(peer, self._loop.time())  # given back when the key is verified
-        self._admit(connection)
+        elif self._opens(head):
+            self._limits.take(peer, now)  # given back when the key is verified
+            self._admit(connection)
+        else:
+            self._limits.parking.take(max(len(head), LOOK_BYTES))
+            connection.close()
 
     async def _arrive(self, connection: socket.socket) -> None:
         try:
@@ -172,3 +200,22 @@ class Listener:
         """Wait until every accepted connection has its protocol."""
         if self._arriving:
             await asyncio.wait(self._arriving)
+
+
+def _first_bytes(connection: socket.socket) -> bytes | None:
+    """Return the first bytes of *connection* without consuming them; None: none yet; empty: it is closed."""
+    try:
+        return connection.recv(PEEK_BYTES, socket.MSG_PEEK)
+    except (BlockingIOError, InterruptedError):
+        return None
+    except OSError:
+        return b""
+
+
+def _silent_for(connection: socket.socket) -> float:
+    """Return the seconds since *connection* received data or was established, including its time in the queue."""
+    try:
+        (milliseconds,) = _SILENT_FOR.unpack(connection.getsockopt(socket.SOL_TCP, socket.TCP_INFO, _SILENT_FOR.size))
+    except (OSError, struct.error):
+        return 0.0
+    return float(milliseconds) / 1000.0

@@ -25,9 +25,9 @@ class Pace:
         self._at = now
         return max(0.0, (1.0 - self._left) / self._rate)
 
-    def take(self) -> None:
-        """Take one token."""
-        self._left -= 1.0
+    def take(self, tokens: float = 1.0) -> None:
+        """Take *tokens*; the balance may become negative."""
+        self._left -= tokens
 
     def give_back(self) -> None:
         """Return one token."""

@@ -32,6 +32,9 @@ TRICKS = {
     "a colour that ends": (b"\x1b[31mred\x1b[0m now", "\x1b[31mred\x1b[0m now"),
     "a colour that ends, shorter": (b"\x1b[31mred\x1b[m now", "\x1b[31mred\x1b[m now"),
     "a line of Windows": (b"text\r", "text"),
+    "turns the direction": ("a\u202e]ecivresc[\u2066b".encode(), r"a\u202e]ecivresc[\u2066b"),
+    "is not seen": ("a\u200b\ufeff\U000e0041b".encode(), r"a\u200b\ufeff\U000e0041b"),
+    "joiners": ("می\u200cخواهم 👩\u200d🚀".encode(), "می\u200cخواهم 👩\u200d🚀"),
     "other letters": ("größe → 漢字\t😀".encode(), "größe → 漢字\t😀"),
 }
 

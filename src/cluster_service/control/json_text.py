@@ -11,6 +11,8 @@ import math
 import re
 from typing import Any, NoReturn
 
+from cluster_service.wire.unseen import IN_CLASS
+
 MAX_BYTES = 256 * 1024
 """Maximum length of a JSON text from a client, in characters."""
 MAX_DEPTH = 32
@@ -19,7 +21,7 @@ MAX_DIGITS = 40
 """Maximum length of an integer, in characters: more than any count, pid, port, time or size needs."""
 
 _BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
-_STEERS = re.compile("[\x7f-\x9f\u2028-\u202e\u2060-\u2069]")
+_STEERS = re.compile("[\x7f-\x9f\u2028\u2029" + IN_CLASS + "]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 

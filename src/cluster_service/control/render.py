@@ -10,6 +10,8 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from cluster_service.wire.unseen import UNSEEN
+
 from .registry import CLOSED
 
 Json = Mapping[str, Any]
@@ -110,8 +112,10 @@ def line(text: object) -> str:
     return whole if whole.isprintable() else "".join(_shown(char) for char in whole)
 
 
-_STEERING = ((0x00, 0x08), (0x0A, 0x1F), (0x7F, 0x9F), (0x2028, 0x202E), (0x2066, 0x2069), (0xD800, 0xDFFF))
-"""Ranges of control characters (except tab), line and direction controls, and surrogates, which cannot be encoded."""
+_STEERING = ((0x00, 0x08), (0x0A, 0x1F), (0x7F, 0x9F), (0x2028, 0x2029), (0xD800, 0xDFFF), *UNSEEN)
+"""Ranges of control characters (except tab), line separators, invisible format controls, and surrogates, which cannot
+be encoded.
+"""
 
 
 def _shown(char: str) -> str:

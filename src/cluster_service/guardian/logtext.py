@@ -5,8 +5,8 @@ of the service or of another worker: its prefix always stands at the beginning.
 
 - Tabs, printable characters and colours (SGR sequences, ``ESC [ ... m``) stay. Colours end with the line.
 - Every other control character is written as an escape: a carriage return as ``\x0d``, ESC as ``\x1b``. So are the C1
-  controls (U+0080 to U+009F) and the line separators U+2028 and U+2029. A carriage return at the end of a line is left
-  out.
+  controls (U+0080 to U+009F), the line separators U+2028 and U+2029, and characters that are not seen but turn or hide
+  others (``wire/unseen``). A carriage return at the end of a line is left out.
 - Bytes that are not UTF-8 are written as escapes too: the log is always valid UTF-8.
 """
 
@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import re
 
+from cluster_service.wire.unseen import IN_CLASS
+
 _PLAIN = bytes([9, 10, *range(32, 127)])
 _RESET = "\x1b[0m"
 _SGR = r"\x1b\[[0-9;:]{0,64}m"
-_SPECIAL = re.compile(_SGR + "|[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
+_SPECIAL = re.compile(_SGR + "|[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029" + IN_CLASS + "]")
 _COLOUR = re.compile(_SGR)
 
 
@@ -54,4 +56,4 @@ def _escape(match: re.Match[str]) -> str:
     if len(found) > 1:
         return found
     code = ord(found)
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

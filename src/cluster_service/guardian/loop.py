@@ -189,7 +189,7 @@ class Guardian:
             posix.prctl(posix.PR_SET_CHILD_SUBREAPER, 1)
         inotify = self.ports.paths.open()
         if inotify is not None:
-            self._loop.watch(inotify, lambda _events: self.ports.paths.changed())
+            self._loop.watch(inotify, lambda _events: self._loop.pause(inotify, self.ports.paths.changed()))
         self.logs.start(self._loop.now())
         self.ports.given.adopt(self._given)
         for held in self.ports.given:

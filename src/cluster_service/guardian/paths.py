@@ -17,6 +17,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import opening, posix
@@ -32,6 +33,12 @@ if TYPE_CHECKING:
     from .steps import Steps
 
 _SUFFIX = b".cservice"
+SHARE, BURST = 0.1, 0.1
+"""Seconds of the processor a second, and at once, that files which come and go may cost us. Then what inotify sees
+waits; what the kernel's queue has no room for meanwhile is told as one overflow, and every file is looked at.
+"""
+READ_COST, LOOK_COST = 0.0005, 0.0002
+"""Seconds that one reading costs around itself, and that one look at a file costs later."""
 
 
 class Place(NamedTuple):
@@ -170,6 +177,8 @@ class Paths:
         self._looking: set[str] = set()
         """Keys of those that will be looked at already."""
         self.inotify: int | None = None
+        self._left, self._read_at = BURST, 0.0
+        """Seconds of the processor that are left, and when that was so."""
 
     def open(self) -> int | None:
         """Return the descriptor that is readable when a directory has changed; None when there are none to be had."""
@@ -201,18 +210,26 @@ class Paths:
                 posix.inotify_unwatch(self.inotify, kept.watch)
         self._start(held, lambda: _remove(kept))
 
-    def changed(self) -> None:
-        """Look at every file that inotify spoke of."""
+    def changed(self) -> float:
+        """Look once at every file that inotify spoke of; return for how many seconds it is not to be read then."""
         if self.inotify is None:
-            return
-        for change in posix.inotify_read(self.inotify):
-            for held in self._held:
-                kept = held.kept
-                if kept is None or held.key in self._looking:
-                    continue
-                if change.mask & posix.IN_Q_OVERFLOW or (change.watch, change.name) == (kept.watch, kept.place.name):
-                    self._looking.add(held.key)
-                    self._start(held, lambda held=held: self._removed(held))  # type: ignore[misc]
+            return 0.0
+        began, looks = time.monotonic(), 0
+        self._left = min(BURST, self._left + (began - self._read_at) * SHARE)
+        self._read_at = began
+        changes = posix.inotify_read(self.inotify)
+        overflow = any(change.mask & posix.IN_Q_OVERFLOW for change in changes)
+        names = {(change.watch, change.name) for change in changes}
+        for held in self._held:
+            kept = held.kept
+            if kept is None or held.key in self._looking:
+                continue
+            if overflow or (kept.watch, kept.place.name) in names:
+                looks += 1
+                self._looking.add(held.key)
+                self._start(held, lambda held=held: self._removed(held))  # type: ignore[misc]
+        self._left -= time.monotonic() - began + READ_COST + looks * LOOK_COST
+        return max(0.0, -self._left / SHARE)
 
     def _removed(self, held: Held) -> Steps[None]:
         self._looking.discard(held.key)  # whatever happens from now on is seen by another look

@@ -65,6 +65,13 @@ class Loop:
         if watched and self._paused.pop(descriptor, None) is None:
             self._epoll.unregister(descriptor)
 
+    def pause(self, descriptor: int, seconds: float) -> None:
+        """Do not look at *descriptor* for a while (0: go on); nothing happens when it is not watched."""
+        if seconds > 0.0 and descriptor in self._watches:
+            self._paused[descriptor] = self.now() + seconds
+            with contextlib.suppress(OSError):  # it is not in the set
+                self._epoll.unregister(descriptor)
+
     def close(self) -> None:
         """Watch nothing any more."""
         self._watches.clear()
@@ -104,8 +111,6 @@ class Loop:
     def _fail(self, descriptor: int, watch: Watch, error: Exception) -> None:
         """Report *error*, and do not look at *descriptor* for a while, unless its handler has dropped it."""
         if self._watches.get(descriptor) is watch:
-            self._paused[descriptor] = self.now() + min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(watch.failures, 10))
+            self.pause(descriptor, min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(watch.failures, 10)))
             watch.failures += 1
-            with contextlib.suppress(OSError):  # it is not in the set
-                self._epoll.unregister(descriptor)
         self.on_fault(error, f"at descriptor {descriptor}, {watch.handler.__qualname__}")

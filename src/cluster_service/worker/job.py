@@ -9,8 +9,8 @@ the output, an empty standard input, its own session and process group, and no o
 
 When the program exits, when the pipe is closed (by the caller or its death), or on SIGTERM, SIGINT or SIGHUP, all
 descendants of the program are killed, whatever sessions and groups they created: this process is a child subreaper, so
-it inherits all orphans. Then it ends with the exit code or signal of the program. If this process itself is killed, the
-kernel kills the program.
+it inherits all orphans. Tracers (ptrace) are killed with the rest; what cannot be killed is left after KILL_SECONDS. Then
+it ends with the exit code or signal of the program. If this process itself is killed, the kernel kills the program.
 """
 
 from __future__ import annotations
@@ -23,11 +23,18 @@ import resource
 import select
 import signal
 import sys
+import time
 from typing import Any, Dict, List, NoReturn, Optional
 
 PR_SET_PDEATHSIG = 1
+PR_SET_DUMPABLE = 4
 PR_SET_CHILD_SUBREAPER = 36
 PR_SET_NO_NEW_PRIVS = 38
+
+KILL_SECONDS = 5.0
+"""Time after which processes that cannot be killed, or reaped, are left behind."""
+KILL_AGAIN_SECONDS = 0.05
+"""Time until descendants are looked for again, if no child ends."""
 
 CANNOT_RUN = 126
 """Exit code if the program cannot be executed, as in shells."""
@@ -42,6 +49,7 @@ def main(descriptor: int) -> NoReturn:
     """Run the program described in *descriptor*; see the module."""
     with open(descriptor, "rb") as file:
         plan = json.load(file)
+    _prctl(PR_SET_DUMPABLE, 0)  # so that no process without CAP_SYS_PTRACE can trace this one
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
     awake, waker = os.pipe()
     for end in (awake, waker):
@@ -57,11 +65,7 @@ def main(descriptor: int) -> NoReturn:
     for stream in (1, 2):  # only the program holds the output now, so its end marks the end of output
         os.dup2(null, stream)
     os.close(null)
-    status = _wait(program, awake)
-    if status is None:
-        status = _kill(program)
-    _kill_the_rest()
-    _end_as(status)
+    _end_as(_kill_all(program, _wait(program, awake), awake))
 
 
 def _become(plan: Dict[str, Any], parent: int) -> NoReturn:
@@ -112,6 +116,8 @@ def _wait(program: int, awake: int) -> Optional[int]:
     poll = select.poll()
     poll.register(0, select.POLLIN)
     poll.register(awake, select.POLLIN)
+    pidfd = os.pidfd_open(program)  # it becomes readable also if a tracer keeps the program from being reaped
+    poll.register(pidfd, select.POLLIN)
     while True:
         ready = {descriptor for descriptor, _ in poll.poll()}
         if awake in ready:
@@ -121,6 +127,8 @@ def _wait(program: int, awake: int) -> Optional[int]:
                 return status
             if set(numbers) - {signal.SIGCHLD}:
                 return None
+        if pidfd in ready:
+            return _reap(program)
         if 0 in ready and not os.read(0, 4096):
             return None
 
@@ -139,44 +147,53 @@ def _reap(program: int) -> Optional[int]:
         return found
 
 
-def _kill(program: int) -> int:
-    try:
-        os.kill(program, signal.SIGKILL)  # not reaped yet, so the pid is still valid
-    except PermissionError:  # it has changed its user
-        return signal.SIGKILL
-    return os.waitpid(program, 0)[1]
+def _kill_all(program: int, status: Optional[int], awake: int) -> int:
+    """Kill every descendant within KILL_SECONDS; return the wait status of *program*, *status* if that is known.
 
-
-def _kill_the_rest() -> None:
-    """Kill every descendant. Orphans created meanwhile become our children and are killed in turn."""
+    Descendants of every depth are killed before anything is waited for: the kernel hands over a process that has ended
+    only when its tracer, which may be any of them, has ended too. What loses its parent meanwhile becomes our child.
+    """
+    poll = select.poll()
+    poll.register(awake, select.POLLIN)
+    end = time.monotonic() + KILL_SECONDS
     while True:
-        killed = False
-        for pid in _children():
-            try:
-                os.kill(pid, signal.SIGKILL)
-                killed = True
-            except OSError:  # already gone, or a setuid program of another user, which we may not kill
-                continue
+        found = _reap(program)
+        status = found if status is None else status
+        killed = _kill_each(_descendants())
+        if not killed or time.monotonic() >= end:
+            return signal.SIGKILL if status is None else status
+        if poll.poll(KILL_AGAIN_SECONDS * 1000):
+            os.read(awake, 4096)
+
+
+def _kill_each(pids: List[int]) -> bool:
+    """Return whether any of *pids* was there to be killed; a zombie is, too."""
+    killed = False
+    for pid in pids:
         try:
-            pid, _ = os.waitpid(-1, 0 if killed else os.WNOHANG)
-        except ChildProcessError:
-            return
-        if not killed and pid == 0:
-            return
+            os.kill(pid, signal.SIGKILL)
+            killed = True
+        except OSError:  # it has ended, or is another user's (a setuid program)
+            continue
+    return killed
 
 
-def _children() -> List[int]:
-    """Return the pids of our children."""
-    own = os.getpid()
-    found = []
+def _descendants() -> List[int]:
+    offspring: Dict[int, List[int]] = {}
     for entry in os.listdir("/proc"):
         if entry.isdigit():
             try:
                 with open(f"/proc/{entry}/stat", "rb") as file:
-                    if int(file.read().rpartition(b")")[2].split()[1]) == own:
-                        found.append(int(entry))
+                    parent = int(file.read().rpartition(b")")[2].split()[1])
             except (OSError, IndexError, ValueError):
                 continue
+            offspring.setdefault(parent, []).append(int(entry))
+    found: List[int] = []
+    todo = [os.getpid()]
+    while todo:
+        children = offspring.pop(todo.pop(), [])
+        found += children
+        todo += children
     return found
 
 

@@ -173,6 +173,7 @@ class Ending:
 
     def _kill_workers(self) -> None:
         for worker in list(self._holdings.workers.values()):
+            worker.killed = True
             reap.signal_group(worker.pid, signal.SIGKILL, leader_lives=not worker.exited, others=self._holdings.by_pid)
 
     # ------------------------------------------------------------ the end

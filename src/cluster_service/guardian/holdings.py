@@ -64,6 +64,8 @@ class Worker:
     """What asks it to end."""
     mark: int = 0
     """What all of its descendants inherit (``remains``)."""
+    killed: bool = False
+    """The guardian has sent it SIGKILL."""
     stopped: bool = False
     """The guardian itself has asked it to end."""
     left: int = 0

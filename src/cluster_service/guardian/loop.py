@@ -36,6 +36,7 @@ from .receiving import DISCARD, discard
 from .remains import Remains
 from .room import Told
 from .steps import Tasks
+from .traced import Traced
 from .verbs import Verbs
 from .watching import Loop
 from .workers import Workers
@@ -123,6 +124,7 @@ class Guardian:
         )
         self.leaving = Leaving(self.holdings, self.ports.per_slot, self.helper, self._loop, self.logs.line)
         self.notifier = Notifier(boot.manager, self.holdings, self.keeper, self.ending, self.logs.line, now)
+        self.traced = Traced(self.ending.before, self.holdings.by_pid, self.logs.line)
         self._given = boot.manager.sockets
         self._join()
         self._patience = min(_LATE, boot.master_hang_timeout / 4)
@@ -135,6 +137,7 @@ class Guardian:
             self.remains,
             self.ports.per_slot,
             self.leaving,
+            self.traced,
             self.ending,
             self.notifier,
             self.channels,

@@ -54,6 +54,8 @@ class Process(NamedTuple):
     group: int
     start: int
     zombie: bool
+    state: bytes = b"S"
+    """The letter of proc_pid_stat(5)."""
 
 
 def look(pid: int) -> Process | None:
@@ -64,7 +66,7 @@ def look(pid: int) -> Process | None:
             fields = file.read().rpartition(b")")[2].split()
         # The first thread may have ended and others go on: all of them count until the last one ends.
         zombie = fields[0] in (b"Z", b"X") and int(fields[17]) <= 1
-        return Process(int(fields[1]), int(fields[2]), int(fields[19]), zombie)
+        return Process(int(fields[1]), int(fields[2]), int(fields[19]), zombie, fields[0])
     except (OSError, ValueError, IndexError):
         return None
 

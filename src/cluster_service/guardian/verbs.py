@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -152,6 +153,7 @@ class Verbs:
         else:
             os.kill(worker.pid, order.signal)
         worker.signals.append(order.order)
+        worker.killed |= order.signal == signal.SIGKILL
 
     @staticmethod
     def _kill(worker: Worker, number: int) -> None:

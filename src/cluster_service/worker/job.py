@@ -9,8 +9,8 @@ the output, an empty standard input, its own session and process group, and no o
 
 When the program exits, when the pipe is closed (by the caller or its death), or on SIGTERM, SIGINT or SIGHUP, all
 descendants of the program are killed, whatever sessions and groups they created: this process is a child subreaper, so
-it inherits all orphans. Tracers (ptrace) are killed with the rest; what cannot be killed is left after KILL_SECONDS. Then
-it ends with the exit code or signal of the program. If this process itself is killed, the kernel kills the program.
+it inherits all orphans. Tracers (ptrace) are killed with the rest; what cannot be killed is left after KILL_SECONDS.
+Then it ends with the exit code or signal of the program. If this process is killed, the kernel kills the program.
 """
 
 from __future__ import annotations

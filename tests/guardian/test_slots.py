@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cluster_service.guardian import connections, steering
+from cluster_service.guardian import connections, duties, steering
 from cluster_service.guardian.connections import Info
 from cluster_service.guardian.helper import Answer
 from cluster_service.guardian.slots import Member, Slots
@@ -104,7 +104,7 @@ def perform(steps: Steps[None]) -> None:
     try:
         call = next(steps)
         while True:
-            steering.DUTIES[call.duty](call.values, list(call.descriptors))
+            duties.DUTIES[call.duty](call.values, list(call.descriptors))
             call = steps.send(Answer({}, []))
     except StopIteration:
         return

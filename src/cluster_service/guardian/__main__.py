@@ -58,6 +58,7 @@ def _write_logs(control: int, title: str = "") -> int:
 
 def _guard(boot_fd: int) -> int:
     from cluster_service.guardian import boot as boots  # noqa: PLC0415 - after the path is set
+    from cluster_service.guardian import posix  # noqa: PLC0415 - as above
     from cluster_service.guardian.loop import Guardian  # noqa: PLC0415 - as above
 
     descriptor = _above_standard(boot_fd)
@@ -72,7 +73,11 @@ def _guard(boot_fd: int) -> int:
     _close_others({*range(3, 3 + given), *([] if lock is None else [lock])})
     os.chdir("/")  # the directory of the caller may be a release, or be unmounted
     problem = _write_pid_file(boot.pid_file) or _try_log_file(boot.log_file)
-    return _refuse(problem) if problem else Guardian(boot).run()
+    if problem:
+        return _refuse(problem)
+    guardian = Guardian(boot)
+    posix.release_memory()
+    return guardian.run()
 
 
 def _be_called(title: str) -> None:

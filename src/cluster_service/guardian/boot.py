@@ -13,7 +13,7 @@ class BootError(Exception):
     """The boot message is none, as a sentence."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Start:
     """How to start a master."""
 
@@ -22,7 +22,7 @@ class Start:
     env: dict[str, str]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Manager:
     """What a service manager has told whoever became the guardian (sd_notify(3), sd_watchdog_enabled(3),
     sd_listen_fds(3)).
@@ -36,7 +36,7 @@ class Manager:
     """The names of the descriptors from 3 on."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Boot:
     """What the guardian reads of the boot message. Durations are seconds; paths are absolute."""
 

@@ -18,7 +18,6 @@ from cluster_service.machine import notify_place, shortage
 from cluster_service.machine.title import Title
 
 from . import limits, spawn
-from .leftovers import Leftovers, wait_for
 
 if TYPE_CHECKING:
     from .boot import Boot
@@ -109,6 +108,8 @@ class Cleaner:
     def _be(self) -> NoReturn:
         """Be the cleaner, in the process that was forked for it. Does not return."""
         try:
+            from .leftovers import Leftovers, wait_for  # noqa: PLC0415 - the guardian has no use for them
+
             limits.restore(self._limits)
             signal.set_wakeup_fd(-1)
             for number in signal.valid_signals():

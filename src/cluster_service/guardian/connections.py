@@ -23,9 +23,8 @@ from . import posix, strangers
 from .apart import Result
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
-    from .apart import Duty
 
 BUDGET_SECONDS = 0.25
 """How long one look may take; further connections are left to the next one, which begins elsewhere."""
@@ -208,4 +207,3 @@ def queues(_values: dict[str, Any], descriptors: list[int]) -> Result:
     return Result({"queues": found})
 
 
-DUTIES: Mapping[str, Duty] = {"queues": queues, "look_at_connections": look}

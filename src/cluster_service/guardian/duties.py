@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from cluster_service.wire.addresses import Address
 
-from . import asked, connections, opening, paths, posix, steering, strangers
+from . import asked, opening, paths, posix, strangers
 from .apart import Result
 
 if TYPE_CHECKING:
@@ -209,9 +210,24 @@ def open_sockets(values: dict[str, Any], _descriptors: list[int]) -> Result:
     return Result({"open": sorted(found)})
 
 
+def _late(module: str, name: str) -> Duty:
+    """Return the duty *name* of *module*, which is imported in the helper: the guardian has no use for it."""
+
+    def duty(values: dict[str, Any], descriptors: list[int]) -> Result:
+        __import__(f"{__package__}.{module}")
+        found: Duty = getattr(sys.modules[f"{__package__}.{module}"], name)
+        return found(values, descriptors)
+
+    return duty
+
+
 DUTIES: Mapping[str, Duty] = {
-    **steering.DUTIES,
-    **connections.DUTIES,
+    "join": _late("steering", "join"),
+    "steer": _late("steering", "steer"),
+    "withdraw": _late("steering", "withdraw"),
+    "probe_steering": _late("steering", "probe"),
+    "look_at_connections": _late("connections", "look"),
+    "queues": _late("connections", "queues"),
     "read_bind": asked.read_bind,
     "read_listen": asked.read_listen,
     "describe": asked.describe,

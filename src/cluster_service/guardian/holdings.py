@@ -37,7 +37,7 @@ have no time for anything else.
 """
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Worker:
     """One worker's process, its descriptors, and what is known of it."""
 
@@ -153,7 +153,7 @@ class Worker:
         return dict(vars(state))
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Held:
     """One socket that is held, whoever uses it."""
 

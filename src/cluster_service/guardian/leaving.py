@@ -47,8 +47,10 @@ _LAST_CALL = 0.5
 that works on one request at a time answers it, and reads the end of the data then."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class _Leave:
+    """A worker that waits for its stop signal."""
+
     worker: Worker
     began: float
     until: float

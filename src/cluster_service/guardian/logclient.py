@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import mmap
 import os
 import select
 import signal
@@ -73,7 +74,7 @@ class Logs:
         self._sources: dict[int, Source] = {}
         self._outbox = Outbox()
         self._discarder = Discarder(self._at_end)
-        self._buffer = bytearray(ANSWER_BYTES)
+        self._buffer = mmap.mmap(-1, ANSWER_BYTES)
         """Made now: an answer can be received when there is no memory."""
         self._sock: socket.socket | None = None
         self.pid: int | None = None

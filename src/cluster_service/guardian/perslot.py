@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from cluster_service.machine import shortage
 
-from . import steering
+from . import slots
 from .slots import Member, Slots
 from .steps import ask
 from .wants import LeaveAlone
@@ -64,8 +64,8 @@ class PerSlot:
                 self._watch(held, held.slots.members[0])
         member = held.slots.of(worker.number) or held.slots.waiting()
         if member is None:
-            if len(held.slots.members) >= steering.MEMBERS_LIMIT:
-                raise OSError(errno.EMFILE, f"{held.address} has {steering.MEMBERS_LIMIT} sockets already")
+            if len(held.slots.members) >= slots.MEMBERS_LIMIT:
+                raise OSError(errno.EMFILE, f"{held.address} has {slots.MEMBERS_LIMIT} sockets already")
             answer = yield from opened
             (descriptor,) = answer.descriptors
             sock = socket.socket(held.address.family, held.socket.type, 0, fileno=descriptor)

@@ -282,3 +282,17 @@ def read_memory_file(descriptor: int) -> bytes:
     with os.fdopen(descriptor, "rb") as file:
         file.seek(0)
         return file.read()
+
+
+_M_TRIM_THRESHOLD, _M_TOP_PAD = -1, -2  # of malloc.h
+_KEPT_BYTES = 4096
+
+
+def release_memory() -> None:
+    """Give back to the system what imports and the start have used and freed, where the C library can (glibc), and
+    keep little of what is freed from now on.
+    """
+    if hasattr(_libc, "malloc_trim"):
+        for parameter in (_M_TRIM_THRESHOLD, _M_TOP_PAD):
+            _libc.mallopt(ctypes.c_int(parameter), ctypes.c_int(_KEPT_BYTES))
+        _libc.malloc_trim(ctypes.c_size_t(0))

@@ -35,7 +35,7 @@ _MAX_NAMED = 5
 """Pids in a line of the log."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class _Rest:
     """What one worker has left. Times are monotonic seconds."""
 

@@ -28,8 +28,11 @@ if TYPE_CHECKING:
 
     from .steps import Steps
 
+MEMBERS_LIMIT = 1000
+"""Sockets of one address; a program has 2 instructions for each, and the kernel allows 4096 (BPF_MAXINSNS)."""
 
-@dataclass(eq=False)
+
+@dataclass(eq=False, repr=False)
 class Member:
     """One socket of an address."""
 

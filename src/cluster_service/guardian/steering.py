@@ -20,9 +20,7 @@ from . import posix
 from .apart import Result
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from .apart import Duty
+    from collections.abc import Sequence
 
 VARIABLE = "CSERVICE_NO_STEERING"
 """In the environment of the guardian, 1: new connections cannot be steered here. For tests, as CSERVICE_NO_SECCOMP."""
@@ -32,8 +30,6 @@ _LOAD_WORD = 0x20  # BPF_LD | BPF_W | BPF_ABS
 _JUMP_IF_AT_LEAST = 0x35  # BPF_JMP | BPF_JGE | BPF_K
 _RETURN = 0x06  # BPF_RET | BPF_K
 _RANDOM = 0xFFFFF000 + 56  # SKF_AD_OFF + SKF_AD_RANDOM: a random number of 32 bits
-MEMBERS_LIMIT = 1000
-"""Sockets of one address; a program has 2 instructions for each, and the kernel allows 4096 (BPF_MAXINSNS)."""
 
 
 def program(weights: Sequence[int]) -> bytes:
@@ -112,6 +108,3 @@ def _reached() -> bool:
                         return False
                     taker.accept()[0].close()
     return True
-
-
-DUTIES: Mapping[str, Duty] = {"join": join, "steer": steer, "withdraw": withdraw, "probe_steering": probe}

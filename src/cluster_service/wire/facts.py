@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any, Dict, List, Optional
 
-from .records import Family
+from .records import Family, Record
 
 
-@dataclass(frozen=True)
-class WorkerState:
+@dataclass(frozen=True, eq=False, repr=False)
+class WorkerState(Record):
     """One worker in a snapshot: everything that the guardian knows about it."""
 
     worker: int
@@ -48,8 +48,8 @@ class WorkerState:
         return cls(**{key: value for key, value in state.items() if key in known})
 
 
-@dataclass(frozen=True)
-class Snapshot:
+@dataclass(frozen=True, eq=False, repr=False)
+class Snapshot(Record):
     """The answer to ``Hello``: the complete state."""
 
     version: int
@@ -71,8 +71,8 @@ class Snapshot:
     """Mode -> "" if it is usable here, else the reason why not: ``{"seccomp": "", "python": "", ...}``."""
 
 
-@dataclass(frozen=True)
-class Spawned:
+@dataclass(frozen=True, eq=False, repr=False)
+class Spawned(Record):
     """The worker was forked, and its program executed."""
 
     worker: int
@@ -80,8 +80,8 @@ class Spawned:
     at: float = 0.0
 
 
-@dataclass(frozen=True)
-class Monitoring:
+@dataclass(frozen=True, eq=False, repr=False)
+class Monitoring(Record):
     """How the master observes a worker. Follows ``Spawned`` and, for each living worker, ``Snapshot``.
 
     If *inode* is not 0 there is a board (``wire.board``), and its descriptor accompanies the fact if it could be sent.
@@ -98,8 +98,8 @@ class Monitoring:
     """The address opened by the guardian for its health checks; empty: none."""
 
 
-@dataclass(frozen=True)
-class OutputInspected:
+@dataclass(frozen=True, eq=False, repr=False)
+class OutputInspected(Record):
     """The answer to ``InspectOutput``."""
 
     worker: int
@@ -107,16 +107,16 @@ class OutputInspected:
     """True if a process that writes to the worker's standard output or error may block until it is read."""
 
 
-@dataclass(frozen=True)
-class SpawnFailed:
+@dataclass(frozen=True, eq=False, repr=False)
+class SpawnFailed(Record):
     """The process was not started: fork failed, the program or directory does not exist, or the user is unknown."""
 
     worker: int
     error: str
 
 
-@dataclass(frozen=True)
-class Exited:
+@dataclass(frozen=True, eq=False, repr=False)
+class Exited(Record):
     """The process of the worker has exited and was reaped. Exactly one of *code* and *signal* is set."""
 
     worker: int
@@ -126,8 +126,8 @@ class Exited:
     """How many processes that it started are left. If there are any, ``Swept`` follows the order ``sweep``."""
 
 
-@dataclass(frozen=True)
-class Swept:
+@dataclass(frozen=True, eq=False, repr=False)
+class Swept(Record):
     """Every process that an exited worker left has ended. Follows ``Exited`` with *left*."""
 
     worker: int
@@ -135,16 +135,16 @@ class Swept:
     """The pid of one that had left the worker's process group; 0: none was seen."""
 
 
-@dataclass(frozen=True)
-class Output:
+@dataclass(frozen=True, eq=False, repr=False)
+class Output(Record):
     """The last lines written by an exited worker (at most 40, of at most 500 characters). Follows ``Exited``."""
 
     worker: int
     lines: List[str]
 
 
-@dataclass(frozen=True)
-class Listening:
+@dataclass(frozen=True, eq=False, repr=False)
+class Listening(Record):
     """*worker* listens on *address*; with worker None, the ``Listen`` order was executed."""
 
     address: str
@@ -161,15 +161,15 @@ class Listening:
     """For a private worker: the address that it requested; *address* is then its private address."""
 
 
-@dataclass(frozen=True)
-class Released:
+@dataclass(frozen=True, eq=False, repr=False)
+class Released(Record):
     """The guardian has closed the socket of *address*: no process of the worker that bound it has it open."""
 
     address: str
 
 
-@dataclass(frozen=True)
-class ListenerState:
+@dataclass(frozen=True, eq=False, repr=False)
+class ListenerState(Record):
     """A shared socket no longer accepts connections, or does again."""
 
     address: str
@@ -177,16 +177,16 @@ class ListenerState:
     """Why it does not, as a sentence; empty: it does."""
 
 
-@dataclass(frozen=True)
-class Unlistened:
+@dataclass(frozen=True, eq=False, repr=False)
+class Unlistened(Record):
     """*worker* no longer has the listening socket of *address*, which others have: a process had shut it down."""
 
     worker: int
     address: str
 
 
-@dataclass(frozen=True)
-class ListenFailed:
+@dataclass(frozen=True, eq=False, repr=False)
+class ListenFailed(Record):
     """A ``Listen`` order (worker None) or the bind of a worker failed."""
 
     address: str
@@ -195,39 +195,39 @@ class ListenFailed:
     worker: Optional[int] = None
 
 
-@dataclass(frozen=True)
-class Ready:
+@dataclass(frozen=True, eq=False, repr=False)
+class Ready(Record):
     """The worker reported on its channel that it is ready, or (False) not ready yet."""
 
     worker: int
     ready: bool = True
 
 
-@dataclass(frozen=True)
-class Notified:
+@dataclass(frozen=True, eq=False, repr=False)
+class Notified(Record):
     """An sd_notify datagram of the worker: its fields by name (READY, STATUS, STOPPING, WATCHDOG ...)."""
 
     worker: int
     fields: Dict[str, str]
 
 
-@dataclass(frozen=True)
-class Message:
+@dataclass(frozen=True, eq=False, repr=False)
+class Message(Record):
     """Any other message of the worker on its channel."""
 
     worker: int
     message: Dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Signalled:
+@dataclass(frozen=True, eq=False, repr=False)
+class Signalled(Record):
     """The guardian received a signal that the master must handle: TERM, INT, HUP."""
 
     signal: str
 
 
-@dataclass(frozen=True)
-class Refused:
+@dataclass(frozen=True, eq=False, repr=False)
+class Refused(Record):
     """An order was not executed, and why: a duplicate, an unknown worker, or an invalid message."""
 
     order: str
@@ -235,8 +235,8 @@ class Refused:
     worker: Optional[int] = None
 
 
-@dataclass(frozen=True)
-class Ping:
+@dataclass(frozen=True, eq=False, repr=False)
+class Ping(Record):
     """Requests a ``Pong``; a master that does not answer is considered hung."""
 
 

@@ -10,29 +10,29 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, Optional
 
-from .records import Family
+from .records import Family, Record
 
 VERSION = 1
 """The version of the guardian's protocol. The master states its version, and the guardian refuses another."""
 
 
-@dataclass(frozen=True)
-class Hello:
+@dataclass(frozen=True, eq=False, repr=False)
+class Hello(Record):
     """The first order of every master. Answered by a ``Snapshot`` fact."""
 
     version: int = VERSION
     pid: int = 0
 
 
-@dataclass(frozen=True)
-class Note:
+@dataclass(frozen=True, eq=False, repr=False)
+class Note(Record):
     """Replace the master's checkpoint. Sent before the orders that it records, on the same stream."""
 
     text: str
 
 
-@dataclass(frozen=True)
-class Spawn:
+@dataclass(frozen=True, eq=False, repr=False)
+class Spawn(Record):
     """Fork and exec one worker. Answered by ``Spawned`` or ``SpawnFailed``; ``Refused`` if *worker* is not new."""
 
     worker: int
@@ -84,8 +84,8 @@ class Spawn:
     """
 
 
-@dataclass(frozen=True)
-class Signal:
+@dataclass(frozen=True, eq=False, repr=False)
+class Signal(Record):
     """Send *signal* (a number) to the process of the worker, or to its whole process group."""
 
     worker: int
@@ -100,23 +100,23 @@ class Signal:
     the signal. Only for workers with sockets of their own (``Spawn.listen``)."""
 
 
-@dataclass(frozen=True)
-class Tell:
+@dataclass(frozen=True, eq=False, repr=False)
+class Tell(Record):
     """Send *message* on the worker's channel. ``Refused``, and dropped, if it has no channel or does not read."""
 
     worker: int
     message: Dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Forget:
+@dataclass(frozen=True, eq=False, repr=False)
+class Forget(Record):
     """Forget *worker*: its exit is recorded in the checkpoint."""
 
     worker: int
 
 
-@dataclass(frozen=True)
-class Listen:
+@dataclass(frozen=True, eq=False, repr=False)
+class Listen(Record):
     """Open and hold a listening socket. Answered by ``Listening`` (worker None) or ``ListenFailed``. Repeatable."""
 
     address: str
@@ -130,34 +130,34 @@ class Listen:
     """The group of workers that it is for; empty: the first group that binds it."""
 
 
-@dataclass(frozen=True)
-class Close:
+@dataclass(frozen=True, eq=False, repr=False)
+class Close(Record):
     """Close the held socket of *address*. Does nothing if there is none."""
 
     address: str
 
 
-@dataclass(frozen=True)
-class Log:
+@dataclass(frozen=True, eq=False, repr=False)
+class Log(Record):
     """Write one line to the log of the service."""
 
     line: str
 
 
-@dataclass(frozen=True)
-class InspectOutput:
+@dataclass(frozen=True, eq=False, repr=False)
+class InspectOutput(Record):
     """Check if *worker* may block on its output. Answered by ``OutputInspected``."""
 
     worker: int
 
 
-@dataclass(frozen=True)
-class Pong:
+@dataclass(frozen=True, eq=False, repr=False)
+class Pong(Record):
     """The answer to a ``Ping`` fact: the master's loop is running."""
 
 
-@dataclass(frozen=True)
-class Status:
+@dataclass(frozen=True, eq=False, repr=False)
+class Status(Record):
     """The state of the service for its service manager. Sent by each new master, and at every change."""
 
     phase: str
@@ -170,16 +170,16 @@ class Status:
     """Number of ``Signalled("HUP")`` received by this master, to distinguish an answer from an earlier status."""
 
 
-@dataclass(frozen=True)
-class Stopping:
+@dataclass(frozen=True, eq=False, repr=False)
+class Stopping(Record):
     """The master has taken over the shutdown requested by a signal: the guardian need not drain the workers itself."""
 
     deadline: float = 0.0
     """Seconds from now after which the guardian ends the remaining workers itself; 0 means never."""
 
 
-@dataclass(frozen=True)
-class Bye:
+@dataclass(frozen=True, eq=False, repr=False)
+class Bye(Record):
     """The service has ended: kill the remaining workers, close everything, exit with *code*."""
 
     code: int = 0

@@ -27,6 +27,23 @@ def to_json(record: Any) -> Dict[str, Any]:
     return {"type": name_of(type(record)), **vars(record)}
 
 
+class Record:
+    """Base of frozen dataclasses: compares, hashes and shows them by their fields.
+
+    Methods that ``dataclass`` generates for each class would take a third more of the guardian's memory for messages.
+    """
+
+    def __eq__(self, other: object) -> bool:
+        return NotImplemented if type(other) is not type(self) else vars(self) == vars(other)
+
+    def __hash__(self) -> int:
+        return hash((type(self), *vars(self).values()))
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
+        return f"{type(self).__qualname__}({shown})"
+
+
 class Family(Generic[T]):
     """The records allowed in one direction of a protocol."""
 

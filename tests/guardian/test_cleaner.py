@@ -19,7 +19,7 @@ from cluster_service.guardian.cleaner import clean_up
 from cluster_service.guardian.holdings import Held, Holdings
 from cluster_service.guardian.known import Known, Numbers
 from cluster_service.guardian.leftovers import Leftovers
-from cluster_service.wire import orders
+from cluster_service.wire import facts, orders
 from cluster_service.wire.addresses import parse
 from tests.contract.interface import DEADLINE
 from tests.tools.ports import free_port
@@ -116,8 +116,11 @@ def test_no_master_is_needed_and_none_is_left(start: Start, number: int) -> None
 def test_a_worker_has_its_time(start: Start) -> None:
     kernel = start({"stop_timeout": DEADLINE})
     puppet = Puppet(kernel, 1)
-    puppet.do("signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])")
+    puppet.do("signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM]); os.write(2, b'hello\\n')")
+    assert kernel.wrote("hello"), "the log writer has the pipes: a guardian that dies before takes them along"
     puppet.tell("signal.sigwait([signal.SIGTERM]); os.write(2, b'goodbye\\n'); os._exit(0)")
+    kernel.send(orders.Hello())
+    kernel.fact(facts.Snapshot)  # by now the guardian has passed on what the worker is to do
     for pidfd in end(kernel):
         wait_for(pidfd)
     assert kernel.wrote("goodbye")

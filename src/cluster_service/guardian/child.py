@@ -78,8 +78,8 @@ def _report(launch: int, text: str) -> None:
         os._exit(127)
 
 
-def write(descriptor: int, text: bytes) -> None:
-    """Write *text*, in a process that may wait for its reader."""
+def report(descriptor: int, text: bytes) -> None:
+    """Write *text*. To be called in a process of its own, which may wait for the reader."""
     os.write(descriptor, text)
 
 

@@ -223,7 +223,7 @@ class Ending:
         """Write to standard error, which may not take it: in a process of its own, for ``_REPORT_TIME`` at most."""
         own = os.dup(2)
         try:
-            pid = apart.fork(own, lambda kept: child.write(kept, text), None, "")
+            pid = apart.fork(own, lambda kept: child.report(kept, text), None, "")
         finally:
             os.close(own)
         self._wait(turn, _REPORT_TIME, lambda: pid in reap.children())

@@ -180,6 +180,8 @@ class Reloading:
         try:
             await self.take_up(everybody=True)
         except CommandError as error:
+            if error.code == "stopping" and not self._master.cluster.ending:  # the next master begins it
+                return
             hint = f"\n{error.hint}" if error.hint else ""
             if error.code == "busy" and self._master.doors is not None:  # keys that were withdrawn do not wait for it
                 self._master.doors.rekey(self._master.settings)

@@ -10,8 +10,14 @@ from typing import TYPE_CHECKING
 from cluster_service.core import events
 from cluster_service.core.worker import seconds
 
+from .untrusted import printable
+
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+MAX_ADDRESS = 200
+"""Characters of an address in a line."""
 
 
 def line(event: events.Event) -> str | None:
@@ -58,8 +64,8 @@ _LINES: dict[type, Callable[..., str | None]] = {
     events.WorkerRecycle: lambda e: f"{e.group}.{e.slot} (pid {e.pid}) is recycled: {e.detail}",
     events.SlotBroken: lambda e: f"{e.group}.{e.slot} is broken: it is tried at a slow pace now (see: cservice health)",
     events.SlotRecovered: lambda e: f"{e.group}.{e.slot} has recovered",
-    events.PortOpen: lambda e: f"listening on {e.address}",
-    events.PortClosed: lambda e: f"no longer listening on {e.address}: nobody uses it",
+    events.PortOpen: lambda e: f"listening on {printable(e.address, MAX_ADDRESS)}",
+    events.PortClosed: lambda e: f"no longer listening on {printable(e.address, MAX_ADDRESS)}: nobody uses it",
     events.OperationStart: lambda e: f"{e.command} (operation {e.operation})",
     events.OperationEnd: _end,
     events.MasterStart: _master,

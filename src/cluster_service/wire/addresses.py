@@ -32,7 +32,10 @@ class AddressError(ValueError):
 
 @dataclass(frozen=True)
 class Address:
-    """The address of a socket. ``str()`` returns its canonical text, which ``parse`` reads."""
+    """The address of a socket. ``str()`` returns its canonical text, which ``parse`` reads.
+
+    In a formatted string, for people, control characters of a path are escaped: a worker chooses it.
+    """
 
     kind: str
     """``tcp``, ``udp`` or ``unix``."""
@@ -47,6 +50,12 @@ class Address:
             return f"unix:{self.host}"
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{'udp:' if self.kind == 'udp' else ''}{host}:{self.port}{'+v4' if self.dual else ''}"
+
+    def __format__(self, spec: str) -> str:
+        text = str(self)
+        if not text.isprintable():
+            text = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+        return format(text, spec)
 
     @property
     def family(self) -> int:

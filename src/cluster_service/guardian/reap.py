@@ -134,9 +134,16 @@ def signal_group(
     try:
         os.killpg(group, number)
     except (ProcessLookupError, PermissionError):
-        if not leader_lives:
-            return False
-        os.kill(group, number)  # it was forked just now, and has no group of its own yet
+        return leader_lives and _signal_leader(group, number)
+    return True
+
+
+def _signal_leader(pid: int, number: int) -> bool:
+    """Signal a process that was forked just now and has no process group of its own yet."""
+    try:
+        os.kill(pid, number)
+    except (ProcessLookupError, PermissionError):
+        return False
     return True
 
 

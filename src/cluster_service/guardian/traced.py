@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 
     from .holdings import Worker
 
-LOOK_SECONDS = 1.0
-"""Time between two looks. A child that is found dead in two consecutive looks is withheld."""
+LOOK_SECONDS, IDLE_LOOK_SECONDS = 1.0, 5.0
+"""Time between two looks; the longer one while no child has ended or was told to. A child that is found dead in two
+consecutive looks is withheld.
+"""
 MAX_THREADS = 4096
 """Threads of one child, and tracers that trace each other, that are examined in one look."""
 
@@ -94,17 +96,18 @@ class Traced:
         """Pid and start time of the children that had ended at the last look."""
         self._reported: set[tuple[int, int, int]] = set()
         """The same, and the tracer that was reported for it."""
-        self._look_at = 0.0
+        self._looked_at = -IDLE_LOOK_SECONDS
 
     def deadline(self) -> float | None:
         """Return when ``tick`` has something to do."""
-        return self._look_at
+        expected = self._seen or any(worker.signals or worker.killed for worker in self._workers.values())
+        return self._looked_at + (LOOK_SECONDS if expected else IDLE_LOOK_SECONDS)
 
     def tick(self, now: float) -> None:
         """Look at the children, if it is time to. Every child that can be reaped has been reaped before."""
-        if now < self._look_at:
+        if now < (self.deadline() or 0.0):
             return
-        self._look_at = now + LOOK_SECONDS
+        self._looked_at = now
         seen = set()
         for pid in reap.children():
             process = None if pid in self._others else reap.look(pid)

@@ -30,7 +30,7 @@ def check_release(
 ) -> list[str]:
     """Check *release* and return remarks about it; currently always empty. Blocking: run it in a thread.
 
-    *identity*: the user of its workers, as whom the files are examined. *environ*: the environment of its workers.
+    *identity*: the user of its workers; the files are read as this user. *environ*: the environment of its workers.
     *timeout*: seconds. Raises CommandError failed, possibly with several lines, if the release cannot run.
     """
     try:

@@ -99,7 +99,7 @@ def made_keys(run_dir: str, name: str) -> tuple[tuple[Key, ...], str | None]:
 
 
 def check_commands(directory: Given | None) -> list[str]:
-    """Return a warning for each command file that does not compile. Raises CommandError if there is no directory."""
+    """Return a warning for each command file that does not compile. Raises CommandError if the directory is missing."""
     if directory is None:
         return []
     try:

@@ -216,7 +216,7 @@ def _expect_port(_setting: Setting, raw: Any, _base: str, _unit: str) -> bool | 
     try:
         return words[word] if word in words else values.integer(raw, 1, 65535)
     except CommandError:
-        raise CommandError("bad_request", f"{values.quoted(raw)} is no port: write 8000, yes or no") from None
+        raise CommandError("bad_request", f"{values.quoted(raw)} is not a port: write 8000, yes or no") from None
 
 
 def _key(_setting: Setting, raw: Any, _base: str, _unit: str) -> str:

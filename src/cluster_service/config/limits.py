@@ -108,7 +108,7 @@ def stop_signal(raw: Any) -> str:
         number = signals.signal_number(text)
     except ValueError:
         names = "Write TERM, INT, QUIT, HUP, USR1, USR2 or WINCH, with or without SIG, or a number."
-        raise CommandError("bad_request", f"{raw!r} is no signal", names) from None
+        raise CommandError("bad_request", f"{raw!r} is not a signal", names) from None
     name = signals.signal_name(number).removeprefix("SIG")
     if name in _NOT_TO_STOP:
         raise CommandError("bad_request", f"{name} cannot be the stop signal: {_NOT_TO_STOP[name]}", _STOP_HINT)

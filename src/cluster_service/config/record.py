@@ -83,7 +83,7 @@ class Settings:
     """Addresses that answer liveness and readiness probes without a key."""
     probe_metrics: bool = False
     run_dir: str = ""
-    """Empty: no suitable directory exists, and there is no Unix endpoint."""
+    """Empty if no directory is suitable; the service then has no Unix endpoint."""
     log_file: str | None = None
     log_max_size: int = 100 << 20
     """Size in bytes at which the log file is rotated; 0: never."""

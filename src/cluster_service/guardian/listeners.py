@@ -2,9 +2,9 @@
 
 All workers of a group share one open socket. shutdown(2) by one of them (Twisted, Tornado's and many C servers' way to
 stop) ends it for all: a TCP socket leaves the state LISTEN, and the kernel refuses connections. epoll(7) reports this
-as EPOLLHUP. So the guardian waits for EPOLLHUP at every socket that workers listen on, and calls listen(2) again, which
-works on the same descriptor in every process. A Unix socket never accepts again after shutdown(2) (unix(7) clears
-nothing): it is replaced at its path, and the workers that have the old one must be replaced.
+as EPOLLHUP. The guardian waits for EPOLLHUP on every socket that workers listen on and calls listen(2) again, which
+restores the socket in every process. A Unix socket cannot listen again after shutdown(2): it is replaced at its path,
+and the workers that have the old socket must be replaced.
 
 Workers notice EPOLLHUP too, and some (Twisted) close their socket then. A moment later the guardian looks which workers
 still have the socket open, and reports those that do not.

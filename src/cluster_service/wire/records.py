@@ -28,9 +28,9 @@ def to_json(record: Any) -> Dict[str, Any]:
 
 
 class Record:
-    """Base of frozen dataclasses: compares, hashes and shows them by their fields.
+    """Base of frozen dataclasses: comparison, hash and repr by their fields.
 
-    Methods that ``dataclass`` generates for each class would take a third more of the guardian's memory for messages.
+    ``dataclass`` would generate these methods for each class, which costs the guardian memory.
     """
 
     def __eq__(self, other: object) -> bool:

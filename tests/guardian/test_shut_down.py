@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
 import socket
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from cluster_service.guardian import listeners
+from cluster_service.guardian.paths import Place
+from cluster_service.guardian.ports import Ports
 from cluster_service.wire import facts, orders
+from cluster_service.wire.addresses import Address
 from tests.tools.ports import free_port
 
 from .puppet import Puppet
 from .test_ports import answered_by, need_seccomp
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.contract.real import RealKernel
@@ -145,3 +151,28 @@ def test_an_abstract_name_is_reported(kernel: RealKernel) -> None:
     one, _ = two(kernel, f"unix({name!r})")
     one.do(SHUT["both ways"])
     assert "cannot listen again" in kernel.fact(facts.ListenerState).problem
+
+
+@pytest.mark.parametrize("fails", ["remove", "open"])
+def test_a_unix_socket_that_cannot_be_replaced_leaves_no_descriptor(tmp_path: Path, fails: str) -> None:
+    def step(name: str) -> Iterator[Any]:
+        if name == fails:
+            raise OSError(errno.EACCES, "refused")
+        yield name
+
+    directory = os.open(tmp_path, os.O_PATH | os.O_DIRECTORY)
+    try:
+        place = Place(directory, b"socket", (0, 0), None)
+        held = SimpleNamespace(
+            kept=SimpleNamespace(place=place, ask=lambda _name, **_: step("remove")),
+            address=Address("unix", str(tmp_path / "socket")),
+            socket=SimpleNamespace(type=socket.SOCK_STREAM),
+            key="key",
+        )
+        ports = SimpleNamespace(close=lambda _held: None, _make=lambda _want: step("open"))
+        before = os.listdir("/proc/self/fd")
+        with pytest.raises(OSError, match="refused"):
+            list(Ports.replace(cast("Any", ports), cast("Any", held)))
+        assert os.listdir("/proc/self/fd") == before
+    finally:
+        os.close(directory)

@@ -378,12 +378,16 @@ class Ports:
         place = held.kept.place
         binder = (place.binder or _ourselves(0o077))._replace(cwd="/")
         want = Want(held.address, held.socket.type, nonblocking=False, binder=binder, key=held.key)
-        want = want._replace(written=held.address.path or "", directory=os.dup(place.directory))
+        directory = os.dup(place.directory)
         try:
-            yield from held.kept.ask("remove", given=False)
-        finally:
-            self.close(held)
-        new = yield from self._make(want)
+            try:
+                yield from held.kept.ask("remove", given=False)
+            finally:
+                self.close(held)
+            new = yield from self._make(want._replace(written=held.address.path or "", directory=directory))
+        except OSError:
+            os.close(directory)
+            raise
         new.tenant, new.uid, new.declared = held.tenant, held.uid, held.declared
         yield from self._listen(new, new.socket, held.backlog, place.binder)
 

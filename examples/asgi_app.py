@@ -1,7 +1,7 @@
-"""An ASGI app with no dependency.
+"""An ASGI app without dependencies.
 
-    python asgi_app.py                             (alone, on uvicorn)
-    cservice start -w 2 asgi_app:app               (on uvicorn; --server granian for granian)
+    python asgi_app.py                             alone, on uvicorn
+    cservice start -w 2 asgi_app:app               two workers on uvicorn, or on granian with --server granian
     cservice start -w 2 asgi_app:app --bind :8080
 """
 

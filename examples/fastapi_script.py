@@ -1,4 +1,4 @@
-"""FastAPI started by the script itself.
+"""A FastAPI app on uvicorn, started by the script itself.
 
     python fastapi_script.py
     cservice start -w 2 fastapi_script.py

@@ -1,4 +1,4 @@
-"""Flask with its own development server, as in Flask's quickstart.
+"""A Flask app on Flask's development server.
 
     python flask_script.py
     cservice start -w 2 flask_script.py

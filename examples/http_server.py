@@ -1,7 +1,7 @@
-"""A web server of the standard library: one process, one port, nothing about clusters.
+"""A web server on the standard library. It contains no code for cluster-service.
 
     python http_server.py                          one process
-    cservice start -w 2 http_server.py             two, on the same port
+    cservice start -w 2 http_server.py             two processes on the same port
 """
 
 import os

@@ -1,7 +1,7 @@
-"""A WSGI app with no dependency.
+"""A WSGI app without dependencies.
 
-    python wsgi_app.py                             (alone, on the server of the standard library)
-    cservice start -w 2 wsgi_app:app
+    python wsgi_app.py                             alone, on the server of the standard library
+    cservice start -w 2 wsgi_app:app               two workers on uvicorn, through a2wsgi
 """
 
 import os

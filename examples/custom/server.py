@@ -1,4 +1,4 @@
-"""A service with commands and events of its own: python server.py (in this directory)."""
+"""Run worker.py as a service with custom commands and events: python server.py (in this directory)."""
 
 import time
 from typing import Literal
@@ -10,19 +10,19 @@ orders = {}
 
 @cservice.command("greet")
 def greet(context, name: str = "you", *, mood: Literal["glad", "sad"] = "glad"):
-    """Greet somebody."""
+    """Return a greeting."""
     return f"hello {name}, from {context.service}, {mood} to see you"
 
 
 @cservice.command("orders", access="remote")
 def list_orders():
-    """Show the orders that the workers have told of."""
+    """List the orders that the workers have reported."""
     return [{"order": number, "amount": amount} for number, amount in orders.items()]
 
 
 @cservice.command("prices")
 def set_prices(context, prices: dict):
-    """Tell all workers the new prices."""
+    """Send new prices to all workers."""
     return f"{context.broadcast(prices)} workers took them"
 
 
@@ -34,7 +34,7 @@ def health():
 
 @cservice.command("refresh")
 async def refresh(context, group: str = "all"):
-    """Restart the workers, and say how long it took."""
+    """Restart the workers and show how long it took."""
     began = time.monotonic()
     operation = await context.command("restart", group)
     ended = await context.follow(operation)

@@ -1,4 +1,4 @@
-"""A shop of one page: GET /buy/NUMBER sells, and tells the service. Alone it runs as well."""
+"""A web shop: GET /buy/NUMBER sells an apple and publishes an event. It also runs without the service."""
 
 import os
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer

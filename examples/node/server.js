@@ -1,7 +1,7 @@
-// A plain Node.js server: it knows nothing of clusters.
+// A plain Node.js server. It contains no code for cluster-service.
 //
-//   node server.js
-//   cservice start -w 2 -- node server.js
+//   node server.js                               one process
+//   cservice start -w 2 -- node server.js        two processes on the same port
 const http = require('http');
 
 const server = http.createServer((request, response) => response.end(`hello from ${process.pid}\n`));
@@ -9,5 +9,5 @@ server.listen(Number(process.env.PORT || 8000), '127.0.0.1', () => {
   console.log(`${process.pid} listens on http://localhost:${server.address().port}/`);
 });
 
-// Node ends at once on SIGTERM unless told otherwise: stop accepting, answer what is held, then end.
+// Node.js exits immediately on SIGTERM by default. Instead, stop accepting, answer the open requests, then exit.
 process.on('SIGTERM', () => server.close(() => process.exit(0)));

@@ -1,4 +1,4 @@
-"""Turns worker.py into a service: python server.py (in this directory)."""
+"""Run worker.py as a service: python server.py (in this directory)."""
 
 import cluster_service as cservice
 

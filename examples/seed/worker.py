@@ -1,4 +1,4 @@
-"""A web server that tells the service when it is ready, and cleans up before it ends. Alone it runs as well."""
+"""A web server that reports when it is ready and cleans up before it exits. It also runs without the service."""
 
 import os
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer

@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
 GENERATOR = runpy.run_path(str(ROOT / "docs" / "generate.py"))
-PAGES = [*GENERATOR["pages"](), *sorted((ROOT / "benchmarks").glob("*.md"))]
+PAGES = [*GENERATOR["pages"](), ROOT / "benchmarks" / "README.md", ROOT / "examples" / "README.md"]
 
 
 def text(name: str) -> str:

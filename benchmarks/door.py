@@ -115,16 +115,16 @@ def run(rounds: int, seconds: float) -> Iterator[str]:
     for what, name in (("median", "median"), ("99th percentile", "p99")):
         a, b, c = ([getattr(three[place], name) for three in figures] for place in range(3))
         yield line(
-            f"workers' latency under an attack on the door: {what}",
-            f"{statistics.median(b) * 1000:.1f} ms (in peace {statistics.median(a) * 1000:.1f})",
-            f"the same attack on a bare port: {statistics.median(c) * 1000:.1f} ms",
+            f"workers' latency during an attack on the endpoint: {what}",
+            f"{statistics.median(b) * 1000:.1f} ms (without attack {statistics.median(a) * 1000:.1f})",
+            f"the same attack on the reference: {statistics.median(c) * 1000:.1f} ms",
             statistics.median(ours / bare for ours, bare in zip(b, c, strict=True)),
         )
     for what, name in (("the attacked process", "door"), ("the attackers", "attackers")):
         b, c = (statistics.median(getattr(three[place], name) for three in figures) for place in (1, 2))
-        yield line(f"processor use of {what}", f"{b * 100:.0f} % of a core", f"{c * 100:.0f} %", None)
+        yield line(f"CPU use of {what}", f"{b * 100:.0f} % of a core", f"{c * 100:.0f} %", None)
     failed = [sum(three[place].failed for three in figures) for place in range(3)]
-    yield line(f"failed requests (in peace: {failed[0]})", str(failed[1]), str(failed[2]), None)
+    yield line(f"failed requests (without attack: {failed[0]})", str(failed[1]), str(failed[2]), None)
 
 
 def main() -> None:

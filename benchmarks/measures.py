@@ -105,7 +105,7 @@ APP = ("--bind", "127.0.0.1:PORT", "asgi_app:app")
 
 CASES = {
     "uvicorn, no access log": Case(("--env", "PORT=PORT", QUIET), (*UVICORN, "--no-access-log")),
-    "uvicorn, with its access log": Case(APP, UVICORN),
+    "uvicorn, access log": Case(APP, UVICORN),
     "granian": Case(("--server", "granian", *APP), GRANIAN),
     "granian, all connections at once": Case(("--server", "granian", *APP), GRANIAN, "burst"),
 }
@@ -148,7 +148,7 @@ def throughput(rounds: Rounds) -> Iterator[str]:
             statistics.median(one.rate / other.rate for one, other in pairs),
         )
         yield line(
-            f"{name}, 2 workers: processor time a request",
+            f"{name}, 2 workers: CPU time per request",
             f"{statistics.median(one.cost for one, _ in pairs) * 1e6:.0f} µs",
             f"`{program} --workers 2`: {statistics.median(other.cost for _, other in pairs) * 1e6:.0f} µs",
             statistics.median(one.cost / other.cost for one, other in pairs),
@@ -186,7 +186,7 @@ def starting(rounds: Rounds) -> Iterator[str]:
             service.until_event("worker_ready", 9)
             replaced.append(time.perf_counter() - killed)
     floor = statistics.median(single)
-    floor_text = f"the program alone, to its first answer: {floor:.2f} s"
+    floor_text = f"the program alone, until its first response: {floor:.2f} s"
     measured = {"start to 8 of 8 serving": eight, "SIGKILL of a worker to its successor serving": replaced}
     for what, figures in measured.items():
         median = statistics.median(figures)
@@ -219,10 +219,10 @@ def overhead(rounds: Rounds) -> Iterator[str]:
                 yield line(
                     f"{name}, 8 workers: resident memory",
                     f"{size / 2**20:.1f} MiB",
-                    f"a Python that sleeps: {bare / 2**20:.1f} MiB",
+                    f"an idle Python process: {bare / 2**20:.1f} MiB",
                     size / bare,
                 )
-                yield line(f"{name}, 8 workers: idle processor use", f"{idle * 100:.2f} % of a core", "–", None)
+                yield line(f"{name}, 8 workers: idle CPU use", f"{idle * 100:.2f} % of a core", "–", None)
     finally:
         sleeper.kill()
         sleeper.wait()
@@ -255,7 +255,7 @@ def crash_loop(rounds: Rounds) -> Iterator[str]:
                 if name == "failing":
                     tries = spawns
     yield line(
-        f"8 workers that fail at import, {seconds:.0f} s: processor time",
+        f"8 workers that fail at import, {seconds:.0f} s: CPU time",
         f"{figures['failing']:.2f} s ({tries} starts)",
         f"8 that sleep, started once: {figures['sleeping']:.2f} s",
         figures["failing"] / figures["sleeping"],
@@ -288,7 +288,7 @@ def commands(rounds: Rounds) -> Iterator[str]:
             ratio,
         )
         gaps = [answered_after_death(service) for _ in range(rounds.repeat)]
-        yield line("SIGKILL of the master to the first command answered", f"{statistics.median(gaps):.2f} s", "–", None)
+        yield line("SIGKILL of the master to the first response", f"{statistics.median(gaps):.2f} s", "–", None)
 
 
 def answered_after_death(service: Service) -> float:

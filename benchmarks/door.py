@@ -1,6 +1,6 @@
 """What an attack on the TCP door costs the workers: python -m benchmarks.door [--rounds N] [--seconds S].
 
-The workers' latency under a constant, modest load, alternating in each round: (a) in peace; (b) under an attack on our
+The workers' latency under a constant, modest load, alternating in each round: (a) without attack; (b) under an attack on our
 door (``tests/tools/attack.py``: garbage, slow heads, huge bodies, wrong keys, answers that nobody takes, and 2000
 connections held open); (c) under the same attack on a port where a bare process accepts and hangs up. The attackers run
 on this machine as well and take processor time from everybody, so that b beside a says little; what our door itself

@@ -1,10 +1,9 @@
-"""What an attack on the TCP door costs the workers: python -m benchmarks.door [--rounds N] [--seconds S].
+"""How an attack on the TCP endpoint affects the workers: python -m benchmarks.door [--rounds N] [--seconds S].
 
-The workers' latency under a constant, modest load, alternating in each round: (a) without attack; (b) under an attack on our
-door (``tests/tools/attack.py``: garbage, slow heads, huge bodies, wrong keys, answers that nobody takes, and 2000
-connections held open); (c) under the same attack on a port where a bare process accepts and hangs up. The attackers run
-on this machine as well and take processor time from everybody, so that b beside a says little; what our door itself
-costs is b beside c.
+Measure the workers' latency under a constant, modest load, alternating in each round: (a) without an attack; (b) during
+an attack on the endpoint (``tests/tools/attack.py``: garbage, slow headers, huge bodies, wrong keys, responses that are
+never read, and 2000 open connections); (c) during the same attack on a port of a minimal process that accepts
+connections and closes them. The attackers use CPU time of this machine in (b) and (c), so compare (b) with (c).
 """
 
 from __future__ import annotations

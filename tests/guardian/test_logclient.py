@@ -15,6 +15,8 @@ import pytest
 
 from cluster_service.guardian import logclient, spawn
 from cluster_service.guardian.boot import Boot, Start
+from cluster_service.guardian.discard import READ_PIPES
+from cluster_service.guardian.helper import Answer
 from cluster_service.guardian.limits import Limits
 from cluster_service.guardian.logclient import EXITED_LIMIT, TAIL_PATIENCE, WRITER_TIMEOUT, Logs
 from cluster_service.machine import passing
@@ -51,6 +53,19 @@ class Loop:
             handler(self.events[descriptor])
 
 
+class Helper:
+    """Does everything at once."""
+
+    def __init__(self, logs: Logs) -> None:
+        self.duties = {READ_PIPES: logs.discarder.read}
+        self.close = os.close
+
+    def ask(
+        self, duty: str, values: dict[str, Any], descriptors: list[int], on_answer: Callable[[Answer], None]
+    ) -> None:
+        on_answer(Answer(self.duties[duty](values, descriptors).values, []))
+
+
 class Scene:
     """The guardian's side, and the writers that it starts: each is a process that does nothing, and our socket."""
 
@@ -64,6 +79,7 @@ class Scene:
         self.tails: dict[int, list[str]] = {}
         monkeypatch.setattr(spawn, "launch", self._launch)
         self.logs = Logs(self.loop, Limits({}), boot)  # type: ignore[arg-type]
+        self.logs.helper = Helper(self.logs)  # type: ignore[assignment]
         self.logs.on_tail = self.tails.__setitem__
         self.writes: list[int] = []
 

@@ -1,18 +1,26 @@
 """Empties the workers' pipes while no log writer does, so that a worker never waits for a reader that is gone.
 
 What is read is thrown away and its lines are counted for each worker, until a writer can report them. The work is
-bounded: ``READS`` reads a round, one pipe after the other.
+bounded: ``READS`` reads a round, one pipe after the other. The helper makes them: a process that keeps a pipe locked
+makes every read of it wait (``calls``). Such a pipe is left alone afterwards.
 """
 
 from __future__ import annotations
 
+import errno
+import mmap
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from .apart import Result
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from .helper import Answer, Helper
     from .logsources import Source
+
+    Pipe = tuple[Source, str, int]
 
 INTERVAL = 0.1
 """Seconds between two rounds."""
@@ -20,6 +28,9 @@ READS = 128
 CHUNK = 64 * 1024
 """Bytes of one read: the capacity of a pipe, see pipe(7)."""
 LABELS_LIMIT = 1000
+READ_PIPES = "read_pipes"
+"""The name of the helper's duty ``Discarder.read``."""
+_ENDED = -1
 
 
 class Discarder:
@@ -29,24 +40,57 @@ class Discarder:
         self._on_end = on_end
         self._lost: dict[str, int] = {}
         self._begin = 0
+        self._is_reading = False
+        self._locked: set[tuple[int, str]] = set()
+        """Number of the source, and name, of each pipe whose read took too long."""
+        self._position = mmap.mmap(-1, 1)
+        """Shared with the helper: which of the pipes it reads."""
 
-    def round(self, sources: Iterable[Source]) -> None:
-        """Read from up to ``READS`` pipes, going on where the last round ended."""
-        pipes = [(source, stream, pipe) for source in sources for stream, pipe in source.pipes.items()]
+    def round(self, sources: Iterable[Source], helper: Helper) -> None:
+        """Read from up to ``READS`` pipes, going on where the last round ended, which must have come to its end."""
+        if self._is_reading:
+            return
+        found = [(source, stream, pipe) for source in sources for stream, pipe in source.pipes.items()]
+        pipes = [each for each in found if (each[0].number, each[1]) not in self._locked]
         begin = self._begin if self._begin < len(pipes) else 0
-        for source, stream, pipe in pipes[begin : begin + READS]:
+        batch = pipes[begin : begin + READS]
+        self._begin = begin + READS
+        if batch:
+            self._is_reading = True
+            helper.ask(READ_PIPES, {}, [pipe for _, _, pipe in batch], lambda answer: self._answered(batch, answer))
+
+    def read(self, _values: dict[str, Any], pipes: list[int]) -> Result:
+        """Read each of *pipes* once: a duty of the helper. Return how many lines that were; ``_ENDED`` at its end."""
+        counts = []
+        for position, pipe in enumerate(pipes):
+            self.note(position)
             try:
                 data = os.read(pipe, CHUNK)
             except (BlockingIOError, InterruptedError):
-                continue
-            if not data:
+                counts.append(0)
+            else:
+                counts.append(max(1, data.count(b"\n")) if data else _ENDED)
+        return Result({"counts": counts})
+
+    def note(self, position: int) -> None:
+        """Let the guardian know which of its pipes the helper reads."""
+        self._position[0] = position
+
+    def _answered(self, batch: list[Pipe], answer: Answer) -> None:
+        self._is_reading = False
+        if answer.error == errno.ETIMEDOUT:
+            source, stream, _ = batch[self._position[0]]
+            self._locked.add((source.number, stream))
+        counts = answer.values.get("counts", ())
+        for (source, stream, pipe), count in zip(batch, counts, strict=False):
+            if count == _ENDED and source.pipes.get(stream) == pipe:
                 self._on_end(source, stream)
-            elif source.label in self._lost or len(self._lost) < LABELS_LIMIT:
-                self._lost[source.label] = self._lost.get(source.label, 0) + max(1, data.count(b"\n"))
-        self._begin = begin + READS
+            elif count > 0 and (source.label in self._lost or len(self._lost) < LABELS_LIMIT):
+                self._lost[source.label] = self._lost.get(source.label, 0) + count
 
     def report(self) -> list[str]:
         """Return a line about each worker that has lost output since the last report."""
+        self._locked.clear()
         lost, self._lost = self._lost, {}
         return [f"{_lines(count)} of {label} lost: no log writer read them" for label, count in lost.items()]
 

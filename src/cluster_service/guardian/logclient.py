@@ -26,13 +26,14 @@ from cluster_service.machine.identity import OWN
 
 from . import child, spawn
 from .discard import INTERVAL, Discarder
-from .logleft import Left, Unread, is_half_full, left
+from .logleft import HALF_FULL, Left, Unread, left
 from .logsources import Outbox, Source
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .boot import Boot
+    from .helper import Helper
     from .limits import Limits
     from .watching import Loop
 
@@ -73,7 +74,7 @@ class Logs:
         }
         self._sources: dict[int, Source] = {}
         self._outbox = Outbox()
-        self._discarder = Discarder(self._at_end)
+        self.discarder = Discarder(self._at_end)
         self._buffer = mmap.mmap(-1, ANSWER_BYTES)
         """Made now: an answer can be received when there is no memory."""
         self._sock: socket.socket | None = None
@@ -93,6 +94,8 @@ class Logs:
         self._ending = False
         self._unread = Unread()
         self.on_tail: Callable[[int, list[str]], None] = lambda _number, _lines: None
+        self.helper: Helper
+        """For whatever takes the lock of a pipe, which a worker can hold (``calls``)."""
 
     def __repr__(self) -> str:
         return f"<Logs: writer pid {self.pid}, {len(self._sources)} sources, {len(self._outbox.lines)} lines wait>"
@@ -133,13 +136,15 @@ class Logs:
         for oldest in kept[: max(0, len(kept) - EXITED_LIMIT)]:
             self._drop_pipes(oldest)
 
-    def is_blocked(self, number: int) -> bool:
-        """Return whether a process that writes to a pipe of worker *number* may have to wait for the log writer.
+    def inspect(self, number: int, on_answer: Callable[[bool], None]) -> None:
+        """Find out whether a process that writes to a pipe of worker *number* may have to wait for the log writer.
 
-        That is the case from a half full pipe on: its pages need not be full, pipe(7).
+        That is the case from a half full pipe on: its pages need not be full, pipe(7). Not if the pipe is locked: then
+        its own process makes it wait.
         """
         source = self._sources.get(number)
-        return source is not None and any(map(is_half_full, source.pipes.values()))
+        pipes = [] if source is None else list(source.pipes.values())
+        self.helper.ask(HALF_FULL, {}, pipes, lambda answer: on_answer(bool(answer.values.get("found"))))
 
     def reopen(self) -> None:
         """The log file was moved away."""
@@ -170,7 +175,7 @@ class Logs:
         if kill_at is not None and now >= kill_at:
             self._replace(f"has not answered for {now - self._heard:.0f} s")
         if now >= (self._heard + WRITER_TIMEOUT if self._discard_at is None else self._discard_at):
-            self._discarder.round(list(self._sources.values()))
+            self.discarder.round(list(self._sources.values()), self.helper)
             self._discard_at = now + INTERVAL
         if self._send_at is not None and now >= self._send_at:
             lost, self._lost, self._send_at = self._lost, set(), None
@@ -372,7 +377,7 @@ class Logs:
         if not self._outbox.answered:
             self._outbox.answered = True
             self._discard_at = None
-            for line in self._discarder.report():
+            for line in self.discarder.report():
                 self.line(line)
             self._flush()
 
@@ -380,7 +385,7 @@ class Logs:
         """Nothing comes from this pipe any more."""
         descriptor = source.forget_pipe(stream)
         if descriptor is not None:
-            os.close(descriptor)
+            self.helper.close(descriptor)
         self._forget(source)
 
     def _tail(self, number: int, lines: list[str]) -> None:

@@ -7,11 +7,16 @@ from __future__ import annotations
 
 import fcntl
 from array import array
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .apart import Result
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Iterable
+
+HALF_FULL = "half_full"
+"""The name of the helper's duty ``find_half_full``."""
 
 
 class Left(NamedTuple):
@@ -50,15 +55,19 @@ class Unread:
 
 
 def left(lines: int, pipes: Iterable[int], sock: socket.socket | None, heard: float) -> Left:
-    """Return what is left now. *heard*: when the writer last answered."""
+    """Return what is left now. *heard*: when the writer last answered. Only for pipes of processes that have ended."""
     import termios  # noqa: PLC0415 - rarely needed, and the guardian is to be small
 
     requests = _count(sock.fileno(), termios.TIOCOUTQ) if sock is not None else 0  # unix(7): SIOCOUTQ
     return Left(lines, sum(_count(pipe, termios.FIONREAD) for pipe in pipes), requests, heard)
 
 
-def is_half_full(pipe: int) -> bool:
-    """Return whether *pipe* is at least half full."""
+def find_half_full(_values: dict[str, Any], pipes: list[int]) -> Result:
+    """Return whether one of *pipes* is at least half full: a duty of the helper."""
+    return Result({"found": any(map(_is_half_full, pipes))})
+
+
+def _is_half_full(pipe: int) -> bool:
     import termios  # noqa: PLC0415 - as above
 
     try:

@@ -48,12 +48,15 @@ from typing import TYPE_CHECKING, Any
 from cluster_service.machine import files, passing, shortage
 
 from . import logtext
+from .calls import PATIENCE_SECONDS, Calls
 from .limits import raise_descriptors
 from .logstreams import TAIL_CHARACTERS, TAIL_LINES, Source, Stream, Unfinished
 from .sink import CHUNK, Sink
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from .calls import Call
 
 HOLD_SECONDS, HOLD_BYTES = 1.0, 64 * 1024
 PAUSE_AT = 256 * 1024
@@ -67,6 +70,8 @@ _COLOURS = (36, 32, 33, 35, 34, 96)
 OPEN_AGAIN = 5.0
 """Seconds until a log file is tried again that could not be opened."""
 ANSWERS_LIMIT = 1000
+_STALLED_SECONDS = 0.1
+"""Time between two looks at reads that have not returned."""
 GATHER_SECONDS = 0.01
 GATHER_BELOW = 16 * 1024
 """Bytes in a round: where more come at a time, there is nothing to be gained by waiting."""
@@ -81,6 +86,9 @@ class Writer:
         self.sources: dict[int, Source] = {}
         self.streams: dict[int, Stream] = {}
         self.unfinished = Unfinished()
+        self.calls = Calls()
+        self.stalled: dict[Stream, Call] = {}
+        """Streams with a read that has not returned."""
         self.failures: dict[str, list[tuple[str, bytes]]] = {}
         self.log_file: str | None = None
         self.max_size, self.keep = 0, 0
@@ -118,6 +126,7 @@ class Writer:
             self._register()
             self._gather()
             self._serve(self.poll.poll(self._timeout()))
+            self._collect()
             now = time.monotonic()
             self._show_unfinished(now)
             for source in list(self.sources.values()):
@@ -198,6 +207,7 @@ class Writer:
         times = [source.hold_until for source in self.sources.values() if source.held is not None]
         times += [time for time in (self.end_by, self.open_at) if time is not None]
         times += [due for stream, due in self.unfinished.deadlines() if self._is_read(stream)]
+        times += [time.monotonic() + _STALLED_SECONDS] if self.stalled else []
         return max(0.0, min(times) - time.monotonic()) * 1000 + 1 if times else None
 
     # ------------------------------------------------------------ pipes
@@ -206,13 +216,35 @@ class Writer:
         return self.out if stream == "out" else self.err
 
     def _is_read(self, stream: Stream) -> bool:
-        """Whether *stream* is read at present: its output is not slow."""
-        return self._sink(stream.name).size < PAUSE_AT
+        """Whether *stream* is read at present: its output is not slow, and no read of it has yet to return."""
+        return self._sink(stream.name).size < PAUSE_AT and stream not in self.stalled
 
     def _read(self, stream: Stream) -> bool:
-        """Read once. False when there was nothing."""
+        """Read once. False when there was nothing, or the read has not returned."""
+        if stream in self.stalled:
+            return False
+        call = self.calls.run(os.read, stream.descriptor, CHUNK, patience=0.0 if stream.stalls else PATIENCE_SECONDS)
+        if call.is_done:
+            return self._take(stream, call)
+        self.stalled[stream] = call
+        if not stream.stalls:
+            stream.stalls = True  # from now on nothing waits for it
+            why = "a process that has the pipe open keeps it locked; reading what comes when it is released"
+            self._on_line({"label": "cservice", "text": f"cannot read output of {stream.source.label}: {why}"})
+        return False
+
+    def _collect(self) -> None:
+        """Take what reads have returned that took long."""
+        for stream, call in list(self.stalled.items()):
+            if call.is_done:
+                del self.stalled[stream]
+                if self.streams.get(stream.descriptor) is stream:
+                    self._take(stream, call)
+
+    def _take(self, stream: Stream, call: Call) -> bool:
+        """Take what a read has returned. False when that is nothing."""
         try:
-            data = os.read(stream.descriptor, CHUNK)
+            data = call.result()
         except (BlockingIOError, InterruptedError):
             return False
         except OSError:
@@ -242,7 +274,7 @@ class Writer:
         self.unfinished.forget(stream)
         del self.streams[stream.descriptor]
         del stream.source.streams[stream.name]
-        os.close(stream.descriptor)
+        self.calls.run(os.close, stream.descriptor)
 
     def _lines(self, source: Source, stream: str, lines: list[bytes]) -> None:
         if not lines:

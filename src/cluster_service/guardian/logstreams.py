@@ -24,6 +24,8 @@ class Stream:
         self.partial = b""
         self.shown = False
         """The beginning of the line that is not complete has been written already."""
+        self.stalls = False
+        """A read of it has taken too long."""
 
     def lines(self, data: bytes) -> list[bytes]:
         """Return the lines that *data* completes."""

@@ -20,6 +20,7 @@ from cluster_service.wire import facts
 from . import limits, posix, reap, seccomp
 from .channels import Channels
 from .cleaner import Cleaner
+from .discard import READ_PIPES
 from .duties import DUTIES
 from .ending import Ending
 from .faults import Faults
@@ -29,6 +30,7 @@ from .keeper import Keeper
 from .leaving import Leaving
 from .listeners import Listeners
 from .logclient import Logs
+from .logleft import HALF_FULL, find_half_full
 from .notify import Notifier
 from .notify_sockets import NotifySockets
 from .ports import Ports
@@ -76,7 +78,8 @@ class Guardian:
         self.holdings = Holdings(os.getpid(), now)
         self.logs = Logs(self._loop, found, boot)
         self.faults = Faults(self.logs.line, self._loop.now)
-        self.helper = Helper(self._loop, {**DUTIES, DISCARD: discard}, self.logs.line, found, boot.title("helper"))
+        duties = {**DUTIES, DISCARD: discard, READ_PIPES: self.logs.discarder.read, HALF_FULL: find_half_full}
+        self.helper = self.logs.helper = Helper(self._loop, duties, self.logs.line, found, boot.title("helper"))
         self.tasks = Tasks(self.helper, self.faults.report)
         told = Told(self._bound, self._listening, self._bind_refused, self._released, self.logs.line)
         self.ports = Ports(self.holdings, told, self.helper, self.tasks)

@@ -122,7 +122,8 @@ class Verbs:
             self._ports.given.tell_unused()
 
     def _inspect_output(self, order: orders.InspectOutput) -> None:
-        self._keeper.tell(facts.OutputInspected(order.worker, self._logs.is_blocked(order.worker)))
+        number = order.worker
+        self._logs.inspect(number, lambda blocked: self._keeper.tell(facts.OutputInspected(number, blocked)))
 
     def _spawn(self, order: orders.Spawn) -> None:
         if order.worker <= self._holdings.last_worker:

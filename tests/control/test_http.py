@@ -412,6 +412,8 @@ def test_streams_are_limited_and_free_their_place(service: Running, monkeypatch:
     full = ask(service, "GET", "/api/v1/events")
     assert (full.status, full.data["error"]["code"]) == (503, "unavailable")
     assert ask(service, "GET", "/api/v1/events", Last_Event_ID="x").status in (400, 503)
+    by_key = ask(service, "HEAD", "/api/v1/events", tcp=True, Authorization=f"Bearer {KEY}")
+    assert by_key.status == 200, "each key has places of its own, and so has the owner"
     for stream in streams:
         stream.response.close()
         stream.connection.close()

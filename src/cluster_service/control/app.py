@@ -227,14 +227,15 @@ class _Routes:
         async def answer(sent: Sent, admission: Admission) -> Response:
             with self._audited(sent, admission, "events"):
                 self._access.check_right("events", "remote", admission)
-                self._streams.check()
+                self._streams.check(admission.key)
                 last = sent.request.headers.get("last-event-id")
                 after = None if last is None else values.integer(last, 0)
 
             def goes_on() -> bool:
                 return self._access.still_opens(admission, "events")
 
-            return EventStream(self._service.events(after), after, self._closing, self._streams, goes_on)
+            counted = self._streams.count(admission.key)
+            return EventStream(self._service.events(after), after, self._closing, counted, goes_on)
 
         return await self._guarded(request, answer)
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from starlette.responses import Response
@@ -22,34 +23,44 @@ from .errors import CommandError
 from .json_text import encode_json
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from starlette.types import Receive, Scope, Send
 
 HEARTBEAT = 15.0
 """Seconds after which an idle stream sends a comment, to detect a reader that has gone."""
 MOST_STREAMS = 128
-"""Maximum number of open streams; further requests are answered 503."""
+"""Maximum number of open streams of one key, and of the owner; further requests are answered 503."""
 
 
 class Streams:
-    """The number of open streams."""
+    """The number of open streams of each key, so that the readers of one key take no place from others."""
 
     def __init__(self) -> None:
-        self.count = 0
+        self._counts: Counter[str] = Counter()
 
-    def check(self) -> None:
-        """Raise CommandError unavailable if the maximum is reached."""
-        if self.count >= MOST_STREAMS:
+    def check(self, key: str) -> None:
+        """Raise CommandError unavailable if *key* has the maximum."""
+        if self._counts[key] >= MOST_STREAMS:
             raise CommandError(
                 "unavailable", f"{MOST_STREAMS} readers follow the events already", "Come again when one has left."
             )
+
+    @contextlib.contextmanager
+    def count(self, key: str) -> Iterator[None]:
+        """Count a stream of *key* while the block runs."""
+        self._counts[key] += 1
+        try:
+            yield
+        finally:
+            self._counts[key] -= 1
+            self._counts += Counter()  # drops what is 0
 
 
 class EventStream(Response):
     """Sends *events* until the reader disconnects, *closing* is set, or *goes_on* returns False.
 
-    *after*: the id of the last event that the reader has received.
+    *after*: the id of the last event that the reader has received. *counted*: counts the stream while it is open.
     """
 
     media_type = "text/event-stream"
@@ -59,7 +70,7 @@ class EventStream(Response):
         events: AsyncIterator[dict[str, Any]],
         after: int | None,
         closing: asyncio.Event,
-        streams: Streams,
+        counted: contextlib.AbstractContextManager[None],
         goes_on: Callable[[], bool] = lambda: True,
     ) -> None:
         super().__init__(headers={"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"})
@@ -67,7 +78,7 @@ class EventStream(Response):
         self._events = events
         self._last = after
         self._closing = closing
-        self._streams = streams
+        self._counted = counted
         self._goes_on = goes_on
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -76,11 +87,8 @@ class EventStream(Response):
         if scope["method"] == "HEAD":
             await send({"type": "http.response.body", "body": b""})
             return
-        self._streams.count += 1
-        try:
+        with self._counted:
             await self._go_on(receive, send)
-        finally:
-            self._streams.count -= 1
 
     async def _go_on(self, receive: Receive, send: Send) -> None:
         await _part(send, ": events\n\n")

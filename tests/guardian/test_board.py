@@ -5,9 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import stat
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+import pytest
 
 from cluster_service.wire import board, facts, orders
 from tests.tools.ports import free_port
@@ -108,23 +112,46 @@ def test_a_worker_is_checked_on_a_socket_of_the_guardians(kernel: RealKernel) ->
     puppet = Puppet(kernel, 1, check=True)
     address = monitoring(kernel, 1).check
     puppet.do("s = socket.socket(fileno=int(os.environ['CSERVICE_CHECK']))")
-    assert puppet.do("result = 'unix:@' + s.getsockname()[1:].decode()") == address
+    assert puppet.do("result = 'unix:' + s.getsockname()") == address
+    path = Path(address.removeprefix("unix:"))
     with socket.socket(socket.AF_UNIX) as client:
-        client.connect("\0" + address.removeprefix("unix:@"))
+        client.connect(str(path))
         puppet.do("s.setblocking(True)\nserve(s)")
         assert int(client.recv(100)) == puppet.pid
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600, "the program answers every request there"
+    assert path.stat().st_uid == os.geteuid()
     puppet.do("s.close()")
-    assert puppet.fails(f"socket.socket(socket.AF_UNIX).bind(chr(0) + {address[6:]!r})") == errno.EADDRINUSE
+    puppet.end()
+    kernel.fact(facts.Output, worker=1)
+    assert not path.exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_no_other_user_can_connect_to_the_socket_on_which_a_worker_is_checked(kernel: RealKernel) -> None:
+    Puppet(kernel, 1, check=True)
+    address = monitoring(kernel, 1).check.removeprefix("unix:")
+    connect = (
+        "import os, socket, sys\nos.setgroups([])\nos.setgid(65534)\nos.setuid(65534)\n"
+        "name = sys.argv[1].replace('@', chr(0))\n"
+        "try:\n socket.socket(socket.AF_UNIX).connect(name)\nexcept PermissionError:\n print('refused')\n"
+    )
+    shown = subprocess.run([sys.executable, "-c", connect, address], capture_output=True, text=True, check=True)
+    assert shown.stdout == "refused\n"
 
 
 def test_workers_that_come_and_go_leave_no_descriptor(kernel: RealKernel) -> None:
+    def count() -> int:
+        kernel.send(orders.InspectOutput(99))  # the helper answers after it has closed what it was given before
+        kernel.fact(facts.OutputInspected, worker=99)
+        return len(os.listdir(f"/proc/{kernel.process.pid}/fd"))
+
     Puppet(kernel, 1, check=True).end()
     kernel.fact(facts.Output, worker=1)
-    before = sorted(os.listdir(f"/proc/{kernel.process.pid}/fd"))
+    before = count()
     for number in range(2, 8):
         Puppet(kernel, number, check=True).end()
         kernel.fact(facts.Output, worker=number)
-    assert sorted(os.listdir(f"/proc/{kernel.process.pid}/fd")) == before
+    assert count() == before
 
 
 def test_a_start_that_fails_leaves_no_socket_of_its_own(kernel: RealKernel) -> None:

@@ -33,7 +33,7 @@ def test_each_worker_is_asked_on_an_address_of_its_own() -> None:
     with sick(port, "--check-path", "/health", "--check-interval", "500ms") as service:
         workers = service.serving(2)
         pid = int(ask.http(("127.0.0.1", port), "/sicken"))
-        assert "is not well: the health check GET /health at unix:@" in (why := replaced(service, pid))
+        assert "is not well: the health check GET /health at unix:/" in (why := replaced(service, pid))
         assert "was answered 503 Service Unavailable" in why
         assert ({*workers} - {pid}) <= set(service.serving(2)), "the other was well"
         assert service.json("info")["ports"] == [f"127.0.0.1:{port}"]

@@ -1,9 +1,10 @@
-"""The sockets behind the workers' NOTIFY_SOCKET.
+"""The sockets behind the workers' NOTIFY_SOCKET, and those on which workers are checked.
 
 Each worker has its own, a file that only its user (and root) may write to: the kernel refuses every other sender, so
-no other user's datagram can reach the guardian or fill the queue. Where no directory can be had (a read-only file
-system), the socket has an abstract name instead: any user of the network namespace can send to that one; their
-datagrams are discarded.
+no other user's datagram can reach the guardian or fill the queue. To the socket on which a worker is checked only the
+service's user (and root) may connect: the program answers every request there, also if it serves on an address that
+other users cannot reach. Where no directory can be had (a read-only file system), the socket has an abstract name
+instead: any user of the network namespace can use that one; datagrams of other users are discarded.
 """
 
 from __future__ import annotations
@@ -11,8 +12,12 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+from typing import TYPE_CHECKING
 
 from cluster_service.machine import files, notify_place
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _PATH_LIMIT = 107  # sun_path of sockaddr_un, without its last byte
 
@@ -28,12 +33,19 @@ class NotifySockets:
 
     def open(self, worker: int, uid: int) -> tuple[socket.socket, str]:
         """Return a new socket for *worker*, to which user *uid* may send, and its name. Raises OSError."""
+        return self._open(_notify_socket, str(worker), uid)
+
+    def open_check(self, worker: int) -> tuple[socket.socket, str]:
+        """Return a new socket on which *worker* is to be checked, and its name. Raises OSError."""
+        return self._open(_check_socket, f"{worker}.check", os.geteuid())
+
+    def _open(self, create: Callable[[], socket.socket], file_name: str, uid: int) -> tuple[socket.socket, str]:
         for directory, mode in notify_place.directories(self._run_dir, self._name, own=uid == os.geteuid()):
-            path = os.path.join(directory, str(worker))
+            path = os.path.join(directory, file_name)
             if len(os.fsencode(path)) <= _PATH_LIMIT:
                 with contextlib.suppress(OSError):
-                    return _at_path(directory, mode, path, uid), path
-        sock, name = _new_socket(), f"cservice-{os.urandom(16).hex()}"
+                    return _at_path(create(), directory, mode, path, uid), path
+        sock, name = create(), f"cservice-{os.urandom(16).hex()}"
         try:
             sock.bind(f"\0{name}")
         except OSError:
@@ -52,15 +64,18 @@ class NotifySockets:
         notify_place.remove_all(self._run_dir, self._name)
 
 
-def _new_socket() -> socket.socket:
+def _notify_socket() -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)  # before any datagram can come
     return sock
 
 
-def _at_path(directory: str, mode: int, path: str, uid: int) -> socket.socket:
-    """Return a new socket at *path*, to which *uid* alone may write from the first moment on. Raises OSError."""
-    sock = _new_socket()
+def _check_socket() -> socket.socket:
+    return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+
+
+def _at_path(sock: socket.socket, directory: str, mode: int, path: str, uid: int) -> socket.socket:
+    """Bind *sock* to *path*, to which *uid* alone may write from the first moment on. Raises OSError, and closes it."""
     before = os.umask(0o177)
     try:
         notify_place.make(directory, mode)

@@ -75,15 +75,13 @@ class Resources:
             self._descriptors.append(descriptor)
         return descriptor
 
-    def check_socket(self) -> tuple[socket.socket, str]:
-        """Return a new listening socket on which one worker is checked, and its address."""
-        name = f"cservice-{os.urandom(12).hex()}"
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    def check_socket(self, opened: tuple[socket.socket, str]) -> tuple[socket.socket, str]:
+        """Let the socket *opened*, on which one worker is checked, listen; return it and its address."""
+        sock, name = opened
         self._sockets.append(sock)
         receiving.refuse_descriptors(sock)
-        sock.bind(f"\0{name}")
         sock.listen(_CHECK_BACKLOG)
-        return sock, f"unix:@{name}"
+        return sock, f"unix:{name}"
 
     def keep(self, *kept: socket.socket | int | None) -> None:
         """Do not close these."""

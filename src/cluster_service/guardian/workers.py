@@ -135,7 +135,7 @@ class Workers:
                 env["CSERVICE_BOARD"] = str(_FIRST_DESCRIPTOR + len(descriptors))
                 descriptors.append(worker.board)
         if order.channel and order.check:
-            worker.check, worker.check_address = resources.check_socket()
+            worker.check, worker.check_address = resources.check_socket(self._notify.open_check(worker.number))
             env["CSERVICE_CHECK"] = str(_FIRST_DESCRIPTOR + len(descriptors))
             descriptors.append(worker.check.fileno())
         if order.share == "python":
@@ -305,6 +305,7 @@ class Workers:
             lambda: self._channels.close(worker, worker.channel),
             lambda: self._channels.close(worker, worker.notify),
             lambda: self._notify.remove(worker.notify_name),
+            lambda: self._notify.remove(worker.check_address.removeprefix("unix:")),
             lambda: self._close_ports(worker),
             lambda: self._close_board(worker),
             lambda: self._close_check(worker),

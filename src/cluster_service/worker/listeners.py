@@ -100,16 +100,17 @@ def _is_abandoned(path: str) -> bool:
 def own_listener(runtime: Runtime) -> List[socket.socket]:
     """Return the listening socket for health checks of this worker alone, or an empty list if there are none.
 
-    The guardian created it, so that the service need not trust the worker about the address. The address is not secret.
+    The guardian created it, so that the service need not trust the worker about the address.
     """
     if runtime.check is None:
         return []
     try:
         listener = socket.socket(fileno=runtime.check)
-        name = listener.getsockname()
+        name = listener.getsockname()  # bytes if it is abstract, else a path
     except OSError as error:
         complain(f"the worker cannot be checked: {error.strerror}")
         return []
     runtime.pulse.accepting.spared.add(name)
-    runtime.notify({CHECK_ADDRESS: f"unix:@{name[1:].decode('ascii')}"})
+    shown = name if isinstance(name, str) else f"@{name[1:].decode('ascii')}"
+    runtime.notify({CHECK_ADDRESS: f"unix:{shown}"})
     return [listener]

@@ -1,17 +1,22 @@
-"""A worker keeps its output pipe locked: neither the guardian nor the output of other workers waits for it."""
+"""A process keeps its output pipe locked: neither the guardian nor the master nor other workers wait for it."""
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from cluster_service.config import running
 from cluster_service.guardian.calls import Calls
 from cluster_service.guardian.discard import READ_PIPES, Discarder
 from cluster_service.guardian.helper import Answer
 from cluster_service.guardian.logsources import Source
+from cluster_service.machine.identity import OWN
+from cluster_service.master import trials
 from cluster_service.wire import facts, orders
 from tests.contract.interface import DEADLINE
 
@@ -20,6 +25,7 @@ from .test_hostile_binds import FAULT, needs_userfaultfd
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from tests.contract.real import RealKernel
 
@@ -59,6 +65,30 @@ def test_the_guardian_does_not_look_at_the_pipe_itself(kernel: RealKernel) -> No
     assert good.do("result = 7") == 7
     assert not kernel.fact(facts.OutputInspected, worker=1).blocked
     hostile.do("resolve(b'')\nwriter.join()")
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> str:
+    path = tmp_path / "program"
+    path.write_text(f"#!{sys.executable}\nimport os, threading\n{LOCK}writer.join()\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+@needs_userfaultfd
+def test_a_check_command_is_killed_when_its_time_is_over(program: str) -> None:
+    why = asyncio.run(
+        trials.run_command(
+            [program], what="the check", cwd="/", env={}, within=1.0, on_line=lambda _line: None, identity=OWN
+        )
+    )
+    assert why == "the check took longer than 1 s and was killed"
+
+
+@needs_userfaultfd
+def test_a_program_of_a_configuration_is_killed_when_its_time_is_over(program: str) -> None:
+    with pytest.raises(running.Late):
+        running.run_as(OWN, [program], cwd="/", env={}, seconds=1.0)
 
 
 class Helper:

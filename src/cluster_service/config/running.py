@@ -7,14 +7,17 @@ our descriptors, and so that no process of it outlives it. Workers are started b
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
-import selectors
+import queue
 import sys
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from cluster_service.machine.identity import OWN
+
+from . import outputs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +28,8 @@ JOB = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), 
 CANNOT_RUN = 126
 """The exit code of ``job.py`` if the program cannot be executed."""
 MAX_OUTPUT_BYTES = 1 << 20
+_MAX_CHUNKS = 2 * MAX_OUTPUT_BYTES // outputs.CHUNK_BYTES + 2
+"""Reads that wait to be looked at; beyond that nothing more is read."""
 
 
 class TooMuch(Exception):
@@ -98,22 +103,25 @@ def run_as(identity: Identity, argv: Sequence[str], *, cwd: str, env: Mapping[st
 
 def _read(process: object, seconds: float) -> tuple[bytes, bytes]:
     """Read the standard output and error of *process* to their ends. Raises Late and TooMuch."""
-    streams = (process.stdout, process.stderr)  # type: ignore[attr-defined]
-    said: dict[int, bytearray] = {stream.fileno(): bytearray() for stream in streams}
+    chunks: queue.SimpleQueue[tuple[bytearray, bytes]] = queue.SimpleQueue()
+    out, err = bytearray(), bytearray()
+    for stream, said in ((process.stdout, out), (process.stderr, err)):  # type: ignore[attr-defined]
+        outputs.follow(os.dup(stream.fileno()), functools.partial(_put, chunks, said))
     deadline = time.monotonic() + seconds
-    with selectors.DefaultSelector() as selector:
-        for descriptor in said:
-            selector.register(descriptor, selectors.EVENT_READ)
-        while selector.get_map():
-            ready = selector.select(max(0.0, deadline - time.monotonic()))
-            if not ready:
-                raise Late
-            for key, _ in ready:
-                data = os.read(key.fd, 65536)
-                said[key.fd] += data
-                if not data:
-                    selector.unregister(key.fd)
-                if len(said[key.fd]) > MAX_OUTPUT_BYTES:
-                    raise TooMuch
-    out, err = said.values()
+    for _ in (out, err):
+        while True:
+            try:
+                said, data = chunks.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                raise Late from None
+            if not data:
+                break
+            said += data
+            if len(said) > MAX_OUTPUT_BYTES:
+                raise TooMuch
     return bytes(out), bytes(err)
+
+
+def _put(chunks: queue.SimpleQueue[tuple[bytearray, bytes]], said: bytearray, data: bytes) -> bool:
+    chunks.put((said, data))
+    return chunks.qsize() < _MAX_CHUNKS

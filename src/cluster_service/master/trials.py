@@ -11,10 +11,11 @@ import asyncio
 import contextlib
 import os
 import sys
+import threading
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from cluster_service.config import asuser, running
+from cluster_service.config import asuser, outputs, running
 from cluster_service.control.errors import CommandError
 from cluster_service.core import masks
 from cluster_service.wire import addresses
@@ -36,6 +37,9 @@ LINE = 1000
 
 MOST = 1 << 20
 """Bytes of output that are told."""
+
+_MAX_CHUNKS = 16
+"""Reads of a program's output that wait for the loop; beyond that nothing more is read."""
 
 MAX_HEADS = 4
 """Heads of an answer that are read, 100 Continue and the like among them; each of 64 KiB at most."""
@@ -133,17 +137,14 @@ class _Job:
         self._process: asyncio.subprocess.Process | None = None
         self._lifeline = -1
         """A pipe of which we alone hold this end: when it closes, the program is killed."""
-        self._pipe: asyncio.ReadTransport | None = None
-        self._output_ended = asyncio.Event()
+        self._reader: _Reader | None = None
 
     async def start(self, command: Sequence[str], descriptor: int, output: _Output) -> None:
         """Start *command*, which inherits *descriptor*; *output* is given what it writes. Raises OSError."""
         held, self._lifeline = os.pipe()
         read, written = os.pipe()
         try:
-            self._pipe, _ = await asyncio.get_running_loop().connect_read_pipe(
-                lambda: _Reader(output, self._output_ended), os.fdopen(read, "rb", buffering=0)
-            )
+            self._reader = _Reader(read, output)
             self._process = await asyncio.create_subprocess_exec(
                 *command,
                 cwd="/",
@@ -172,27 +173,48 @@ class _Job:
             if self._process is not None:
                 code = await self._process.wait()
                 with contextlib.suppress(TimeoutError):  # what could not be killed may hold it open
-                    await asyncio.wait_for(self._output_ended.wait(), 1.0)
+                    await asyncio.wait_for(self._reader.ended.wait() if self._reader else asyncio.sleep(0), 1.0)
         finally:
-            if self._pipe is not None:
-                self._pipe.close()
+            if self._reader is not None:
+                self._reader.close()
         return code
 
 
-class _Reader(asyncio.Protocol):
-    """Hands over what a pipe gives."""
+class _Reader:
+    """Hands over what comes from *pipe*, which it closes. Raises RuntimeError if no thread can be started."""
 
-    def __init__(self, output: _Output, ended: asyncio.Event) -> None:
+    def __init__(self, pipe: int, output: _Output) -> None:
         self._output = output
-        self._ended = ended
+        self._loop = asyncio.get_running_loop()
+        self._places = threading.Semaphore(_MAX_CHUNKS)
+        """For what was read and not handed over yet."""
+        self._closed = False
+        self.ended = asyncio.Event()
+        try:
+            outputs.follow(pipe, self._take)
+        except RuntimeError:
+            os.close(pipe)
+            raise
 
-    def data_received(self, data: bytes) -> None:
-        """See ``asyncio.Protocol``."""
-        self._output.feed(data)
+    def _take(self, data: bytes) -> bool:
+        """In the thread: let the loop have *data*."""
+        self._places.acquire()
+        try:
+            self._loop.call_soon_threadsafe(self._hand_over, data)
+        except RuntimeError:  # the loop is closed
+            return False
+        return not self._closed
 
-    def connection_lost(self, _error: Exception | None) -> None:
-        """See ``asyncio.Protocol``."""
-        self._ended.set()
+    def _hand_over(self, data: bytes) -> None:
+        self._places.release()
+        if not data:
+            self.ended.set()
+        elif not self._closed:
+            self._output.feed(data)
+
+    def close(self) -> None:
+        """Hand over nothing more."""
+        self._closed = True
 
 
 class _Output:

@@ -155,6 +155,23 @@ def test_a_port_that_does_not_accept_is_no_service() -> None:
     assert health(made)["status"] == "ok"
 
 
+def test_events_tell_of_a_port_that_was_shut_down() -> None:
+    made = started(2)
+    for fact in (
+        facts.ListenerState(PORT, revived=True),
+        facts.ListenerState(PORT, "too often"),
+        facts.ListenerState(PORT, "no memory"),
+        facts.ListenerState(PORT),
+        facts.ListenerState(PORT),
+    ):
+        hear(made, fact)
+    assert told(made, events.PortShutdown) == [
+        events.PortShutdown(PORT, listening=True),
+        events.PortShutdown(PORT, listening=False, detail="too often"),
+        events.PortShutdown(PORT, listening=True),
+    ]
+
+
 def test_an_upgrade_that_is_watched_is_undone_when_the_port_does_not_accept() -> None:
     for seconds in (2.0, 12.0):  # canary, bake
         made = started(2, monitor=10.0)

@@ -89,6 +89,16 @@ def test_it_is_logged_once_with_the_worker_that_stops(kernel: RealKernel) -> Non
     assert kernel.output().count("shut down the socket") == 1
 
 
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+def test_the_master_hears_of_it(kernel: RealKernel, tmp_path: Path, kind: str) -> None:
+    port, path = free_port(), str(tmp_path / "socket")
+    one, _ = two(kernel, f"tcp('127.0.0.1', {port})" if kind == "tcp" else f"unix({path!r})")
+    one.do(SHUT["both ways"])
+    told = kernel.fact(facts.ListenerState)
+    assert told.address == (f"127.0.0.1:{port}" if kind == "tcp" else f"unix:{path}")
+    assert (told.problem, told.revived) == ("", True)
+
+
 def test_a_worker_that_closes_its_socket_then_is_reported(kernel: RealKernel) -> None:
     port = free_port()
     one, other = two(kernel, f"tcp('127.0.0.1', {port})")
@@ -123,6 +133,7 @@ def test_a_worker_that_shuts_it_down_all_the_time_costs_little(kernel: RealKerne
         "        except OSError: stop.wait(0.0001)\n"
         "thread = threading.Thread(target=spin); thread.start()"
     )
+    assert kernel.fact(facts.ListenerState).revived
     told = kernel.fact(facts.ListenerState)
     assert told.address == f"127.0.0.1:{port}"
     assert f"more than {listeners.REVIVALS_PER_SECOND:g} times a second" in told.problem

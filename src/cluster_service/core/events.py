@@ -128,6 +128,17 @@ class PortClosed:
 
 
 @dataclass(frozen=True)
+class PortShutdown:
+    """A worker shut down the listening socket that all workers share (shutdown(2)). *listening*: whether the service
+    listens on it again; *detail*: why it does not. Once it does, another event says so.
+    """
+
+    address: str
+    listening: bool
+    detail: str = ""
+
+
+@dataclass(frozen=True)
 class OperationStart:
     """A long command began."""
 
@@ -196,6 +207,7 @@ Event = (
     | SlotRecovered
     | PortOpen
     | PortClosed
+    | PortShutdown
     | OperationStart
     | OperationStep
     | OperationEnd
@@ -216,6 +228,7 @@ EVENTS: tuple[type, ...] = (
     SlotRecovered,
     PortOpen,
     PortClosed,
+    PortShutdown,
     OperationStart,
     OperationStep,
     OperationEnd,

@@ -243,9 +243,11 @@ def released(cluster: Cluster, fact: facts.Released, _now: float) -> None:
 
 def listener_state(cluster: Cluster, fact: facts.ListenerState, _now: float) -> None:
     """A shared socket does not accept connections, or does again."""
-    cluster.refusing.pop(fact.address, None)
+    before = cluster.refusing.pop(fact.address, "")
     if fact.problem:
         cluster.refusing[fact.address] = fact.problem
+    if fact.revived or bool(before) != bool(fact.problem):
+        cluster.publish(events.PortShutdown(fact.address, not fact.problem, fact.problem))
 
 
 def unlistened(cluster: Cluster, fact: facts.Unlistened, _now: float) -> None:

@@ -55,6 +55,8 @@ class Broken:
         self.at = 0.0
         self.retry_at: float | None = None
         self.look_at: float | None = None
+        self.is_reported = False
+        """Whether the master has heard that it was shut down, since it last listened for ``LOOK_SECONDS``."""
 
     def may_revive(self, now: float) -> bool:
         """Return whether the socket may be made to listen at *now*, and charge it."""
@@ -68,7 +70,7 @@ class Broken:
 
 class Listeners:
     """The sockets that workers listen on, watched for shutdown(2). *report* sends the master a socket's state,
-    *report_closed* that a worker has closed one.
+    *report_revived* that it was shut down and listens again, *report_closed* that a worker has closed it.
     """
 
     def __init__(self, loop: Loop, holdings: Holdings, ports: Ports, tasks: Tasks, log: Callable[[str], None]) -> None:
@@ -78,6 +80,7 @@ class Listeners:
         self._tasks = tasks
         self._log = log
         self.report: Callable[[Held], None] = lambda _held: None
+        self.report_revived: Callable[[Held], None] = lambda _held: None
         self.report_closed: Callable[[Worker, Held], None] = lambda _worker, _held: None
         self._watched: set[int] = set()
         """Descriptors."""
@@ -124,7 +127,7 @@ class Listeners:
                 broken.retry_at = None
                 self._try(broken, now)
             if broken.look_at is not None and now >= broken.look_at:
-                broken.look_at = None
+                broken.look_at, broken.is_reported = None, False
                 self._set_problem(broken.held, "")
                 self._tasks.add(lambda broken=broken: self._look(broken.held))  # type: ignore[misc]
 
@@ -156,13 +159,17 @@ class Listeners:
         try:
             if held.address.kind == "unix":
                 yield from self._replace(held)
-                return
-            yield from self._ports.listen_again(held)
+            else:
+                yield from self._ports.listen_again(held)
         except OSError as error:
             broken.retry_at = self._loop.now() + RETRY_SECONDS
             self._set_problem(held, f"it was shut down and cannot listen again: {shortage.explain(error)}")
             return
-        broken.look_at = self._loop.now() + LOOK_SECONDS
+        if held.address.kind != "unix":
+            broken.look_at = self._loop.now() + LOOK_SECONDS
+        if not (broken.is_reported or held.problem):
+            broken.is_reported = True
+            self.report_revived(held)
 
     def _replace(self, held: Held) -> Steps[None]:
         """Listen at the path of *held* on a new socket. Raises OSError."""

@@ -168,6 +168,7 @@ class Guardian:
         self._loop.on_fault = self.faults.report
         self.ports.on_listen, self.ports.on_close = self.listeners.watch, self.listeners.forget
         self.listeners.report, self.listeners.report_closed = self._listener_state, self._listener_closed
+        self.listeners.report_revived = self._listener_revived
         per_slot = self.ports.per_slot
         per_slot.on_begin, per_slot.on_shut_down = self.listeners.forget, self._listener_closed
         per_slot.watch, per_slot.rearm, per_slot.unwatch = self._loop.watch, self._loop.change, self._loop.drop
@@ -328,6 +329,9 @@ class Guardian:
 
     def _listener_state(self, held: Held) -> None:
         self.keeper.tell(facts.ListenerState(str(held.address), held.problem))
+
+    def _listener_revived(self, held: Held) -> None:
+        self.keeper.tell(facts.ListenerState(str(held.address), revived=True))
 
     def _listener_closed(self, worker: Worker, held: Held) -> None:
         address = str(held.address)

@@ -175,6 +175,8 @@ class ListenerState(Record):
     address: str
     problem: str = ""
     """Why it does not, as a sentence; empty: it does."""
+    revived: bool = False
+    """A process had shut it down, and it listens again."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -242,6 +242,21 @@ def test_what_follows_the_target_is_the_program_s(here: Path) -> None:
         assert service.ended() == 0
 
 
+def test_a_service_in_the_background_that_does_not_listen_is_reported(here: Path) -> None:
+    (here / "worker.py").write_text("import signal\nsignal.pause()\n")
+    options = ("--name", "late", "-w", "2", "--log-file", "log", "--ready-after", "100ms")
+    done = cservice("start", "--detach", *options, "worker.py")
+    try:
+        assert done.code == 0, done
+        assert done.out.startswith("service 'late' runs (pid ")
+        assert done.err.count("cservice: web does not listen on a port yet;") == 1
+        assert "it neither reported that it is ready nor was seen to listen" in (here / "log").read_text()
+        assert cservice("--name", "late", "workers").out.count("serving (not listening)") == 2
+    finally:
+        ended = cservice("--name", "late", "shutdown", "all")
+    assert ended.code == 0
+
+
 def test_a_service_in_the_background(here: Path) -> None:
     (here / "worker.py").write_text("import cluster_service, signal\ncluster_service.worker_ready()\nsignal.pause()\n")
     done = cservice("start", "--detach", "--name", "back", "-w", "1", "--log-file", "log", "--json", "worker.py")

@@ -94,6 +94,40 @@ def test_a_worker_that_listens_no_more_where_its_predecessor_did_is_not_ready() 
     assert "not_listening" not in second
 
 
+@pytest.mark.parametrize(
+    ("program", "settings", "shown"),
+    [
+        (SLEEPER, {}, True),
+        (SLEEPER, {"expect_port": False}, False),
+        (TELLS, {}, False),  # it says that it is ready
+        (GOOD, {}, False),
+    ],
+)
+def test_a_worker_that_is_ready_only_by_living_is_shown_as_not_listening(
+    program: Program, settings: dict[str, Any], *, shown: bool
+) -> None:
+    made = world(2, program, **settings)
+    made.run(10.0)
+    assert [(row["state"], row.get("not_listening", False)) for row in rows(made)] == [("serving", shown)] * 2
+    assert "detail" not in rows(made)[0]
+    assert health(made)["status"] == "ok"
+
+
+def test_a_late_listener_is_shown_as_listening_from_then_on() -> None:
+    made = world(1, LATE)
+    made.run(10.0)
+    assert rows(made)[0]["not_listening"]
+    made.run(20.0)
+    assert "not_listening" not in rows(made)[0]
+
+
+def test_what_cannot_be_seen_is_not_shown() -> None:
+    group = GroupSpec("web", 1, Release("command", "app", share="none"))
+    made = World(replace(world(1).spec, groups=(group,)), {"app": SLEEPER})
+    made.run(10.0)
+    assert "not_listening" not in rows(made)[0]
+
+
 def test_nothing_is_expected_after_a_change_of_ports_that_was_allowed() -> None:
     made = started(2, allow_port_change=True)
     made.programs["app"] = TELLS

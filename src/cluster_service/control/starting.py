@@ -35,6 +35,9 @@ DASHES = "\0--"
 DASH_M = "\0-m"
 """Placeholder for the ``-m`` before a module name, which ends the options, as in the Python interpreter."""
 
+GLANCE_SECONDS = 5.0
+"""How long a detached start waits for the list of its workers."""
+
 
 HELP = """Start TARGET as a service.
 
@@ -224,7 +227,18 @@ def _start(
         session.document({"name": name, "pid": pid})
     else:
         out(f"service {name!r} runs (pid {pid})")
+        for group in _not_listening(session):
+            say(f"cservice: {group} does not listen on a port yet; with --expect-port the start waits until it does")
     return 0
+
+
+def _not_listening(session: Session) -> list[str]:
+    """Return the groups that serve without listening; none where the service does not answer any more."""
+    try:
+        rows = session.client().glance("/api/v1/workers", GLANCE_SECONDS)["workers"]
+    except CommandError:
+        return []
+    return list(dict.fromkeys(row["group"] for row in rows if row.get("not_listening")))
 
 
 def _add_group(

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from .cluster import Cluster
     from .group import Group
+    from .spec import Release
     from .stages import Rollout
     from .worker import Worker
 
@@ -59,7 +60,7 @@ def expects_port(cluster: Cluster, group: Group, worker: Worker) -> bool:
     slot, release = group.slots.get(worker.slot), group.releases.get(worker.generation)
     if slot is None or release is None:
         return False
-    seen = release.share == "seccomp" or (release.share == "auto" and cluster.sees_ports)
+    seen = _are_seen(cluster, release)
     return bool(release.binds and seen) or (slot.listened and not _may_change(group, worker))
 
 
@@ -72,6 +73,17 @@ def lacks_port(cluster: Cluster, group: Group, worker: Worker) -> str:
     if not numbered:
         return "" if worker.addresses else "does not listen on any port"
     return "" if str(port) in {number for _, number in _ports(worker.addresses)} else f"does not listen on port {port}"
+
+
+def is_unheard(cluster: Cluster, group: Group, worker: Worker) -> bool:
+    """Whether *worker* listens nowhere and no worker of its group ever did: it may never, or it listens later.
+
+    Known only where the guardian learns of every socket. ``expect_port = false`` says that it never does.
+    """
+    release = group.releases.get(worker.generation)
+    if release is None or group.spec.expect_port is not None or worker.addresses or not group.silent:
+        return False
+    return _are_seen(cluster, release)
 
 
 def trouble(cluster: Cluster, group: Group, worker: Worker) -> str:
@@ -120,6 +132,11 @@ def missing_ports(cluster: Cluster, group: Group, rollout: Rollout, canary: Work
     old = [each for each in cluster.of_group(group.name) if each.serving and each.generation != rollout.new]
     common = set.intersection(*(set(each.addresses) for each in old)) if old else set()
     return ", ".join(sorted(common - set(canary.addresses)))
+
+
+def _are_seen(cluster: Cluster, release: Release) -> bool:
+    """Whether the guardian learns of every socket that workers of *release* bind."""
+    return release.share == "seccomp" or (release.share == "auto" and cluster.sees_ports)
 
 
 def _may_change(group: Group, worker: Worker) -> bool:

@@ -59,7 +59,8 @@ def _worker_row(cluster: Cluster, group: Group, worker: Worker, now: float) -> J
     if worker.serving:
         problem = ports.trouble(cluster, group, worker)
         row |= {"detail": problem} if problem else {}
-        row |= {"not_listening": True} if ports.lacks_port(cluster, group, worker) else {}
+        lacks = ports.lacks_port(cluster, group, worker) or ports.is_unheard(cluster, group, worker)
+        row |= {"not_listening": True} if lacks else {}
     return row
 
 

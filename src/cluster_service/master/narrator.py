@@ -37,6 +37,11 @@ def _exit(event: events.WorkerExit) -> str | None:
     return f"{who} {event.detail}"
 
 
+def _ready(event: events.WorkerReady) -> str:
+    unheard = "; it neither reported that it is ready nor was seen to listen" if event.by == "alive" else ""
+    return f"{event.group}.{event.slot} (pid {event.pid}) is serving, {seconds(event.after_s)} after its start{unheard}"
+
+
 def _hung(event: events.WorkerHung) -> str:
     who = f"{event.group}.{event.slot} (pid {event.pid}) {event.detail}"
     return "\n".join((f"{who}; what it was doing:", *event.stacks) if event.stacks else (who,))
@@ -55,7 +60,7 @@ def _end(event: events.OperationEnd) -> str:
 
 
 _LINES: dict[type, Callable[..., str | None]] = {
-    events.WorkerReady: lambda e: f"{e.group}.{e.slot} (pid {e.pid}) is serving, {seconds(e.after_s)} after its start",
+    events.WorkerReady: _ready,
     events.WorkerExit: _exit,
     events.WorkerKill: lambda e: (
         f"{e.group}.{e.slot} (pid {e.pid}) was killed: it had not ended in its time ({e.reason})"

@@ -44,6 +44,7 @@ KINDS: dict[str, Callable[[int], list[str]]] = {
     "gevent with a handler": lambda port: ["slow_gevent.py", str(port), "handler"],
     "eventlet": lambda port: ["slow_eventlet.py", str(port)],
     "tornado": lambda port: ["slow_tornado.py", str(port)],
+    "twisted": lambda port: ["slow_twisted.py", str(port)],
     "waitress": lambda port: ["slow_waitress.py", str(port)],
     "aiohttp": lambda port: ["slow_aiohttp.py", str(port)],
     "django": lambda port: ["slow_django.py", str(port)],
@@ -188,7 +189,7 @@ def test_a_program_that_shuts_the_listening_socket_down_leaves_it_to_the_others(
                 assert rest(client).startswith(b"HTTP/1.1 200")
 
 
-@pytest.mark.parametrize("kind", [*ASGI, "tornado"])
+@pytest.mark.parametrize("kind", [*ASGI, "tornado", "twisted"])
 def test_a_stream_of_events_is_ended_in_good_order(kind: str) -> None:
     port = free_port()
     with service(kind, port, "--stop-timeout", "30s") as running:

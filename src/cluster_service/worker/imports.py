@@ -34,6 +34,7 @@ HOOKS = {
     "socketserver": "cluster_service.worker.drains.socket_server",
     "tornado.http1connection": "cluster_service.worker.drains.tornado_server",
     "tornado.httpserver": "cluster_service.worker.drains.tornado_server",
+    "twisted.web.http": "cluster_service.worker.drains.twisted_server",
     "uvicorn.server": "cluster_service.worker.drains.uvicorn_server",
     "uvloop": "cluster_service.worker.loops",
     "waitress.channel": "cluster_service.worker.drains.waitress_server",

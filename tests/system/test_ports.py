@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import signal
 import socket
 import subprocess
 from http.client import HTTPException
@@ -218,3 +219,28 @@ def test_a_worker_that_should_listen_and_does_not_is_never_ready() -> None:
     with Service(*options, "--", "sleep", "60", cwd=PROGRAMS) as service:
         service.until_logged("web.1 was not ready within 2 s: it does not listen on any port")
         assert service.cli("health").out.startswith("down: 0 of 1 serving")
+
+
+ASKS_FIRST = """
+import http.server, socket, sys
+with socket.socket() as client:
+    if client.connect_ex(("127.0.0.1", int(sys.argv[1]))) == 0:
+        sys.exit(f"Port {sys.argv[1]} is in use")
+http.server.test(http.server.SimpleHTTPRequestHandler, port=int(sys.argv[1]), bind="127.0.0.1")
+"""
+"""A program that does not start while its port answers."""
+
+
+@pytest.mark.parametrize("dashes", [False, True])
+def test_a_program_that_asks_whether_its_port_answers_starts_again(tmp_path: Path, *, dashes: bool) -> None:
+    (tmp_path / "asks.py").write_text(ASKS_FIRST)
+    port = free_port()
+    target = ["--", PYTHON, "asks.py", str(port)] if dashes else ["asks.py", str(port)]
+    with Service("--singleton", *target, cwd=tmp_path) as service:
+        (pid,) = service.serving(1)
+        os.kill(pid, signal.SIGKILL)
+        service.until_event("worker_ready", 2)
+        assert service.until_event("port_closed", address=f"127.0.0.1:{port}")
+        assert service.cli("restart", "all").code == 0
+        (_, refused) = service.until_event("worker_exit", 2)[:2]
+        assert f"Port {port} is in use; the service had 127.0.0.1:{port} open" in refused["detail"]

@@ -54,6 +54,8 @@ class Cluster:
         self.begun = False
         self.unused: dict[str, float | None] = {}
         """The addresses of the shared sockets, and since when each has had no user (None: it has)."""
+        self.asked: set[str] = set()
+        """The addresses that answered when a program looked, and so kept it from starting."""
         self.refusing: dict[str, str] = {}
         """The addresses of the shared sockets that do not accept connections, and why."""
         self.sees_ports = False
@@ -151,6 +153,7 @@ class Cluster:
             "workers": [vars(worker) for worker in self.workers.values()],
             "operations": [operation.to_json() for operation in self.operations],
             "unused": dict(self.unused),
+            "asked": sorted(self.asked),
             **{key: getattr(self, key) for key in _KEPT},
             "now": self._now,
         }
@@ -163,6 +166,7 @@ class Cluster:
         cluster.workers = {worker["number"]: Worker(**worker) for worker in data["workers"]}
         cluster.operations = [Operation(**operation) for operation in data["operations"]]
         cluster.unused = dict(data["unused"])
+        cluster.asked = set(data.get("asked", ()))
         for key in _KEPT:
             setattr(cluster, key, data.get(key, getattr(cluster, key)))
         cluster._now = data["now"]

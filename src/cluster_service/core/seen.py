@@ -13,7 +13,7 @@ from cluster_service.wire import validation
 from cluster_service.wire.facts import WorkerState
 from cluster_service.wire.signals import signal_name
 
-from . import actions, background, events, judge, ports, recycle, rollouts, wanted, watch
+from . import actions, asked, background, events, judge, ports, recycle, rollouts, wanted, watch
 from .error_lines import excerpt
 from .requests import Rejected, Restart
 from .worker import LEAVING, SOON, Worker, cause
@@ -340,6 +340,8 @@ def _report_end(cluster: Cluster, worker: Worker, lines: list[str], now: float) 
     if worker.background and worker.may_be_background and soon and group is not None:
         worker.verdict = background.verdict(worker.background, group.releases.get(worker.generation, group.release))
     detail = cause(worker, lines, died_at)
+    if worker.failed and (port := asked.explain(cluster, worker, lines)):
+        detail += f"; {port}"
     signal = None if worker.signal is None else signal_name(worker.signal)
     repeated = group.tell(detail) if worker.failed and group else 0
     cluster.publish(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from . import actions, events, judge, ports, recycle, reload, rollouts, seen, shutdown
+from . import actions, asked, events, judge, ports, recycle, reload, rollouts, seen, shutdown
 from .reconcile import BOOT_STOP, reconcile, stop, stop_timeout
 from .spec import GIVE_UP_CODE
 from .stages import KINDS
@@ -33,6 +33,7 @@ def turn(cluster: Cluster, now: float) -> None:
     if cluster.drain_at is not None and cluster.judging_time and now >= cluster.drain_at:
         cluster.end_service(cluster.ending, cluster.end_code)
     shutdown.release(cluster)
+    asked.let_go(cluster)
     before = 0
     for _ in range(MAX_ROUNDS):
         before = len(cluster.todo)

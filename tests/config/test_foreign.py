@@ -55,6 +55,12 @@ def test_a_flag_leads_to_a_flag_and_one_given_many_times_to_its_singular() -> No
     assert foreign.meant("--environment-file", flags) == "--env-file"
 
 
+@pytest.mark.parametrize("word", ["reload", "--reload", "--threads", "keepalive", "watch", "backlog"])
+def test_what_no_setting_does_gets_a_sentence_and_no_suggestion(word: str) -> None:
+    assert foreign.suggestion(word, [*BY_NAME, "--recycle-at", "--share"]) == ""
+    assert foreign.sentence(word).endswith(".")
+
+
 def test_the_sentence_stands_in_every_place_where_settings_are_given(tmp_path: Path) -> None:
     file = tmp_path / "cluster-service.toml"
     file.write_text('target = "worker.py"\ngraceful_timeout = 3\n')

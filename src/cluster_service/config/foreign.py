@@ -36,7 +36,7 @@ WORDS: dict[str, str] = {
     "maxrestarts": "restarts_per_minute", "startretries": "restarts_per_minute", "maxretry": "restarts_per_minute",
     "startlimitburst": "restarts_per_minute", "restartsec": "restart_delay", "respawninterval": "restart_delay",
     "expbackoffrestartdelay": "restart_delay", "respawn": "auto_restart",
-    "respawnfailedworkers": "auto_restart", "restart": "auto_restart",
+    "respawnfailedworkers": "auto_restart", "restart": "auto_restart", "restartpolicy": "auto_restart",
     # number of workers
     "numprocs": "workers", "numprocesses": "workers", "processes": "workers", "instances": "workers",
     "replicas": "workers", "scale": "workers", "concurrency": "workers", "workerprocesses": "workers",
@@ -87,6 +87,14 @@ SENTENCES: dict[str, str] = {
     "vacuum": "Sockets and files of the service are always removed at its end.",
     "waitready": "Call cservice.worker_ready() in the program, or send READY=1 to NOTIFY_SOCKET.",
     "type": "Readiness is detected: worker_ready(), READY=1 to NOTIFY_SOCKET, or the first listen on a port.",
+    "reload": "Changed code is read again by: cservice restart all. Nothing is watched for changes.",
+    "autoreload": "Changed code is read again by: cservice restart all. Nothing is watched for changes.",
+    "watch": "Changed code is read again by: cservice restart all. Nothing is watched for changes.",
+    "threads": "Threads are the program's own: set their number in the program, or run its server after --.",
+    "workerconnections": "It is a setting of the server: set it in the program, or run its server after --.",
+    "keepalive": "It is a setting of the server: set it in the program, or run its server after --.",
+    "timeoutkeepalive": "It is a setting of the server: set it in the program, or run its server after --.",
+    "backlog": "The queue of a port is as long as the program asks for when it calls listen.",
     "reuseport": "Ports are always shared, whatever the program sets.",
 }
 """Names that need no setting here -> what is done without one."""

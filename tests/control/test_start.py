@@ -249,7 +249,7 @@ def test_a_service_in_the_background_that_does_not_listen_is_reported(here: Path
     try:
         assert done.code == 0, done
         assert done.out.startswith("service 'late' runs (pid ")
-        assert done.err.count("cservice: web does not listen on a port yet;") == 1
+        assert done.err.count("cservice: web: serving (not listening); set expect_port") == 1
         assert "it neither reported that it is ready nor was seen to listen" in (here / "log").read_text()
         assert cservice("--name", "late", "workers").out.count("serving (not listening)") == 2
     finally:

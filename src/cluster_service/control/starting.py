@@ -227,8 +227,10 @@ def _start(
         session.document({"name": name, "pid": pid})
     else:
         out(f"service {name!r} runs (pid {pid})")
-        for group in _not_listening(session):
-            say(f"cservice: {group} does not listen on a port yet; with --expect-port the start waits until it does")
+        groups = _not_listening(session)
+        if groups:
+            cure = "set expect_port to wait for a port, or to false"
+            say(f"cservice: {', '.join(groups)}: serving (not listening); {cure}")
     return 0
 
 

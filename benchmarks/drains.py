@@ -58,6 +58,7 @@ SERVERS: dict[str, Server] = {
     "hypercorn": Server("hypercorn", ["hypercorn_app.py", PORT]),
     "Sanic": Server("sanic", ["sanic_app.py", PORT]),
     "Daphne": Server("daphne", ["daphne_app.py", PORT]),
+    "Twisted": Server("twisted", ["slow_twisted.py", PORT]),
     "gevent": Server("gevent", ["slow_gevent.py", PORT]),
     "eventlet": Server("eventlet", ["slow_eventlet.py", PORT]),
     "gunicorn": Server("gunicorn", GUNICORN, GUNICORN),

@@ -130,7 +130,8 @@ class PortClosed:
 @dataclass(frozen=True)
 class PortShutdown:
     """A worker shut down the listening socket that all workers share (shutdown(2)). *listening*: whether the service
-    listens on it again; *detail*: why it does not. Once it does, another event says so.
+    listens on it again; *detail*: why it does not. Once it does, another event says so. Shutdowns within half a second
+    of each other are one event.
     """
 
     address: str

@@ -237,4 +237,5 @@ def test_the_group_of_a_queue_is_not_called_web(
     made = make(target, program=target not in ("worker.py", "-m http.server", "shop:application"))
     assert [group.name for group in made.spec.groups] == [name]
     assert list(made.shown["groups"]) == [name]
+    assert made.spec.groups[0].expect_port is (None if name == "web" else False), "a queue worker does not listen"
     assert make("worker.py", group="jobs").spec.groups[0].name == "jobs"

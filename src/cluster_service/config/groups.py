@@ -168,8 +168,10 @@ def group_of(
 
 
 def _expect_port(given: Mapping[str, Given], release: Release, value: Callable[[str], Any]) -> bool | int | None:
-    """Return the setting. Raises CommandError where the service cannot see whether a worker listens."""
+    """Return the setting; a queue worker does not listen. Raises CommandError where listening cannot be seen."""
     expected: bool | int | None = value("expect_port")
+    if expected is None and not release.binds and _queue(release) is not None:
+        return False
     if expected and release.share in ("none", "inherit"):
         raise CommandError(
             "bad_request",
@@ -194,8 +196,12 @@ def _listen(given: Mapping[str, Given], release: Release, *, grouped: bool) -> A
 
 def default_name(release: Release) -> str:
     """Return the default name of the only group of a service."""
-    program = os.path.basename(release.target).partition(".")[0]
-    return QUEUES.get(program.removeprefix("-m "), str(BY_NAME["group"].default))
+    return _queue(release) or str(BY_NAME["group"].default)
+
+
+def _queue(release: Release) -> str | None:
+    """Return the name of the queue whose worker *release* runs; None if it runs another program."""
+    return QUEUES.get(os.path.basename(release.target).partition(".")[0].removeprefix("-m "))
 
 
 def _is_command(given: Mapping[str, Given]) -> bool:

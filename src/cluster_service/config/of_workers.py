@@ -159,7 +159,7 @@ SETTINGS: tuple[Setting, ...] = (
         "Whether workers listen on a port, or on which: a worker that should and does not is not ready.",
         ("--expect-port",),
         metavar="PORT|yes|no",
-        shown="yes where bind is set, or a worker of the slot has listened",
+        shown="yes where bind is set, or a worker of the slot has listened; no for celery, rq, dramatiq, …",
     ),
     Setting(
         "hang_timeout",

@@ -1,9 +1,10 @@
-"""What workers send of their own accord: on their channel (``wire.channel``), and by sd_notify on NOTIFY_SOCKET.
+"""Unsolicited messages from workers: on their channel (``wire.channel``), and by sd_notify on NOTIFY_SOCKET.
 
-A worker can only harm itself. Its sockets are read a bounded number of datagrams at a time, and as fast as its
-allowance permits: beyond that its own socket fills, and no other worker's. Messages are checked (``wire.validation``)
-before anything acts on them. Messages that the master does not take in time are dropped; what a worker says of its own
-state is not, only its latest counts. What a worker did wrong is logged once a period.
+A worker can only harm itself. The guardian reads a bounded number of datagrams from it at a time, within its rate
+limit (``Allowance``): beyond that, only that worker's own socket fills. Messages are validated (``wire.validation``)
+before use. Messages that the master does not read in time are dropped. A worker's reports of its own state are never
+dropped: they are merged, so that the latest one counts. Problems that a worker causes are logged once per
+``REPORT_SECONDS``.
 """
 
 from __future__ import annotations
@@ -27,43 +28,45 @@ if TYPE_CHECKING:
     from .watching import Loop
 
 MAX_AT_A_TIME, MAX_SECONDS_AT_A_TIME = 64, 0.02
-"""Datagrams that are read from one worker, and processor time that they may cost, before the others are served."""
+"""Maximum number of datagrams read from one worker, and CPU time spent on them, before other workers are served."""
 MAX_KEPT, MAX_KEPT_BYTES = 200, 256 * 1024
-"""Messages of one worker, and their bytes, that are kept while there is no master."""
+"""Maximum number of messages per worker, and of their bytes, that are kept while there is no master."""
 REPORT_SECONDS = 10.0
-"""Seconds from the first wrong of a worker until the log line about it."""
+"""Seconds from a worker's first problem until the log line about it."""
 PAUSE_SECONDS = 0.05
-"""Seconds, at least, for which a worker is not read that has sent too much, and until its state is sent again."""
+"""Minimum pause in reading from a worker that has sent too much, and the interval at which its state is retried."""
 
 
 class _Source:
-    """What is known of one worker as a sender."""
+    """State of one worker as a sender."""
 
     def __init__(self, worker: Worker, now: float) -> None:
         self.worker = worker
         self.allowance = Allowance(now)
         self.resume_at: float | None = None
-        """Its sockets are not read until then."""
+        """When to resume reading its sockets; None: they are read."""
         self.report_at: float | None = None
         self.paused = 0.0
-        """Seconds in this period for which it was not read because it had sent too much."""
+        """Seconds in this period for which reading was paused because it had sent too much."""
         self.dropped = 0
-        """Messages in this period that were dropped because no master took them."""
+        """Number of messages dropped in this period because the master did not read them in time."""
         self.invalid = 0
         self.reason = ""
-        """Why the last of the invalid ones was."""
+        """Why the last invalid message was rejected."""
         self.unsent: dict[str, str] = {}
-        """Fields of sd_notify that the master has not been sent."""
+        """Fields of sd_notify that have not been sent to the master."""
         self.ready_unsent = False
         self.send_at: float | None = None
-        """When to try again to send them."""
+        """When to retry sending its state."""
         self.discarding = False
-        """A datagram with descriptors is being discarded; its notify socket is not read."""
+        """True while the helper discards a datagram with descriptors; the notify socket is not read."""
 
 
 class Channels:
-    """Reads what workers send. *up* is called for a worker that says that it serves; *room* returns whether the master
-    can be sent more of a worker.
+    """Reader of the messages that workers send.
+
+    *up* is called for a worker that reports that it is ready; *room* returns whether a further message of a worker can
+    be sent to the master.
     """
 
     def __init__(self, loop: Loop, helper: Helper, log: Callable[[str], None]) -> None:
@@ -72,7 +75,7 @@ class Channels:
         self._log = log
         self._sources: dict[int, _Source] = {}
         self._lent: set[socket.socket] = set()
-        """Sockets of which the helper discards a datagram: they are closed when it has."""
+        """Sockets from which the helper is discarding a datagram: they are not closed until it has finished."""
         self._kept: dict[int, deque[tuple[int, facts.Message]]] = {}
         self.tell: Callable[[Any], None] = lambda _fact: None
         self.greeted: Callable[[], bool] = lambda: False
@@ -82,12 +85,12 @@ class Channels:
     # ------------------------------------------------------------ workers
 
     def add(self, worker: Worker) -> None:
-        """Begin to read *worker*."""
+        """Start reading from *worker*."""
         source = self._sources[worker.number] = _Source(worker, self._loop.now())
         self._watch(source)
 
     def remove(self, worker: Worker) -> None:
-        """Read what *worker* sent last, as far as it may, and stop."""
+        """Read the last messages of *worker*, ``MAX_AT_A_TIME`` per socket at most, and stop."""
         source = self._sources.get(worker.number)
         if source is None:
             return
@@ -100,7 +103,7 @@ class Channels:
             self._report(source)
 
     def close(self, worker: Worker, sock: socket.socket | None) -> None:
-        """Close a socket of *worker*, whatever waits in its queue."""
+        """Close a socket of *worker*, even if its queue is not empty."""
         if sock is not None:
             self._loop.drop(sock.fileno())
             if sock not in self._lent:
@@ -125,13 +128,13 @@ class Channels:
     # ------------------------------------------------------------ time
 
     def deadline(self) -> float | None:
-        """When ``tick`` has something to do."""
+        """Return when to call ``tick`` next, or None."""
         sources = self._sources.values()
         due = [at for source in sources for at in (source.resume_at, source.report_at, source.send_at)]
         return min((at for at in due if at is not None), default=None)
 
     def tick(self, now: float) -> None:
-        """Do what has become due."""
+        """Run the actions that are due at *now*."""
         for source in list(self._sources.values()):
             if source.resume_at is not None and now >= source.resume_at:
                 source.resume_at = None
@@ -142,7 +145,7 @@ class Channels:
                 self._report(source)
 
     def _may_read(self, source: _Source) -> bool:
-        """Return whether *source* may be read now; if not, it is not watched until it may."""
+        """Return whether the rate limit permits reading from *source* now; if not, pause reading until it does."""
         if source.resume_at is not None:
             return False
         now = self._loop.now()
@@ -155,7 +158,7 @@ class Channels:
         self._unwatch(source)
         return False
 
-    # ------------------------------------------------------------ what they did wrong
+    # ------------------------------------------------------------ problems
 
     def _wrong(self, source: _Source) -> _Source:
         if source.report_at is None:
@@ -167,7 +170,7 @@ class Channels:
         source.reason = reason
 
     def _report(self, source: _Source) -> None:
-        """Log what *source* did wrong in this period."""
+        """Log the problems that *source* caused in this period, and start a new period."""
         name = source.worker
         if source.paused:
             self._log(
@@ -189,7 +192,7 @@ class Channels:
     # ------------------------------------------------------------ reading
 
     def _turns(self, source: _Source, *, last: bool) -> Iterator[None]:
-        """Yield for each datagram that may be read now from *source*. *last*: it has ended, and sends nothing more."""
+        """Yield once for each datagram that may be read now from *source*. *last*: the worker has exited."""
         began = spent = time.thread_time()
         for _ in range(MAX_AT_A_TIME):
             if not (last or (spent - began < MAX_SECONDS_AT_A_TIME and self._may_read(source))):
@@ -199,7 +202,7 @@ class Channels:
             source.allowance.spend(spent - before)
 
     def _read_channel(self, source: _Source, *, last: bool = False) -> None:
-        """Take what the worker has sent on its channel. *last*: it has ended."""
+        """Receive the messages on the worker's channel. *last*: the worker has exited."""
         worker = source.worker
         for _ in self._turns(source, last=last):
             sock = worker.channel
@@ -252,14 +255,14 @@ class Channels:
             self._wrong(source).dropped += 1
 
     def deliver_kept(self) -> None:
-        """Send a new master what workers sent while there was none."""
+        """Send a new master the messages that arrived while there was none."""
         kept, self._kept = self._kept, {}
         for of_worker in kept.values():
             for _size, fact in of_worker:
                 self.tell(fact)
 
     def _read_notify(self, source: _Source, *, last: bool = False) -> None:
-        """Take the sd_notify datagrams that have come. *last*: the worker has ended."""
+        """Receive the worker's sd_notify datagrams. *last*: the worker has exited."""
         worker = source.worker
         for _ in self._turns(source, last=last):
             sock = worker.notify
@@ -283,7 +286,7 @@ class Channels:
                 self._discard(source, sock)
 
     def _discard(self, source: _Source, sock: socket.socket) -> None:
-        """Let the datagram with descriptors that is the oldest of *sock* be discarded, and go on then."""
+        """Discard the oldest datagram of *sock*, which carries descriptors, in the helper; then resume reading."""
         source.discarding = True
         self._loop.drop(sock.fileno())
         self._lent.add(sock)
@@ -311,9 +314,10 @@ class Channels:
         self._send_state(source)
 
     def _send_state(self, source: _Source) -> None:
-        """Send the master what *source* says of its own state, or try again in a moment; a new one's snapshot has it.
+        """Send the state that *source* reported to the master, or retry in ``PAUSE_SECONDS``.
 
-        States that the master did not take in time are merged: WATCHDOG=1 twice is WATCHDOG=1.
+        State that cannot be sent yet is merged: WATCHDOG=1 twice is WATCHDOG=1. A new master receives it in its
+        snapshot.
         """
         worker = source.worker
         if not self.room(worker.number):
@@ -328,7 +332,7 @@ class Channels:
 
 
 def send(worker: Worker, message: dict[str, Any]) -> str:
-    """Send *message* on the worker's channel. Returns why it could not be sent, or an empty string."""
+    """Send *message* on the worker's channel. Return why it could not be sent, or an empty string."""
     if worker.channel is None:
         return "it has no channel"
     try:

@@ -1,16 +1,15 @@
-"""The helper: a child process that makes the system calls that could make the guardian wait.
+"""The helper: a child process that makes the system calls that could block the guardian.
 
-Reading another process's memory waits for a page that a FUSE file system or userfaultfd(2) does not deliver; closing
-the last descriptor of a TCP socket waits as long as SO_LINGER says; looking at a path waits for the file system that
-it leads to; any call on a socket waits while another process keeps the socket's lock. All of these are decided by a
-worker, so none of them is made in the guardian.
+Reading another process's memory blocks on a page that a FUSE file system or userfaultfd(2) does not supply; closing
+the last descriptor of a TCP socket blocks for up to its SO_LINGER time; resolving a path blocks on the file system it
+leads to; any call on a socket blocks while another process holds the socket's lock. A worker controls all of these, so
+the guardian makes none of these calls itself.
 
-The helper is forked from the guardian when there is something to do, without exec: it has the guardian's code, and
-nothing else of it, since it closes every descriptor but its end of the socket pair. It runs one request at a time. A
-request that takes longer than ``LIMIT_SECONDS`` costs the helper its life: it is killed, the request is answered with
-ETIMEDOUT, and the next request gets a new helper. A killed process closes its sockets without lingering. The guardian
-sends and receives without waiting, and does not wait for the end of a helper either. A helper without work ends after
-``IDLE_SECONDS``.
+The helper is forked from the guardian on demand, without exec: it shares the guardian's code but no descriptors, since
+it closes all except its end of the socket pair. It runs one request at a time. If a request takes longer than
+``LIMIT_SECONDS``, the guardian kills the helper and completes the request with ETIMEDOUT; the next request gets a new
+helper. A killed process closes its sockets without lingering. The guardian's sends and receives are non-blocking, and
+it does not wait for a helper to exit either. An idle helper exits after ``IDLE_SECONDS``.
 """
 
 from __future__ import annotations
@@ -37,40 +36,40 @@ if TYPE_CHECKING:
 
 
 LIMIT_SECONDS = 1.0
-"""How long one request may take."""
+"""Time limit of one request."""
 STARVED_SECONDS = 10.0
-"""How long it may take while the helper does not wait, but lacks the processor."""
+"""Time limit of one request while the helper is runnable, and so lacks CPU time rather than being blocked."""
 _STARVED_PAUSE = 0.2
-"""Until it is looked at again then."""
+"""Seconds between two checks of a runnable helper beyond ``LIMIT_SECONDS``."""
 IDLE_SECONDS = 10.0
-"""How long a helper without work is kept."""
+"""Time for which an idle helper is kept."""
 _RETRY_SECONDS = 1.0
-"""Until descriptors are passed again that could not be passed to be closed."""
+"""Seconds until the next attempt to pass descriptors that the helper is to close."""
 _REPORT_SECONDS = 60.0
-"""In which a kind of trouble is reported once."""
+"""Seconds in which each kind of problem is logged at most once."""
 _TRIES = 2
-"""How often a request is sent while helpers die of something else than its taking too long."""
+"""Maximum number of times a request is sent if helpers die for reasons other than a timeout."""
 
 
 class Answer(NamedTuple):
-    """What came of a request."""
+    """Result of a request."""
 
     values: dict[str, Any]
     descriptors: list[int]
-    """They belong to the receiver."""
+    """Owned by the receiver, which must close them."""
     error: int = 0
-    """An errno, 0 for none. ETIMEDOUT: it took too long; ECONNABORTED: helpers died of it."""
+    """An errno; 0: success. ETIMEDOUT: the request took too long; ECONNABORTED: the helpers that ran it died."""
     sentence: str = ""
-    """What belongs to *error*."""
+    """Message that describes *error*."""
     seconds: float = 0.0
-    """How long it took."""
+    """Duration of the request."""
 
 
 _CANCELLED = Answer({}, [], errno.ECANCELED, "the service is ending")
 
 
 class _Request:
-    """*on_answer* is None for those that nobody waits for."""
+    """Request to the helper. *on_answer* is None if no caller needs the answer."""
 
     def __init__(
         self, duty: str, values: dict[str, Any], descriptors: list[int], on_answer: Callable[[Answer], None] | None
@@ -85,10 +84,11 @@ class _Request:
 
 
 class Helper:
-    """The helper process, as the guardian sees it. No method waits, and none raises an OSError.
+    """Guardian's interface to the helper process. No method blocks.
 
-    *duties*: what the helper can do, by name. A duty is a function of the values and descriptors of a request; it runs
-    in the helper, may take its time, and raises OSError when it fails. The descriptors are closed after it.
+    Only ``attend`` raises OSError. *duties* maps names to functions that the helper can run. A duty receives the values
+    and descriptors of a request; it runs in the helper, may block, and raises OSError on failure. The helper closes the
+    descriptors afterwards.
     """
 
     def __init__(
@@ -103,17 +103,17 @@ class Helper:
         self._duties = {**duties, apart.CLOSE: apart.close}
         self._log = log
         self._found = found
-        """The limits of the guardian's own start."""
+        """Resource limits with which the guardian was started."""
         self._title = title
         self.pid: int | None = None
         self._sock: socket.socket | None = None
         self._queue: deque[_Request] = deque()
-        """One order for all: descriptors that a request is lent may be given to ``close`` before it is sent."""
+        """Strictly in order: a descriptor that is lent to a request may be passed to ``close`` before it is sent."""
         self._current: _Request | None = None
         self._idle_at: float | None = None
         self._retry_at: float | None = None
         self._leaving: set[int] = set()
-        """Helpers that were killed or sent away, and have not ended yet."""
+        """Pids of helpers that were killed or dismissed, and have not been reaped yet."""
         self._reported: dict[str, float] = {}
         self._ended = False
 
@@ -125,15 +125,15 @@ class Helper:
     def ask(
         self, duty: str, values: dict[str, Any], descriptors: Sequence[int], on_answer: Callable[[Answer], None]
     ) -> None:
-        """Let the helper run *duty*; *on_answer* is called once, later or before this returns.
+        """Queue a request to run *duty*. *on_answer* is called once, possibly before this method returns.
 
-        *descriptors* are lent: they must stay open until then, or be given to ``close``. Requests are run in order.
+        *descriptors* are lent: they must stay open until then, or be passed to ``close``. Requests run in order.
         """
         self._queue.append(_Request(duty, values, list(descriptors), on_answer))
         self._go_on()
 
     def close(self, descriptor: int) -> None:
-        """Let the helper close *descriptor*, which the caller gives away: its last close may take long."""
+        """Close *descriptor* in the helper, since closing the last copy may block. The caller gives up ownership."""
         last = self._queue[-1] if self._queue else None
         if last is not None and last.on_answer is None and len(last.descriptors) < apart.BATCH:
             last.descriptors.append(descriptor)
@@ -143,24 +143,24 @@ class Helper:
 
     @property
     def busy(self) -> bool:
-        """Whether something is left to do."""
+        """True if a request is queued or running."""
         return bool(self._queue or self._current)
 
     def end(self) -> None:
-        """Start no further helper, and let this one end. Requests that are left are answered with ECANCELED."""
+        """Dismiss the helper and start no other. Complete the remaining requests with ECANCELED."""
         self._ended = True
         self._drop()
         self._finish(_CANCELLED)
 
     def deadline(self) -> float | None:
-        """Return when ``tick`` has something to do."""
+        """Return when to call ``tick`` next, or None."""
         times = [time for time in (self._idle_at, self._retry_at) if time is not None]
         if self._current is not None:
             times.append(self._current.due)
         return min(times, default=None)
 
     def tick(self, now: float) -> None:
-        """Do what has become due at *now*, of the monotonic clock."""
+        """Run the actions that are due at *now* (monotonic seconds)."""
         current = self._current
         if current is not None and now >= current.due:
             if now < current.started + STARVED_SECONDS and _runs(self.pid):
@@ -174,7 +174,7 @@ class Helper:
             self._drop()
 
     def reaped(self, pid: int) -> bool:
-        """A child of the guardian has ended. Return whether it was a helper."""
+        """Handle the exit of the child *pid*. Return whether it was a helper."""
         if pid in self._leaving:
             self._leaving.discard(pid)
             return True
@@ -187,9 +187,9 @@ class Helper:
     # ------------------------------------------------------------ requests
 
     def _go_on(self) -> None:
-        """Send the next request, unless one is being worked on."""
+        """Send the next request, unless one is running."""
         while self._ended and self._queue:
-            # What is to be closed after the end is closed by the exit of this process, which lingers for no socket.
+            # Descriptors that are still to be closed are closed when the guardian exits, which does not linger.
             self._current = self._queue.popleft()
             self._finish(_CANCELLED, resume=False)
         while self._queue and self._current is None and self._retry_at is None:
@@ -204,25 +204,25 @@ class Helper:
             if error is not None:
                 self._finish(Answer({}, [], error.errno or errno.EIO, shortage.explain(error)), resume=False)
             elif request.on_answer is None:
-                for descriptor in request.descriptors:  # the helper holds them too, so nothing ends here
+                for descriptor in request.descriptors:  # the helper has copies, so this is never the last close
                     os.close(descriptor)
                 self._let_close()
 
     def _let_close(self) -> None:
-        """Let the helper close what it was sent: our copies are closed, so its are the last."""
+        """Notify the helper that the guardian has closed its copies, so that the helper's are the last ones."""
         try:
             if self._sock is not None:
                 self._sock.send(b"{}", socket.MSG_DONTWAIT)
-        except OSError:  # it has died, and its end closes them
+        except OSError:  # the helper has died: its exit closes them
             return
 
     def _send(self, request: _Request) -> OSError | None:
-        """Send *request* to a helper, which is started if there is none. Return what went wrong."""
+        """Send *request* to the helper; start one if there is none. Return the error, or None."""
         try:
             data = json.dumps({"do": request.duty, "with": request.values}).encode()
             try:
                 passing.send(self._sock or self._start(), data, request.descriptors)
-            except (BrokenPipeError, ConnectionResetError):  # it has ended, and its end was not seen yet
+            except (BrokenPipeError, ConnectionResetError):  # it has exited but has not been reaped yet
                 self._drop()
                 passing.send(self._start(), data, request.descriptors)
         except OSError as error:
@@ -236,7 +236,7 @@ class Helper:
         return None
 
     def _receive(self) -> None:
-        """Take an answer, if there is one."""
+        """Receive an answer, if one has arrived."""
         sock = self._sock
         if sock is None:
             return
@@ -247,7 +247,7 @@ class Helper:
         except OSError:
             data, descriptors, truncated = b"", [], False
         if not data:
-            self._loop.drop(sock.fileno())  # it has died: its end will be seen
+            self._loop.drop(sock.fileno())  # it has died: ``reaped`` handles that
             return
         reply = json.loads(data)
         if truncated:
@@ -271,18 +271,18 @@ class Helper:
                 self._go_on()
 
     def _kill(self, request: _Request) -> None:
-        """The helper waits for something that does not come."""
+        """Kill the helper, which is blocked, and complete *request* with ETIMEDOUT."""
         pid = self._drop(signal.SIGKILL)
         if request.on_answer is None:
             self._report("slow", f"helper (pid {pid}): closing descriptors took longer than {LIMIT_SECONDS:g} s")
         self._finish(Answer({}, [], errno.ETIMEDOUT, f"it took longer than {LIMIT_SECONDS:g} s"))
 
     def _lost(self) -> None:
-        """The helper has ended by itself, or was killed by somebody else: of a shortage of memory, for example."""
+        """Handle the unexpected exit of the helper: it crashed, or the kernel's OOM killer ended it, for example."""
         request = self._current
         self._drop()
         if request is None or request.on_answer is None:
-            self._finish(Answer({}, []))  # what it was to close is closed
+            self._finish(Answer({}, []))  # its exit has closed the descriptors
         elif request.tries < _TRIES:
             self._current = None
             self._queue.appendleft(request)
@@ -296,10 +296,10 @@ class Helper:
             self._reported[kind] = now
             self._log(sentence)
 
-    # ------------------------------------------------------------ its process
+    # ------------------------------------------------------------ process
 
     def _start(self) -> socket.socket:
-        """Fork a helper and return our end of its socket pair. Raises OSError."""
+        """Fork a helper and return the guardian's end of its socket pair. Raises OSError."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             self.pid = apart.fork(
@@ -315,15 +315,15 @@ class Helper:
         return ours
 
     def attend(self, descriptor: int, attend: Callable[[int], None]) -> None:
-        """Give *descriptor* away to a process of its own, which runs *attend* with it and ends. Raises OSError.
+        """Fork a separate process that runs *attend* on *descriptor* and exits; close our copy. Raises OSError.
 
-        For what a worker can block for as long as it lives: nothing else waits for such a process.
+        For operations that a worker can block for as long as it lives: no other request waits for such a process.
         """
         self._leaving.add(apart.fork(descriptor, attend, self._found, self._title))
         os.close(descriptor)
 
     def _drop(self, number: int = 0) -> int | None:
-        """Close our end, by which the helper ends, and send it signal *number*. Return its pid."""
+        """Close our end of the socket pair, so that the helper exits; also send it signal *number*. Return its pid."""
         pid = self.pid
         if pid is not None:
             self._leaving.add(pid)
@@ -338,7 +338,7 @@ class Helper:
 
 
 def _runs(pid: int | None) -> bool:
-    """Whether the process wants nothing but the processor."""
+    """Return whether the process is runnable (state R of proc_pid_stat(5)), so not blocked."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             return file.read().rpartition(b")")[2].split()[0] == b"R"

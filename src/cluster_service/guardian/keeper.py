@@ -1,16 +1,17 @@
-"""The guardian's one policy: there is a master.
+"""Keep one master running: the guardian's only policy.
 
-One that dies is replaced: at once the first time, then after 0.1, 0.2, 0.4 ... at most 10 seconds, by how often it
-died within the last minute. After the fifth death in a minute the next one is started in safe mode (no hooks of the
-user, no TCP door), because what kills it is probably one of these. A safe master that has lived for a minute is asked
-to step down for a normal one; if that fails in the same way the next try comes after two minutes, then four, at most
-an hour. Workers notice nothing of any of it.
+The guardian restarts a master that dies: immediately after the first death, then with a backoff of 0.1, 0.2, 0.4 ...
+at most 10 seconds, which depends on the number of deaths within the last minute. After the fifth death in a minute,
+the next master starts in safe mode (no user hooks, no HTTP endpoint), because one of these is the most likely cause.
+A safe-mode master that has run for a minute is asked to exit, and a normal one replaces it. If the normal one fails in
+the same way, the next attempt is made after two minutes, then four, at most one hour. Workers are not affected.
 
-A master for which there is no process, descriptor or memory is no death: it is tried again each second.
+Failing to start a master for lack of processes, descriptors or memory does not count as a death: the guardian retries
+every second.
 
-One that does not answer for ``master_hang_timeout`` (stopped, or its loop stands) is killed and replaced. It is asked
-a third of that time after it was last heard of, and only then: an idle service is idle. Time in which the machine
-slept, or in which the guardian itself did not run, does not count.
+A master that does not respond for ``master_hang_timeout`` (it is stopped, or its event loop is blocked) is killed and
+replaced. The guardian sends a ping only after a third of that time without a message, so that an idle service causes
+no wakeups. Time during which the machine was suspended, or the guardian itself did not run, does not count.
 """
 
 from __future__ import annotations
@@ -43,27 +44,27 @@ if TYPE_CHECKING:
     from .watching import Loop
 
 WINDOW = 60.0
-"""Seconds in which deaths are counted, and after which a master has proved itself."""
+"""Seconds over which deaths are counted, and after which a master counts as stable."""
 SAFE_AFTER = 5
 _LONGEST_PAUSE = 10.0
 _LONGEST_SAFE = 3600.0
 _STEP_DOWN_TIME = 10.0
-"""Seconds that a master has to end after it was asked to, or after it has closed its stream."""
+"""Seconds until a master is killed that was asked to exit, or has closed its stream."""
 _CURED_IN = 3
-"""How many times ``master_hang_timeout`` may pass without a word of any master until it counts as incurable."""
+"""Multiples of ``master_hang_timeout`` without a message from any master after which replacing it counts as futile."""
 _START_AGAIN = 1.0
-"""Seconds until a master is tried again that could not be started at all."""
+"""Seconds until the next attempt after a master could not be started."""
 _HELLO_TIME = 30.0
-"""Seconds that a new master has to say hello, however short ``master_hang_timeout`` is."""
+"""Minimum time in seconds for a new master to send its hello, even if ``master_hang_timeout`` is shorter."""
 
 
 def pause_after(deaths: int) -> float:
-    """Return the seconds to wait before the next start, after so many *deaths* within ``WINDOW``."""
+    """Return the backoff in seconds before the next start, after *deaths* deaths within ``WINDOW``."""
     return 0.0 if deaths <= 1 else min(_LONGEST_PAUSE, 0.1 * 2.0 ** (deaths - 2))
 
 
 class Master:
-    """One master's process."""
+    """Process of one master."""
 
     def __init__(self, launch: Launch, link: Link, *, safe: bool, now: float) -> None:
         self.pid = launch.pid
@@ -74,16 +75,16 @@ class Master:
         self.heard = now
         self.pinged: float | None = None
         self.leave_by: float | None = None
-        """It was asked to end, or has closed its stream: after this it is killed."""
+        """When to kill the master, if it was asked to exit or has closed its stream."""
         self.expected = False
-        """Its end is wanted, and not to be counted as a death."""
+        """True if the guardian asked the master to exit: its exit does not count as a death."""
 
     def __repr__(self) -> str:
         return f"<Master pid {self.pid}{' (safe)' if self.safe else ''}: {self.link!r}>"
 
 
 class Keeper:
-    """Starts, watches and replaces the master."""
+    """Supervisor of the master: starts, monitors and replaces it."""
 
     def __init__(
         self,
@@ -104,17 +105,17 @@ class Keeper:
         self._faults = faults
         self.on_message: Callable[[dict[str, Any]], None] = lambda _message: None
         self.on_lost: Callable[[float], None] = lambda _now: None
-        """Called when a master has ended."""
+        """Called when a master has exited."""
         self.master: Master | None = None
         self.retired = False
-        """No further master is started."""
+        """True if no further master may be started."""
         self._heard = loop.now()
-        """When a master was last heard of, whichever it was."""
+        """When the last message from any master was received."""
         self._next_start: float | None = 0.0
         self._deaths: deque[float] = deque()
         self._safe_tries = 0
         self._short = False
-        """Whether the last try to start one came to nothing."""
+        """True if the last attempt to start a master failed."""
 
     def __repr__(self) -> str:
         return f"<Keeper: {self.master or 'no master'}, {len(self._deaths)} deaths lately>"
@@ -122,7 +123,7 @@ class Keeper:
     # ------------------------------------------------------------ time
 
     def deadline(self) -> float | None:
-        """When ``tick`` has something to do, unless something happens before."""
+        """Return when to call ``tick`` next, or None, unless an event occurs earlier."""
         master = self.master
         if master is None:
             return None if self.retired else self._next_start
@@ -130,7 +131,7 @@ class Keeper:
         return min([*times, self._hung_at(master) if master.pinged is not None else self._ping_at(master)])
 
     def tick(self, now: float) -> None:
-        """Do what has become due."""
+        """Run the actions that are due at *now*."""
         master = self.master
         if master is None:
             if not self.retired and self._next_start is not None and now >= self._next_start:
@@ -142,7 +143,7 @@ class Keeper:
             master.leave_by = None
         elif now >= self._hung_at(master):
             self._kill(master, f"has not answered for {now - master.heard:.0f} s")
-            master.heard = now  # should it not die of that (in uninterruptible sleep), it is killed again later
+            master.heard = now  # if it survives SIGKILL (in uninterruptible sleep), it is killed again later
             master.pinged = None
         elif step_up is not None and now >= step_up:
             self._safe_tries += 1
@@ -153,14 +154,14 @@ class Keeper:
             self.tell(facts.Ping())
 
     def suspended(self, now: float) -> None:
-        """The machine, or the guardian itself, did not run for a while: nobody is blamed for that time."""
+        """Restart the hang timeout, after the machine or the guardian itself did not run for a while."""
         self._heard = now
         if self.master is not None:
             self.master.heard = now
             self.master.pinged = None
 
     def answers(self, now: float) -> bool:
-        """Whether masters are heard of, or our own cure for one that is not (to replace it) may still help."""
+        """Return whether a master responds, or replacing an unresponsive one may still help."""
         return now - self._heard <= _CURED_IN * self._boot.master_hang_timeout
 
     def _ping_at(self, master: Master) -> float:
@@ -177,7 +178,7 @@ class Keeper:
             return None
         return master.started + min(_LONGEST_SAFE, WINDOW * 2.0**self._safe_tries)
 
-    # ------------------------------------------------------------ its life
+    # ------------------------------------------------------------ lifecycle
 
     def _start(self, now: float) -> None:
         self._next_start = None
@@ -217,7 +218,7 @@ class Keeper:
                 descriptors=descriptors,
                 limits=self._limits,
                 identity=OWN,
-                death_signal=signal.SIGKILL,  # it knows nothing that outlives the guardian, and must not either
+                death_signal=signal.SIGKILL,  # all its state comes from the guardian: it must not outlive it
             )
         )
         self._holdings.known.groups.add(launched.pid)
@@ -247,14 +248,14 @@ class Keeper:
             self._receive(master)
 
     def _receive(self, master: Master) -> None:
-        """Read once and carry out what was read."""
+        """Read once and execute the messages received."""
         try:
             messages = master.link.receive()
         except BlockingIOError:
             return
         except EOFError:
             self._loop.drop(master.link.sock.fileno())
-            master.link.greeted = False  # it hears no more: what happens from now on is for the next one
+            master.link.greeted = False  # nothing more can be sent: the next master's snapshot has what happens now
             master.leave_by = master.leave_by or self._loop.now() + _STEP_DOWN_TIME
             return
         master.heard = self._heard = self._loop.now()
@@ -267,7 +268,10 @@ class Keeper:
             self._kill(master, f"sent what is no message ({error})")
 
     def tell(self, fact: Any, descriptor: int | None = None) -> None:
-        """Tell the master, if there is one that has said hello; if not, the next one's snapshot will."""
+        """Send *fact* to the master, if it has sent its hello; otherwise the next master's snapshot contains it.
+
+        Raises OSError if *descriptor* cannot be passed.
+        """
         master = self.master
         if master is None or not master.link.greeted:
             return
@@ -279,17 +283,17 @@ class Keeper:
             return
         except Exception as error:
             if descriptor is not None and isinstance(error, OSError):
-                raise  # it cannot be handed over, and whoever wanted to is told
+                raise  # the caller handles a descriptor that cannot be passed
             if isinstance(fact, WORDS):
                 self._faults.report(error, f"a message of worker {fact.worker} is dropped")
                 return
-            master.link.greeted = False  # its successor learns it from the snapshot
+            master.link.greeted = False  # its successor receives the state in the snapshot
             self._kill(master, f"could not be told what has happened ({shortage.explain(error)})")
             return
         self._rearm(master)
 
     def room(self, worker: int) -> bool:
-        """Return whether a message of *worker* can be sent now; without a master it is kept elsewhere."""
+        """Return whether a message of *worker* can be sent now. True without a master: ``Channels`` keeps it then."""
         master = self.master
         return master is None or not master.link.greeted or master.link.room(worker)
 
@@ -298,7 +302,7 @@ class Keeper:
         self._loop.change(master.link.sock.fileno(), events)
 
     def replace(self, now: float) -> None:
-        """Ask the master to step down; the next one starts when it has ended."""
+        """Ask the master to exit; the next one starts when it has."""
         master = self.master
         if master is None:
             self._next_start = now
@@ -307,7 +311,7 @@ class Keeper:
         self._deaths.clear()
 
     def retire(self, now: float) -> None:
-        """Start no further master, and ask this one to end."""
+        """Start no further master, and ask the current one to exit."""
         self.retired = True
         if self.master is not None:
             self._ask_to_leave(self.master, now)
@@ -324,19 +328,19 @@ class Keeper:
             os.kill(master.pid, signal.SIGKILL)
 
     def hang_up(self) -> None:
-        """Let the master see the end of the stream: the service has ended, and it ends too."""
+        """Close the master's stream: it exits at end of file, since the service has ended."""
         if self.master is not None:
             self._loop.drop(self.master.link.sock.fileno())
             self.master.link.close()
 
     def kill_now(self) -> None:
-        """End the master's whole process group at once."""
+        """Send SIGKILL to the master's process group."""
         if self.master is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.master.pid, signal.SIGKILL)
 
     def reaped(self, how: str, now: float) -> None:
-        """The master's process has ended."""
+        """Handle the exit of the master's process, and schedule the next start. *how* describes the exit."""
         master = self.master
         if master is None:
             return
@@ -347,7 +351,7 @@ class Keeper:
             lambda: self._drain(master),
             lambda: self._loop.drop(master.link.sock.fileno()),
             master.link.close,
-            lambda: _end_group(master.pid),  # what it was running for its hooks ends with it
+            lambda: _end_group(master.pid),  # ends the processes that its hooks started
             lambda: self._logs.exited(-self._holdings.master_starts, failed=not master.expected),
         )
         self._holdings.known.groups.discard(master.pid)
@@ -360,7 +364,7 @@ class Keeper:
         self.on_lost(now)
 
     def _drain(self, master: Master) -> None:
-        """Carry out everything that it had sent before it died."""
+        """Execute every message that the master sent before it died."""
         with contextlib.suppress(BlockingIOError, EOFError, frames.FrameError):
             while True:
                 for message in master.link.receive():

@@ -1,7 +1,7 @@
-"""What a new process does between fork and exec. It never returns to the guardian's code.
+"""Steps of a new process between fork and exec. It never returns to the guardian's code.
 
-The launch socket (SOCK_SEQPACKET, close-on-exec) is its only tie: a seccomp listener is sent over it, or a sentence
-when something fails; its end of file means that the program has been executed.
+Its only connection to the guardian is the launch socket (SOCK_SEQPACKET, close-on-exec): the child sends a seccomp
+listener over it, or an error message; end of file means that the program has been executed.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from .limits import Limits
     from .posix import Machine
 
-_FIRST = 3  # the first descriptor after standard error: where LISTEN_FDS begin
+_FIRST = 3  # SD_LISTEN_FDS_START of sd-daemon.h: the first descriptor after standard error
 
 
 class Plan(NamedTuple):
-    """Everything that the child must know; made before the fork, so that as little as possible can fail after it."""
+    """Parameters of the child, prepared before the fork, so that as little as possible can fail after it."""
 
     argv: list[str]
     env: dict[str, str]
@@ -35,27 +35,27 @@ class Plan(NamedTuple):
     stdout: int
     stderr: int
     descriptors: list[int]
-    """Become 3, 4, 5 ... in the program."""
+    """Descriptors that become 3, 4, 5 ... in the program."""
     limits: Limits
     identity: Identity
-    """The user as whom the program runs."""
+    """User and groups with which the program runs."""
     machine: Machine | None = None
-    """With it: install the seccomp filter and send its listener."""
+    """If set, install the seccomp filter for it and send the listener."""
     death_signal: int = 0
-    """Sent to the program when the guardian dies."""
+    """Signal sent to the program when the guardian dies; 0: none."""
     listen_fds: bool = False
     """Set LISTEN_PID, which only the child knows."""
     keep_stdin: bool = False
-    """Its standard input is a pipe that never ends, instead of /dev/null."""
+    """Use a pipe that never reaches end of file as standard input, instead of /dev/null."""
     complain: bool = False
-    """Say why it cannot be executed on its standard error too: nobody else could."""
+    """Also write the reason to standard error if the program cannot be executed; no other process would report it."""
 
 
 def run(plan: Plan, guardian: int, launch: int) -> NoReturn:
-    """Become the program. *guardian* is the parent's pid. All signals are blocked when this is called."""
+    """Execute the program. *guardian* is the parent's pid. The caller has blocked all signals."""
     try:
         limits.restore(plan.limits)
-        os.setsid()  # it can neither join another process group nor reach the terminal of whoever started the service
+        os.setsid()  # it can neither join another process group nor use the terminal that the service was started from
         reset_signals()
         launch = _arrange_descriptors(plan, launch)
         _prepare(plan, guardian, launch)
@@ -65,7 +65,7 @@ def run(plan: Plan, guardian: int, launch: int) -> NoReturn:
         if plan.complain:
             _complain(str(failure))
         _report(launch, str(failure))
-    except BaseException as error:  # noqa: BLE001 - told, in the only way there is
+    except BaseException as error:  # noqa: BLE001 - reported on the launch socket, the only way out
         _report(launch, f"{plan.argv[0]}: cannot be started: {shortage.explain(error)}")
     finally:
         os._exit(127)
@@ -79,18 +79,18 @@ def _report(launch: int, text: str) -> None:
 
 
 def report(descriptor: int, text: bytes) -> None:
-    """Write *text*. To be called in a process of its own, which may wait for the reader."""
+    """Write *text* to *descriptor*. Call this in a separate process, since it may block on the reader."""
     os.write(descriptor, text)
 
 
 def _complain(sentence: str) -> None:
-    """Say something that does not keep the program from starting, where its own errors go."""
+    """Write *sentence* to standard error, where the program's own errors go."""
     with contextlib.suppress(OSError):
         os.write(2, f"cservice: {sentence}\n".encode("utf-8", "replace"))
 
 
 def reset_signals() -> None:
-    """Give every signal its default meaning, as a new program expects it."""
+    """Reset every signal to its default disposition, as a new program expects."""
     signal.set_wakeup_fd(-1)
     for number in signal.valid_signals():
         if number not in (signal.SIGKILL, signal.SIGSTOP):
@@ -98,9 +98,9 @@ def reset_signals() -> None:
 
 
 def _arrange_descriptors(plan: Plan, launch: int) -> int:
-    """Put the descriptors where the program expects them, close all others, return where the launch socket is."""
+    """Move the descriptors to where the program expects them and close all others. Return that of the launch socket."""
     wanted = [_standard_input(keep_open=plan.keep_stdin), plan.stdout, plan.stderr, *plan.descriptors, launch]
-    # First out of one another's way, upwards; then down to their places.
+    # Duplicate all of them above the target range first, so that no dup2 overwrites one that is still needed.
     above = [_duplicate_above(descriptor, len(wanted)) for descriptor in wanted]
     for target, descriptor in enumerate(above):
         os.dup2(descriptor, target)
@@ -111,11 +111,11 @@ def _arrange_descriptors(plan: Plan, launch: int) -> int:
 
 
 def _standard_input(*, keep_open: bool) -> int:
-    """Return a descriptor from which nothing can be read: at its end or, to *keep_open*, one that never ends."""
+    """Return a descriptor without data to read: /dev/null or, with *keep_open*, one that never reaches end of file."""
     if not keep_open:
         return os.open(os.devnull, os.O_RDWR)
     reading, writing = os.pipe()
-    try:  # fifo(7): open for both, a pipe has a writer as long as it has a reader
+    try:  # fifo(7): opened for reading and writing, a pipe has a writer as long as it has a reader
         return os.open(f"/proc/self/fd/{reading}", os.O_RDWR)
     finally:
         os.close(reading)
@@ -123,19 +123,19 @@ def _standard_input(*, keep_open: bool) -> int:
 
 
 def _duplicate_above(descriptor: int, least: int) -> int:
-    import fcntl  # noqa: PLC0415 - imported long ago; the module's name is only needed here
+    import fcntl  # noqa: PLC0415 - already loaded; only this function uses it
 
     return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, least)
 
 
 def _prepare(plan: Plan, guardian: int, launch: int) -> None:
-    # With CAP_SYS_ADMIN no_new_privs is not needed, and without it programs that are setuid go on working. The
-    # capability goes with the change of user.
+    # With CAP_SYS_ADMIN a filter does not need no_new_privs, which would break setuid programs. Changing the user drops
+    # the capability.
     privileged = plan.machine is not None and capabilities.has(capabilities.CAP_SYS_ADMIN)
     if plan.machine is not None and privileged:
         _send_listener(plan.machine, launch)
-    limits.put_on(plan.limits, _complain)  # while we may
-    # A program may open /dev/stdout, /dev/stderr or a pipe at /dev/stdin by name. For OWN it changes nothing.
+    limits.put_on(plan.limits, _complain)  # before the change of user, while permitted
+    # A program may open /dev/stdout, /dev/stderr or a pipe at /dev/stdin by name. With OWN this changes nothing.
     for stream in (1, 2) if not plan.keep_stdin else (0, 1, 2):
         os.fchown(stream, plan.identity.uid, plan.identity.gid)
     _become(plan.identity)

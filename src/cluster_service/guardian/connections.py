@@ -1,11 +1,10 @@
-"""What a worker's connections are doing, as the kernel knows it: for programs that end without finishing anything.
+"""Activity of a worker's connections, from kernel data: for programs that exit without finishing their requests.
 
-A request that is being worked on leaves no trace in the queues of its connection. What tells is who sent last (TCP_INFO
-of tcp(7)): if it was the client, an answer is outstanding; if it was the worker, the connection waits for the next
-request.
+A request that is being processed is not visible in the queues of its connection. The side that sent last is (TCP_INFO
+of tcp(7)): if it was the client, a response is outstanding; if it was the worker, the connection is idle.
 
-A connection between two requests is ended as if the client had closed it: shutdown(2) of its receiving side. The
-program reads the end of the data, and closes. All of this is a duty of the helper, on copies of the worker's sockets.
+An idle connection is ended as if the client had closed it: shutdown(2) of its receiving side. The program then reads
+end of file and closes it. The helper does all of this, on copies of the worker's sockets.
 """
 
 from __future__ import annotations
@@ -27,30 +26,30 @@ if TYPE_CHECKING:
 
 
 BUDGET_SECONDS = 0.25
-"""How long one look may take; further connections are left to the next one, which begins elsewhere."""
+"""Time limit of one scan; the next scan, which starts at another connection, covers the rest."""
 
 _INFO = struct.Struct("=B43xI4xI12xI56xQ8xI4xII")
-"""struct tcp_info of linux/tcp.h, its first 160 bytes: state, last_data_sent, last_data_recv, rtt, bytes_received,
+"""First 160 bytes of struct tcp_info in linux/tcp.h: state, last_data_sent, last_data_recv, rtt, bytes_received,
 notsent_bytes, data_segs_in, data_segs_out."""
 _ESTABLISHED, _CLOSE_WAIT = 1, 8
 _FIONREAD = 0x541B  # asm-generic/ioctls.h
 _LONG_ANSWER = 1000
-"""Milliseconds after its request from which on an answer is taken for a stream, of which more may come."""
+"""Milliseconds between a request and response data from which the response counts as a stream that may continue."""
 
 
 class Info(NamedTuple):
-    """One connection, as TCP_INFO has it. Times are milliseconds ago."""
+    """TCP_INFO of one connection. ``sent`` and ``received`` are ages in milliseconds."""
 
     state: int
     sent: int
-    """When the worker last sent data."""
+    """Time since the worker last sent data."""
     received: int
-    """When it last received some."""
+    """Time since it last received data."""
     rtt: int
     """Round-trip time, microseconds."""
     bytes_received: int
     unsent: int
-    """Bytes that the client has no room for yet."""
+    """Bytes that have not been sent yet, because the client has no room for them."""
     segments_in: int
     segments_out: int
     unread: int = 0
@@ -58,15 +57,16 @@ class Info(NamedTuple):
 
     @property
     def quiet(self) -> int:
-        """For how many milliseconds no data has gone either way."""
+        """Milliseconds since data was last transferred in either direction."""
         return min(self.sent, self.received)
 
 
 def kind_of(info: Info) -> str:
-    """Return what a connection is doing.
+    """Return the kind of a connection.
 
-    ``busy``: a request is being answered. ``fresh``: there was none yet. ``answered``: it waits for the next request.
-    ``stream``: the answer came, or still comes, long after its request. ``unsure``: one of these.
+    ``busy``: a request is being processed. ``fresh``: no request has arrived yet. ``answered``: waiting for the next
+    request. ``stream``: response data came, or still comes, long after the request. ``unsure``: ``busy`` or
+    ``answered``.
     """
     if info.unread or info.unsent:
         return "busy"
@@ -80,9 +80,9 @@ def kind_of(info: Info) -> str:
 
 
 def _kind_by_segments(requests: int, answers: int) -> str:
-    """Return the kind where a request and an answer came in the same tick: which was the last?
+    """Return the kind if a request and a response fall into the same tick, so that their times do not tell their order.
 
-    Where each request was one segment and all answers had the same number of them, the numbers of segments tell.
+    If each request is one segment and all responses have the same number of segments, the segment counts decide.
     """
     if not answers:
         return "busy"
@@ -94,25 +94,25 @@ def _kind_by_segments(requests: int, answers: int) -> str:
 
 
 def read_info(sock: socket.socket) -> Info:
-    """Return what the kernel knows of a connection. Raises OSError."""
+    """Return the ``Info`` of a connection. Raises OSError."""
     data = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO.size).ljust(_INFO.size, b"\0")
     unread = int.from_bytes(fcntl.ioctl(sock, _FIONREAD, b"\0" * 4), sys.byteorder)
     return Info._make((*_INFO.unpack(data), unread))
 
 
 def queue_of(sock: socket.socket) -> int:
-    """Return how many connections wait to be accepted: tcpi_unacked of a socket that listens."""
+    """Return the length of the accept queue: tcpi_unacked of a listening socket."""
     return int.from_bytes(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 28)[24:28], sys.byteorder)
 
 
 def look(values: dict[str, Any], descriptors: list[int]) -> Result:
-    """Look at the connections of process ``pid``, and of those below it, to ``ports``. Raises OSError.
+    """Inspect the connections to ``ports`` of process ``pid`` and its descendants; end idle ones. Raises OSError.
 
-    *descriptors*: the sockets that it accepts from. ``quiet``: kinds of connections that are ended, and for how many
-    milliseconds they must have been quiet for that.
+    *descriptors*: the sockets that the process accepts from. ``quiet``: the kinds of connections to end, each with the
+    milliseconds for which such a connection must have been quiet.
 
-    Returns the numbers of connections that are ``queued``, ``busy``, ``idle`` (or may be), and ``ended``; ``rtt``: the
-    longest round trip, in seconds; ``handled``: whether the program handles ``signal``.
+    The result has the numbers of connections that are ``queued``, ``busy``, ``unsure``, ``idle`` and ``ended``;
+    ``rtt``: the longest round-trip time, in seconds; ``handled``: whether the program handles or ignores ``signal``.
     """
     queued = sum(queues({}, descriptors).values["queues"])
     quiet: dict[str, int] = values["quiet"]
@@ -122,7 +122,7 @@ def look(values: dict[str, Any], descriptors: list[int]) -> Result:
     for sock in connections_of(values["pid"], frozenset(values["ports"])):
         with sock:
             if time.monotonic() > end:
-                found["busy"] += 1  # it was not looked at
+                found["busy"] += 1  # not inspected, so assumed to be busy
                 break
             try:
                 info = read_info(sock)
@@ -134,14 +134,14 @@ def look(values: dict[str, Any], descriptors: list[int]) -> Result:
                 if ends:
                     sock.shutdown(socket.SHUT_RD)
                 found["busy" if kind == "busy" else "ended" if ends else "unsure" if kind == "unsure" else "idle"] += 1
-            except OSError:  # it has just been closed
+            except OSError:  # the connection has just been closed
                 continue
     handled = handles(values["pid"], values["signal"])
     return Result({"queued": queued, "rtt": longest / 1e6, "handled": handled, **found})
 
 
 def connections_of(pid: int, ports: frozenset[int]) -> Iterator[socket.socket]:
-    """Yield copies of the connections to *ports* that process *pid*, or one below it, has. Raises OSError."""
+    """Yield copies of the connections to *ports* of process *pid* and its descendants. Raises OSError."""
     seen: set[str] = set()
     for each in strangers.below(pid):
         try:
@@ -160,7 +160,7 @@ def _of_process(pid: int, process: int, ports: frozenset[int], seen: set[str]) -
         numbers = os.listdir(directory)
     except FileNotFoundError:
         return
-    first = time.monotonic_ns() % (len(numbers) or 1)  # so that all are looked at in time, if some are left out
+    first = time.monotonic_ns() % (len(numbers) or 1)  # varies, so that repeated scans cover all within the time limit
     for number in numbers[first:] + numbers[:first]:
         try:
             link = os.readlink(f"{directory}/{number}")
@@ -179,7 +179,7 @@ def _of_process(pid: int, process: int, ports: frozenset[int], seen: set[str]) -
 
 
 _CLOSED = (errno.ENOENT, errno.ESRCH, errno.EBADF, errno.ENOTSOCK)
-"""The process has closed the descriptor meanwhile, or has ended."""
+"""Errors that mean that the process has closed the descriptor meanwhile, or has exited."""
 
 
 def _is_to(sock: socket.socket, ports: frozenset[int]) -> bool:
@@ -192,14 +192,14 @@ def _is_to(sock: socket.socket, ports: frozenset[int]) -> bool:
 
 
 def handles(pid: int, number: int) -> bool:
-    """Whether process *pid* handles signal *number*, or ignores it: so it does not end without its knowing."""
+    """Return whether process *pid* handles or ignores signal *number*, so that the signal does not terminate it."""
     with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
         masks = {line.partition(":")[0]: line.split()[1] for line in file if line.startswith(("SigCgt:", "SigIgn:"))}
     return any(int(mask, 16) >> (number - 1) & 1 for mask in masks.values())
 
 
 def queues(_values: dict[str, Any], descriptors: list[int]) -> Result:
-    """Return how many connections wait at each socket."""
+    """Return the length of the accept queue of each socket."""
     found = []
     for descriptor in descriptors:
         with socket.socket(fileno=os.dup(descriptor)) as sock:

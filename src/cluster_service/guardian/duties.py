@@ -1,7 +1,8 @@
-"""What the helper does for ports: everything about a socket, a path or a process that can make its caller wait.
+"""Duties of the helper for ports: all operations on sockets, paths and processes that can block.
 
-A socket's lock is held by whichever process uses the socket, also while it copies from memory of its own that never
-comes; so ``listen`` and options of sockets that workers have are set here. Descriptors are lent: none is closed.
+A process that uses a socket holds the socket's lock, even while it copies from memory whose pages never arrive. The
+guardian therefore leaves ``listen`` and setting options, on sockets that workers have, to the helper. Descriptors are
+lent: no duty closes them.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def lent(descriptor: int) -> Iterator[socket.socket]:
-    """Give the socket that *descriptor* is for the length of a block. Raises OSError."""
+    """Yield *descriptor* as a socket object, without closing it afterwards. Raises OSError."""
     sock = socket.socket(fileno=descriptor)
     try:
         yield sock
@@ -34,18 +35,18 @@ def lent(descriptor: int) -> Iterator[socket.socket]:
 
 
 class SideBySide:
-    """A block in which *sock* may be bound, or listen, beside sockets of ours that it overlaps with.
+    """Context manager within which *sock* may be bound, or listen, beside sockets of ours that overlap with it.
 
-    So a release that binds ``127.0.0.1:8000`` can replace one that binds ``0.0.0.0:8000`` while that one serves.
-    SO_REUSEPORT allows it, to sockets of the same user; it is set for as long as it takes only, or any process of
-    this user could join later.
+    A release that binds ``127.0.0.1:8000`` can thus replace one that binds ``0.0.0.0:8000`` while the latter serves.
+    SO_REUSEPORT permits this for sockets of the same user. It is set only within the block; otherwise any process of
+    this user could bind the address later.
     """
 
     def __init__(self, sock: socket.socket, others: list[int]) -> None:
         self._sockets = [sock.fileno(), *others] if others else []
 
     def __enter__(self) -> None:
-        self._sockets = [descriptor for descriptor in self._sockets if not _reuses(descriptor)]  # others keep it
+        self._sockets = [descriptor for descriptor in self._sockets if not _reuses(descriptor)]  # if set, it stays set
         _set_reuse(self._sockets, 1)
 
     def __exit__(self, *exception: object) -> None:
@@ -64,15 +65,16 @@ def _set_reuse(descriptors: list[int], value: int) -> None:
 
 
 def part(_values: dict[str, Any], descriptors: list[int]) -> Result:
-    """Undo what a helper that was killed within ``SideBySide`` has left."""
+    """Clear SO_REUSEPORT, which a helper that was killed within ``SideBySide`` has left set."""
     _set_reuse(descriptors, 0)
     return Result({})
 
 
 def open_socket(values: dict[str, Any], descriptors: list[int]) -> Result:
-    """Return a new socket, bound. *descriptors*: the directory and inotify of a Unix socket's, else what it overlaps.
+    """Return a new, bound socket.
 
-    Raises OSError with a sentence that says who is in the way.
+    *descriptors*: the directory and the inotify instance for a Unix socket, otherwise the sockets that it overlaps
+    with. Raises OSError with a message that names the process in the way.
     """
     address = Address(*values["address"])
     try:
@@ -100,13 +102,13 @@ def open_socket(values: dict[str, Any], descriptors: list[int]) -> Result:
 
 
 def _own_name(address: Address, sock: socket.socket) -> dict[str, Any]:
-    """Return where the kernel has put a private socket."""
+    """Return the address that the kernel has assigned to a private socket."""
     name = sock.getsockname()
     return {"host": "@" + os.fsdecode(name[1:]), "port": 0} if address.kind == "unix" else {"port": name[1]}
 
 
 def _bind_path(sock: socket.socket, values: dict[str, Any], directory: int, inotify: int = -1) -> dict[str, Any]:
-    """Bind *sock* in the name of the binder. The file counts that is in *directory* afterwards, if it is a socket."""
+    """Bind *sock* with the credentials of the binder. Its file is the resulting entry in *directory*, if a socket."""
     binder, written = _binder(values["binder"]), os.fsencode(values["written"])
     name = os.path.basename(written)
     with opening.InTheNameOf(binder):
@@ -116,14 +118,14 @@ def _bind_path(sock: socket.socket, values: dict[str, Any], directory: int, inot
 
 
 def listen(values: dict[str, Any], descriptors: list[int]) -> Result:
-    """Let the first socket listen beside the others. Raises OSError with a sentence."""
+    """Let the first socket listen beside the others. Raises OSError with a message that explains the error."""
     try:
         # Clients of a Unix socket see the credentials of the process that has called listen (unix(7), SO_PEERCRED).
         in_the_name = opening.InTheNameOf(_binder(values["binder"]))
         with lent(descriptors[0]) as sock, SideBySide(sock, descriptors[1:]), in_the_name:
             if values["again"] and not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-                # A second shutdown(2) marks the closed socket as shut down, and connections would inherit the mark:
-                # each would read the end of its stream at once. Disconnecting clears it; the socket stays bound.
+                # A second shutdown(2) marks the closed socket as shut down, and new connections inherit the mark: each
+                # would read end of file immediately. Disconnecting clears the mark; the socket stays bound.
                 posix.disconnect(sock.fileno())
             sock.listen(values["backlog"])
     except OSError as error:
@@ -132,14 +134,14 @@ def listen(values: dict[str, Any], descriptors: list[int]) -> Result:
 
 
 def install(values: dict[str, Any], descriptors: list[int]) -> Result:
-    """Put a socket over a descriptor of the thread that waits. Raises OSError; waits for the thread."""
+    """Replace a descriptor of the waiting thread with a socket. May block on the thread. Raises OSError."""
     listener, ours = descriptors
     posix.notif_replace(listener, values["id"], ours, values["number"], close_on_exec=values["close_on_exec"])
     return Result({})
 
 
 def directory_of(values: dict[str, Any], _descriptors: list[int]) -> Result:
-    """Return the directory of a path that the owner of the service has named. Raises OSError."""
+    """Return a descriptor of the directory of a path that the owner of the service configured. Raises OSError."""
     path = values["path"]
     directory = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     return Result({}, [directory])
@@ -155,17 +157,17 @@ def _place(values: dict[str, Any], descriptors: list[int]) -> paths.Place:
 
 
 def restore(values: dict[str, Any], descriptors: list[int]) -> Result:
-    """Bring the file of a Unix socket back; return where its path leads then."""
+    """Restore the file of a Unix socket; return what its path refers to afterwards."""
     return Result({"state": _place(values, descriptors).restore()})
 
 
 def look(values: dict[str, Any], descriptors: list[int]) -> Result:
-    """Return where the path of a Unix socket leads."""
+    """Return what the path of a Unix socket refers to."""
     return Result({"state": _place(values, descriptors).state()})
 
 
 def remove(values: dict[str, Any], descriptors: list[int]) -> Result:
-    """Remove the names of a Unix socket, but for the one that a service manager gave it."""
+    """Remove the names of a Unix socket, except one that a service manager created."""
     _place(values, descriptors).remove(given=values["given"])
     return Result({})
 
@@ -179,9 +181,9 @@ def in_use(values: dict[str, Any], _descriptors: list[int]) -> Result:
 
 
 def closed_by(values: dict[str, Any], _descriptors: list[int]) -> Result:
-    """Return which of *pids* do not have the socket *inode* open, nor a process below them.
+    """Return which of *pids* do not have the socket *inode* open, in the process or a descendant.
 
-    None of them where an orphan has it: it may be of any worker.
+    Return none of them if an orphan has it open, since the orphan may descend from any worker.
     """
     guardian, wanted = values["guardian"], {f"socket:[{values['inode']}]"}
     orphans = strangers.below(guardian, {*values["workers"], os.getpid()}) - {guardian}
@@ -197,7 +199,10 @@ def closed_by(values: dict[str, Any], _descriptors: list[int]) -> Result:
 
 
 def open_sockets(values: dict[str, Any], _descriptors: list[int]) -> Result:
-    """Return which of *inodes* are open in the process *root*, one below it, or an orphan of the guardian's."""
+    """Return which of *inodes* are open in the process *root*, a descendant of it, or an orphan of the guardian.
+
+    Return all of them if this cannot be determined.
+    """
     if not os.path.exists(f"/proc/self/task/{os.getpid()}/children"):  # a kernel without CONFIG_PROC_CHILDREN
         return Result({"open": values["inodes"]})
     guardian = values["guardian"]
@@ -205,13 +210,13 @@ def open_sockets(values: dict[str, Any], _descriptors: list[int]) -> Result:
     wanted = {f"socket:[{inode}]": inode for inode in values["inodes"]}
     try:
         found = {wanted[link] for pid in pids - {guardian} for link in strangers.links_seen(pid) if link in wanted}
-    except PermissionError:  # of a process that has changed its user, for example: any may be open there
+    except PermissionError:  # a process that has changed its user, for example: any of them may be open there
         return Result({"open": values["inodes"]})
     return Result({"open": sorted(found)})
 
 
 def _late(module: str, name: str) -> Duty:
-    """Return the duty *name* of *module*, which is imported in the helper: the guardian has no use for it."""
+    """Return the duty *name* of *module*. Only the helper imports the module, to save memory in the guardian."""
 
     def duty(values: dict[str, Any], descriptors: list[int]) -> Result:
         __import__(f"{__package__}.{module}")

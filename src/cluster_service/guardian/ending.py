@@ -1,12 +1,12 @@
-"""The ways the service ends.
+"""Shutdown of the service.
 
-Asked by SIGTERM or SIGINT: the master is told, and says ``Stopping`` when it takes the shutdown on. If it does not
-within five seconds, or there is none, the guardian drains alone: the stop signal to every worker and, when its first
-process has ended, to what it has left; SIGKILL to all of that after the stop timeout. A second signal: SIGKILL at
-once. (Two within a quarter of a second are one: timeout(1) and others send each signal both to the process and to its
-group.)
+On SIGTERM or SIGINT the guardian notifies the master, which answers ``Stopping`` when it takes over the shutdown. If
+it does not within five seconds, or there is no master, the guardian drains the service itself: it sends the stop signal
+to every worker and, once a worker has exited, to the processes that it left; after the stop timeout it sends SIGKILL to
+all of them. After a second signal it sends SIGKILL immediately. (Two signals within a quarter of a second count as one:
+timeout(1) and others send each signal both to the process and to its group.)
 
-Asked by the master: ``Bye``. However it comes, in the end there is no process, no descriptor and no file left.
+The master ends the service with ``Bye``. In every case, no process, descriptor or file remains.
 """
 
 from __future__ import annotations
@@ -39,24 +39,26 @@ if TYPE_CHECKING:
     from .watching import Loop
 
 TAKEOVER_TIME = 5.0
-"""Seconds that a master has to say ``Stopping``."""
+"""Seconds within which a master must send ``Stopping``."""
 _ONE_SIGNAL = 0.25
 _MASTER_TIME = 3.0
 _KILL_TIME = 5.0
 _HELPER_TIME = 3.0
-"""Seconds for what the helper still has to do: files to be removed, sockets to be closed."""
+"""Seconds for the helper to finish its requests: removing files and closing sockets."""
 _WRITER_TIME = 6.0
-"""Seconds that the log writer has for what it still has to write, as long as it makes progress."""
+"""Seconds for the log writer to write its remaining output, as long as it makes progress."""
 _WRITER_PATIENCE = {True: 0.5, False: 2.0}
-"""Seconds without progress after which the log writer is killed; True: the service was told to end at once."""
+"""Seconds without progress after which the log writer is killed; True: the service ends without waiting for workers, and
+the log writer has responded.
+"""
 _LOOK_AGAIN = 0.1
-"""Seconds between two looks at the progress of the log writer."""
+"""Seconds between two checks of the log writer's progress."""
 _REPORT_TIME = 0.5
-"""Seconds for writing to standard error what the log writer could not."""
+"""Seconds for reporting on standard error what the log writer lost."""
 
 
 class Ending:
-    """Whether, how and when the service ends."""
+    """Shutdown of the service: its state, deadlines and steps."""
 
     def __init__(
         self,
@@ -82,22 +84,22 @@ class Ending:
         self._faults = faults
         self._remains = remains
         self.before = reap.children()
-        """Children that this process had before it was the guardian: none of ours."""
+        """Children that this process had before it became the guardian: they are not part of the service."""
         self.leaving: Leaving
         self.code: int | None = None
-        """The exit code, once the end has come."""
+        """Exit code, once the service is to end."""
         self.draining = False
         self._at_once = False
-        """Workers were still running when the end came."""
+        """True if workers were still running at that time."""
         self._asked_at: float | None = None
         self._takeover_by: float | None = None
         self._end_by: float | None = None
         self._kill_by: float | None = None
 
-    # ------------------------------------------------------------ asked
+    # ------------------------------------------------------------ requests
 
     def signalled(self, name: str, now: float) -> None:
-        """The guardian was sent a signal that means: end."""
+        """Handle the signal *name*, which asks the service to stop."""
         if self._asked_at is not None:
             if now - self._asked_at >= _ONE_SIGNAL:
                 self._logs.line(f"a second {name}: ending at once")
@@ -112,17 +114,17 @@ class Ending:
             self._takeover_by = now + TAKEOVER_TIME
 
     def taken_over(self, deadline: float) -> None:
-        """The master does the shutdown, in *deadline* seconds at most (0: as long as it takes)."""
+        """Let the master run the shutdown, for *deadline* seconds at most (0: no limit)."""
         self._takeover_by = None
         self._end_by = self._loop.now() + deadline if deadline > 0 else None
 
     def master_lost(self, now: float) -> None:
-        """A master has ended: in the midst of a shutdown the next one has to take it on anew."""
+        """Handle the exit of a master: during a shutdown, the next one has ``TAKEOVER_TIME`` to take over."""
         if self._holdings.stopping and not self.draining:
             self._takeover_by = now + TAKEOVER_TIME
 
     def finish(self, code: int) -> None:
-        """End now."""
+        """End the service now, with exit code *code*."""
         if self.code is None:
             self.code = code
             self._at_once = bool(self._holdings.by_pid)
@@ -130,12 +132,12 @@ class Ending:
     # ------------------------------------------------------------ time
 
     def deadline(self) -> float | None:
-        """When ``tick`` has something to do."""
+        """Return when to call ``tick`` next, or None."""
         times = [time for time in (self._takeover_by, self._end_by, self._kill_by) if time is not None]
         return min(times, default=None)
 
     def tick(self, now: float) -> None:
-        """Do what has become due."""
+        """Run the actions that are due at *now*."""
         if self._takeover_by is not None and now >= self._takeover_by:
             self._drain(now, "the master does not take the shutdown on")
         if self._end_by is not None and now >= self._end_by:
@@ -149,7 +151,7 @@ class Ending:
             self.finish(0)
 
     def left(self, worker: Worker) -> None:
-        """*worker* has exited. Where there is no master to decide it, what it left has the rest of the stop timeout."""
+        """Handle the exit of *worker*. If the guardian drains, end what it left within the rest of the stop timeout."""
         if self.draining:
             now = self._loop.now()
             self._remains.end(worker, now, max(0.0, (self._kill_by or now) - now))
@@ -179,9 +181,10 @@ class Ending:
     # ------------------------------------------------------------ the end
 
     def close_down(self, turn: Callable[[float], None], *more: Callable[[], object]) -> None:
-        """Leave nothing behind. *turn* runs the loop once, until a time of the monotonic clock at most, and reaps.
+        """End all processes, close all sockets and remove all files of the service.
 
-        *more*: steps to be taken before the lock is released.
+        *turn* runs the loop once, until a monotonic time at most, and reaps children. *more*: steps to run before the
+        lock is released.
         """
         self._keeper.retired = True
         self._faults.run(
@@ -203,13 +206,16 @@ class Ending:
     def _wait(
         self, turn: Callable[[float], None], seconds: float, unfinished: Callable[[], bool], step: float = math.inf
     ) -> None:
-        """Run the loop until *unfinished* returns false; it is called after each event, and every *step* seconds."""
+        """Run the loop until *unfinished* returns False, for *seconds* at most.
+
+        *unfinished* is called after each event, and every *step* seconds.
+        """
         end = self._loop.now() + seconds
         while unfinished() and (now := self._loop.now()) < end:
             turn(min(end, now + step))
 
     def _end_writer(self, turn: Callable[[float], None]) -> None:
-        """Let the log writer end. If it makes no progress it is killed, and what it did not take is reported."""
+        """Let the log writer finish. If it makes no progress, kill it and report the output that was lost."""
         patience = _WRITER_PATIENCE[self._at_once and self._logs.answered]
         self._wait(turn, _WRITER_TIME, lambda: self._logs.finish(patience), _LOOK_AGAIN)
         lost, pid = self._logs.lost(), self._logs.pid
@@ -220,7 +226,7 @@ class Ending:
             self._say(turn, f"[cservice] {why}; lost: {lost}\n".encode())
 
     def _say(self, turn: Callable[[float], None], text: bytes) -> None:
-        """Write to standard error, which may not take it: in a process of its own, for ``_REPORT_TIME`` at most."""
+        """Write to standard error in a separate process, since it may block: for ``_REPORT_TIME`` at most."""
         own = os.dup(2)
         try:
             pid = apart.fork(own, lambda kept: child.report(kept, text), None, "")
@@ -231,7 +237,10 @@ class Ending:
             os.kill(pid, signal.SIGKILL)
 
     def _kill_children(self) -> bool:
-        """SIGKILL every child but the log writer; what they leave becomes our child. Whether there were any."""
+        """Send SIGKILL to every child but the log writer, and return whether there were any.
+
+        Orphans of these children become children of the guardian.
+        """
         left = reap.children() - self.before - {self._logs.pid or 0}
         for pid in left:
             with contextlib.suppress(ProcessLookupError):
@@ -240,7 +249,7 @@ class Ending:
 
     def _remove_files(self) -> None:
         paths = [self._boot.pid_file] if self._boot.pid_file and _names_us(self._boot.pid_file) else []
-        if self._boot.lock_fd is not None:  # removed while it is held: nobody can have taken it over
+        if self._boot.lock_fd is not None:  # removed while it is held: no other process can have locked the file
             paths.append(os.path.join(self._boot.run_dir, f"{self._boot.name}.lock"))
         for path in paths:
             with contextlib.suppress(OSError):

@@ -1,7 +1,7 @@
-"""What the guardian holds for the service. Everything a new master must know is here, and ``snapshot`` tells it.
+"""State that the guardian holds for the service. ``snapshot`` returns everything that a new master must know.
 
-A worker that has exited is kept until the master says that its exit is in the notebook. A socket is held until the
-master closes it, however many workers come and go. Nothing here does any I/O.
+A worker that has exited is kept until the master confirms that the exit is in its checkpoint. A socket is held until
+the master closes it, regardless of which workers start and exit. Nothing in this module does any I/O.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ if TYPE_CHECKING:
 
 
 SWEEP_AT = 16
-"""Sockets that one worker has alone, from which on those are looked for that it has closed."""
+"""Number of sockets used by one worker alone at which the guardian starts to look for those that it has closed."""
 SOCKETS_LIMIT = 64
-"""Sockets in use that one worker may have shared; what it binds beyond is left to the kernel."""
+"""Maximum number of sockets in use that are shared for one worker; the kernel handles any further bind."""
 
 OPEN_BURST, OPENS_PER_SECOND = 256.0, 10.0
-"""Sockets that may be opened for one worker at once, and a second from then on. Each is told to the master, which would
-have no time for anything else.
+"""Burst, and rate per second, of sockets opened for one worker. Each one is reported to the master, which this limit
+protects from overload.
 """
 
 
 @dataclass(eq=False, repr=False)
 class Worker:
-    """One worker's process, its descriptors, and what is known of it."""
+    """State of one worker: its process, its descriptors, and what it has reported."""
 
     number: int
     label: str
@@ -51,67 +51,67 @@ class Worker:
     channel: socket.socket | None = None
     notify: socket.socket | None = None
     notify_name: str = ""
-    """As NOTIFY_SOCKET has it."""
+    """Value of NOTIFY_SOCKET in its environment."""
     ports: socket.socket | None = None
     launched: bool = False
-    """Whether its program has been executed, and the master been told."""
+    """True once its program has been executed and the master has been notified."""
     ready: bool | None = None
     notified: dict[str, str] = field(default_factory=dict)
     listening: list[str] = field(default_factory=list)
     bound: list[str] = field(default_factory=list)
     signals: list[str] = field(default_factory=list)
     stop_signal: int = signal.SIGTERM
-    """What asks it to end."""
+    """Signal that asks it to exit."""
     mark: int = 0
-    """What all of its descendants inherit (``remains``)."""
+    """Mark that all of its descendants inherit (``remains``)."""
     killed: bool = False
-    """The guardian has sent it SIGKILL."""
+    """True if the guardian has sent it SIGKILL."""
     stopped: bool = False
-    """The guardian itself has asked it to end."""
+    """True if the guardian itself has asked it to exit."""
     left: int = 0
-    """Processes that it left when it exited, until they have ended."""
+    """Number of processes that were left when it exited; 0 once all of them have exited."""
     background: int = 0
-    """The pid of one of them that had left the worker's process group; 0: none was seen."""
+    """Pid of one of them that had left the worker's process group; 0: none was found."""
     exited: bool = False
     code: int | None = None
     signal: int | None = None
     output: list[str] | None = None
-    """None until the log writer has told, or did not tell in time."""
+    """Its last lines of output; None until the log writer has sent them or the wait for them has timed out."""
     bind_error: str = ""
     board: int = -1
-    """A descriptor of its board (``wire.board``); -1: it has none."""
+    """Descriptor of its board (``wire.board``); -1: it has none."""
     check: socket.socket | None = None
-    """Where the master checks it: our copy keeps the address from being bound by another process."""
+    """Socket on which the master checks it: our copy prevents another process from binding the address."""
     check_address: str = ""
     is_private: bool = False
-    """It gets sockets of its own, which nobody else knows."""
+    """True if it gets private sockets, at addresses that only this worker is given."""
     tenant: str = ""
-    """The group of workers that it is of: sockets are shared within a group."""
+    """Its group of workers: sockets are shared within a group."""
     binds: frozenset[str] = frozenset()
-    """Addresses that the configuration gives to its group."""
+    """Addresses that the configuration assigns to its group."""
     unshared: bool = False
-    """Its binds are left to the kernel: it has made the helper wait."""
+    """True if the kernel handles its binds, because it has blocked the helper."""
     waited: float = 0.0
-    """Seconds for which the helper was slow for it."""
+    """Total seconds that slow helper requests have taken for it."""
     sweep_at: int = SWEEP_AT
-    """How many sockets it has alone when those are looked for that it has closed."""
+    """Number of sockets used by it alone at which the guardian looks for those that it has closed."""
     churns: bool = False
-    """It has closed many sockets again: new ones are reported once they have lasted."""
+    """True if it has opened and closed many sockets: a new one is not reported until it has lasted for a while."""
     full: bool = False
-    """It was reported that it uses too many sockets."""
+    """True once the log has reported that it uses too many sockets."""
     opens_left: float = OPEN_BURST
-    """Sockets that may be opened for it, as of ``opens_at``."""
+    """Number of sockets that may be opened for it, as of ``opens_at``."""
     opens_at: float = 0.0
     fast: bool = False
-    """It was reported that it binds too many addresses a second."""
+    """True once the log has reported that it binds too many addresses per second."""
     private: dict[str, str] = field(default_factory=dict)
-    """What it asked for -> the address of its own socket, for those that listen."""
+    """Requested address -> address of its private socket, for those that listen."""
     per_slot: bool = False
-    """Its addresses get a socket for each worker, where that is possible (``slots``)."""
+    """True if each worker gets a socket of its own for its addresses, where possible (``slots``)."""
     drain: float = 0.0
-    """Seconds for which its stop signal may wait until its connections are finished."""
+    """Maximum delay of its stop signal, in seconds, while its connections finish."""
     leaving: bool = False
-    """It was asked to stop: it gets no new connections where others do."""
+    """True if it was asked to stop: new connections go to other workers, if there are any."""
 
     def __str__(self) -> str:
         return f"{self.label} (pid {self.pid})"
@@ -121,7 +121,7 @@ class Worker:
         return f"<Worker {self.number} {self.label} pid {self.pid}: {state}>"
 
     def may_open(self, now: float) -> bool:
-        """Return whether another socket may be opened for the worker at *now* (monotonic seconds), and charge it."""
+        """Return whether another socket may be opened for the worker at *now* (monotonic seconds); if so, charge it."""
         self.opens_left = min(OPEN_BURST, self.opens_left + max(0.0, now - self.opens_at) * OPENS_PER_SECOND)
         self.opens_at = now
         if self.opens_left < 1.0:
@@ -155,42 +155,43 @@ class Worker:
 
 @dataclass(eq=False, repr=False)
 class Held:
-    """One socket that is held, whoever uses it."""
+    """One socket that the guardian holds, whether or not a worker uses it."""
 
     address: Address
     key: str
-    """The address as text, its directory without symlinks: what makes two addresses the same."""
+    """Address as text, with symlinks in its directory resolved: two addresses are the same if their keys are equal."""
     socket: socket.socket
     inode: int
-    """The socket's own inode number, by which a worker's descriptor is known to be of it."""
+    """Inode number of the socket itself, which identifies it among a worker's descriptors."""
     door: bool = False
+    """True if the socket is an endpoint of the service, on which the master accepts."""
     declared: bool = False
-    """Whether the master asked for it; otherwise a worker's bind did."""
+    """True if the master requested it; False if a worker's bind did."""
     listening: bool = False
     backlog: int = 0
-    """What listen(2) was called with; 0: not by us."""
+    """Backlog with which the guardian called listen(2); 0: it did not call it."""
     problem: str = ""
-    """Why it does not accept connections though it should, as a sentence; empty while it does."""
+    """Why it does not accept connections although it should, as a sentence; empty if it does."""
     users: set[int] = field(default_factory=set)
-    """Numbers of the living workers that were given it."""
+    """Numbers of the running workers that were given the socket."""
     kept: Kept | None = None
-    """The file of a Unix socket."""
+    """File of a Unix socket."""
     asked: str = ""
-    """Of a socket that is one worker's own: the address that it wanted; *address* is where the socket really is."""
+    """Address that the worker requested, if the socket is private; *address* is where the socket is bound."""
     tenant: str | None = None
-    """The group whose worker has bound it first, or for which the configuration names it; None: of no group yet."""
+    """Group of the worker that bound it first, or to which the configuration assigns it; None: no group yet."""
     uid: int | None = None
-    """As whom it was bound; None: as the owner of the service, for whichever user *tenant* has."""
+    """User as whom it was bound; None: the owner of the service, for whichever user *tenant* runs as."""
     quiet: bool = False
-    """The master does not know of it yet: its worker ``churns``."""
+    """True if it has not been reported to the master yet, because its worker ``churns``."""
     given: str | None = None
-    """The name under which a service manager passed it to us; it holds the socket too, and the file is its own."""
+    """Name of an activated socket. The service manager holds the socket too, and owns its file."""
     slots: Slots | None = None
-    """The sockets of an address of which each worker has its own; *socket* and *inode* are those of the first."""
+    """Sockets of an address for which each worker has its own; *socket* and *inode* are those of the first."""
 
     @property
     def inodes(self) -> set[int]:
-        """The inode numbers of all its sockets."""
+        """Inode numbers of all its sockets."""
         return {self.inode} if self.slots is None else {member.inode for member in self.slots.members}
 
     @property
@@ -203,11 +204,11 @@ class Held:
 
 
 class Holdings:
-    """Workers, sockets and the notebook."""
+    """Workers, sockets and the master's checkpoint."""
 
     def __init__(self, guardian_pid: int, started_at: float) -> None:
         self.known = Known(Numbers(), Numbers(), Numbers())
-        """What the cleaner is to know of them."""
+        """State shared with the cleaner."""
         self.guardian_pid = guardian_pid
         self.started_at = started_at
         self.workers: dict[int, Worker] = {}
@@ -220,19 +221,19 @@ class Holdings:
         self.master_starts = 0
         self.safe = False
         self.status = Status("starting", "starting")
-        """What a master last said of the whole."""
+        """Status of the service that a master reported last."""
         self.hangups = 0
-        """How many SIGHUPs this master was told of."""
+        """Number of SIGHUPs reported to this master."""
         self.stopping = False
         self.share: dict[str, str] = {}
         self.partners: dict[str, frozenset[str]] = {}
-        """Group of workers -> those with which it shares sockets, as its latest worker was started with."""
+        """Group of workers -> groups with which it shares sockets, from the start order of its latest worker."""
 
     def __repr__(self) -> str:
         return f"<Holdings: {len(self.by_pid)} of {len(self.workers)} workers alive, {len(self.held)} sockets>"
 
     def add_worker(self, worker: Worker) -> None:
-        """A process was forked."""
+        """Add *worker*, whose process has been forked."""
         self.workers[worker.number] = worker
         self.by_pid[worker.pid] = worker
         self.known.groups.add(worker.pid)
@@ -240,7 +241,7 @@ class Holdings:
             self.known.stop_signals.add(worker.pid << SIGNAL_BITS | worker.stop_signal)
 
     def forget_worker(self, worker: Worker) -> None:
-        """Nothing of it needs to be known any more."""
+        """Remove *worker*, whose state is no longer needed."""
         self.by_pid.pop(worker.pid, None)
         self.workers.pop(worker.number, None)
         if worker.pid not in self.by_pid:
@@ -248,29 +249,29 @@ class Holdings:
             self.known.stop_signals.discard(worker.pid << SIGNAL_BITS | worker.stop_signal)
 
     def alive(self) -> Iterator[Worker]:
-        """The workers whose process has not been reaped."""
+        """Iterate over a copy of the workers whose process has not been reaped."""
         return iter(list(self.by_pid.values()))
 
     def add_held(self, held: Held) -> None:
-        """A socket was opened."""
+        """Add the socket *held*, which has been opened."""
         self.held[held.key] = held
         self.by_inode[held.inode] = held
-        if held.given is None:  # one that was passed to us is also held by who passed it
+        if held.given is None:  # the service manager also holds an activated socket
             self.known.sockets.add(held.inode)
 
     def add_inode(self, held: Held, inode: int) -> None:
-        """A further socket of *held* was opened."""
+        """Add *inode* of a further socket of *held*, which has been opened."""
         self.by_inode[inode] = held
         self.known.sockets.add(inode)
 
     def drop_inode(self, held: Held, inode: int) -> None:
-        """A socket of *held* is about to be closed."""
+        """Remove *inode* of a socket of *held* that is about to be closed."""
         if self.by_inode.get(inode) is held:
             del self.by_inode[inode]
         self.known.sockets.discard(inode)
 
     def drop_held(self, held: Held) -> None:
-        """A socket is about to be closed."""
+        """Remove *held*, which is about to be closed."""
         self.held.pop(held.key, None)
         for inode in held.inodes:
             self.drop_inode(held, inode)
@@ -284,7 +285,7 @@ class Holdings:
         return next((held for held in self.held.values() if not held.asked and str(held.address) == address), None)
 
     def snapshot(self, version: int) -> Snapshot:
-        """Return the whole truth."""
+        """Return the complete state, for a new master."""
         return Snapshot(
             version=version,
             guardian_pid=self.guardian_pid,

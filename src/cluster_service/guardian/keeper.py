@@ -2,7 +2,7 @@
 
 The guardian restarts a master that dies: immediately after the first death, then with a backoff of 0.1, 0.2, 0.4 ...
 at most 10 seconds, which depends on the number of deaths within the last minute. After the fifth death in a minute,
-the next master starts in safe mode (no user hooks, no HTTP endpoint), because one of these is the most likely cause.
+the next master starts in safe mode (no user hooks, no TCP endpoint), because one of these is the most likely cause.
 A safe-mode master that has run for a minute is asked to exit, and a normal one replaces it. If the normal one fails in
 the same way, the next attempt is made after two minutes, then four, at most one hour. Workers are not affected.
 

@@ -1,17 +1,17 @@
-"""Rate limit of one worker: token buckets of messages, of bytes, and of the processor time that they cost us."""
+"""Rate limit of one worker: token buckets for messages, bytes, and the CPU time that the guardian spends on them."""
 
 from __future__ import annotations
 
 MESSAGES_PER_SECOND, MESSAGE_BURST = 2_000.0, 10_000.0
 BYTES_PER_SECOND, BYTE_BURST = 2.0 * 1024 * 1024, 16.0 * 1024 * 1024
 PROCESSOR_SHARE, PROCESSOR_BURST = 0.25, 2.0
-"""Seconds of the processor a second, and at once."""
+"""Rate in CPU seconds per second, and burst in CPU seconds."""
 DESCRIPTOR_COST = 200
-"""Messages that one datagram with descriptors counts as: a process must be started to close them."""
+"""Number of messages that one datagram with descriptors counts as, since closing them requires another process."""
 
 
 class Allowance:
-    """What one worker may still send. The time is monotonic seconds."""
+    """Remaining allowance of one worker. Times are monotonic seconds."""
 
     def __init__(self, now: float) -> None:
         self._messages, self._bytes, self._seconds, self._at = MESSAGE_BURST, BYTE_BURST, PROCESSOR_BURST, now
@@ -20,13 +20,13 @@ class Allowance:
         return f"<Allowance: {self._messages:.0f} messages, {self._bytes:.0f} bytes>"
 
     def take(self, size: int, now: float, messages: int = 1) -> None:
-        """Charge messages of *size* bytes, which have been received."""
+        """Charge *messages* received messages of *size* bytes in all."""
         self._refill(now)
         self._messages -= messages
         self._bytes -= size
 
     def spend(self, seconds: float) -> None:
-        """Charge processor time."""
+        """Charge *seconds* of CPU time."""
         self._seconds -= seconds
 
     def wait(self, now: float) -> float:

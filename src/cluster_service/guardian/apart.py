@@ -1,7 +1,7 @@
-"""Processes that are forked from the guardian without exec, and keep one descriptor of it: the helper is one.
+"""Processes that are forked from the guardian without exec and keep one of its descriptors, such as the helper.
 
-They have the guardian's code and share its memory as long as neither writes to it. They never return to that code, hear
-none of its signals, and are killed when it ends.
+They have the guardian's code and share its memory (copy-on-write). They never return to the code that forked them,
+receive no signals that are sent to the guardian's process group, and are killed when the guardian exits.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ if TYPE_CHECKING:
     Duty = Callable[[dict[str, Any], list[int]], "Result"]
 
 BATCH = 253
-"""Descriptors in one message: SCM_MAX_FD of the kernel."""
+"""Maximum number of descriptors in one message: SCM_MAX_FD of the kernel."""
 REQUEST_BYTES = 64 * 1024
 CLOSE = "close"
-"""The name of the duty ``close``."""
+"""Name of the duty ``close``."""
 
 
 class Result(NamedTuple):
-    """What a duty returns: *values*, which go through JSON, and *descriptors*, which the helper closes once sent."""
+    """Result of a duty: *values*, which are sent as JSON, and *descriptors*, which the helper closes once sent."""
 
     values: dict[str, Any]
     descriptors: Sequence[int] = ()
 
 
 def fork(kept: int, run: Callable[[int], None], found: Limits | None, title: str) -> int:
-    """Fork a process that runs *run* with descriptor *kept*, which is all that it has of ours. Return its pid.
+    """Fork a process that runs *run* with descriptor *kept*, the only one it inherits. Return its pid.
 
-    It is killed when the guardian ends. Raises OSError.
+    The kernel kills the process when the guardian exits. Raises OSError.
     """
     guardian = os.getpid()
-    # As in spawn.launch: a signal must not run the guardian's handlers in the child.
+    # As in spawn.launch: no signal may run the guardian's handlers in the child.
     blocked = signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
     try:
         pid = os.fork()
@@ -62,15 +62,15 @@ def fork(kept: int, run: Callable[[int], None], found: Limits | None, title: str
 
 
 def _be(kept: int, run: Callable[[int], None], guardian: int, found: Limits | None, title: str) -> NoReturn:
-    """Be the process that ``fork`` has made. It never returns to the guardian's code."""
+    """Run in the process that ``fork`` has created. Does not return."""
     try:
         if found is not None:
             limits.restore(found)
-        gc.disable()  # a collection would write to every page, and so copy what is shared with the guardian
+        gc.disable()  # a collection would write to every page, and so copy the memory shared with the guardian
         posix.prctl(posix.PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != guardian:
             os._exit(1)
-        os.setpgid(0, 0)  # what a terminal sends to the guardian's group is not for it
+        os.setpgid(0, 0)  # signals that a terminal sends to the guardian's process group must not reach it
         child.reset_signals()
         null = os.open(os.devnull, os.O_RDWR)
         for number in (0, 1, 2):
@@ -79,7 +79,7 @@ def _be(kept: int, run: Callable[[int], None], guardian: int, found: Limits | No
         os.closerange(4, 1 << 20)
         if found is not None:
             limits.put_on(found, lambda _sentence: None)
-            limits.raise_descriptors()  # it holds copies of the guardian's
+            limits.raise_descriptors()  # it holds copies of the guardian's descriptors
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         if title:
             Title().set(title)
@@ -90,14 +90,14 @@ def _be(kept: int, run: Callable[[int], None], guardian: int, found: Limits | No
 
 
 def serve_all(kept: int, duties: Mapping[str, Duty]) -> None:
-    """Run requests of the guardian, which come over the socket *kept*, until it closes its end."""
+    """Run the guardian's requests, which arrive on the socket *kept*, until it closes its end."""
     with socket.socket(fileno=kept) as pair:
         while _serve(pair, duties):
-            posix.prctl(posix.PR_SET_PDEATHSIG, signal.SIGKILL)  # which a change of identity has cleared
+            posix.prctl(posix.PR_SET_PDEATHSIG, signal.SIGKILL)  # a change of credentials clears it
 
 
 def _serve(pair: socket.socket, duties: Mapping[str, Duty]) -> bool:
-    """Run one request. False when the guardian has closed its end."""
+    """Run one request. Return False if the guardian has closed its end."""
     select.select([pair], [], [])
     data, descriptors, truncated = passing.receive(pair, REQUEST_BYTES, BATCH)
     if not data:
@@ -106,7 +106,7 @@ def _serve(pair: socket.socket, duties: Mapping[str, Duty]) -> bool:
     try:
         request = json.loads(data)
         if request["do"] == CLOSE:
-            pair.recv(REQUEST_BYTES)  # the guardian has closed its copies: ours are the last
+            pair.recv(REQUEST_BYTES)  # sent once the guardian has closed its copies, so that ours are the last ones
         if truncated:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         result = duties[request["do"]](request["with"], descriptors)
@@ -131,10 +131,10 @@ def _serve(pair: socket.socket, duties: Mapping[str, Duty]) -> bool:
 
 
 def close(_values: dict[str, Any], descriptors: list[int]) -> Result:
-    """Do nothing: every request's descriptors are closed after it. Sockets are kept from lingering."""
+    """Disable SO_LINGER of sockets. The helper closes *descriptors* itself, as after every request."""
     for descriptor in descriptors:
         with contextlib.suppress(OSError):
-            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=descriptor)  # of whatever family it is
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=descriptor)  # the family is irrelevant
             try:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\0" * 8)
             finally:

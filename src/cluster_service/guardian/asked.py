@@ -1,7 +1,7 @@
-"""What a thread asks for when it calls ``bind`` or ``listen``: read from its memory, its descriptors and /proc.
+"""Arguments and credentials of a thread that calls ``bind`` or ``listen``, from its memory, its descriptors and /proc.
 
-Everything here runs in the helper, since the worker decides how long it takes. What was read is used only after the
-kernel has said that the thread still waits: its number may be another's by then.
+All of this runs in the helper, since the worker controls how long it takes. The results are used only after the kernel
+has confirmed that the thread still waits, because its id may have been reused meanwhile.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _LEAVE = Result({"leave": True})
-"""None of ours: the kernel may go on with the call."""
+"""Not handled by the guardian: the kernel continues the call."""
 
 
 def binder_from(values: Any) -> Binder:
-    """Return the binder that went through JSON as *values*."""
+    """Return the ``Binder`` that *values*, from JSON, describe."""
     uid, gid, groups, umask, cwd, held = values
     return Binder(uid, gid, tuple(groups), umask, cwd, held)
 
@@ -35,7 +35,7 @@ def binder_from(values: Any) -> Binder:
 
 
 def read_bind(values: dict[str, Any], _descriptors: list[int]) -> Result:
-    """Return what the bind of a thread is for; the directory of a Unix socket comes with it. Raises OSError."""
+    """Return the arguments of a thread's bind and, for a Unix socket, a descriptor of its directory. Raises OSError."""
     thread, number = int(values["thread"]), int(values["number"])
     data = read_memory(thread, values["pointer"], values["length"])
     with borrow(thread, number) as theirs:
@@ -59,19 +59,19 @@ def read_bind(values: dict[str, Any], _descriptors: list[int]) -> Result:
 
 
 def read_listen(values: dict[str, Any], _descriptors: list[int]) -> Result:
-    """Return which socket a thread wants to listen, and in whose name. Raises OSError."""
+    """Return the socket on which a thread calls ``listen``, and the thread's credentials. Raises OSError."""
     with borrow(values["thread"], values["number"]) as theirs:
         inode = os.fstat(theirs.fileno()).st_ino
     return Result({"inode": inode, "binder": list(opening.binder_of(values["thread"]))})
 
 
 def describe(values: dict[str, Any], _descriptors: list[int]) -> Result:
-    """Return who *thread* is and, with a *path*, whether it may bind that. Raises OSError."""
+    """Return the credentials of ``thread`` and, with a ``path``, whether it may bind the path. Raises OSError."""
     return _describe(int(values["thread"]), values.get("path"), {})
 
 
 def _describe(thread: int, path: str | None, found: dict[str, Any]) -> Result:
-    """Add to *found* who the thread is."""
+    """Add the thread's credentials, and its rights to *path*, to *found*."""
     if _lives_elsewhere(thread, ("user", "net", *(["mnt"] if path is not None else []))):
         return _LEAVE
     binder = opening.binder_of(thread)
@@ -96,7 +96,7 @@ def _describe(thread: int, path: str | None, found: dict[str, Any]) -> Result:
 
 
 def read_memory(thread: int, address: int, length: int) -> bytes:
-    """Return memory of the process that *thread* is of. Raises OSError; waits for the page."""
+    """Return memory of the process of *thread*. Blocks until the pages are present. Raises OSError."""
     descriptor = os.open(f"/proc/{thread}/mem", os.O_RDONLY | os.O_CLOEXEC)
     try:
         return os.pread(descriptor, length, address)
@@ -107,7 +107,7 @@ def read_memory(thread: int, address: int, length: int) -> bytes:
 
 
 def borrow(thread: int, number: int) -> socket.socket:
-    """Return a copy of descriptor *number* of the process that *thread* is of. Raises OSError when it is no socket."""
+    """Return a copy of descriptor *number* of the process of *thread*. Raises OSError, also if it is not a socket."""
     try:
         pidfd = posix.pidfd_open(_leader(thread))
         try:
@@ -115,7 +115,7 @@ def borrow(thread: int, number: int) -> socket.socket:
         finally:
             os.close(pidfd)
     except OSError:
-        # The first thread may have ended while others go on: then it has no descriptors any more.
+        # The thread group leader may have exited while other threads run: it then has no descriptors.
         pidfd = posix.pidfd_open(thread, thread=True)
         try:
             copy = posix.pidfd_getfd(pidfd, number)
@@ -145,38 +145,38 @@ def _is_bound(sock: socket.socket) -> bool:
     return bool(name if sock.family == socket.AF_UNIX else name[1])
 
 
-# ------------------------------------------------------------------ where it lives
+# ------------------------------------------------------------------ namespaces
 
 
 def _made_elsewhere(theirs: socket.socket) -> bool:
-    """Whether a socket belongs to another network namespace."""
+    """Return whether a socket belongs to another network namespace."""
     with socket.socket(socket.AF_UNIX) as ours:
         return opening.network(theirs) != opening.network(ours)
 
 
 def _lives_elsewhere(thread: int, namespaces: Sequence[str]) -> bool:
-    """Whether *thread* is in other *namespaces* (names of /proc/PID/ns) than the service."""
+    """Return whether *thread* differs from the service in any of *namespaces* (names in /proc/PID/ns)."""
     return not all(_same(f"/proc/{thread}/ns/{name}", f"/proc/self/ns/{name}") for name in namespaces)
 
 
 def _same(one: str, other: str) -> bool:
-    """Whether two paths lead to the same file."""
+    """Return whether two paths refer to the same file."""
     there, here = os.stat(one), os.stat(other)
     return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
 
 
-# ------------------------------------------------------------------ its paths
+# ------------------------------------------------------------------ paths
 
 
 def open_directory(binder: Binder, path: str) -> int:
-    """Return a descriptor of the directory of *path*, if *binder* may search all the way to it. Raises OSError.
+    """Return a descriptor of the directory of *path*, if *binder* may search the whole path. Raises OSError.
 
-    From here on the descriptor counts, and not the path, which may lead elsewhere the next time.
+    Use the descriptor from then on, not the path: it may refer to another directory when it is resolved again.
     """
     with opening.InTheNameOf(binder):
         directory = os.open(os.path.dirname(path) or ".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            os.fchdir(directory)  # O_PATH needs no permission for the last one
+            os.fchdir(directory)  # checks search permission of the directory itself, which O_PATH does not
         except OSError:
             os.close(directory)
             raise
@@ -184,7 +184,7 @@ def open_directory(binder: Binder, path: str) -> int:
 
 
 def _rights(binder: Binder, directory: int, name: str) -> dict[str, Any]:
-    """Return what *binder* may do with *name* in *directory*, as the kernel sees it (access control lists too)."""
+    """Return what *binder* may do with *name* in *directory*, as checked by the kernel (with access control lists)."""
     here = os.readlink(f"/proc/self/fd/{directory}")
     with opening.InTheNameOf(binder):
         os.fchdir(directory)

@@ -1,6 +1,6 @@
-"""The boards (``wire.board``), as the guardian makes them: one for each worker, of a size that no process can change.
+"""Creation of boards (``wire.board``): one memory file per worker, sealed so that no process can change its size.
 
-The guardian neither reads nor writes them. It keeps a descriptor as long as the worker lives, for the next master.
+The guardian neither reads nor writes a board. It keeps a descriptor while the worker runs, for the next master.
 """
 
 from __future__ import annotations
@@ -13,11 +13,14 @@ from cluster_service.wire.board import SIZE
 
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 _NOT_HERE = {errno.ENOSYS, errno.EPERM, errno.EACCES, errno.EINVAL}
-"""What memfd_create fails with where the machine or a sandbox does not allow it."""
+"""Errors of memfd_create if the kernel or a sandbox does not permit it."""
 
 
 def create() -> int:
-    """Return a descriptor of a new, empty board; -1 where the machine allows none. Raises OSError in a shortage."""
+    """Return a descriptor of a new, empty board, or -1 if memfd_create is not available.
+
+    Raises OSError for lack of memory or descriptors.
+    """
     try:
         descriptor = os.memfd_create("cservice-board", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The boot message: everything the guardian is told, once, by whoever started it; a JSON object in a memory file."""
+"""The boot message: the whole configuration of the guardian, a JSON object in a memory file from its parent process."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from . import posix
 
 
 class BootError(Exception):
-    """The boot message is none, as a sentence."""
+    """The boot message is invalid. The text is a full sentence."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Start:
-    """How to start a master."""
+    """Command, working directory and environment of a master."""
 
     argv: list[str]
     cwd: str
@@ -24,30 +24,30 @@ class Start:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Manager:
-    """What a service manager has told whoever became the guardian (sd_notify(3), sd_watchdog_enabled(3),
-    sd_listen_fds(3)).
-    """
+    """Settings from the service manager (sd_notify(3), sd_watchdog_enabled(3), sd_listen_fds(3))."""
 
     notify: str = ""
-    """NOTIFY_SOCKET; empty: nobody wants to know anything."""
+    """NOTIFY_SOCKET; empty: no notifications."""
     watchdog: float = 0.0
-    """Seconds within which it wants to hear that the service lives; 0: it does not."""
+    """Watchdog timeout in seconds, within which the service must report that it is alive; 0: no watchdog."""
     sockets: list[str] = field(default_factory=list)
-    """The names of the descriptors from 3 on."""
+    """Names of the activated sockets: the descriptors from 3 on."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Boot:
-    """What the guardian reads of the boot message. Durations are seconds; paths are absolute."""
+    """Fields of the boot message that the guardian uses. Durations are in seconds; paths are absolute."""
 
     name: str
     run_dir: str
     master: Start
     safe_master: Start
     message: dict[str, Any]
-    """The whole of it, for the master: with the settings, which are opaque here and hold the access key."""
+    """The complete message, for the master, with the settings: the guardian does not interpret them, and they contain
+    the access key.
+    """
     lock_fd: int | None = None
-    """Of the file ``run_dir/NAME.lock``, which the guardian has locked and removes at its end."""
+    """Descriptor of the file ``run_dir/NAME.lock``, which is locked, and which the guardian removes when it exits."""
     stop_timeout: float = 60.0
     master_hang_timeout: float = 30.0
     log_file: str | None = None
@@ -58,7 +58,7 @@ class Boot:
     manager: Manager = field(default_factory=Manager)
 
     def title(self, what: str) -> str:
-        """What the process list is to say of one of our processes; empty: what it says by itself."""
+        """Return the process title of the service's process *what*; empty: leave the title unchanged."""
         return f"cservice: {self.name} {what}" if self.process_titles else ""
 
 

@@ -1,9 +1,9 @@
-"""Calls on a worker's pipe by the log writer, each made in a thread because the worker can make it wait.
+"""System calls of the log writer on a worker's pipe, each made in a thread because the worker can block it.
 
-read(2) and close(2) take the lock of a pipe, also with O_NONBLOCK. A process that has the pipe open holds that lock as
-long as it likes if it writes from memory whose pages it supplies itself (userfaultfd(2), FUSE). No signal ends the wait
-for the lock, not even SIGKILL. A call that takes too long is therefore left to its thread, and the next call is made in
-another one.
+read(2) and close(2) take the pipe's lock, even with O_NONBLOCK. A process that has the pipe open can hold that lock
+indefinitely by writing from memory whose pages it supplies itself (userfaultfd(2), FUSE). No signal interrupts the wait
+for the lock, not even SIGKILL. A call that takes too long is therefore abandoned to its thread, and another thread
+makes the next call.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 PATIENCE_SECONDS = 1.0
-"""Time after which a call is left to its thread."""
+"""Time after which a call is abandoned to its thread."""
 _STACK_BYTES = 256 * 1024
 
 
 class Call:
-    """One call of *function*, which may raise OSError."""
+    """Call of *function*, which may raise OSError."""
 
     def __init__(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
         self._function = function
@@ -46,20 +46,20 @@ class Call:
             self._running.release()
 
     def wait(self, seconds: float) -> bool:
-        """Wait until the call has returned, *seconds* at most. Return whether it has."""
+        """Wait for *seconds* at most until the call has returned. Return whether it has."""
         if self._running.acquire(timeout=seconds):
             self._running.release()
         return self.is_done
 
     def result(self) -> Any:
-        """Return what the call has returned. Raises its OSError."""
+        """Return the result of the call, or raise its OSError."""
         if self._error is not None:
             raise self._error
         return self._result
 
 
 class _Thread:
-    """Makes calls one after the other, until it is dismissed."""
+    """Thread that makes calls one after the other, until it is dismissed."""
 
     def __init__(self) -> None:
         self._calls: SimpleQueue[Call | None] = SimpleQueue()
@@ -80,13 +80,16 @@ class _Thread:
 
 
 class Calls:
-    """Makes calls, of which one waits for as long as ``PATIENCE_SECONDS`` and no longer."""
+    """Runner of calls that waits for a limited time for each, by default ``PATIENCE_SECONDS``."""
 
     def __init__(self) -> None:
         self._idle: _Thread | None = None
 
     def run(self, function: Callable[..., Any], *arguments: Any, patience: float = PATIENCE_SECONDS) -> Call:
-        """Call *function*; return after *patience* seconds at most, when the call may not have returned yet."""
+        """Call *function*; return after *patience* seconds at most, even if the call has not returned yet.
+
+        If no thread can be started, the call is made in the current thread, and may block.
+        """
         call = Call(function, arguments)
         try:
             thread, self._idle = self._idle or _Thread(), None

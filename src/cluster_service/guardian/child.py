@@ -190,7 +190,7 @@ def _execute(plan: Plan) -> NoReturn:
     where = program
     for candidate in candidates:
         try:
-            os.execve(candidate, plan.argv, env)  # noqa: S606 - that is what this is for
+            os.execve(candidate, plan.argv, env)  # noqa: S606 - runs the user's program
         except (FileNotFoundError, NotADirectoryError) as error:
             if failed is None and os.path.exists(candidate):
                 failed, where = error, candidate

@@ -1,7 +1,7 @@
-"""The cleaner: a process that ends what is left of the service when the guardian is killed.
+"""The cleaner: a process that terminates the rest of the service if the guardian is killed.
 
-It is forked by the guardian, waits for the guardian's death, and needs no other process for its work: neither the
-master, which the kernel kills together with the guardian, nor a thread or an answer of any process.
+The guardian forks it. It waits for the guardian's death, and depends on no other process: neither on the master, which
+the kernel kills together with the guardian, nor on a response from any process.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 
 VARIABLE = "CSERVICE_INSTANCE"
 SOURCE = 0
-"""Its number among those whose lines are logged: workers are above, masters below."""
+"""Number of the cleaner as a log source: workers have positive numbers, masters negative ones."""
 _START_AGAIN = 1.0
-"""Seconds until it is started again."""
+"""Seconds until the cleaner is restarted."""
 
 
 class Cleaner:
-    """The guardian's side: there is a cleaner."""
+    """Guardian's interface to the cleaner: starts and restarts it."""
 
     def __init__(self, boot: Boot, loop: Loop, logs: Logs, limits: Limits, known: Known) -> None:
         self._boot = boot
@@ -44,22 +44,22 @@ class Cleaner:
         self._known = known
         self._since = _ticks_now()
         self.instance = os.urandom(16).hex()
-        """What ``CSERVICE_INSTANCE`` is in the environment of workers and masters."""
+        """Value of ``CSERVICE_INSTANCE`` in the environment of workers and masters."""
         self.pid: int | None = None
         self._ended = False
         self._short = False
-        """Whether the last try to start it failed."""
+        """True if the last attempt to start it failed."""
         self._start_at: float | None = 0.0
         self._guardian_pid = os.getpid()
         self._guardian = os.pidfd_open(self._guardian_pid)
         self._output: tuple[int, int] | None = None
 
     def deadline(self) -> float | None:
-        """When ``tick`` has something to do."""
+        """Return when to call ``tick`` next, or None."""
         return self._start_at
 
     def tick(self, now: float) -> None:
-        """Start the cleaner when that is due."""
+        """Start the cleaner if that is due at *now*; retry later if it fails."""
         if self._start_at is not None and now >= self._start_at:
             try:
                 self._start()
@@ -91,13 +91,13 @@ class Cleaner:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
     def reaped(self, now: float) -> None:
-        """It has ended; another is started."""
+        """Handle the exit of the cleaner, and schedule its restart."""
         self.pid = None
         if not self._ended:
             self._start_at = now + _START_AGAIN
 
     def end(self) -> None:
-        """Need it no more: the guardian ends by itself."""
+        """Kill the cleaner and close its descriptors: the guardian shuts down in an orderly way."""
         self._start_at, self._ended = None, True
         if self.pid is not None:
             os.kill(self.pid, signal.SIGKILL)
@@ -106,9 +106,9 @@ class Cleaner:
         self._output = None
 
     def _be(self) -> NoReturn:
-        """Be the cleaner, in the process that was forked for it. Does not return."""
+        """Run the cleaner in the forked process. Does not return."""
         try:
-            from .leftovers import Leftovers, wait_for  # noqa: PLC0415 - the guardian has no use for them
+            from .leftovers import Leftovers, wait_for  # noqa: PLC0415 - saves memory in the guardian
 
             limits.restore(self._limits)
             signal.set_wakeup_fd(-1)
@@ -120,7 +120,7 @@ class Cleaner:
             os.setpgid(0, 0)
             _keep_only(self._guardian, *(self._output or ()))
             limits.put_on(self._limits, lambda _sentence: None)
-            limits.set_mark(0)  # of a service that is a worker itself: it must outlive that worker's processes
+            limits.set_mark(0)  # if this service is itself a worker, the cleaner must outlive that worker's processes
             title = self._boot.title("cleaner")
             if title:
                 Title().set(title)
@@ -130,9 +130,9 @@ class Cleaner:
             marker = f"{VARIABLE}={self.instance}".encode()
             Leftovers(self._known, marker, self._since, self._say, marks).end(self._boot.stop_timeout)
             clean_up(self._boot.run_dir, self._boot.name)
-            # Their name where the service had no lock: see NotifySockets.
+            # The name of the sockets if the service had no lock: see NotifySockets.
             notify_place.remove_all(self._boot.run_dir, f"{self._boot.name}.{self._guardian_pid}")
-        except BaseException as error:  # noqa: BLE001 - reported, in the only way there is
+        except BaseException as error:  # noqa: BLE001 - logged: no caller could handle it
             self._say(f"the cleaner failed: {error!r}")
         finally:
             os._exit(0)
@@ -143,7 +143,7 @@ class Cleaner:
 
 
 def _keep_only(*kept: int) -> None:
-    """Close all descriptors but these; what was standard input, output and errors is /dev/null."""
+    """Close all descriptors except *kept*; redirect standard input, output and error to /dev/null."""
     null = os.open(os.devnull, os.O_RDWR)
     for number in (0, 1, 2):
         os.dup2(null, number)
@@ -155,12 +155,12 @@ def _keep_only(*kept: int) -> None:
 
 
 def _ticks_now() -> int:
-    """Return the present as /proc/PID/stat has the start of a process."""
+    """Return the current time in the unit of a process's start time in /proc/PID/stat: clock ticks since boot."""
     return int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK"))
 
 
 def clean_up(run_dir: str, name: str) -> None:
-    """Remove what the guardian left in its run directory, unless another service of that name runs now."""
+    """Remove the guardian's files from its run directory, unless another service of that name is running."""
     if not run_dir:
         return
     lock = os.path.join(run_dir, f"{name}.lock")
@@ -175,7 +175,7 @@ def clean_up(run_dir: str, name: str) -> None:
             for left in (f"{name}.sock", f".{name}.sock.cservice", f"{name}.lock"):  # the lock last, while it is held
                 with contextlib.suppress(OSError):
                     os.unlink(os.path.join(run_dir, left))
-    except OSError:  # it is locked by another service, or has been removed
+    except OSError:  # the file is locked by another service, or has been removed
         return
     finally:
         os.close(descriptor)

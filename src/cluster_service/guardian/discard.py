@@ -1,8 +1,8 @@
-"""Empties the workers' pipes while no log writer does, so that a worker never waits for a reader that is gone.
+"""Drain the workers' pipes while there is no log writer, so that no worker blocks on a full pipe.
 
-What is read is thrown away and its lines are counted for each worker, until a writer can report them. The work is
-bounded: ``READS`` reads a round, one pipe after the other. The helper makes them: a process that keeps a pipe locked
-makes every read of it wait (``calls``). Such a pipe is left alone afterwards.
+The data is discarded, and its lines are counted per worker until a log writer can report them. The work is bounded:
+``READS`` reads per round, over the pipes in turn. The helper makes the reads, since a process that keeps a pipe locked
+blocks every read of it (``calls``). Such a pipe is skipped until the next report.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ INTERVAL = 0.1
 """Seconds between two rounds."""
 READS = 128
 CHUNK = 64 * 1024
-"""Bytes of one read: the capacity of a pipe, see pipe(7)."""
+"""Size of one read in bytes: the capacity of a pipe, see pipe(7)."""
 LABELS_LIMIT = 1000
 READ_PIPES = "read_pipes"
-"""The name of the helper's duty ``Discarder.read``."""
+"""Name of the helper's duty ``Discarder.read``."""
 _ENDED = -1
 
 
 class Discarder:
-    """*on_end* is called with a source and the name of its pipe that has come to its end."""
+    """Reader that discards output. *on_end* is called with a source and the name of its pipe at end of file."""
 
     def __init__(self, on_end: Callable[[Source, str], None]) -> None:
         self._on_end = on_end
@@ -42,12 +42,12 @@ class Discarder:
         self._begin = 0
         self._is_reading = False
         self._locked: set[tuple[int, str]] = set()
-        """Number of the source, and name, of each pipe whose read took too long."""
+        """Source number and name of each pipe whose read took too long."""
         self._position = mmap.mmap(-1, 1)
-        """Shared with the helper: which of the pipes it reads."""
+        """Index of the pipe that the helper is reading, in memory shared with it."""
 
     def round(self, sources: Iterable[Source], helper: Helper) -> None:
-        """Read from up to ``READS`` pipes, going on where the last round ended, which must have come to its end."""
+        """Read up to ``READS`` pipes, from where the last round stopped. Do nothing while that round is running."""
         if self._is_reading:
             return
         found = [(source, stream, pipe) for source in sources for stream, pipe in source.pipes.items()]
@@ -60,7 +60,7 @@ class Discarder:
             helper.ask(READ_PIPES, {}, [pipe for _, _, pipe in batch], lambda answer: self._answered(batch, answer))
 
     def read(self, _values: dict[str, Any], pipes: list[int]) -> Result:
-        """Read each of *pipes* once: a duty of the helper. Return how many lines that were; ``_ENDED`` at its end."""
+        """Read each of *pipes* once (a duty of the helper). Return the number of lines of each; ``_ENDED``: at EOF."""
         counts = []
         for position, pipe in enumerate(pipes):
             self.note(position)
@@ -73,7 +73,7 @@ class Discarder:
         return Result({"counts": counts})
 
     def note(self, position: int) -> None:
-        """Let the guardian know which of its pipes the helper reads."""
+        """Record for the guardian the index of the pipe that the helper is about to read."""
         self._position[0] = position
 
     def _answered(self, batch: list[Pipe], answer: Answer) -> None:
@@ -89,7 +89,7 @@ class Discarder:
                 self._lost[source.label] = self._lost.get(source.label, 0) + count
 
     def report(self) -> list[str]:
-        """Return a line about each worker that has lost output since the last report."""
+        """Return a log line for each worker that has lost output since the last report. Locked pipes are retried."""
         self._locked.clear()
         lost, self._lost = self._lost, {}
         return [f"{_lines(count)} of {label} lost: no log writer read them" for label, count in lost.items()]

@@ -48,13 +48,13 @@ _HELPER_TIME = 3.0
 _WRITER_TIME = 6.0
 """Seconds for the log writer to write its remaining output, as long as it makes progress."""
 _WRITER_PATIENCE = {True: 0.5, False: 2.0}
-"""Seconds without progress after which the log writer is killed; True: the service ends without waiting for workers, and
-the log writer has responded.
+"""Seconds without progress after which the log writer is killed; True: the service ends without waiting for workers,
+and the log writer has responded.
 """
 _LOOK_AGAIN = 0.1
 """Seconds between two checks of the log writer's progress."""
 _REPORT_TIME = 0.5
-"""Seconds for reporting on standard error what the log writer lost."""
+"""Seconds for the report of lost output on standard error."""
 
 
 class Ending:

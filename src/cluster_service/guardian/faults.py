@@ -1,4 +1,4 @@
-"""What becomes of an exception that no code expected: it costs the step in which it was raised, and nothing else."""
+"""Handling of unexpected exceptions: one aborts only the step that raised it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _REPEAT_SECONDS = 10.0
-"""Seconds in which the same fault is logged once."""
+"""Seconds in which the same fault is logged at most once."""
 _MAX_REMEMBERED = 100
 
 
 class Faults:
-    """Logs exceptions, and runs steps of which each must be tried whatever becomes of the others."""
+    """Log of unexpected exceptions, and runner of steps that must all be attempted even if some of them fail."""
 
     def __init__(self, log: Callable[[str], None], now: Callable[[], float]) -> None:
         self._log = log
@@ -24,7 +24,7 @@ class Faults:
         self._logged: dict[str, float] = {}
 
     def run(self, where: str, *steps: Callable[[], object]) -> None:
-        """Run every step, in order. An exception is logged with *where* and ends its own step only."""
+        """Run every step, in order. An exception is logged with *where* and aborts only its own step."""
         for step in steps:
             try:
                 step()
@@ -32,7 +32,7 @@ class Faults:
                 self.report(error, where)
 
     def report(self, error: Exception, where: str = "") -> None:
-        """Log *error*. Raises nothing, though there may be neither memory nor a descriptor to do so."""
+        """Log *error*. Raises no exception, even if logging fails for lack of memory or descriptors."""
         with contextlib.suppress(Exception):
             short = shortage.is_one(error)
             key = "shortage" if short else f"{where} {error!r}"[:500]
@@ -51,8 +51,8 @@ class Faults:
 
 def _shown(error: Exception) -> str:
     try:
-        import traceback  # noqa: PLC0415 - the guardian is to be small, and this is to be never
+        import traceback  # noqa: PLC0415 - saves memory: faults are rare
 
         return "".join(traceback.format_exception(error))
-    except (OSError, ImportError):  # the module cannot be read any more
+    except (OSError, ImportError):  # the module's file can no longer be read
         return repr(error)

@@ -1,8 +1,13 @@
-"""Sockets that a service manager made and passed to us (sd_listen_fds(3), systemd.socket(5)).
+"""Socket activation: sockets that a service manager has created and passed to the service (sd_listen_fds(3),
+systemd.socket(5)).
 
-They are held like those that we made, but for three things: they are held to the end, used or not, since whoever
-connects waits in their queue for the next service that is started on them; their files stay when we go; and one covers
-whatever overlaps with it in its address family, because its unit, and not the program, says where the service listens.
+Activated sockets are held like the guardian's own, with three exceptions:
+
+- They are held until the service ends, used or not, since clients wait in their queues for the next service that is
+  started on them.
+- Their files remain when the service ends.
+- An activated socket covers every overlapping address of its address family, because its unit, not the program,
+  defines where the service listens.
 """
 
 from __future__ import annotations
@@ -28,7 +33,7 @@ FIRST = 3
 
 
 def held(descriptor: int, name: str) -> Held | None:
-    """Return what *descriptor* is; None when it is no socket that workers can share. It stays open either way."""
+    """Return the ``Held`` of *descriptor*, or None if it is not a socket that workers can share. It stays open."""
     os.set_inheritable(descriptor, False)  # noqa: FBT003 - positional only
     try:
         sock = socket.socket(fileno=descriptor)
@@ -40,7 +45,7 @@ def held(descriptor: int, name: str) -> Held | None:
         sock.detach()
         return None
     if kind == "tcp":
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as for those that we make
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as for sockets that the guardian creates
     listening = kind == "udp" or sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) != 0
     inode = os.fstat(descriptor).st_ino
     return Held(address=address, key=key_of(address), socket=sock, inode=inode, listening=listening, given=name)
@@ -63,7 +68,7 @@ def _address(sock: socket.socket, kind: str) -> Address | None:
 
 
 class Given:
-    """Those that this service was given."""
+    """Activated sockets of this service."""
 
     def __init__(self, holdings: Holdings, paths: Paths, log: Callable[[str], None]) -> None:
         self._holdings = holdings
@@ -75,7 +80,7 @@ class Given:
         return (each for each in self._holdings.held.values() if each.given is not None)
 
     def adopt(self, names: list[str]) -> None:
-        """Hold what was passed to us, by its *names*: descriptors 3 and up."""
+        """Hold the activated sockets, called *names*: the descriptors from 3 on."""
         for descriptor, name in enumerate(names, FIRST):
             new = held(descriptor, name)
             if new is None or new.key in self._holdings.held:
@@ -87,10 +92,10 @@ class Given:
             self._holdings.add_held(new)
             kept = file_of(new, self._paths.open())
             if kept is not None:
-                self._paths.keep(new, kept)  # where that cannot be, we may not write there, nor may a worker
+                self._paths.keep(new, kept)  # else it has no file, or neither the guardian nor workers may access it
 
     def covering(self, wanted: Address) -> Held | None:
-        """Return the socket that whoever wants *wanted* is to have, though its address is another."""
+        """Return the activated socket to use for *wanted* although its address differs, or None."""
         if wanted.kind == "unix":
             return None
         for each in self:
@@ -101,9 +106,10 @@ class Given:
         return None
 
     def clash(self, wanted: Address) -> str:
-        """Return why *wanted* cannot be opened, where a socket that takes IPv4 too stands in the way; else "".
+        """Return why *wanted* cannot be opened, if a dual-stack activated socket is in the way; otherwise "".
 
-        It could stand in, but whoever accepts from it as from a socket of IPv4 would misread who has called.
+        Its use for an IPv4 address is refused, since a program that expects an IPv4 socket would misread the addresses
+        of its clients.
         """
         for each in self:
             there = each.address
@@ -114,7 +120,7 @@ class Given:
         return ""
 
     def tell_unused(self) -> None:
-        """Once every worker serves: tell which of them no worker has asked for."""
+        """Log, once, the activated sockets that no worker uses. To be called when every worker is ready."""
         if self._told_unused:
             return
         self._told_unused = True
@@ -125,7 +131,7 @@ class Given:
 
 
 def file_of(socket_held: Held, inotify: int | None) -> Kept | None:
-    """Return the file of a Unix socket, to be kept where it is; None when there is none, or not any more."""
+    """Return the file of a Unix socket, for the guardian to keep in place; None if it has, or no longer has, a file."""
     path = socket_held.address.path
     if path is None:
         return None

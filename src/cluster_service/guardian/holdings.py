@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 SWEEP_AT = 16
-"""Number of sockets used by one worker alone at which the guardian starts to look for those that it has closed."""
+"""Number of sockets that only one worker uses, at which the guardian starts to look for sockets that it has closed."""
 SOCKETS_LIMIT = 64
 """Maximum number of sockets in use that are shared for one worker; the kernel handles any further bind."""
 
@@ -94,7 +94,7 @@ class Worker:
     waited: float = 0.0
     """Total seconds that slow helper requests have taken for it."""
     sweep_at: int = SWEEP_AT
-    """Number of sockets used by it alone at which the guardian looks for those that it has closed."""
+    """Number of sockets that only it uses, at which the guardian next looks for sockets that it has closed."""
     churns: bool = False
     """True if it has opened and closed many sockets: a new one is not reported until it has lasted for a while."""
     full: bool = False
@@ -105,7 +105,7 @@ class Worker:
     fast: bool = False
     """True once the log has reported that it binds too many addresses per second."""
     private: dict[str, str] = field(default_factory=dict)
-    """Requested address -> address of its private socket, for those that listen."""
+    """Requested address -> address of the private socket, for sockets that listen."""
     per_slot: bool = False
     """True if each worker gets a socket of its own for its addresses, where possible (``slots``)."""
     drain: float = 0.0
@@ -181,7 +181,7 @@ class Held:
     tenant: str | None = None
     """Group of the worker that bound it first, or to which the configuration assigns it; None: no group yet."""
     uid: int | None = None
-    """User as whom it was bound; None: the owner of the service, for whichever user *tenant* runs as."""
+    """Uid that bound it; None: bound as the owner of the service, for the user of *tenant*, which may be any user."""
     quiet: bool = False
     """True if it has not been reported to the master yet, because its worker ``churns``."""
     given: str | None = None

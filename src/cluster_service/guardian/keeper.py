@@ -49,7 +49,7 @@ SAFE_AFTER = 5
 _LONGEST_PAUSE = 10.0
 _LONGEST_SAFE = 3600.0
 _STEP_DOWN_TIME = 10.0
-"""Seconds until a master is killed that was asked to exit, or has closed its stream."""
+"""Seconds after which a master is killed if it was asked to exit, or has closed its stream."""
 _CURED_IN = 3
 """Multiples of ``master_hang_timeout`` without a message from any master after which replacing it counts as futile."""
 _START_AGAIN = 1.0
@@ -255,7 +255,7 @@ class Keeper:
             return
         except EOFError:
             self._loop.drop(master.link.sock.fileno())
-            master.link.greeted = False  # nothing more can be sent: the next master's snapshot has what happens now
+            master.link.greeted = False  # nothing more can be sent; later events go into the next master's snapshot
             master.leave_by = master.leave_by or self._loop.now() + _STEP_DOWN_TIME
             return
         master.heard = self._heard = self._loop.now()
@@ -351,7 +351,7 @@ class Keeper:
             lambda: self._drain(master),
             lambda: self._loop.drop(master.link.sock.fileno()),
             master.link.close,
-            lambda: _end_group(master.pid),  # ends the processes that its hooks started
+            lambda: _end_group(master.pid),  # terminates the processes that its hooks started
             lambda: self._logs.exited(-self._holdings.master_starts, failed=not master.expected),
         )
         self._holdings.known.groups.discard(master.pid)

@@ -1,4 +1,4 @@
-"""What the guardian lets the cleaner know, in memory that both share: written by one, read by the other, no waiting."""
+"""State that the guardian shares with the cleaner in shared memory: one writer, one reader, no locks."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 _SLOTS = 16384
 SIGNAL_BITS = 8
-"""Bits of a number in ``Known.stop_signals`` that are the signal's."""
+"""Number of low-order bits that hold the signal in a number of ``Known.stop_signals``."""
 
 
 class Numbers:
-    """A set of positive integers in memory that this process shares with those it forks."""
+    """Set of positive integers in memory that this process shares with its forked children."""
 
     def __init__(self) -> None:
         self._slots = memoryview(mmap.mmap(-1, 8 * _SLOTS)).cast("q")
@@ -19,7 +19,7 @@ class Numbers:
         self._free: list[int] = []
 
     def add(self, number: int) -> None:
-        """Add *number*. Beyond ``_SLOTS`` numbers, the further ones are not remembered."""
+        """Add *number*, unless the set already has ``_SLOTS`` numbers."""
         if number in self._places or len(self._places) >= _SLOTS:
             return
         place = self._free.pop() if self._free else len(self._places)
@@ -27,23 +27,23 @@ class Numbers:
         self._slots[place] = number
 
     def discard(self, number: int) -> None:
-        """Remove *number*, if it is there."""
+        """Remove *number* if it is present."""
         place = self._places.pop(number, None)
         if place is not None:
             self._slots[place] = 0
             self._free.append(place)
 
     def read(self) -> set[int]:
-        """Return what the process that owns the set had written."""
+        """Return the numbers that the owner of the set has written."""
         return set(self._slots) - {0}
 
 
 class Known(NamedTuple):
-    """What the guardian lets the cleaner know: sets that it goes on writing."""
+    """State shared with the cleaner: sets that the guardian keeps up to date."""
 
     groups: Numbers
-    """Process groups of workers and masters: the pids of their leaders."""
+    """Process groups of workers and masters (the pids of the leaders)."""
     sockets: Numbers
-    """Inodes of the sockets that the guardian opened."""
+    """Inode numbers of the sockets that the guardian has opened."""
     stop_signals: Numbers
-    """``pid << SIGNAL_BITS | signal`` of the workers whose stop signal is not SIGTERM."""
+    """``pid << SIGNAL_BITS | signal`` for each worker whose stop signal is not SIGTERM."""

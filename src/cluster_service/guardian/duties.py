@@ -173,7 +173,10 @@ def remove(values: dict[str, Any], descriptors: list[int]) -> Result:
 
 
 def in_use(values: dict[str, Any], _descriptors: list[int]) -> Result:
-    """Return whether a process other than the service's own has the socket *inode* open."""
+    """Return whether a process other than the guardian and its helper has the socket *inode* open.
+
+    The search of /proc has a time limit (``strangers.SECONDS``), after which a process can be missed.
+    """
     wanted = {f"socket:[{values['inode']}]"}
     first = any(strangers.holds(pid, wanted) for pid in values["workers"])
     others = strangers.holders_of({values["inode"]}, but=values["guardian"])

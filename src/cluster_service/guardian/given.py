@@ -1,10 +1,8 @@
-"""Socket activation: sockets that a service manager has created and passed to the service (sd_listen_fds(3),
-systemd.socket(5)).
+"""Activated sockets: created by a service manager and passed to the service (sd_listen_fds(3), systemd.socket(5)).
 
-Activated sockets are held like the guardian's own, with three exceptions:
+They are held like the guardian's own, with three exceptions:
 
-- They are held until the service ends, used or not, since clients wait in their queues for the next service that is
-  started on them.
+- They are held until the service ends, used or not, since clients wait in their queues for the next service to start.
 - Their files remain when the service ends.
 - An activated socket covers every overlapping address of its address family, because its unit, not the program,
   defines where the service listens.
@@ -131,7 +129,7 @@ class Given:
 
 
 def file_of(socket_held: Held, inotify: int | None) -> Kept | None:
-    """Return the file of a Unix socket, for the guardian to keep in place; None if it has, or no longer has, a file."""
+    """Return the file of a Unix socket, for the guardian to keep in place; None if it has no file, or lost it."""
     path = socket_held.address.path
     if path is None:
         return None

@@ -86,8 +86,10 @@ class _Request:
 class Helper:
     """Guardian's interface to the helper process. No method blocks.
 
-    Only ``attend`` raises OSError. *duties* maps names to functions that the helper can run. A duty receives the values
-    and descriptors of a request; it runs in the helper, may block, and raises OSError on failure. The helper closes the
+    Only ``attend`` raises OSError.
+
+    *duties* maps names to the functions that the helper can run. A duty receives the values and descriptors of a
+    request; it runs in the helper, may block, and raises OSError on failure. The helper closes its copies of the
     descriptors afterwards.
     """
 

@@ -1,11 +1,12 @@
-"""The guardian's side of the log writer: hands it the workers' pipes, and starts it again when it dies.
+"""Client of the log writer in the guardian: hands over the workers' pipes and restarts the writer when it dies.
 
-The guardian keeps each read end until the writer says that the pipe is at its end: so a writer that dies costs what
-it had in its hands, not the pipe. Neither waits for the other: sends and receives never block on either side.
+The guardian keeps each read end open until the writer reports the end of the pipe, so if a writer dies, only the data
+it had already read is lost, not the pipe. Neither side waits for the other: sends and receives never block.
 
-A writer that has not answered for ``WRITER_TIMEOUT`` (it is stopped, or its disk is stalled) is killed and replaced.
-Pipes are handed over only to a writer that has answered. As long as none has for that time, whatever the reason, the
-guardian empties the pipes itself (``discard``): workers lose lines, which are counted, but never stop.
+A writer that has not answered for ``WRITER_TIMEOUT`` (because it is stopped, or its disk stalls) is killed and
+replaced. Pipes are handed over only to a writer that has answered. If no writer has answered for that time, for
+whatever reason, the guardian drains the pipes itself (``discard``): workers lose lines, which are counted, but never
+block.
 """
 
 from __future__ import annotations
@@ -38,28 +39,28 @@ if TYPE_CHECKING:
     from .watching import Loop
 
 WRITER_TIMEOUT = 10.0
-"""Seconds without an answer after which a writer is replaced, and the workers' output is discarded."""
+"""Seconds without an answer after which the writer is replaced and the workers' output is discarded."""
 TAIL_PATIENCE = 2.0
-"""Seconds after a worker's exit until its last words are given up."""
+"""Seconds to wait for the last lines of a worker after its exit."""
 TAIL_LINES, TAIL_CHARACTERS = 40, 500
 LINGER = 5.0
-"""Seconds beyond the longest stop that the writer waits for what is still written, once the guardian has ended."""
+"""Seconds beyond the longest stop timeout for which the writer keeps writing after the guardian has ended."""
 EXITED_LIMIT = 500
-"""Workers that have exited whose pipes other processes keep open. Of more than these the oldest are closed."""
+"""Maximum number of exited workers with pipes that other processes keep open; the oldest are closed first."""
 _RESTART_PAUSE, _LONGEST_PAUSE = 1.0, 10.0
-"""Seconds between two starts, at least; doubled each time that a writer ends within ``_PROVEN``."""
+"""Minimum and maximum seconds between two starts; doubled each time that a writer ends within ``_PROVEN``."""
 _PROVEN = 60.0
 _LOST_PAUSE = 1.0
-"""Seconds until a pipe is sent again for which there was no descriptor."""
+"""Seconds until a pipe that was lost for want of a descriptor is sent again."""
 ANSWER_BYTES = 64 * 1024
-"""Of one message of the writer: a tail has at most 20 lines of 500 characters of four bytes."""
+"""Maximum size of a message from the writer. The largest are tails: ``TAIL_LINES`` lines of ``TAIL_CHARACTERS``."""
 _ANSWERS = 100
-"""Messages of the writer that are read at a time."""
+"""Maximum number of messages read from the writer at a time."""
 _ENVIRONMENT = ("NO_COLOR", "TERM", "TZ", "LANG", "LC_ALL", "PATH")
 
 
 class Logs:
-    """The log writer, as the guardian sees it."""
+    """Client of the log writer."""
 
     def __init__(self, loop: Loop, limits: Limits, boot: Boot) -> None:
         self._loop = loop
@@ -76,31 +77,31 @@ class Logs:
         self._outbox = Outbox()
         self.discarder = Discarder(self._at_end)
         self._buffer = mmap.mmap(-1, ANSWER_BYTES)
-        """Made now: an answer can be received when there is no memory."""
+        """Allocated in advance, so that an answer can be received when memory is exhausted."""
         self._sock: socket.socket | None = None
         self.pid: int | None = None
         self._heard = loop.now()
-        """When a writer last answered, whichever it was."""
+        """When any writer last answered."""
         self._pinged = False
         self._killed = False
         self._started = -_RESTART_PAUSE
         self._pause = _RESTART_PAUSE
         self._start_at: float | None = None
         self._discard_at: float | None = None
-        """The next round, while output is discarded."""
+        """When the next round is due, while output is discarded."""
         self._lost: set[tuple[int, str]] = set()
-        """Pipes that the writer has not got."""
+        """Pipes that the writer failed to receive."""
         self._send_at: float | None = None
         self._ending = False
         self._unread = Unread()
         self.on_tail: Callable[[int, list[str]], None] = lambda _number, _lines: None
         self.helper: Helper
-        """For whatever takes the lock of a pipe, which a worker can hold (``calls``)."""
+        """For operations that take the lock of a pipe, which a worker can hold (``calls``)."""
 
     def __repr__(self) -> str:
         return f"<Logs: writer pid {self.pid}, {len(self._sources)} sources, {len(self._outbox.lines)} lines wait>"
 
-    # ------------------------------------------------------------ what the guardian says
+    # ------------------------------------------------------------ requests of the guardian
 
     def line(self, text: str, label: str = "cservice") -> None:
         """Write one line to the service's log."""
@@ -115,7 +116,7 @@ class Logs:
         self._send(source)
 
     def release(self, number: int) -> None:
-        """The worker is up: its lines need not be held back."""
+        """Stop holding back the lines of a worker, which is up."""
         source = self._sources.get(number)
         if source is not None and not source.released:
             source.released = True
@@ -123,7 +124,7 @@ class Logs:
             self._send(source)
 
     def exited(self, number: int, *, failed: bool) -> None:
-        """The worker has exited: ``on_tail`` is called with its last lines, sooner or later, once."""
+        """Note the exit of a worker; ``on_tail`` is called once with its last lines, now or later."""
         source = self._sources.get(number)
         if source is None:
             self.on_tail(number, [])
@@ -137,35 +138,35 @@ class Logs:
             self._drop_pipes(oldest)
 
     def inspect(self, number: int, on_answer: Callable[[bool], None]) -> None:
-        """Find out whether a process that writes to a pipe of worker *number* may have to wait for the log writer.
+        """Find out whether a process that writes to a pipe of worker *number* may be blocked by the log writer.
 
-        That is the case from a half full pipe on: its pages need not be full, pipe(7). Not if the pipe is locked: then
-        its own process makes it wait.
+        This is possible once the pipe is half full, because its pages need not be full, pipe(7). It is not so if the
+        pipe is locked: then one of the worker's own processes blocks it.
         """
         source = self._sources.get(number)
         pipes = [] if source is None else list(source.pipes.values())
         self.helper.ask(HALF_FULL, {}, pipes, lambda answer: on_answer(bool(answer.values.get("found"))))
 
     def reopen(self) -> None:
-        """The log file was moved away."""
+        """Make the writer reopen the log file, which has been moved away."""
         self._ask("reopen")
 
     # ------------------------------------------------------------ time
 
     def suspended(self, now: float) -> None:
-        """The machine, or the guardian itself, did not run for a while: the writer is not blamed for that time."""
+        """Restart the answer timeout: the machine or the guardian was suspended, which is not the writer's fault."""
         self._heard = now
         self._pinged = False
 
     def deadline(self) -> float | None:
-        """When ``tick`` has something to do."""
+        """Return when ``tick`` is due next."""
         times = [source.tail_due for source in self._sources.values()]
         times += [self._start_at, self._send_at, self._discard_at, self._ping_at(), self._kill_at()]
         times += [self._heard + WRITER_TIMEOUT] if self._discard_at is None else []
         return min((time for time in times if time is not None), default=None)
 
     def tick(self, now: float) -> None:
-        """Do what has become due."""
+        """Run everything that is due."""
         if self._start_at is not None and now >= self._start_at:
             self.start(now)
         ping_at, kill_at = self._ping_at(), self._kill_at()
@@ -189,17 +190,17 @@ class Logs:
                 self._tail(number, [])
 
     def _ping_at(self) -> float | None:
-        """When the writer is asked whether it still reads."""
+        """Return when to ping the writer."""
         return self._heard + WRITER_TIMEOUT / 2 if self._outbox.answered and not self._pinged else None
 
     def _kill_at(self) -> float | None:
-        """When the writer has not answered for too long."""
+        """Return when to kill the writer for not answering."""
         return None if self.pid is None or self._killed else max(self._heard, self._started) + WRITER_TIMEOUT
 
     # ------------------------------------------------------------ its process
 
     def start(self, now: float) -> None:
-        """Start the writer, and send it everything that the one before it knew."""
+        """Start the writer and send it the complete state."""
         self._start_at = None
         try:
             with spawn.Resources() as resources:
@@ -209,7 +210,7 @@ class Logs:
         except (spawn.CannotSpawn, OSError):
             self._start_at = now + _RESTART_PAUSE
             return
-        launched.sock.close()  # if it cannot be executed it will be seen to end
+        launched.sock.close()  # if it cannot be executed, its exit will be noticed
         self._started = now
         self.pid, self._sock = launched.pid, ours
         self._pinged = self._killed = False
@@ -225,7 +226,7 @@ class Logs:
         return child.Plan(argv, env, "/", 1, 2, [control], self._limits, OWN, complain=True)
 
     def reaped(self, now: float) -> None:
-        """The writer's process has ended."""
+        """Handle the exit of the writer's process."""
         self.pid = None
         self._close()
         if not self._ending:
@@ -235,7 +236,7 @@ class Logs:
             self._pause = min(_LONGEST_PAUSE, 2 * self._pause)
 
     def _replace(self, why: str) -> None:
-        """Kill this writer. Its successor starts when it has ended, which may take long if its disk is stalled."""
+        """Kill this writer. Its successor starts after it has ended, which may take long if its disk stalls."""
         self._killed = True
         self._close()
         self.line(f"killed the log writer (pid {self.pid}), which {why}; starting another")
@@ -251,7 +252,7 @@ class Logs:
     def finish(self, patience: float) -> bool:
         """Let the writer end once it has been sent everything.
 
-        True as long as it runs and has taken something, or written something, in the last *patience* seconds.
+        Return True while it runs and has received or written something within the last *patience* seconds.
         """
         self._flush()
         if not self._outbox and not self._ending and self._sock is not None:
@@ -261,11 +262,11 @@ class Logs:
 
     @property
     def answered(self) -> bool:
-        """Whether the present writer has answered."""
+        """Whether the current writer has answered."""
         return self._outbox.answered
 
     def lost(self) -> str:
-        """Return what no writer has taken, as a sentence; empty if nothing is left."""
+        """Return a sentence about what no writer has received; empty if nothing is left."""
         return self._left().sentence()
 
     def _left(self) -> Left:
@@ -282,12 +283,12 @@ class Logs:
         self._sources.clear()
 
     def kill(self) -> None:
-        """End the writer at once."""
+        """Kill the writer immediately."""
         if self.pid is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
 
-    # ------------------------------------------------------------ to it
+    # ------------------------------------------------------------ sending
 
     def _ask(self, what: str) -> None:
         self._outbox.ask(what)
@@ -304,7 +305,7 @@ class Logs:
         self._flush()
 
     def _flush(self) -> None:
-        """Send what the writer takes now."""
+        """Send queued messages until the writer accepts no more."""
         sock = self._sock
         if sock is None:
             return
@@ -321,14 +322,14 @@ class Logs:
         self._loop.change(sock.fileno(), select.EPOLLIN | (0 if message is None else select.EPOLLOUT))
 
     def _cannot_send(self, sock: socket.socket, error: OSError) -> None:
-        """Try again later; or it has died: its end will be seen, and its successor is sent everything."""
-        if error.errno in passing.SHORTAGES:  # the socket polls writable all the same
+        """Retry later on a shortage; otherwise the writer has died, and its successor is sent everything."""
+        if error.errno in passing.SHORTAGES:  # the socket polls writable nonetheless
             self._loop.change(sock.fileno(), select.EPOLLIN)
             self._send_at = self._send_at or self._loop.now() + _LOST_PAUSE
         else:
             self._loop.change(sock.fileno(), 0)
 
-    # ------------------------------------------------------------ from it
+    # ------------------------------------------------------------ receiving
 
     def _ready(self, events: int) -> None:
         if events & select.EPOLLOUT:
@@ -371,7 +372,7 @@ class Logs:
                 self._at_end(source, str(message["stream"]))
 
     def _hear(self) -> None:
-        """It reads, and writes: whatever was held back while none did is handed over."""
+        """Note that the writer answered, and hand over everything held back until then."""
         self._heard = self._loop.now()
         self._pinged = False
         if not self._outbox.answered:
@@ -382,7 +383,7 @@ class Logs:
             self._flush()
 
     def _at_end(self, source: Source, stream: str) -> None:
-        """Nothing comes from this pipe any more."""
+        """Close a pipe that has reached its end."""
         descriptor = source.forget_pipe(stream)
         if descriptor is not None:
             self.helper.close(descriptor)

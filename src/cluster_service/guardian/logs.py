@@ -1,34 +1,35 @@
-"""The log writer: a process of its own that reads the workers' pipes and writes whole lines with the workers' names.
+"""The log writer: a separate process that reads the workers' pipes and writes whole lines with worker names.
 
-Run by the guardian as ``python -I -S guardian/__main__.py --log-writer FD``. Laws: it never waits for a worker;
-it never loses a line because its own output is slow (it stops reading, so the pipes fill, and the workers wait as
-they would for a slow terminal); but an output that is closed, or a full disk, stops nobody: lines are dropped and
-counted, and the count is written when writing works again. A log file that cannot be opened is tried again; what is
-written meanwhile goes where it went before. Memory is bounded.
+Run by the guardian as ``python -I -S guardian/__main__.py --log-writer FD``. Invariants: it never waits for a worker.
+It never loses a line because its own output is slow: it stops reading, the pipes fill, and the workers block as they
+would on a slow terminal. A closed output or a full disk blocks no worker: lines are dropped and counted, and the count
+is written when writing works again. If a log file cannot be opened, the writer retries and keeps writing to the
+previous output meanwhile. Memory is bounded.
 
-Control messages, one JSON object a datagram, from the guardian:
+Control messages from the guardian, one JSON object per datagram:
 
     {"do": "config", "log_file": null | path, "linger": seconds, "max_size": bytes, "keep": files}
     {"do": "add", "source": 3, "label": "web.1", "stream": "out" | "err"} + the pipe's read end
-    {"do": "release", "source": 3}                  it is up: hold its lines back no longer
+    {"do": "release", "source": 3}                  the worker is up: stop holding its lines back
     {"do": "exited", "source": 3, "failed": true}   -> {"tail": 3, "lines": [...]}
     {"do": "line", "label": "cservice", "text": "..."}
     {"do": "drop", "source": 3}                     stop reading its pipes
     {"do": "reopen"}
-    {"do": "ping"}                                  -> {"pong": true}, after a try to write what waits
+    {"do": "ping"}                                  -> {"pong": true}, after an attempt to write pending data
 
-and to it, besides the tail: {"closed": 3, "stream": "out"} when a pipe is at its end, {"lost": 3, "stream": "out"} when
-it did not arrive, for want of a descriptor: it is sent again. Neither side waits for the other: what the guardian does
-not take now is kept, and beyond ``ANSWERS_LIMIT`` answers the writer reads no further requests until it does. The end
-of the control stream means: write what still comes, for *linger* seconds at most, and end. The writer sends a ``pong``
-then whenever it has written something: the guardian waits only while it does.
+Besides tails, the writer sends {"closed": 3, "stream": "out"} when it reaches the end of a pipe and {"lost": 3,
+"stream": "out"} when a pipe did not arrive because it had no free descriptor; the guardian then sends that pipe again.
+Neither side waits for the other: answers that the guardian does not accept yet are queued, and beyond ``ANSWERS_LIMIT``
+queued answers the writer stops reading requests. When the control stream ends, the writer writes what still arrives,
+for at most *linger* seconds, and exits. During that time it sends a ``pong`` after each successful write: the guardian
+waits only while it makes progress.
 
-A line that is not completed for a second is written as far as it has come; its rest is a line of its own. Of a progress
-bar, which draws itself anew with carriage returns, that is the last state.
+A line that is not completed within a second is written as far as it has been received; the rest becomes a line of its
+own. For a progress bar, which redraws itself with carriage returns, that is its last state.
 
-A worker's first lines are held back for up to a second. If it has died by then, and a worker of its group had died
-with the same lines just before (but for digits: pids, times), one line says so: eight workers that cannot start are
-one traceback, not eight, and not eight more at each try.
+A worker's first lines are held back for up to a second. If the worker has died by then, and a worker of its group has
+just died with the same lines (ignoring digits: pids, times), a single line reports it: eight workers that cannot start
+produce one traceback, not eight, and not eight more on each attempt.
 """
 
 from __future__ import annotations
@@ -60,25 +61,25 @@ if TYPE_CHECKING:
 
 HOLD_SECONDS, HOLD_BYTES = 1.0, 64 * 1024
 PAUSE_AT = 256 * 1024
-"""Bytes that wait for an output beyond which the pipes that go there are not read."""
+"""Stop reading pipes once this many bytes are pending for their output."""
 DRAIN_LIMIT = 4 * 1024 * 1024
-"""Bytes that wait beyond which not even the last words of a dead worker are read; they stay in its pipe."""
+"""Beyond this many pending bytes, not even the last output of a dead worker is read; it stays in its pipe."""
 FLUSH_SECONDS = 5.0
 _REQUEST = re.compile(rb'"[A-Z]+ [^"]* HTTP/[0-9.]+"')
-"""A request in an access log, of any server's: no last word of a worker's, and there would be nothing but these."""
+"""A request in an access log, of any server. Skipped in tails, which would otherwise contain nothing else."""
 _COLOURS = (36, 32, 33, 35, 34, 96)
 OPEN_AGAIN = 5.0
-"""Seconds until a log file is tried again that could not be opened."""
+"""Seconds between attempts to open a log file."""
 ANSWERS_LIMIT = 1000
 _STALLED_SECONDS = 0.1
-"""Time between two looks at reads that have not returned."""
+"""Seconds between checks of reads that have not returned."""
 GATHER_SECONDS = 0.01
 GATHER_BELOW = 16 * 1024
-"""Bytes in a round: where more come at a time, there is nothing to be gained by waiting."""
+"""Bytes per round; at or above this rate, waiting for more saves nothing."""
 
 
 class Writer:
-    """The whole process."""
+    """The log writer process."""
 
     def __init__(self, control: socket.socket) -> None:
         self.control = control
@@ -92,9 +93,9 @@ class Writer:
         self.failures: dict[str, list[tuple[str, bytes]]] = {}
         self.log_file: str | None = None
         self.max_size, self.keep = 0, 0
-        """Of the log file, and how many of the past there are."""
+        """Maximum size of the log file in bytes, and number of rotated files to keep."""
         self.open_at: float | None = None
-        """When the log file is tried again."""
+        """When to try again to open the log file."""
         self.out, self.err = Sink(1), Sink(2)
         if os.path.sameopenfile(1, 2):
             self.err = self.out
@@ -103,9 +104,9 @@ class Writer:
         self.end_by: float | None = None
         self.linger = 60.0
         self.registered: dict[int, int] = {}
-        """Descriptor → the events that are polled for."""
+        """Descriptor → registered poll events."""
         self.answers: deque[bytes] = deque()
-        """For the guardian, which has not taken them yet."""
+        """Answers that the guardian has not received yet."""
         self.pinged = False
         self.rounds = 0
         self._verbs: dict[str, Callable[[dict[str, Any]], None]] = {
@@ -121,7 +122,7 @@ class Writer:
     # ------------------------------------------------------------ the loop
 
     def run(self) -> None:
-        """Serve until the control stream has ended and everything is written."""
+        """Run until the control stream has ended and everything is written."""
         while not self._finished():
             self._register()
             self._gather()
@@ -147,15 +148,15 @@ class Writer:
             self.answers.append(json.dumps({"pong": True}).encode())
 
     def _show_unfinished(self, now: float) -> None:
-        """Write lines that have not been completed for a while: a question, or what a worker waits for."""
+        """Write lines that have been incomplete for a while, such as prompts."""
         for stream, due in self.unfinished.deadlines():
-            # What was not read because of a slow output is no silence.
+            # A stream that is not read because its output is slow is not idle.
             if now >= due and self._is_read(stream) and not self._read(stream) and stream.descriptor in self.streams:
                 self.unfinished.forget(stream)
                 self._lines(stream.source, stream.name, stream.pause())
 
     def _serve(self, ready: list[tuple[int, int]]) -> None:
-        """Receive a request and read pipes once each, not always the same ones first: the output may soon be full."""
+        """Receive a request and read each ready pipe once, rotating the first one: the output may fill up."""
         self.rounds += 1
         begin = self.rounds % len(ready) if ready else 0
         for descriptor, events in ready[begin:] + ready[:begin]:
@@ -168,9 +169,9 @@ class Writer:
                     self._read(stream)
 
     def _gather(self) -> None:
-        """While lines come one by one in quick succession, let a few gather: being woken for each is dear.
+        """Wait briefly for more lines while they arrive one by one in quick succession: each wake-up is expensive.
 
-        The guardian is heard at once all the same, and pipes that fill are emptied without delay.
+        A message from the guardian ends the wait, and busy pipes are read without delay.
         """
         if 0 < self.taken < GATHER_BELOW and self.end_by is None:
             select.select([self.control], [], [], GATHER_SECONDS)
@@ -186,7 +187,7 @@ class Writer:
         return time.monotonic() >= self.end_by
 
     def _register(self) -> None:
-        """Poll what is to be polled now."""
+        """Update the poll set to the descriptors and events of interest."""
         wanted = {}
         if self.end_by is None:
             accepted = select.POLLIN if len(self.answers) < ANSWERS_LIMIT else 0
@@ -216,11 +217,11 @@ class Writer:
         return self.out if stream == "out" else self.err
 
     def _is_read(self, stream: Stream) -> bool:
-        """Whether *stream* is read at present: its output is not slow, and no read of it has yet to return."""
+        """Return whether *stream* may be read: its output is not slow, and no read of it is pending."""
         return self._sink(stream.name).size < PAUSE_AT and stream not in self.stalled
 
     def _read(self, stream: Stream) -> bool:
-        """Read once. False when there was nothing, or the read has not returned."""
+        """Read once. Return False if there was no data or the read has not returned."""
         if stream in self.stalled:
             return False
         call = self.calls.run(os.read, stream.descriptor, CHUNK, patience=0.0 if stream.stalls else PATIENCE_SECONDS)
@@ -228,13 +229,13 @@ class Writer:
             return self._take(stream, call)
         self.stalled[stream] = call
         if not stream.stalls:
-            stream.stalls = True  # from now on nothing waits for it
+            stream.stalls = True  # never wait for a read of this stream again
             why = "a process that has the pipe open keeps it locked; reading what comes when it is released"
             self._on_line({"label": "cservice", "text": f"cannot read output of {stream.source.label}: {why}"})
         return False
 
     def _collect(self) -> None:
-        """Take what reads have returned that took long."""
+        """Process the results of reads that took long."""
         for stream, call in list(self.stalled.items()):
             if call.is_done:
                 del self.stalled[stream]
@@ -242,7 +243,7 @@ class Writer:
                     self._take(stream, call)
 
     def _take(self, stream: Stream, call: Call) -> bool:
-        """Take what a read has returned. False when that is nothing."""
+        """Process the result of a read. Return False if there was no data."""
         try:
             data = call.result()
         except (BlockingIOError, InterruptedError):
@@ -306,7 +307,7 @@ class Writer:
     # ------------------------------------------------------------ holding back and folding
 
     def _release(self, source: Source, *, up: bool = True) -> None:
-        """Write the lines that were held back, and hold back no more. *up*: the source has got beyond its start."""
+        """Write the lines held back and stop holding back. *up*: the source has completed its start."""
         held, source.held = source.held or [], None
         for stream, _, written in held:
             self._sink(stream).put(written)
@@ -371,13 +372,13 @@ class Writer:
         self.out = self.err = new
 
     def _turn_over(self) -> None:
-        """Begin a new log file where this one has grown too large. Between two lines: nothing is cut in two."""
+        """Rotate the log file if it has grown too large. Rotation happens between lines, so no line is split."""
         if self.log_file is None or self.open_at is not None or self.out.size or not self.out.has_grown(self.max_size):
             return
         try:
             files.rotate(self.log_file, self.keep, self.out.descriptor)
         except OSError as error:
-            self.max_size = 0  # until it is configured again: to say it once is enough
+            self.max_size = 0  # until the next config message, so that the failure is logged only once
             why = f"cannot rotate {self.log_file}: {shortage.explain(error)}; still appending to it"
             self._on_line({"label": "cservice", "text": why})
             return
@@ -392,7 +393,7 @@ class Writer:
         if source is None:
             source = self.sources[number] = Source(str(message["label"]), time.monotonic() + HOLD_SECONDS)
             if number < 0:
-                source.held = None  # a master's: not one of a group
+                source.held = None  # the output of a master, which belongs to no group
         stream = Stream(source, str(message["stream"]), descriptors[0])
         source.streams[stream.name] = self.streams[stream.descriptor] = stream
 
@@ -407,7 +408,7 @@ class Writer:
         if source is None:
             self._tell({"tail": number, "lines": []})
             return
-        for name in ("out", "err"):  # in this order: the cause is more likely to be the last thing said on the latter
+        for name in ("out", "err"):  # stderr last: the cause is more likely to be there
             stream = source.streams.get(name)
             while stream is not None and self._sink(name).size < DRAIN_LIMIT and self._read(stream):
                 pass
@@ -427,7 +428,7 @@ class Writer:
     def _on_line(self, message: dict[str, Any]) -> None:
         prefix = self._prefix(str(message["label"]), self.err)
         first, *more = str(message["text"]).encode("utf-8", "backslashreplace").split(b"\n")
-        # What such a message quotes of others cannot look like a message of its own.
+        # Indent continuation lines, so that quoted text cannot pass for a message of ours.
         for line in (first, *(b"  " + line for line in more)):
             if self.err.size < DRAIN_LIMIT:
                 self.err.put(prefix + logtext.clean(line) + b"\n")
@@ -454,7 +455,7 @@ class Writer:
             self.answers.append(json.dumps(message, ensure_ascii=False).encode())
 
     def _send_answers(self) -> None:
-        """Send what the guardian takes now."""
+        """Send queued answers until the guardian accepts no more."""
         while self.answers:
             try:
                 passing.send(self.control, self.answers[0])
@@ -465,14 +466,14 @@ class Writer:
                     return
                 if error.errno not in (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN):
                     raise
-                self.answers.clear()  # the guardian is gone, which is read next
+                self.answers.clear()  # the guardian is gone; the next read sees it
                 return
             self.answers.popleft()
 
 
 def main(descriptor: int) -> None:
-    """Serve the guardian at the other end of *descriptor*, until it has ended and everything is written."""
+    """Serve the guardian at the other end of *descriptor* until it has ended and everything is written."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGTTOU, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)  # it ends when all that it reads has ended, and not before
+        signal.signal(number, signal.SIG_IGN)  # exit only when all inputs have ended
     raise_descriptors()
     Writer(socket.socket(fileno=descriptor)).run()

@@ -1,17 +1,20 @@
-"""Which socket a ``bind`` gets, whatever way it came: by seccomp, by the runtime in the worker, or from the master.
+"""Which socket a ``bind`` gets, whether requested through seccomp, the worker's runtime or the master.
 
-Laws. The service has one socket for each address. Whoever binds it gets that socket, if it may (``sharing``); it is
-made by the first. A ``bind`` that is refused is refused with a sentence. The service's own doors are never given away.
+Invariants. The service has one socket per address. Each worker that binds the address gets that socket, if permitted
+(``sharing``); the first one creates it. A refused ``bind`` is refused with a sentence. The service's own endpoints are
+never handed out.
 
-Not shared, and left to the kernel: port 0 (each caller gets a port of its own), groups (multicast), Unix
-datagram sockets (they are mailboxes), sockets bound to one device, and those of another network or root directory.
+Not shared, and left to the kernel: port 0 (each caller gets a port of its own), multicast groups, Unix datagram sockets
+(which act as mailboxes), sockets bound to one device, and those of another network namespace or root directory.
 
-O_NONBLOCK stands in the open file description, which all users of a socket share. So it is copied from a worker that
-is the only user, and otherwise only ever set: an event loop that found its listener blocking would stand still, while
-a program that finds it non-blocking sees at most an error that it must know from interrupted connections.
+O_NONBLOCK is a flag of the open file description, which all users of a socket share. It is therefore copied from a
+worker only if that worker is the sole user, and otherwise only ever set: an event loop that found its listener blocking
+would hang, whereas a program that finds it non-blocking sees at most an error that it must already handle for
+interrupted connections.
 
-Everything that could wait is done by the helper, in steps (``steps``): opening, listening, files. What is done here
-to sockets that workers have is ``fcntl`` of O_NONBLOCK, which takes no lock of the socket.
+The helper does everything that could block, in steps (``steps``): opening, listening, file operations. The only
+operation performed here on sockets that workers have is ``fcntl`` for O_NONBLOCK, which does not take the socket's
+lock.
 """
 
 from __future__ import annotations
@@ -48,11 +51,11 @@ if TYPE_CHECKING:
     from .steps import Steps, Tasks
 
 BACKLOG = 2048
-"""The shortest queue of a shared socket; the kernel caps it at net.core.somaxconn."""
+"""Minimum listen backlog of a shared socket; the kernel caps it at net.core.somaxconn."""
 
 
 class Ports:
-    """The sockets that are held, as those who bind see them."""
+    """The sockets that the service holds, as seen by the processes that bind them."""
 
     def __init__(self, holdings: Holdings, told: Told, helper: Helper, tasks: Tasks) -> None:
         self._holdings = holdings
@@ -67,7 +70,7 @@ class Ports:
         self.per_slot = PerSlot(holdings, helper, tasks, told.log)
 
     def find(self, address: Address, key: str = "") -> Held | None:
-        """Return the socket that is held for *address*, or one that was given to us and covers it."""
+        """Return the socket held for *address*, or an activated socket that covers it."""
         return self._holdings.held.get(key or str(address)) or self.given.covering(address)
 
     def _refuse_clash(self, address: Address) -> None:
@@ -76,7 +79,7 @@ class Ports:
             raise Refused(errno.EADDRINUSE, clash)
 
     def _start(self, held: Held, begin: Callable[[], Steps[None]]) -> None:
-        """Run steps that concern the file of *held*: a door's, which is in a directory of our own, at once."""
+        """Run steps that concern the file of *held*: immediately for an endpoint, which is in our own directory."""
         if held.door:
             run_here(begin(), DUTIES)
         else:
@@ -85,7 +88,7 @@ class Ports:
     # ------------------------------------------------------------ workers
 
     def bind(self, worker: Worker, want: Want) -> Steps[Held]:
-        """Return the socket that *worker* is to have for its bind. Raises Refused, having told of it; LeaveAlone."""
+        """Return the socket for *worker*'s bind. Raises Refused, after reporting it, or LeaveAlone."""
         try:
             if worker.is_private:
                 held = yield from self.own(worker, want)
@@ -104,7 +107,7 @@ class Ports:
         return held
 
     def _member(self, worker: Worker, held: Held, want: Want) -> Steps[Member | None]:
-        """Return the socket that is to be the worker's own; None: it gets the one that all share. Raises Refused."""
+        """Return the worker's own member socket, or None if it gets the shared one. Raises Refused."""
         others = [other for other in self._overlapping(want.address) if other is not held]
         values = {**_request(want), "joins": True}
         lent = [other.socket.fileno() for other in others]
@@ -117,7 +120,7 @@ class Ports:
             raise Refused(error.errno or errno.EINVAL, str(error.strerror)) from None
 
     def listen(self, worker: Worker, held: Held, backlog: int, binder: Binder | None = None) -> Steps[None]:
-        """Let *held* listen, because *worker* asked for it. Raises Refused, having told of it."""
+        """Make *held* listen on behalf of *worker*. Raises Refused, after reporting it."""
         sock = socket_for(worker, held)
         try:
             yield from self._listen(held, sock, backlog, binder if held.address.kind == "unix" else None)
@@ -132,13 +135,13 @@ class Ports:
         self.room.tell(worker, held)
 
     def listen_own(self, held: Held) -> None:
-        """Let *held*, a socket of a worker's own that is handed to it, listen. Raises OSError."""
+        """Make *held*, a private socket of a worker that is handed over to it, listen. Raises OSError."""
         if held.address.kind != "udp":
             held.socket.listen(BACKLOG)
         held.listening = True
 
     def gone(self, worker: Worker) -> None:
-        """*worker* has exited."""
+        """Release the sockets of *worker*, which has exited."""
         self.per_slot.gone(worker)
         for held in list(self._holdings.held.values()):
             if worker.number not in held.users:
@@ -147,15 +150,15 @@ class Ports:
             if held.users:
                 continue
             if held.asked or held.quiet or not (held.listening or held.declared):
-                self.close(held)  # its own; or bound, perhaps to see whether the port is free, and never used
+                self.close(held)  # private; or bound and never used, perhaps to probe whether the port is free
             else:
                 self.paths.users_gone(held)
 
     def own(self, worker: Worker, want: Want) -> Steps[Held]:
-        """Return the socket that *worker* has for itself in place of *want*. Raises Refused."""
+        """Return the private socket that *worker* gets in place of *want*. Raises Refused."""
         shared = self._holdings.held.get(want.key or str(want.address))
         if shared is not None and shared.kept is not None:
-            yield from shared.kept.ask("restore")  # it may have been removed to make room for what it does not get
+            yield from shared.kept.ask("restore")  # may have been removed to make room
         held = self._holdings.held.get(private.key_of(worker, str(want.address)))
         if held is None:
             try:
@@ -172,7 +175,7 @@ class Ports:
         return held
 
     def own_here(self, worker: Worker, address: Address, kind: int) -> Held:
-        """Return the socket that *worker*, which is being started, has for itself. Raises Refused."""
+        """Return the private socket of *worker*, which is being started. Raises Refused."""
         want = Want(address, kind, nonblocking=False, binder=_ourselves(0o077))
         return run_here(self.own(worker, want), DUTIES)
 
@@ -187,7 +190,7 @@ class Ports:
         if not want.path_error:
             held = self.find(want.address, want.key)
         elif str(want.address) in worker.binds:
-            held = self._holdings.at(str(want.address))  # it was opened for this group, wherever it is
+            held = self._holdings.at(str(want.address))  # opened for this group, whatever its path is
         else:
             problem = shortage.explain(OSError(want.path_error, os.strerror(want.path_error)))
             raise Refused(want.path_error, f"{want.address}: {problem}")
@@ -203,7 +206,7 @@ class Ports:
             raise Refused(errno.EADDRINUSE, f"{strangers.taken(want.address)} (it has replaced our socket)")
         if held.given is not None:
             return held
-        self.close(held)  # its directory is gone, or its file beyond recall
+        self.close(held)  # its directory is gone, or its file cannot be restored
         return None
 
     def _open(self, worker: Worker, want: Want) -> Steps[Held]:
@@ -236,7 +239,7 @@ class Ports:
         return held
 
     def _beside(self, asking: Steps[Answer], overlapping: list[Held]) -> Steps[Answer]:
-        """Let the helper do something beside other sockets, and clear up if it does not come to an end."""
+        """Let the helper operate alongside overlapping sockets, and clean up if it does not finish."""
         parted = [held.socket.fileno() for held in overlapping if held.slots is None]
         try:
             return (yield from asking)
@@ -254,7 +257,7 @@ class Ports:
             self._told.log(f"{held.address}: {found['problem']}")
 
     def _give(self, worker: Worker, held: Held, want: Want, member: Member | None) -> bool:
-        """Count *worker* among the users of *held*. Return whether the socket that it gets listens."""
+        """Add *worker* to the users of *held*. Return whether the socket that it gets listens."""
         sock = held.socket if member is None else member.socket
         alone = member is not None or not held.users - {worker.number}
         flags = fcntl.fcntl(sock, fcntl.F_GETFL)
@@ -262,7 +265,7 @@ class Ports:
             fcntl.fcntl(sock, fcntl.F_SETFL, flags | os.O_NONBLOCK)
         elif alone:
             fcntl.fcntl(sock, fcntl.F_SETFL, flags & ~os.O_NONBLOCK)
-        if worker.exited:  # while its child's call was worked on
+        if worker.exited:  # while the call of its child was processed
             if not (held.users or held.listening or held.declared):
                 self.close(held)
             raise LeaveAlone
@@ -274,12 +277,12 @@ class Ports:
         return held.listening if member is None else self.per_slot.assign(worker, held, member)
 
     def _adopt(self, worker: Worker, held: Held) -> None:
-        """A socket belongs to the group that used it first, until that has no worker any more."""
+        """Assign *held* to the group of *worker* if it is unassigned or that group has no workers left."""
         if held.tenant is None or sharing.is_free(self._holdings, held):
             held.tenant = worker.tenant
 
     def _in_use(self, held: Held) -> Steps[bool]:
-        """Return whether a living process other than ours has the socket open."""
+        """Return whether a live process other than ours has the socket open."""
         pids = [worker.pid for worker in self._holdings.alive()]
         asked = {"inode": held.inode, "workers": pids, "guardian": os.getpid()}
         return bool((yield from ask("in_use", asked)).values["used"])
@@ -287,7 +290,7 @@ class Ports:
     # ------------------------------------------------------------ the master
 
     def declare(self, address: Address, *, door: bool, backlog: int, mode: int, tenant: str | None = None) -> Held:
-        """Open and hold *address* because the master said so; the same again is the same socket. Raises Refused."""
+        """Open and hold *address* for the master, or return the socket already held for it. Raises Refused."""
         key = key_of(address)
         held = self.find(address, key)
         if held is None:
@@ -301,9 +304,9 @@ class Ports:
         if not door and held.tenant is None:
             held.tenant = tenant or None
         if held.given is not None and held.listening:
-            return held  # as long a queue as its unit says
+            return held  # keep the backlog set by its unit
         if held.slots is not None:
-            return held  # its workers let their sockets listen
+            return held  # its workers call listen on their own sockets
         try:
             if address.kind != "udp":
                 run_here(self._listen(held, held.socket, backlog, None), DUTIES)
@@ -315,7 +318,7 @@ class Ports:
 
     def _declare(self, address: Address, key: str, *, door: bool, mode: int) -> Held:
         kind = socket.SOCK_DGRAM if address.kind == "udp" else socket.SOCK_STREAM
-        # The umask makes the mode exact from the first moment on: there is no window as there would be before a chmod.
+        # The umask sets the exact mode at creation; a chmod afterwards would leave a window.
         want = Want(address, kind, nonblocking=False, binder=_ourselves(0o777 & ~mode), key=key)
         directory = -1
         try:
@@ -330,7 +333,7 @@ class Ports:
             raise Refused(error.errno or errno.EINVAL, str(error.strerror)) from None
         held.door = door
         if door and address.kind == "unix":
-            receiving.refuse_descriptors(held.socket)  # and so does every connection to it
+            receiving.refuse_descriptors(held.socket)  # accepted connections inherit this
         return held
 
     # ------------------------------------------------------------ both
@@ -345,10 +348,10 @@ class Ports:
             if held.door:
                 sock.close()
             else:
-                self._helper.close(sock.detach())  # a worker may have connected it, and let it linger
+                self._helper.close(sock.detach())  # may block: a worker may have connected it and set SO_LINGER
 
     def close_all(self, *, doors: bool = True) -> None:
-        """Close every socket, or every one that is not a door."""
+        """Close every socket, or every socket that is not an endpoint."""
         for held in list(self._holdings.held.values()):
             if doors or not held.door:
                 self.close(held)
@@ -368,11 +371,11 @@ class Ports:
         self.on_listen(held)
 
     def listen_again(self, held: Held) -> Steps[None]:
-        """Let *held*, which a worker has shut down, listen again. Raises OSError."""
+        """Make *held*, which a worker has shut down, listen again. Raises OSError."""
         yield from self._listen(held, held.socket, held.backlog, None)
 
     def replace(self, held: Held) -> Steps[None]:
-        """Put a socket that listens in the place of *held*, a Unix socket, which cannot any more. Raises OSError."""
+        """Replace *held*, a Unix socket that can no longer listen, with a new one that does. Raises OSError."""
         if held.kept is None:
             raise OSError(errno.EADDRINUSE, "workers have the name open")
         place = held.kept.place
@@ -402,7 +405,7 @@ def _ourselves(umask: int) -> Binder:
 
 
 def _request(want: Want) -> dict[str, Any]:
-    """Return what the helper is to open."""
+    """Return the values of the helper's ``open`` request."""
     return {
         "address": _words(want.address),
         "type": want.kind,

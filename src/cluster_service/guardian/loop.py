@@ -1,9 +1,9 @@
-"""The guardian: one loop, in one thread, that waits for descriptors, signals and the next deadline.
+"""The guardian's main loop: a single thread that waits for descriptors, signals and the next deadline.
 
-Each turn: wait; let the descriptors that are ready be served; act on signals; reap; do what has become due. Deadlines
-are not timers but state: each part says when it next has something to do, and the wait is as long as the earliest
-allows. Nothing here waits for anything else. A handler that fails costs neither the guardian nor its descriptor: the
-fault is reported, and the descriptor is watched again after a pause, which grows as long as the handler fails.
+Each step: wait; handle ready descriptors; react to signals; reap children; run everything that is due. Deadlines are
+state rather than timers: each part reports when it is due next, and the wait ends at the earliest deadline. Nothing
+else in the guardian blocks. A failing handler brings down neither the guardian nor its descriptor: the fault is
+reported, and the descriptor is watched again after a pause, which grows while the handler keeps failing.
 """
 
 from __future__ import annotations
@@ -53,23 +53,23 @@ if TYPE_CHECKING:
     from .holdings import Held, Worker
 
 _LATE = 1.0
-"""Seconds by which the loop wakes too late, or by which the machine's two clocks have parted, when it was suspended."""
+"""Lateness of a wake-up, or divergence of the machine's two clocks, in seconds, that indicates a suspension."""
 _FAULT_PAUSE = 1.0
-"""Seconds until a part is asked again that could not say when it has something to do."""
+"""Seconds until a part that failed to return its deadline is asked again."""
 
 
 class Part(Protocol):
-    """What has deadlines."""
+    """A component with deadlines."""
 
     def deadline(self) -> float | None:
-        """Return when ``tick`` has something to do."""
+        """Return when ``tick`` is due next."""
 
     def tick(self, now: float) -> None:
-        """Do what has become due."""
+        """Run everything that is due."""
 
 
 class Guardian:
-    """Everything put together."""
+    """The guardian process: all parts and the loop that drives them."""
 
     def __init__(self, boot: Boot) -> None:
         self._loop = Loop()
@@ -149,7 +149,7 @@ class Guardian:
         )
         self._signals: list[int] = []
         self._reload_asked = False
-        """There was a SIGHUP, and no master to be told."""
+        """A SIGHUP arrived while there was no master to notify."""
         self._reactions: dict[int, Callable[[int, float], None]] = {
             signal.SIGTERM: lambda _number, now: self.ending.signalled("TERM", now),
             signal.SIGINT: lambda _number, now: self.ending.signalled("INT", now),
@@ -157,14 +157,14 @@ class Guardian:
             signal.SIGUSR1: lambda _number, _now: self.logs.reopen(),
             signal.SIGUSR2: lambda _number, now: self.keeper.replace(now),
             signal.SIGQUIT: lambda _number, _now: self.ending.finish(0),
-            signal.SIGCHLD: lambda _number, _now: None,  # waking up is all it is for: every turn reaps
+            signal.SIGCHLD: lambda _number, _now: None,  # only wakes the loop: every step reaps
         }
 
     def __repr__(self) -> str:
         return f"<Guardian {self.holdings!r}, {self.keeper!r}>"
 
     def _join(self) -> None:
-        """Tell the parts of one another, where they know each other both ways."""
+        """Connect the parts that refer to each other in both directions."""
         self._loop.on_fault = self.faults.report
         self.ports.on_listen, self.ports.on_close = self.listeners.watch, self.listeners.forget
         self.listeners.report, self.listeners.report_closed = self._listener_state, self._listener_closed
@@ -189,10 +189,10 @@ class Guardian:
     # ------------------------------------------------------------ the loop
 
     def run(self) -> int:
-        """Keep the service until it ends. Returns the exit code."""
+        """Run the service until it ends. Return the exit code."""
         self._catch_signals()
         self.holdings.share = {"seccomp": seccomp.probe(dict(os.environ)), "python": "", "inherit": "", "none": ""}
-        with contextlib.suppress(OSError):  # process 1 needs not be one
+        with contextlib.suppress(OSError):  # process 1 does not need it
             posix.prctl(posix.PR_SET_CHILD_SUBREAPER, 1)
         inotify = self.ports.paths.open()
         if inotify is not None:
@@ -209,14 +209,14 @@ class Guardian:
         code: int = self.ending.code
         self.notifier.end()
         self.ending.close_down(self._turn, self.notify_sockets.close)
-        for number in self._reactions:  # Python gives them their default meaning as it ends, and one may still come
+        for number in self._reactions:  # Python restores the default actions as it exits, and a signal may still arrive
             signal.signal(number, signal.SIG_IGN)
         return code
 
     def _tick(self) -> None:
         for part in self._parts:
-            # Judged by the time at which the last turn began: had the guardian been stopped since, the next turn will
-            # find out, and what has become due only because of that is not done.
+            # Use the time at which the last step began: if the guardian has been suspended since, the next step detects
+            # it, and deadlines that expired only because of the suspension are not acted on.
             self.faults.run(f"tick of {type(part).__name__}", lambda part=part: part.tick(self._woke))  # type: ignore[misc]
 
     def _deadline(self) -> float | None:
@@ -282,7 +282,7 @@ class Guardian:
     def _note_signal(self, number: int, _frame: FrameType | None) -> None:
         self._signals.append(number)
 
-    # ------------------------------------------------------------ news
+    # ------------------------------------------------------------ notifications
 
     def _greeted(self) -> bool:
         master = self.keeper.master
@@ -294,7 +294,7 @@ class Guardian:
         self.keeper.tell(facts.Signalled("HUP"))
 
     def _deliver_kept(self) -> None:
-        """Send a new master what is not in its snapshot: descriptors, and what happened while there was none."""
+        """Send a new master what its snapshot lacks: descriptors, and events that occurred without a master."""
         for worker in self.holdings.alive():
             self.workers.tell_monitoring(worker)
         self.channels.deliver_kept()
@@ -348,5 +348,5 @@ def _empty(sock: socket.socket) -> None:
 
 
 def _clock_gap() -> float:
-    """Return how long the machine has slept since it was started, in seconds: a difference of its clocks."""
+    """Return the seconds for which the machine was suspended since boot: the difference of its clocks."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()

@@ -1,15 +1,16 @@
 """Unix sockets as files: they stay where clients look for them, although servers unlink them.
 
-Servers unlink the path before they bind it, and the old workers of a rolling restart unlink it when they stop. The
-rule here: *a file that is removed while its socket is in use comes back at once.* A second, hidden name in the same
-directory keeps the inode; inotify tells of the removal; linking brings the first name back.
+Servers unlink the path before they bind it, and the old workers of a rolling restart unlink it when they stop. The rule
+here: *a file that is removed while its socket is in use is restored immediately.* A second, hidden name in the same
+directory keeps the inode; inotify reports the removal; linking restores the first name.
 
-In use means that a living process has the socket open, or that its last user died without having closed it (the next
-one unlinks before it binds, and what is queued must not be lost). Otherwise somebody has closed the socket and then
-removed its file, as ``multiprocessing`` does with its private ones: it is let go, and the directory can be removed.
+"In use" means that a live process has the socket open, or that its last user died without closing it (the next one
+unlinks before it binds, and queued connections must not be lost). Otherwise a process has closed the socket and then
+removed its file, as ``multiprocessing`` does with its private sockets: the guardian releases it, so that the directory
+can be removed.
 
-A ``Place`` is looked at and changed by the helper, as the user who has bound the socket: so nothing is linked or
-removed that this user could not link or remove, wherever the directory's names lead by then.
+The helper inspects and changes a ``Place`` as the user who bound the socket, so nothing is linked or removed that this
+user could not link or remove, wherever the directory's names lead by then.
 """
 
 from __future__ import annotations
@@ -34,34 +35,36 @@ if TYPE_CHECKING:
 
 _SUFFIX = b".cservice"
 SHARE, BURST = 0.1, 0.1
-"""Seconds of the processor a second, and at once, that files which come and go may cost us. Then what inotify sees
-waits; what the kernel's queue has no room for meanwhile is told as one overflow, and every file is looked at.
+"""CPU time that handling of appearing and disappearing files may use: seconds per second, and burst in seconds.
+
+Beyond that, inotify events wait; if the kernel's queue overflows meanwhile, it reports a single overflow event, and
+every file is checked.
 """
 READ_COST, LOOK_COST = 0.0005, 0.0002
-"""Seconds that one reading costs around itself, and that one look at a file costs later."""
+"""CPU seconds of overhead charged for one read, and for the later check of one file."""
 
 
 class Place(NamedTuple):
-    """A Unix socket's file: its directory (a descriptor: names may change above it), its name, device and inode."""
+    """The file of a Unix socket: its directory (a descriptor, as parent names may change), name, device and inode."""
 
     directory: int
     name: bytes
     identity: tuple[int, int]
     binder: Binder | None
-    """As whom everything is done; None: as the service's own user."""
+    """The identity used for all operations; None: the service's own user."""
 
     @property
     def hidden(self) -> bytes:
-        """The second name."""
+        """The second, hidden name."""
         return b"." + self.name + _SUFFIX
 
     def state(self) -> str:
-        """Return where the path leads: ours, absent or other."""
+        """Return what the path refers to: "ours", "absent" or "other"."""
         with self._as_binder():
             return self._look(self.name)
 
     def restore(self) -> str:
-        """Bring the path back, if it is absent and can be; return its state then."""
+        """Restore the path if it is absent and can be restored; return its state afterwards."""
         with self._as_binder():
             if self._look(self.name) == "absent" and self._look(self.hidden) == "ours":
                 try:
@@ -71,7 +74,7 @@ class Place(NamedTuple):
             return self._look(self.name)
 
     def remove(self, *, given: bool) -> None:
-        """Remove what is ours of both names. *given*: the first was there before us, and stays."""
+        """Remove those of the two names that are ours. *given*: the first name existed before us and is kept."""
         if given:
             self.restore()
         with self._as_binder():
@@ -79,11 +82,11 @@ class Place(NamedTuple):
                 if self._look(name) == "ours":
                     try:
                         os.unlink(name, dir_fd=self.directory)
-                    except OSError:  # the directory was made read-only, say: it is not ours to insist
+                    except OSError:  # for example, the directory has been made read-only
                         continue
 
     def hide(self) -> None:
-        """Make the hidden name. One that a guardian left behind when it was killed is replaced. Raises OSError."""
+        """Create the hidden name, replacing one left behind by a killed guardian. Raises OSError."""
         with self._as_binder():
             state = self._look(self.hidden)
             if state == "ours":
@@ -110,9 +113,9 @@ class Place(NamedTuple):
 
 
 def begin(place: Place, inotify: int) -> dict[str, Any]:
-    """Hide and watch the file that was just made at *place*, whose identity is not known yet; return what was found.
+    """Hide and watch the file just created at *place*, with its identity still unknown; return what was found.
 
-    *inotify*: -1: there is none. Raises OSError when there is no socket.
+    *inotify* is -1 if there is no inotify descriptor. Raises OSError if there is no socket.
     """
     status = os.stat(place.name, dir_fd=place.directory, follow_symlinks=False)
     if not stat.S_ISSOCK(status.st_mode):
@@ -131,21 +134,21 @@ def begin(place: Place, inotify: int) -> dict[str, Any]:
 
 
 class Kept:
-    """The file of one held socket, as the guardian knows it."""
+    """The guardian's record of the file of one held socket."""
 
     def __init__(self, place: Place, watch: int | None, *, given: bool = False) -> None:
         self.place = place
         self.given = given
-        """It was there before us, and stays."""
+        """The file existed before us and is kept."""
         self.watch = watch
         self.orphaned = False
-        """Whether its last user has died with the socket open."""
+        """Whether the last user died with the socket open."""
 
     def __repr__(self) -> str:
         return f"<Kept {self.place.name!r}>"
 
     def ask(self, duty: str, **more: Any) -> Steps[str]:
-        """Let the helper do *duty* with the place; return its state, as far as *duty* says that. Raises OSError."""
+        """Let the helper run *duty* on the place; return the state, if *duty* reports one. Raises OSError."""
         place = self.place
         values = {
             "name": os.fsdecode(place.name),
@@ -159,9 +162,9 @@ class Kept:
 
 
 class Paths:
-    """The files of all held sockets, and the watch over their directories.
+    """The files of all held sockets, and the inotify watches on their directories.
 
-    *start* runs steps that concern a socket; *in_use* says whether a living process has it open.
+    *start* runs steps that concern a socket; *in_use* returns whether a live process has it open.
     """
 
     def __init__(
@@ -175,13 +178,13 @@ class Paths:
         self._let_go = let_go
         self._held: list[Held] = []
         self._looking: set[str] = set()
-        """Keys of those that will be looked at already."""
+        """Keys of sockets for which a check is already scheduled."""
         self.inotify: int | None = None
         self._left, self._read_at = BURST, 0.0
-        """Seconds of the processor that are left, and when that was so."""
+        """Remaining CPU seconds, and when they were computed."""
 
     def open(self) -> int | None:
-        """Return the descriptor that is readable when a directory has changed; None when there are none to be had."""
+        """Return the descriptor that becomes readable when a directory changes; None if inotify is unavailable."""
         if self.inotify is None:
             try:
                 self.inotify = posix.inotify_open()
@@ -190,16 +193,16 @@ class Paths:
         return self.inotify
 
     def keep(self, held: Held, kept: Kept) -> None:
-        """Watch over the file of *held* from now on."""
+        """Watch the file of *held* from now on."""
         held.kept = kept
         self._held.append(held)
 
     def keeps(self, directory: int) -> bool:
-        """Whether *directory* is that of a file that is kept."""
+        """Return whether *directory* belongs to a file that is kept."""
         return any(held.kept is not None and held.kept.place.directory == directory for held in self._held)
 
     def release(self, held: Held) -> None:
-        """Remove the file of *held*, and the watch when it was the last one there."""
+        """Remove the file of *held*, and the watch if no other file needs it."""
         kept, held.kept = held.kept, None
         if kept is None:
             return
@@ -211,7 +214,7 @@ class Paths:
         self._start(held, lambda: _remove(kept))
 
     def changed(self) -> float:
-        """Look once at every file that inotify spoke of; return for how many seconds it is not to be read then."""
+        """Schedule a check of every file that inotify reported; return the seconds until the next read."""
         if self.inotify is None:
             return 0.0
         began, looks = time.monotonic(), 0
@@ -232,7 +235,7 @@ class Paths:
         return max(0.0, -self._left / SHARE)
 
     def _removed(self, held: Held) -> Steps[None]:
-        self._looking.discard(held.key)  # whatever happens from now on is seen by another look
+        self._looking.discard(held.key)  # later changes schedule another check
         kept = held.kept
         if kept is None or (yield from kept.ask("look")) != "absent":
             return
@@ -242,7 +245,7 @@ class Paths:
             self._let_go(held)
 
     def users_gone(self, held: Held) -> None:
-        """The last living worker that was given *held* has exited."""
+        """Handle the exit of the last live worker that had *held*."""
         if held.kept is not None:
             self._start(held, lambda: self._orphaned(held))
 
@@ -250,7 +253,7 @@ class Paths:
         kept = held.kept
         if kept is None or held.users:
             return
-        # The news of a removal may stand in the queue behind this exit.
+        # The event of a removal may be queued behind this exit.
         absent = (yield from kept.ask("look")) == "absent"
         used = kept.given or not absent or (yield from self._in_use(held))
         if held.kept is not kept or held.users:
@@ -265,13 +268,13 @@ def _remove(kept: Kept) -> Steps[None]:
     try:
         yield from kept.ask("remove", given=kept.given)
     finally:
-        os.close(kept.place.directory)  # it was opened with O_PATH: nothing is written or waited for
+        os.close(kept.place.directory)  # opened with O_PATH: close neither writes nor blocks
 
 
 def key_of(address: Address) -> str:
-    """Return what makes two addresses the same: the text, for a file with the symlinks of its directory resolved.
+    """Return the key of an address: its text, for a file with the symlinks of its directory resolved.
 
-    Of a worker's path this is found out by the helper.
+    The helper determines the key of a worker's path.
     """
     if address.path is None:
         return str(address)

@@ -1,4 +1,4 @@
-"""What the guardian does with addresses of which each worker has a socket of its own: the rules are in ``slots``."""
+"""Addresses on which each worker has a socket of its own, in the guardian. For the rules see ``slots``."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from .steps import Steps, Tasks
 
 LOOK_SECONDS = 0.1
-"""From a connection's arrival to a look at the queues, and between two looks while connections wait."""
+"""Seconds from a connection's arrival to a check of the queues, and between checks while connections wait."""
 RETRY_SECONDS = 30.0
-"""Until queues are looked at again that could not be looked at."""
+"""Seconds until queues that could not be read are checked again."""
 _EVENTS = select.EPOLLIN | select.EPOLLHUP | select.EPOLLONESHOT
 
 
 class PerSlot:
-    """All addresses of that kind. *log* writes a line."""
+    """All addresses with per-worker sockets. *log* writes a line."""
 
     def __init__(self, holdings: Holdings, helper: Helper, tasks: Tasks, log: Callable[[str], None]) -> None:
         self._holdings = holdings
@@ -41,18 +41,18 @@ class PerSlot:
         self.rearm: Callable[[int, int], None] = lambda _descriptor, _events: None
         self.unwatch: Callable[[int], None] = lambda _descriptor: None
         self.on_begin: Callable[[Held], None] = lambda _held: None
-        """Called before an address gets a socket for each worker."""
+        """Called before an address switches to per-worker sockets."""
         self.on_shut_down: Callable[[Worker, Held], None] = lambda _worker, _held: None
-        """Called when a worker that was not asked to stop has ended its own socket."""
+        """Called when a worker that was not asked to stop has shut down its own socket."""
         self._problem: str | None = None
-        """Why connections cannot be steered here; empty: they can; None: it was not tried yet."""
+        """Why connections cannot be steered on this machine; empty if they can; None if not yet tried."""
 
     # ------------------------------------------------------------ a worker's socket
 
     def prepare(self, worker: Worker, held: Held, opened: Steps[Answer]) -> Steps[Member | None]:
-        """Return the socket of *held* that *worker* is to have; None: the one that all share. Raises OSError.
+        """Return the socket of *held* for *worker*; None: it uses the shared one. Raises OSError.
 
-        *opened*: opens a further socket for the address.
+        *opened*: the steps that open another socket for the address.
         """
         if held.slots is None:
             if not (yield from self._begins(worker, held)):
@@ -78,7 +78,7 @@ class PerSlot:
         return member
 
     def _begins(self, worker: Worker, held: Held) -> Steps[bool]:
-        """Whether the workers of *held*, which no worker uses yet, get a socket each."""
+        """Return whether the workers of *held*, which no worker uses yet, get a socket each."""
         shared = held.door or held.given is not None or held.asked or held.users or held.address.kind != "tcp"
         if shared or not worker.per_slot:
             return False
@@ -95,7 +95,7 @@ class PerSlot:
         return not self._problem and not worker.exited
 
     def assign(self, worker: Worker, held: Held, member: Member) -> bool:
-        """Give *member* to *worker*. Return whether it listens already, as it does after a crash."""
+        """Assign *member* to *worker*. Return whether it already listens, as it does after a crash."""
         member.worker, member.stuck = worker.number, False
         listens = held.slots is not None and member in held.slots.order
         if listens and not member.drawn:
@@ -103,7 +103,7 @@ class PerSlot:
         return listens
 
     def listens(self, worker: Worker, held: Held) -> Steps[None]:
-        """The socket of *worker* listens."""
+        """Note that the socket of *worker* listens, and steer connections to it."""
         member = None if held.slots is None else held.slots.of(worker.number)
         if held.slots is None or member is None:
             return
@@ -116,7 +116,7 @@ class PerSlot:
         yield from self._steer(held)
 
     def give_up(self, worker: Worker, held: Held) -> Steps[None]:
-        """Letting the socket of *worker* listen took too long; it may listen now. End that, so that all is known."""
+        """Shut down the socket of *worker* after a listen timeout: it may listen by now, and must not."""
         member = None if held.slots is None else held.slots.of(worker.number)
         if held.slots is None or member is None or member in held.slots.order:
             return
@@ -130,17 +130,17 @@ class PerSlot:
         member.drawn = not worker.leaving
         self._tasks.add(lambda: self._steer(held))
 
-    # ------------------------------------------------------------ the way out
+    # ------------------------------------------------------------ stopping
 
     def pause(self, worker: Worker) -> None:
-        """Let other workers get the new connections of *worker*, for good."""
+        """Permanently direct the new connections of *worker* to other workers."""
         worker.leaving = True
         for held, member in self.of(worker):
             member.drawn = False
             self._tasks.add(lambda held=held: self._steer(held))  # type: ignore[misc]
 
     def of(self, worker: Worker) -> list[tuple[Held, Member]]:
-        """Return the addresses and sockets that *worker* has to itself."""
+        """Return the addresses for which *worker* has a socket of its own, with these sockets."""
         found = []
         for held in self._holdings.held.values():
             member = None if held.slots is None else held.slots.of(worker.number)
@@ -149,13 +149,13 @@ class PerSlot:
         return found
 
     def gone(self, worker: Worker) -> None:
-        """*worker* has exited."""
+        """Handle the exit of *worker*."""
         for held, member in self.of(worker):
             member.worker, member.drawn = None, False
             self._tasks.add(lambda held=held, member=member: self._left(held, member, asked=worker.leaving))  # type: ignore[misc]
 
     def _left(self, held: Held, member: Member, *, asked: bool) -> Steps[None]:
-        """The worker of *member* has exited; *asked*: to be. Only then nothing of its queue is to be kept."""
+        """Handle the exit of the worker of *member*. Its queue is dropped only if it was *asked* to stop."""
         slots = held.slots
         if slots is None or self._holdings.held.get(held.key) is not held or member.worker is not None:
             return
@@ -190,7 +190,7 @@ class PerSlot:
             self.unwatch(member.socket.fileno())
 
     def _noticed(self, held: Held, member: Member, events: int) -> None:
-        """A connection has come, and nothing is noticed until ``_rearm``; or the socket was shut down."""
+        """Handle a new connection, after which events stay disabled until ``_rearm``, or a socket shutdown."""
         slots = held.slots
         if events & select.EPOLLHUP:
             self._unwatch(member)
@@ -206,12 +206,12 @@ class PerSlot:
                 self.rearm(member.socket.fileno(), _EVENTS)
 
     def deadline(self) -> float | None:
-        """When ``tick`` has something to do."""
+        """Return when ``tick`` is due next."""
         times = [held.slots.look_at for held in self._holdings.held.values() if held.slots is not None]
         return min((at for at in times if at is not None), default=None)
 
     def tick(self, now: float) -> None:
-        """Look at the queues whose time it is."""
+        """Check the queues that are due."""
         for held in self._holdings.held.values():
             if held.slots is not None and held.slots.look_at is not None and now >= held.slots.look_at:
                 held.slots.look_at = None
@@ -224,7 +224,7 @@ class PerSlot:
         seen = list(slots.order)
         try:
             answer = yield from ask("queues", {}, [member.socket.fileno() for member in seen])
-        except OSError:  # a worker keeps the lock of its socket: the others are not to wait for that again and again
+        except OSError:  # a worker holds the lock of its socket: do not make the others wait for it repeatedly
             slots.look_at = time.monotonic() + RETRY_SECONDS
             return
         if seen != slots.order or self._holdings.held.get(held.key) is not held:
@@ -246,7 +246,7 @@ class PerSlot:
             yield from self._steer(held)
 
     def forget(self, held: Held) -> None:
-        """*held* is about to be closed."""
+        """Stop watching *held*, which is about to be closed."""
         for member in [] if held.slots is None else held.slots.members:
             self._unwatch(member)
 
@@ -264,7 +264,7 @@ class PerSlot:
 
 
 def socket_for(worker: Worker, held: Held) -> socket.socket:
-    """Return the socket of *held* that *worker* has. Raises LeaveAlone when it has none any more."""
+    """Return the socket of *held* that *worker* uses. Raises LeaveAlone if it no longer has one."""
     if held.slots is None:
         return held.socket
     member = held.slots.of(worker.number)

@@ -1,7 +1,7 @@
-"""System calls that Python's standard library lacks: the only ctypes of the project.
+"""System calls missing from Python's standard library: the only use of ctypes in the project.
 
-Each is a thin function that raises OSError as the functions of ``os`` do, and nothing here knows what it is used for.
-Layouts and numbers are those of the kernel's headers named beside them; they are part of the kernel's stable interface.
+Each is a thin function that raises OSError like the functions of ``os``, and knows nothing about its callers. Layouts
+and numbers are those of the kernel headers named beside them, which are part of the kernel's stable interface.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def prctl(option: int, value: int) -> None:
 
 
 def disconnect(descriptor: int) -> None:
-    """Dissolve what a socket is connected to (connect(2) with AF_UNSPEC); it stays bound."""
+    """Disconnect a socket (connect(2) with AF_UNSPEC); it stays bound."""
     nothing = ctypes.create_string_buffer(16)  # struct sockaddr: sa_family is AF_UNSPEC, 0
     _check(_libc.connect(ctypes.c_int(descriptor), nothing, ctypes.c_uint32(16)), "connect")
 
@@ -48,7 +48,7 @@ def disconnect(descriptor: int) -> None:
 
 
 class Machine(NamedTuple):
-    """What a seccomp filter must know of the machine that it runs on."""
+    """Machine-specific values that a seccomp filter needs."""
 
     audit_arch: int
     bind: int
@@ -68,13 +68,13 @@ _PIDFD_THREAD = os.O_EXCL  # linux/pidfd.h
 
 
 def pidfd_open(pid: int, *, thread: bool = False) -> int:
-    """Return a descriptor of process *pid*, or of the single thread *pid* (Linux 6.9)."""
+    """Return a descriptor for process *pid*, or for the single thread *pid* (Linux 6.9)."""
     flags = _PIDFD_THREAD if thread else 0
     return _check(_libc.syscall(_long(_PIDFD_OPEN), _long(pid), _long(flags)), f"pidfd_open {pid}")
 
 
 def pidfd_getfd(pidfd: int, descriptor: int) -> int:
-    """Return a close-on-exec copy of *descriptor* of the process that *pidfd* is."""
+    """Return a close-on-exec copy of *descriptor* of the process to which *pidfd* refers."""
     result = _libc.syscall(_long(_PIDFD_GETFD), _long(pidfd), _long(descriptor), _long(0))
     return _check(result, f"pidfd_getfd {descriptor}")
 
@@ -119,7 +119,7 @@ class _Program(ctypes.Structure):
 
 
 class Notification(NamedTuple):
-    """A system call that waits for an answer. *thread* is the id of the thread that called."""
+    """A system call that waits for an answer. *thread* is the id of the calling thread."""
 
     id: int
     thread: int
@@ -128,7 +128,7 @@ class Notification(NamedTuple):
 
 
 def bind_filter(machine: Machine) -> bytes:
-    """Return the filter that notifies of ``bind`` and ``listen`` and allows everything else.
+    """Return a filter that sends notifications of ``bind`` and ``listen`` and allows everything else.
 
     Calls of another architecture (32-bit programs) have other numbers and are allowed.
     """
@@ -148,15 +148,15 @@ _SO_ATTACH_REUSEPORT_CBPF = 51  # asm-generic/socket.h
 
 
 def attach_reuseport(sock: socket.socket, code: bytes) -> None:
-    """Let the classic BPF program *code* choose the socket of *sock*'s SO_REUSEPORT group for each new connection."""
+    """Attach the classic BPF program *code*, which selects a socket of *sock*'s SO_REUSEPORT group per connection."""
     program = bytes(_Program(len(code) // _INSTRUCTION.size, code))
     sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_REUSEPORT_CBPF, program)
 
 
 def install_filter(code: bytes, machine: Machine) -> int:
-    """Put the seccomp filter *code* on the calling thread, for ever, and return the descriptor that is notified.
+    """Install the seccomp filter *code* on the calling thread, permanently, and return the notification descriptor.
 
-    Needs CAP_SYS_ADMIN or no_new_privs (EACCES). EBUSY: the thread is under such a filter already.
+    Requires CAP_SYS_ADMIN or no_new_privs (EACCES). EBUSY: the thread already has such a filter.
     """
     program = _Program(len(code) // _INSTRUCTION.size, code)
     number, mode = _long(machine.seccomp), _long(_SET_MODE_FILTER)
@@ -186,7 +186,7 @@ def notif_receive(descriptor: int) -> Notification:
 
 
 def notif_valid(descriptor: int, identity: int) -> bool:
-    """Whether the thread still waits for the answer: if not, its id may be another's by now."""
+    """Return whether the thread still waits for the answer; if not, its id may have been reused."""
     try:
         _ioctl(descriptor, _NOTIF_ID_VALID, bytearray(_ID.pack(identity)))
     except OSError as error:
@@ -197,18 +197,18 @@ def notif_valid(descriptor: int, identity: int) -> bool:
 
 
 def notif_replace(descriptor: int, identity: int, ours: int, theirs: int, *, close_on_exec: bool) -> None:
-    """Put our descriptor *ours* over descriptor *theirs* of the waiting thread."""
+    """Replace descriptor *theirs* of the waiting thread with our descriptor *ours*."""
     flags = os.O_CLOEXEC if close_on_exec else 0
     _ioctl(descriptor, _NOTIF_ADDFD, bytearray(_ADDFD.pack(identity, _ADDFD_FLAG_SETFD, ours, theirs, flags)))
 
 
 def notif_answer(descriptor: int, identity: int, error: int = 0) -> None:
-    """Let the system call return 0, or fail with errno *error*, without having been made."""
+    """Make the system call return 0, or fail with errno *error*, without executing it."""
     _ioctl(descriptor, _NOTIF_SEND, bytearray(_RESPONSE.pack(identity, 0, -error, 0)))
 
 
 def notif_continue(descriptor: int, identity: int) -> None:
-    """Let the system call be made as if nobody had been asked."""
+    """Let the kernel execute the system call unchanged."""
     _ioctl(descriptor, _NOTIF_SEND, bytearray(_RESPONSE.pack(identity, 0, 0, _FLAG_CONTINUE)))
 
 
@@ -223,7 +223,7 @@ _INOTIFY_EVENT = struct.Struct("=iIII")  # struct inotify_event: wd, mask, cooki
 
 
 class Change(NamedTuple):
-    """Something that inotify saw: of *watch*, what (*mask*), and the *name* of the directory's entry."""
+    """One inotify event: its *watch*, *mask*, and the *name* of the directory entry."""
 
     watch: int
     mask: int
@@ -236,18 +236,18 @@ def inotify_open() -> int:
 
 
 def inotify_watch(descriptor: int, directory: bytes) -> int:
-    """Watch the entries of *directory* for being removed or renamed. Watching twice gives the same number."""
+    """Watch *directory* for removed or renamed entries. Watching it twice returns the same number."""
     mask = ctypes.c_uint32(IN_MOVED_FROM | IN_DELETE | _IN_ONLYDIR)
     return _check(_libc.inotify_add_watch(ctypes.c_int(descriptor), ctypes.c_char_p(directory), mask), "inotify")
 
 
 def inotify_unwatch(descriptor: int, watch: int) -> None:
-    """Undo ``inotify_watch``; nothing happens when the directory is gone already."""
+    """Undo ``inotify_watch``; do nothing if the directory is already gone."""
     _libc.inotify_rm_watch(ctypes.c_int(descriptor), ctypes.c_int(watch))
 
 
 def inotify_read(descriptor: int) -> list[Change]:
-    """Return what has changed since the last call; empty when nothing has."""
+    """Return the changes since the last call."""
     try:
         data = os.read(descriptor, 64 * 1024)
     except BlockingIOError:
@@ -265,7 +265,7 @@ def inotify_read(descriptor: int) -> list[Change]:
 
 
 def memory_file(name: str, content: bytes) -> int:
-    """Return a close-on-exec descriptor of an anonymous file that holds *content*, at its beginning. Raises OSError."""
+    """Return a close-on-exec descriptor for an anonymous file with *content*, at its start. Raises OSError."""
     descriptor = os.memfd_create(name)
     try:
         written = 0
@@ -278,19 +278,20 @@ def memory_file(name: str, content: bytes) -> int:
 
 
 def read_memory_file(descriptor: int) -> bytes:
-    """Return the whole content of *descriptor*, wherever it stands, and close it."""
+    """Return the complete content of *descriptor*, regardless of its position, and close it."""
     with os.fdopen(descriptor, "rb") as file:
         file.seek(0)
         return file.read()
 
 
-_M_TRIM_THRESHOLD, _M_TOP_PAD = -1, -2  # of malloc.h
+_M_TRIM_THRESHOLD, _M_TOP_PAD = -1, -2  # malloc.h
 _KEPT_BYTES = 4096
 
 
 def release_memory() -> None:
-    """Give back to the system what imports and the start have used and freed, where the C library can (glibc), and
-    keep little of what is freed from now on.
+    """Return memory freed after imports and startup to the system, where the C library supports it (glibc).
+
+    Also keep little of the memory that is freed from now on.
     """
     if hasattr(_libc, "malloc_trim"):
         for parameter in (_M_TRIM_THRESHOLD, _M_TOP_PAD):

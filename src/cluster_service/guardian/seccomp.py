@@ -1,30 +1,31 @@
-"""Port sharing for any program, unmodified: its ``bind`` and ``listen`` are put to the guardian by the kernel.
+"""Port sharing for any unmodified program: the kernel notifies the guardian of its ``bind`` and ``listen`` calls.
 
-Before exec the child installs a seccomp filter whose only effect is a notification of these two calls
-(SECCOMP_RET_USER_NOTIF, seccomp_unotify(2)); its listener descriptor is sent to the guardian, and thereby names the
-worker: what the worker forks inherits the filter. The thread waits in the call until it is answered, with 0
-(done for it: the shared socket was put over its descriptor), with an error, or with "go on" (nothing of ours).
+Before exec, the child installs a seccomp filter whose only effect is a notification of these two calls
+(SECCOMP_RET_USER_NOTIF, seccomp_unotify(2)). It sends the filter's listener descriptor to the guardian, which thereby
+knows the worker: processes that the worker forks inherit the filter. The calling thread blocks until the notification
+is answered: with 0 (the call was performed for it: the shared socket replaced its descriptor), with an error, or with
+"continue" (the kernel executes the call).
 
-Each notification is answered, whatever happens, or its thread is dead. What was read from its memory is only used
-after the kernel has said that the thread still waits.
+Every notification is answered, whatever happens; otherwise its thread would hang. Data read from the thread's memory is
+used only after the kernel has confirmed that the thread is still waiting.
 
-The guardian takes one notification of one worker at a time (``steps.Tasks``), so all workers have their turn, however
-many threads of one are calling. The helper reads the thread's memory, descriptors and /proc, and installs the socket.
-The guardian itself makes these calls on a listener, none of which waits:
+The guardian processes one notification per worker at a time (``steps.Tasks``), so that all workers are served fairly
+however many threads of one worker call. The helper reads the thread's memory, descriptors and /proc, and installs the
+socket. The guardian itself makes only these calls on a listener, none of which blocks:
 
-- SECCOMP_IOCTL_NOTIF_RECV: only when the listener was readable, and nobody else receives from it.
-- SECCOMP_IOCTL_NOTIF_ID_VALID and _SEND: they look the notification up and wake its thread.
-- poll, in epoll_wait and epoll_ctl: it looks whether there is a notification.
+- SECCOMP_IOCTL_NOTIF_RECV: only when the listener was readable; no other process receives from it.
+- SECCOMP_IOCTL_NOTIF_ID_VALID and _SEND: they look up the notification and wake its thread.
+- poll, in epoll_wait and epoll_ctl: it checks whether there is a notification.
 
-All take the listener's lock, which the kernel holds over a longer time in one case: while the worker's thread puts the
-installed descriptor into its table, which flushes a file that another thread has put there meanwhile (close(2), FUSE).
-So the listener is not in the epoll set from a notification until it was dealt with; and where installing does not
-come to an end, the guardian never touches that listener again: it is given to a process of its own
-(``Helper.attend``), which leaves the worker's calls to the kernel. The same is done with any worker that makes the
-helper wait: only its own binds suffer, and the others' are served a second later.
+All of them take the listener's lock, which the kernel holds for a longer time in one case: while the worker's thread
+puts the installed descriptor into its table, which flushes a file that another thread has put there meanwhile
+(close(2), FUSE). Therefore the listener is removed from the epoll set from the arrival of a notification until it has
+been handled. If installing does not finish, the guardian never uses that listener again: it hands it over to a separate
+process (``Helper.attend``), which lets the kernel execute the worker's calls. The same happens with any worker that
+blocks the helper: only its own binds are affected, and other workers are served a second later.
 
-The environment variable CSERVICE_NO_SECCOMP=1, in the guardian's environment, makes ``probe`` say that all this
-cannot be had: for tests of the other modes, and for hosts where it works but is not wanted.
+If the guardian's environment contains CSERVICE_NO_SECCOMP=1, ``probe`` reports that seccomp is unavailable: for tests
+of the other modes, and for hosts on which it works but should not be used.
 """
 
 from __future__ import annotations
@@ -55,18 +56,18 @@ if TYPE_CHECKING:
     from .steps import Steps
     from .wants import Want
 
-_SOCKADDR_LIMIT = 128  # sizeof(struct sockaddr_storage): the kernel refuses more
+_SOCKADDR_LIMIT = 128  # sizeof(struct sockaddr_storage): the kernel rejects longer addresses
 _GONE = (errno.ENOENT, errno.EINPROGRESS, errno.ESRCH)
-"""What answering gives when the thread was killed or interrupted meanwhile, or has been answered."""
+"""Errors of answering if the thread was killed or interrupted meanwhile, or has already been answered."""
 _STUCK = (errno.ETIMEDOUT, errno.ECONNABORTED)
 SLOW_SECONDS = 0.25
-"""From which on an answer of the helper counts as slow."""
+"""An answer of the helper that takes at least this long counts as slow."""
 WAITING_LIMIT = 3.0
-"""Seconds of slow answers after which a worker's binds are left to the kernel."""
+"""Total seconds of slow answers after which a worker's binds are left to the kernel."""
 
 
 class Listener:
-    """Answers the notifications of one worker, and of what it has forked, until the last of them has ended."""
+    """Answers the notifications of one worker and its descendants until the last of them has ended."""
 
     def __init__(
         self,
@@ -84,10 +85,10 @@ class Listener:
         self._helper = helper
         self._log = log
         self._doing = ""
-        """What the helper does, for the log."""
+        """The helper's current operation, for the log."""
 
     def receive(self) -> Steps[None] | None:
-        """Receive one notification and return the steps that answer it. The descriptor is readable."""
+        """Receive one notification and return the steps that answer it. The descriptor must be readable."""
         try:
             notification = posix.notif_receive(self.descriptor)
         except OSError as error:
@@ -126,7 +127,7 @@ class Listener:
                 raise
             posix.notif_answer(self.descriptor, notification.id, error.errno or errno.EIO)
         except BaseException:
-            posix.notif_continue(self.descriptor, notification.id)  # a fault of ours must not leave the thread waiting
+            posix.notif_continue(self.descriptor, notification.id)  # a bug of ours must not leave the thread blocked
             raise
 
     def _ask(self, doing: str, duty: str, values: dict[str, Any]) -> Steps[Answer]:
@@ -180,7 +181,7 @@ class Listener:
         except OSError as error:
             if error.errno in (*_STUCK, *_GONE):
                 raise
-            raise LeaveAlone from None  # it has closed its descriptor meanwhile, say
+            raise LeaveAlone from None  # for example, it has closed its descriptor meanwhile
 
     def _listen(self, notification: Notification) -> Steps[None]:
         number, backlog = (_int(argument) for argument in notification.args[:2])
@@ -198,11 +199,11 @@ class Listener:
         posix.notif_answer(self.descriptor, notification.id)
 
     def _give_up(self, notification: Notification, error: OSError) -> NoReturn:
-        """What the thread asks for cannot be read.
+        """Handle a request of the thread that cannot be read.
 
-        A bad pointer or descriptor, or a process not to be looked into, is left to the kernel, which will tell it. But
-        where it is only we who have too little, the thread is refused: left to itself it would bind the port for
-        itself alone.
+        A bad pointer or descriptor, or a process that must not be inspected, is left to the kernel, which reports the
+        error. If the cause is a shortage on our side, the thread gets an error: the kernel would let it bind the port
+        unshared.
         """
         if error.errno in _STUCK:
             raise error
@@ -212,12 +213,12 @@ class Listener:
         raise LeaveAlone from None
 
     def _check(self, notification: Notification) -> None:
-        """Raise ENOENT when the thread waits no more: what was read may be of another process with its number."""
+        """Raise ENOENT if the thread is no longer waiting: the data may come from another process with a reused id."""
         if not posix.notif_valid(self.descriptor, notification.id):
             raise OSError(errno.ENOENT, "the thread is gone")
 
     def _give_away(self, notification: Notification) -> None:
-        """The worker makes the helper wait: a process of its own leaves its calls to the kernel from now on."""
+        """Hand the listener of a worker that blocks the helper to a process that leaves its calls to the kernel."""
         descriptor, self.descriptor = self.descriptor, -1
         stop_sharing(self.worker, self._doing, self._log)
         first = notification.id
@@ -229,14 +230,14 @@ class Listener:
 
 
 def stop_sharing(worker: Worker, doing: str, log: Callable[[str], None]) -> None:
-    """Leave the binds of *worker* to the kernel from now on, because of what it made the helper wait for."""
+    """Leave the binds of *worker* to the kernel from now on, because of an operation that blocked the helper."""
     worker.unshared = True
     why = f"{doing} took longer than {LIMIT_SECONDS:g} s"
     log(f"{worker.label} (pid {worker.pid}): {why}; its binds are no longer shared")
 
 
 def timed(worker: Worker, steps: Steps[None]) -> Steps[None]:
-    """Go through *steps*, and add up for *worker* what the helper was slow for."""
+    """Run *steps*, and add up the time for which the helper was slow on behalf of *worker*."""
     try:
         call = next(steps)
         while True:
@@ -249,7 +250,7 @@ def timed(worker: Worker, steps: Steps[None]) -> Steps[None]:
 
 
 def leave_all(listener: int, first: int) -> None:
-    """Leave every call that *listener* is notified of to the kernel, *first* the notification with that id."""
+    """Let the kernel execute every call reported by *listener*, starting with the notification id *first*."""
     identity = first
     poll = select.poll()
     poll.register(listener, select.POLLIN)
@@ -278,18 +279,18 @@ def _machine() -> Machine:
 
 
 def _int(argument: int) -> int:
-    """Return a register's content as the C int that the kernel takes it for."""
+    """Return the content of a register as the C int that the kernel reads from it."""
     value = argument & 0xFFFFFFFF
     return value - (1 << 32) if value >> 31 else value
 
 
-# ------------------------------------------------------------------ whether it can be had here
+# ------------------------------------------------------------------ availability
 
 
 def probe(environment: dict[str, str]) -> str:
-    """Return why ports cannot be shared by seccomp here, as a sentence; an empty string when they can.
+    """Return why seccomp cannot share ports on this machine, as a sentence; an empty string if it can.
 
-    Everything is tried that a worker will need, in a child that binds an abstract Unix socket.
+    Tries everything that a worker will need, in a child that binds an abstract Unix socket.
     """
     if environment.get("CSERVICE_NO_SECCOMP") == "1":
         return "it was switched off with CSERVICE_NO_SECCOMP=1"
@@ -310,7 +311,7 @@ def probe(environment: dict[str, str]) -> str:
 
 
 _TRIAL_SECONDS = 5.0
-"""How long the trial may take before it has failed: it takes a millisecond."""
+"""Timeout of the trial, which normally takes a millisecond."""
 
 
 def _probe_child(report: socket.socket, machine: Machine) -> None:
@@ -352,7 +353,7 @@ def _probe_parent(report: socket.socket) -> str:
         notification = posix.notif_receive(listener)
         asked.read_memory(notification.thread, notification.args[1], 2)
         with asked.borrow(notification.thread, _int(notification.args[0])), socket.socket(socket.AF_UNIX) as ours:
-            ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)  # by which the child knows it
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)  # lets the child detect the replacement
             posix.notif_replace(
                 listener, notification.id, ours.fileno(), _int(notification.args[0]), close_on_exec=True
             )

@@ -1,7 +1,7 @@
-"""Starting workers, and what happens around their descriptors until they have ended.
+"""Starting workers, and managing their descriptors until they have ended.
 
-A worker is known from its fork on, but the master hears of it, and its descriptors are listened to, only once its
-program has been executed: so no fact about a worker comes before ``Spawned``, and none but ``Output`` after
+A worker is known as soon as it is forked, but the guardian reports it to the master and watches its descriptors only
+after its program has been executed. Therefore no fact about a worker precedes ``Spawned``, and only ``Output`` follows
 ``Exited``.
 """
 
@@ -48,7 +48,7 @@ _FIRST_DESCRIPTOR = 3  # SD_LISTEN_FDS_START of sd_listen_fds(3)
 
 
 class Workers:
-    """Every worker's process."""
+    """The processes of all workers."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class Workers:
         self._logs = logs
         self._ports = ports
         self._found = found
-        """The limits of the guardian's own start."""
+        """The limits with which the guardian was started."""
         self._instance = instance
         self._python = pyports.Service(holdings, ports, lambda line: logs.line(line), self._close_ports)  # noqa: PLW0108
         self._launches: dict[int, tuple[Worker, Progress, tuple[int, int]]] = {}
@@ -87,7 +87,7 @@ class Workers:
     # ------------------------------------------------------------ start
 
     def spawn(self, order: Spawn) -> None:
-        """Fork and exec. What becomes of it is told as a fact."""
+        """Fork and exec a worker. The outcome is reported as a fact."""
         self._holdings.last_worker = order.worker
         worker = Worker(order.worker, order.label, meta=order.meta, share=order.share, tenant=order.tenant)
         worker.stop_signal = order.stop_signal
@@ -104,7 +104,7 @@ class Workers:
             self._not_forked(worker, f"the worker cannot be started: {shortage.explain(error)}")
 
     def _not_forked(self, worker: Worker, why: str) -> None:
-        """Release what the worker was to get. Resources has closed its pairs and pipes."""
+        """Release what was prepared for the worker. Resources has already closed its socket pairs and pipes."""
         worker.channel = worker.ports = worker.check = None
         worker.board = -1
         self._faults.run(str(worker), *self._releases(worker), lambda: self.tell(facts.SpawnFailed(worker.number, why)))
@@ -189,7 +189,7 @@ class Workers:
         return held
 
     def _launching(self, worker: Worker) -> None:
-        """Go on with a launch, as far as it has come."""
+        """Continue a launch with the data received so far."""
         _, progress, _ = self._launches[worker.number]
         ended = progress.read()
         if progress.deaf:
@@ -198,7 +198,7 @@ class Workers:
             self._launched(worker)
 
     def _launched(self, worker: Worker) -> None:
-        """The program has been executed, or will never be."""
+        """Finish a launch: the program has been executed, or cannot be."""
         _, progress, pipes = self._launches.pop(worker.number)
         self._faults.run(str(worker), lambda: self._loop.drop(progress.sock.fileno()), progress.sock.close)
         if progress.error:
@@ -207,7 +207,7 @@ class Workers:
             self._begin(worker, progress, pipes)
 
     def _begin(self, worker: Worker, progress: Progress, pipes: tuple[int, int]) -> None:
-        """Listen to the worker, and report it."""
+        """Watch the worker's descriptors and report the worker."""
         worker.launched = True
         self._faults.run(
             str(worker),
@@ -218,11 +218,11 @@ class Workers:
             lambda: self.tell(facts.Spawned(worker.number, worker.pid, worker.started_at)),
             lambda: self.tell_monitoring(worker),
         )
-        for asked, address in worker.private.items():  # those that it has inherited
+        for asked, address in worker.private.items():  # the inherited ones
             self.tell(facts.Listening(address, worker.number, asked=asked))
 
     def tell_monitoring(self, worker: Worker) -> None:
-        """Send the master what it needs to observe *worker*: nothing, for a program without our runtime."""
+        """Send the master what it needs to observe *worker*; nothing for a program without our runtime."""
         if worker.board < 0 and worker.check is None:
             return
         has_board = worker.board >= 0
@@ -230,7 +230,7 @@ class Workers:
         fact = facts.Monitoring(worker.number, worker.uid, has_board, inode, worker.check_address)
         try:
             self.tell(fact, worker.board if has_board else None)
-        except OSError:  # no descriptor to spare for the copy that waits: the worker is not observed
+        except OSError:  # no free descriptor for the queued copy: the worker is not observed
             self.tell(replace(fact, descriptor=False))
 
     def _watch_listener(self, worker: Worker, progress: Progress) -> None:
@@ -239,7 +239,7 @@ class Workers:
             self._listen_to(seccomp.Listener(worker, progress.listener, *arguments))
 
     def _never_was(self, worker: Worker, progress: Progress, pipes: tuple[int, int]) -> None:
-        """Take the worker back: its process ends by itself, and is reaped as an orphan."""
+        """Discard a worker that was not executed: its process exits by itself and is reaped as an orphan."""
         self._holdings.forget_worker(worker)
         descriptors = pipes if progress.listener is None else (*pipes, progress.listener)
         self._faults.run(
@@ -252,7 +252,7 @@ class Workers:
     # ------------------------------------------------------------ life
 
     def _listen_to(self, listener: seccomp.Listener) -> None:
-        """Wait for a notification. While one is worked on, and while it waits for that, nothing looks at *listener*."""
+        """Wait for a notification. *listener* is not polled while a notification is queued or being processed."""
 
         def ready(events: int) -> None:
             self._loop.drop(listener.descriptor)
@@ -268,7 +268,7 @@ class Workers:
         again()
 
     def _watch_ports(self, worker: Worker) -> None:
-        """Wait for a request, if the worker has not ended or closed its end."""
+        """Wait for a request, unless the worker has ended or closed its end."""
 
         def ready(sock: socket.socket) -> None:
             self._loop.drop(sock.fileno())
@@ -288,7 +288,7 @@ class Workers:
             os.close(board)
 
     def _close_check(self, worker: Worker) -> None:
-        """Connections that wait in its queue may bring descriptors: the worker could allow that again."""
+        """Close the check socket. Queued connections may carry descriptors, which the worker could have re-enabled."""
         sock, worker.check = worker.check, None
         if sock is None:
             return
@@ -300,7 +300,7 @@ class Workers:
     # ------------------------------------------------------------ end
 
     def _releases(self, worker: Worker) -> list[Callable[[], object]]:
-        """Return the steps that release what the service holds for *worker*; each is tried whatever others do."""
+        """Return the steps that release the resources held for *worker*; each runs even if others fail."""
         return [
             lambda: self._channels.close(worker, worker.channel),
             lambda: self._channels.close(worker, worker.notify),
@@ -313,13 +313,13 @@ class Workers:
         ]
 
     def reaped(self, worker: Worker, end: End) -> None:
-        """The worker's process has ended. That is reported in any case, whatever fails."""
+        """Handle the end of a worker's process. It is reported in any case, whatever fails."""
         if worker.number in self._launches:
             launch = self._launches[worker.number][1]
             self._faults.run(str(worker), launch.read, lambda: self._launched(worker))
             if worker.number not in self._holdings.workers:
                 return
-        self._faults.run(str(worker), lambda: self._channels.remove(worker))  # its last words go before its end
+        self._faults.run(str(worker), lambda: self._channels.remove(worker))  # its last messages precede its exit
         self._holdings.by_pid.pop(worker.pid, None)
         worker.exited, worker.code, worker.signal = True, end.code, end.signal
         self._faults.run(
@@ -335,7 +335,7 @@ class Workers:
         worker.left = self._remains.count(worker)
 
     def tail(self, number: int, lines: list[str]) -> None:
-        """The log writer has told the last lines of a worker, or did not in time."""
+        """Report the last lines of a worker, or none if the log writer did not send them in time."""
         if number > 0:
             worker = self._holdings.workers.get(number)
             if worker is not None:

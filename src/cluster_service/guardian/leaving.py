@@ -1,10 +1,10 @@
-"""The way out of a worker whose program does not finish its requests when it is told to stop.
+"""Draining of workers whose program does not finish its requests when it receives its stop signal.
 
-Before its stop signal, new connections go to other workers (``slots``); then the guardian waits until the queue of the
-worker's socket is empty, connections that were being opened have arrived, and no connection is in the midst of a
-request (``connections``): for as long as the order says, and no longer. A program that does not handle the signal has
-its idle connections ended meanwhile. Where no other worker accepts, as in a shutdown, the worker goes on accepting
-until there is a moment without a request.
+Before sending the stop signal, the guardian directs new connections to other workers (``slots``). It then waits until
+the queue of the worker's socket is empty, connections being opened have arrived, and no connection is in the middle of
+a request (``connections``), but no longer than the order allows. Meanwhile it closes idle connections of a program that
+does not handle the signal. If no other worker accepts, as in a shutdown, the worker keeps accepting until no request is
+in progress.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from .watching import Loop
 
 LOOK_SECONDS = 0.05
-"""Between two looks at a worker's connections; at least four times as long as the last look took."""
+"""Seconds between two checks of a worker's connections; at least four times the duration of the last check."""
 SETTLE_SECONDS, SETTLE_LIMIT = 0.3, 3.0
-"""For connections that were being opened when the worker was paused: four round trips, within these bounds."""
+"""Seconds to wait for connections that were being opened at the pause: four round trips, within these bounds."""
 QUEUE_SECONDS = 1.0
-"""How long the queue is waited for where nothing else is: the worker finishes its requests itself."""
+"""Seconds to wait for an empty queue if nothing else is awaited: the worker finishes its requests itself."""
 EAGER_SECONDS = 2.0
-"""After which busy clients are not waited for any more: connections end as soon as a request is answered."""
+"""Seconds after which busy clients are no longer awaited: connections end once a request has been answered."""
 
 _QUIET: dict[bool, tuple[dict[str, float], dict[str, float]]] = {
     False: (
@@ -37,14 +37,16 @@ _QUIET: dict[bool, tuple[dict[str, float], dict[str, float]]] = {
     ),
     True: ({}, {"answered": 0.02, "unsure": 0.2}),
 }
-"""Seconds without data after which connections are ended, by their kind: at first, and after EAGER_SECONDS.
+"""Seconds without data after which connections are closed, by kind: initially, and after EAGER_SECONDS.
 
-By whether the program handles the signal. One that does may finish streams, and its idle connections, in its own way;
-so the guardian waits at first for a moment without a request. (Node.js handles it in any case, and just ends.)
+Keyed by whether the program handles the signal. A program that does may finish streams and idle connections in its own
+way, so the guardian initially waits for a moment without a request. (Node.js always handles it, and just exits.)
 """
 _LAST_CALL = 0.5
-"""Seconds before the end of the time from which on all connections of a program that handles no signal are ended: one
-that works on one request at a time answers it, and reads the end of the data then."""
+"""Seconds before the deadline at which all connections of a program without a signal handler are closed.
+
+A program that processes one request at a time answers it and then reads the end of the data.
+"""
 
 
 @dataclass(eq=False, repr=False)
@@ -59,12 +61,12 @@ class _Leave:
     ports: list[int]
     signal: int
     only_queue: bool
-    """Nothing but the queue of its sockets is waited for."""
+    """Whether to wait only for the queues of its sockets."""
     looking: bool = False
     calm: int = 0
-    """How many looks in a row have found nothing to wait for."""
+    """Number of consecutive checks that found nothing to wait for."""
     found: dict[str, Any] = field(default_factory=dict)
-    """What the last look has found."""
+    """Result of the last check."""
 
 
 class Leaving:
@@ -84,10 +86,9 @@ class Leaving:
         return f"<Leaving: {len(self._leaves)} workers wait>"
 
     def begin(self, worker: Worker, seconds: float, then: Callable[[], object], number: int = signal.SIGTERM) -> None:
-        """Call *then* once the connections of *worker* are finished, in *seconds* at most; now, if it has none.
+        """Call *then* when the connections of *worker* have finished, or after *seconds*; now if it has none.
 
-        What is asked while the worker waits is done after what was asked before. *number*: the signal that it is to be
-        sent.
+        Further calls for a waiting worker are queued in order. *number*: the signal that it will be sent.
         """
         leave = self._leaves.get(worker.number)
         if leave is not None:
@@ -108,12 +109,12 @@ class Leaving:
         )
 
     def deadline(self) -> float | None:
-        """When ``tick`` has something to do."""
+        """Return when ``tick`` is due next."""
         times = [leave.until if leave.looking else min(leave.until, leave.look_at) for leave in self._leaves.values()]
         return min(times, default=None)
 
     def tick(self, now: float) -> None:
-        """Look at the workers whose time it is, and go on with those whose time is over."""
+        """Check the workers that are due, and proceed with those whose time is over."""
         for number, leave in list(self._leaves.items()):
             if leave.worker.exited:
                 del self._leaves[number]
@@ -135,7 +136,7 @@ class Leaving:
         self._helper.ask("look_at_connections", values, lent, lambda answer: self._looked(leave, answer))
 
     def _quiet(self, leave: _Leave, now: float) -> dict[str, float]:
-        """Return which connections are to be ended, and after how many seconds without data."""
+        """Return the kinds of connections to close, with their limits in seconds without data."""
         if leave.only_queue or "handled" not in leave.found:
             return {}
         handled, limit = leave.found["handled"], (leave.until - leave.began) / 2
@@ -171,11 +172,11 @@ class Leaving:
             leave.calm = 0
         else:
             leave.calm += 1
-        # Connections that were ended are the program's to close: it has until the next look.
+        # The program must close connections that were ended; it has until the next check.
         return leave.calm > bool(found["ended"])
 
     def _left_over(self, leave: _Leave) -> str:
-        """Return what the time was not enough for, as the end of a sentence."""
+        """Return what did not finish in time, as the end of a sentence."""
         found = leave.found
         if "problem" in found:
             return f"its connections could not be looked at ({found['problem']})"

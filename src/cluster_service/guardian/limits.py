@@ -1,11 +1,11 @@
-"""What is set on a new process before its program is executed: limits, priority, processors.
+"""Limits, priority and CPU affinity, set on a new process before its program is executed.
 
-The guardian itself has as many descriptors as it may, and is the last to be killed for want of memory where it may
-choose so; no process that it starts inherits either. Nor does one inherit a limit that another process sets on the
-guardian later (prlimit(1)): each gets the limits that the guardian was started with.
+The guardian itself raises its descriptor limit to the maximum and, if permitted, asks the kernel's OOM killer to kill
+it last; child processes inherit neither. Nor do they inherit a limit that another process sets on the guardian later
+(prlimit(1)): each gets the limits with which the guardian was started.
 
-What makes a worker safe (its user, its umask, its limits) is never left out: then it does not start. What is only a
-wish (priority, processors, whom the kernel kills first) costs a word in the log where it is not granted.
+Settings that keep a worker secure (its user, umask, limits) are mandatory: without them, the worker does not start.
+Preferences (priority, CPU affinity, oom_score_adj) only cause a log line if they are not permitted.
 """
 
 from __future__ import annotations
@@ -22,43 +22,43 @@ if TYPE_CHECKING:
     from cluster_service.wire.orders import Spawn
 
 PROTECTED = -900
-"""oom_score_adj of the guardian, where it may: everything else goes before it, but a guardian that leaks can go too."""
+"""The guardian's oom_score_adj, if permitted: it is killed last, but can still be killed if it leaks memory."""
 
 NAMES: dict[int, str] = {
     getattr(resource, name): name.removeprefix("RLIMIT_").lower()
     for name in dir(resource)
-    if name.startswith("RLIMIT_") and name != "RLIMIT_OFILE"  # another name of NOFILE
+    if name.startswith("RLIMIT_") and name != "RLIMIT_OFILE"  # an alias of NOFILE
 }
 """The names of all limits, by the numbers of ``resource``."""
 
 _OOM = "/proc/self/oom_score_adj"
 
 RLIMIT_LOCKS = 10
-"""Linux has not enforced this limit since 2.4.25, on any architecture: its soft value marks a worker's processes."""
+"""Not enforced by Linux since 2.4.25, on any architecture: its soft value marks a worker's processes."""
 MARK_BITS = 32
-"""Bits of a mark that are the worker's number."""
+"""Number of low bits of a mark that hold the worker's number."""
 
 
 class Failure(Exception):
-    """A program cannot be started as it should be: a sentence for the operator."""
+    """A program cannot be started as configured: a sentence for the operator."""
 
 
 class Limits(NamedTuple):
-    """What a program's process gets. Limits are keyed by the numbers of ``resource``; None and nothing: as they are."""
+    """Process settings for a program. Limits are keyed by the numbers of ``resource``; None or empty: unchanged."""
 
     found: dict[int, tuple[int, int]]
-    """Every limit that the guardian was started with. The process gets those, as far as it may."""
+    """All limits with which the guardian was started. The process gets them, as far as permitted."""
     oom_score_adj: int | None = None
     umask: int | None = None
     nice: int | None = None
     cpus: tuple[int, ...] = ()
     rlimits: Mapping[int, tuple[int, int]] = MappingProxyType({})
-    """The limits that were ordered for the program. It is not started without them."""
+    """The limits ordered for the program. It is not started without them."""
     mark: int = 0
 
 
 def take_own() -> Limits:
-    """Raise the guardian's own limits; return those that it was started with, for its child processes."""
+    """Raise the guardian's own limits; return the original ones, for its child processes."""
     found = {number: resource.getrlimit(number) for number in NAMES}
     raise_descriptors()
     return Limits(found, _protect())
@@ -72,16 +72,16 @@ def raise_descriptors() -> None:
 
 
 def restore(limits: Limits) -> None:
-    """Give this new process the limits that the guardian was started with, but for that of descriptors.
+    """Set the limits with which the guardian was started on this new process, except for descriptors.
 
-    To be called first after fork: a limit that was set on the guardian since may let nothing else succeed. The
-    descriptors of the guardian are still open then, more perhaps than the process may have.
+    Call this first after fork: a limit set on the guardian since then may make everything else fail. The guardian's
+    descriptors are still open at that point, possibly more than the process may have.
     """
     _set_as_found({number: pair for number, pair in limits.found.items() if number != resource.RLIMIT_NOFILE})
 
 
 def _set_as_found(found: Mapping[int, tuple[int, int]]) -> None:
-    """Set the limits *found*; up to the present hard limit where that was lowered and may not be raised again."""
+    """Set the limits *found*, or the current hard limit if that has been lowered and cannot be raised."""
     for number, pair in found.items():
         present = resource.getrlimit(number)
         if present == pair:
@@ -100,7 +100,7 @@ def _lower(one: int, other: int) -> int:
 
 
 def _protect() -> int | None:
-    """Return the oom_score_adj that was ours before; None: we still have it, since another one is not to be had."""
+    """Lower our oom_score_adj and return the previous one; None if it is unchanged."""
     try:
         with open(_OOM, encoding="ascii") as file:
             found = int(file.read())
@@ -113,9 +113,9 @@ def _protect() -> int | None:
 
 
 def for_worker(found: Limits, order: Spawn, mark: int = 0) -> Limits:
-    """Return what a worker gets: what the *order* says, else what was *found*. Raises Failure.
+    """Return the settings for a worker: those in the *order*, otherwise those *found*. Raises Failure.
 
-    *mark*: what its descendants are known by (``remains``).
+    *mark*: identifies its descendants (``remains``).
     """
     rlimits = {}
     for name, (soft, hard) in order.rlimits.items():
@@ -135,9 +135,9 @@ def for_worker(found: Limits, order: Spawn, mark: int = 0) -> Limits:
 
 
 def put_on(limits: Limits, complain: Callable[[str], None]) -> None:
-    """Set *limits* on this process, which still has the rights of the guardian. Raises Failure.
+    """Apply *limits* to this process, which still has the guardian's privileges. Raises Failure.
 
-    *complain* is given a sentence for each wish that is not granted.
+    *complain* receives a sentence for each preference that is not permitted.
     """
     if limits.umask is not None:
         os.umask(limits.umask)
@@ -157,15 +157,15 @@ def put_on(limits: Limits, complain: Callable[[str], None]) -> None:
 
 
 def marks_of(instance: str) -> int:
-    """Return what the marks of all workers of a service have in common: above ``MARK_BITS``, of its random *instance*.
+    """Return the common part of all worker marks of a service: its random *instance*, above ``MARK_BITS``.
 
-    31 bits, since Python takes a limit for a signed number.
+    It has 31 bits, because Python treats a limit as a signed number.
     """
     return int(instance[:8] or "0", 16) >> 1 << MARK_BITS
 
 
 def set_mark(mark: int) -> None:
-    """Mark this process, and what it will start, with *mark*; 0: unlimited, as most processes are. May do nothing."""
+    """Mark this process and its future children with *mark*; 0: unlimited, the usual value. May have no effect."""
     with contextlib.suppress(OSError, ValueError, OverflowError):
         hard = resource.getrlimit(RLIMIT_LOCKS)[1]
         resource.setrlimit(RLIMIT_LOCKS, (mark or hard, hard))

@@ -1,16 +1,16 @@
-"""Listening sockets that a worker shuts down: they listen again.
+"""Revival of listening sockets that a worker has shut down.
 
-All workers of a group share one open socket. shutdown(2) by one of them (Twisted, Tornado's and many C servers' way to
-stop) ends it for all: a TCP socket leaves the state LISTEN, and the kernel refuses connections. epoll(7) reports this
-as EPOLLHUP. The guardian waits for EPOLLHUP on every socket that workers listen on and calls listen(2) again, which
-restores the socket in every process. A Unix socket cannot listen again after shutdown(2): it is replaced at its path,
-and the workers that have the old socket must be replaced.
+All workers of a group share one open socket. shutdown(2) by one of them (the way in which Twisted, Tornado and many C
+servers stop) ends it for all: a TCP socket leaves the state LISTEN, and the kernel refuses connections. epoll(7)
+reports this as EPOLLHUP. The guardian waits for EPOLLHUP on every socket on which workers listen and calls listen(2)
+again, which restores the socket in every process. A Unix socket cannot listen again after shutdown(2): the guardian
+replaces it at its path, and the workers that have the old socket must be replaced.
 
-Workers notice EPOLLHUP too, and some (Twisted) close their socket then. A moment later the guardian looks which workers
-still have the socket open, and reports those that do not.
+Workers receive EPOLLHUP too, and some (Twisted) then close their socket. Shortly afterwards the guardian checks which
+workers still have the socket open, and reports those that do not.
 
-A worker that shuts the socket down again and again costs at most ``REVIVALS_PER_SECOND`` calls; in between the socket
-is reported not to accept.
+For a worker that repeatedly shuts down the socket, the guardian makes at most ``REVIVALS_PER_SECOND`` calls; in
+between, it reports the socket as not accepting.
 """
 
 from __future__ import annotations
@@ -33,33 +33,33 @@ if TYPE_CHECKING:
     from .watching import Loop
 
 REVIVAL_BURST, REVIVALS_PER_SECOND = 100.0, 10.0
-"""How often one socket is made to listen again, at once and a second from then on: a whole group may stop at once."""
+"""Revivals allowed per socket: burst, and per second from then on. A whole group may stop simultaneously."""
 
 RETRY_SECONDS = 1.0
-"""Until a socket that could not listen again is tried once more."""
+"""Seconds until a failed revival is retried."""
 
 LOOK_SECONDS = 0.5
-"""How long a socket must listen again until the guardian looks which workers have closed it meanwhile."""
+"""Seconds after a revival until the guardian checks which workers have closed the socket meanwhile."""
 
 SHUT_DOWN = select.EPOLLHUP | select.EPOLLRDHUP
-"""EPOLLRDHUP: all that a Unix socket reports after SHUT_RD. Neither is reported for a connection."""
+"""EPOLLRDHUP is all that a Unix socket reports after SHUT_RD. A new connection causes neither."""
 
 
 class Broken:
-    """One socket that has been shut down, and what is due for it. Times are monotonic seconds."""
+    """One socket that has been shut down, with its due times in monotonic seconds."""
 
     def __init__(self, held: Held) -> None:
         self.held = held
         self.left = REVIVAL_BURST
-        """Revivals that are allowed, as of ``at``."""
+        """Revivals allowed as of ``at``."""
         self.at = 0.0
         self.retry_at: float | None = None
         self.look_at: float | None = None
         self.is_reported = False
-        """Whether the master has heard that it was shut down, since it last listened for ``LOOK_SECONDS``."""
+        """Whether the shutdown was reported to the master, since the socket last listened for ``LOOK_SECONDS``."""
 
     def may_revive(self, now: float) -> bool:
-        """Return whether the socket may be made to listen at *now*, and charge it."""
+        """Return whether the socket may be revived at *now*; if so, charge the rate limit."""
         self.left = min(REVIVAL_BURST, self.left + max(0.0, now - self.at) * REVIVALS_PER_SECOND)
         self.at = now
         if self.left < 1.0:
@@ -69,8 +69,10 @@ class Broken:
 
 
 class Listeners:
-    """The sockets that workers listen on, watched for shutdown(2). *report* sends the master a socket's state,
-    *report_revived* that it was shut down and listens again, *report_closed* that a worker has closed it.
+    """The sockets on which workers listen, watched for shutdown(2).
+
+    *report* sends a socket's state to the master; *report_revived* reports that a socket was shut down and listens
+    again, *report_closed* that a worker has closed one.
     """
 
     def __init__(self, loop: Loop, holdings: Holdings, ports: Ports, tasks: Tasks, log: Callable[[str], None]) -> None:
@@ -83,18 +85,18 @@ class Listeners:
         self.report_revived: Callable[[Held], None] = lambda _held: None
         self.report_closed: Callable[[Worker, Held], None] = lambda _worker, _held: None
         self._watched: set[int] = set()
-        """Descriptors."""
+        """Watched descriptors."""
         self._broken: dict[int, Broken] = {}
         """By inode: sockets that have been shut down at least once."""
         self._logged: set[str] = set()
-        """Groups of workers for which it was logged."""
+        """Groups of workers for which a shutdown has been logged."""
 
     def __repr__(self) -> str:
         return f"<Listeners: {len(self._watched)} watched, {len(self._broken)} were shut down>"
 
     def watch(self, held: Held) -> None:
-        """Wait until *held*, which listens, is shut down."""
-        if held.slots is not None:  # each worker has its own, which perslot watches
+        """Watch *held*, which listens, for shutdown."""
+        if held.slots is not None:  # each worker has its own socket, which perslot watches
             return
         descriptor = held.socket.fileno()
         if held.door or held.asked or held.address.kind == "udp" or descriptor in self._watched:
@@ -103,7 +105,10 @@ class Listeners:
         self._loop.watch(descriptor, lambda _events: self._shut_down(held), SHUT_DOWN)
 
     def forget(self, held: Held) -> None:
-        """*held* is about to be closed. Its epoll entry would outlive our descriptor: workers have the socket open."""
+        """Stop watching *held*, which is about to be closed.
+
+        The epoll entry would outlive our descriptor, because workers have the socket open.
+        """
         self._unwatch(held)
         self._broken.pop(held.inode, None)
 
@@ -116,12 +121,12 @@ class Listeners:
     # ------------------------------------------------------------ time
 
     def deadline(self) -> float | None:
-        """Return when ``tick`` has something to do."""
+        """Return when ``tick`` is due next."""
         times = [at for broken in self._broken.values() for at in (broken.retry_at, broken.look_at) if at is not None]
         return min(times, default=None)
 
     def tick(self, now: float) -> None:
-        """Do what has become due."""
+        """Run everything that is due."""
         for broken in list(self._broken.values()):
             if broken.retry_at is not None and now >= broken.retry_at:
                 broken.retry_at = None
@@ -134,7 +139,7 @@ class Listeners:
     # ------------------------------------------------------------ revival
 
     def _shut_down(self, held: Held) -> None:
-        """A process has called shutdown(2) on *held*, or connected it to nothing."""
+        """Handle a shutdown(2) of *held*, or a disconnect, by any process."""
         self._unwatch(held)
         if not self._is_wanted(held):
             return
@@ -155,7 +160,7 @@ class Listeners:
     def _revive(self, broken: Broken) -> Steps[None]:
         held = broken.held
         if self._holdings.by_inode.get(held.inode) is not held:
-            return  # it was closed meanwhile
+            return  # closed meanwhile
         try:
             if held.address.kind == "unix":
                 yield from self._replace(held)
@@ -172,7 +177,7 @@ class Listeners:
             self.report_revived(held)
 
     def _replace(self, held: Held) -> Steps[None]:
-        """Listen at the path of *held* on a new socket. Raises OSError."""
+        """Listen at the path of *held* with a new socket. Raises OSError."""
         if held.given is not None:
             raise OSError(errno.EOPNOTSUPP, "it was passed to the service; restart its socket unit")
         users = [self._holdings.workers[number] for number in sorted(held.users)]
@@ -193,19 +198,19 @@ class Listeners:
                 held.users.discard(worker.number)
                 self.report_closed(worker, held)
 
-    # ------------------------------------------------------------ reading
+    # ------------------------------------------------------------ queries
 
     def _users(self, held: Held) -> list[Worker]:
         return [worker for worker in self._holdings.alive() if worker.number in held.users]
 
     def _suspects(self, held: Held) -> list[Worker]:
-        """Return the workers that were asked to stop and have the socket, or had it: one may have exited already."""
+        """Return the workers asked to stop that have or had the socket; one may have exited already."""
         address = str(held.address)
         asked = [worker for worker in self._holdings.workers.values() if "stop" in worker.signals]
         return [each for each in asked if each.number in held.users or (each.exited and address in each.listening)]
 
     def _is_wanted(self, held: Held) -> bool:
-        """Whether the socket should still listen: not where the service ends, and every worker has been asked to."""
+        """Return whether the socket should still listen: false if the service stops and every worker was asked to."""
         if not (self._holdings.stopping or self._holdings.status.phase == "stopping"):
             return True
         return any("stop" not in worker.signals for worker in self._users(held))

@@ -1,6 +1,6 @@
-"""Making the sockets that are held: options, the name they are bound to, and for Unix sockets in whose name.
+"""Creation of the held sockets: options, bound names, and for Unix sockets the identity used.
 
-A socket made here stands in for one that a program made for itself, so it gets the options which that program had set.
+A socket made here replaces one that a program made for itself, so it gets the options that the program had set.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ _EXPLAINED = {
 
 
 def shareable(sock: socket.socket) -> str | None:
-    """Return what kind of address *sock* can be shared on: tcp, udp or unix; None for sockets that are left alone."""
+    """Return the kind of address on which *sock* can be shared (tcp, udp or unix); None if it cannot be shared."""
     family, kind, protocol = sock.family, sock.type, sock.proto
     if family == socket.AF_UNIX:
         return "unix" if kind in (socket.SOCK_STREAM, socket.SOCK_SEQPACKET) else None
@@ -77,7 +77,7 @@ def _bound_to_device(sock: socket.socket) -> bool:
 
 
 def network(sock: socket.socket) -> int:
-    """Return a number that is the same for sockets of one network namespace (always 0 before Linux 5.14)."""
+    """Return a number that identifies the network namespace of a socket (always 0 before Linux 5.14)."""
     try:
         (cookie,) = struct.unpack("=Q", sock.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8))
     except OSError:
@@ -86,7 +86,7 @@ def network(sock: socket.socket) -> int:
 
 
 def multicast(address: Address) -> bool:
-    """Whether *address* is that of a group: each of its members is to have its own socket."""
+    """Return whether *address* is a multicast group: each member needs a socket of its own."""
     if address.kind != "udp":
         return False
     first = socket.inet_pton(address.family, address.host.partition("%")[0])[0]
@@ -94,15 +94,15 @@ def multicast(address: Address) -> bool:
 
 
 def new_socket(address: Address, kind: int) -> socket.socket:
-    """Return an unbound socket as we want them. *kind*: SOCK_STREAM, SOCK_DGRAM or SOCK_SEQPACKET. Raises OSError."""
+    """Return an unbound socket with our options. *kind*: SOCK_STREAM, SOCK_DGRAM or SOCK_SEQPACKET. Raises OSError."""
     sock = socket.socket(address.family, kind)
     try:
         if address.family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, address.v6only)
         if address.kind == "tcp":
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            # Accepted sockets inherit it. A server that is handed its listener does not set it, and without it
-            # each request on a keep-alive connection waits for a delayed acknowledgement, 40 ms.
+            # Accepted sockets inherit TCP_NODELAY. A server that receives its listener does not set it, and without it
+            # each request on a keep-alive connection waits 40 ms for a delayed acknowledgement.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     except BaseException:
         sock.close()
@@ -111,14 +111,14 @@ def new_socket(address: Address, kind: int) -> socket.socket:
 
 
 def options_of(source: socket.socket) -> list[tuple[int, int, int]]:
-    """Return what the worker has set on *source*: (level, option, value) that differ from a fresh socket's."""
+    """Return the options that the worker set on *source*: (level, option, value) that differ from a fresh socket's."""
     found = []
     with socket.socket(source.family, source.type, source.proto) as fresh:
         for level, option in (*_COPIED, *_BUFFERS):
             try:
                 value = source.getsockopt(level, option)
                 if value != fresh.getsockopt(level, option):
-                    halved = (level, option) in _BUFFERS  # the kernel doubles what it is given: socket(7)
+                    halved = (level, option) in _BUFFERS  # the kernel doubles the value set: socket(7)
                     found.append((level, option, value // 2 if halved else value))
             except OSError:  # not an option of this protocol
                 continue
@@ -126,14 +126,17 @@ def options_of(source: socket.socket) -> list[tuple[int, int, int]]:
 
 
 def set_options(target: socket.socket, options: Iterable[Sequence[int]]) -> None:
-    """Set on *target* what ``options_of`` has found, as far as we may."""
+    """Set on *target* the options returned by ``options_of``, as far as permitted."""
     for level, option, value in options:
         with contextlib.suppress(OSError):
             target.setsockopt(level, option, value)
 
 
 class Binder(NamedTuple):
-    """In whose name a Unix socket's file is made. Numbers of the user, group and further groups; *cwd* a directory."""
+    """The identity with which a Unix socket's file is created: ids of user, group and supplementary groups.
+
+    *cwd* is a directory.
+    """
 
     uid: int
     gid: int
@@ -141,11 +144,11 @@ class Binder(NamedTuple):
     umask: int
     cwd: str
     capabilities: int = 0
-    """Those in effect, as a bit mask."""
+    """The effective capabilities, as a bit mask."""
 
 
 def status_of(pid: int) -> dict[str, list[str]]:
-    """Return the fields of /proc/PID/status. Raises OSError when the process or thread is gone."""
+    """Return the fields of /proc/PID/status. Raises OSError if the process or thread is gone."""
     fields: dict[str, list[str]] = {}
     with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
         for line in file:
@@ -155,7 +158,7 @@ def status_of(pid: int) -> dict[str, list[str]]:
 
 
 def binder_of(pid: int) -> Binder:
-    """Return who process or thread *pid* is to the file system. Raises OSError when it is gone."""
+    """Return the file system identity of process or thread *pid*. Raises OSError if it is gone."""
     fields = status_of(pid)
     groups = tuple(int(group) for group in fields.get("Groups", ()))
     umask, held = int(fields["Umask"][0], 8), int(fields["CapEff"][0], 16)
@@ -163,8 +166,10 @@ def binder_of(pid: int) -> Binder:
 
 
 class InTheNameOf:
-    """A block in which files are made as *binder* would make them; only root can, and otherwise we are the same
-    user. Only the effective ids change: workers may send signals to a process whose real or saved id is theirs.
+    """Context manager in which files are created with the identity of *binder*.
+
+    Only root can change identity; otherwise the service and the binder are the same user. Only the effective ids
+    change: workers may send signals to a process whose real or saved id matches theirs.
     """
 
     def __init__(self, binder: Binder | None) -> None:
@@ -213,9 +218,9 @@ def explain(address: Address, error: OSError) -> str:
 
 
 def remove_stale(path: str) -> None:
-    """Remove the Unix socket *path* that a process left behind, only if it is a socket, ours, and nobody answers.
+    """Remove the stale Unix socket *path*: only if it is a socket, owned by us, and no process accepts on it.
 
-    Raises OSError (EADDRINUSE) when it must stay.
+    Raises OSError (EADDRINUSE or EEXIST) if it must not be removed.
     """
     try:
         status = os.lstat(path)
@@ -230,6 +235,6 @@ def remove_stale(path: str) -> None:
         except ConnectionRefusedError:
             os.unlink(path)
             return
-        except OSError:  # BlockingIOError: its queue is full, EPROTOTYPE: it is of another kind; somebody is there
+        except OSError:  # in use: BlockingIOError, its queue is full; EPROTOTYPE, another kind
             pass
     raise OSError(errno.EADDRINUSE, f"unix:{path}: a process answers there")

@@ -1,10 +1,10 @@
-"""The processes that a worker leaves when its first process has ended, and their end.
+"""The processes that remain when a worker's first process has ended, and their termination.
 
-A worker's processes are those of its process group, those with its *mark*, and their descendants. The mark is the soft
-limit RLIMIT_LOCKS, which Linux has not enforced since 2.4.25: every descendant inherits it, also one that makes a
-session of its own, clears its environment or changes its title. Where the limit cannot be set, the group alone counts.
+A worker's processes are those in its process group, those with its *mark*, and their descendants. The mark is the soft
+limit RLIMIT_LOCKS, which Linux has not enforced since 2.4.25: every descendant inherits it, even one that creates a new
+session, clears its environment or changes its title. Where the limit cannot be set, only the group counts.
 
-First the worker's stop signal, once to each process; SIGKILL when their time is over, until none is left.
+Each process is sent the worker's stop signal once, then SIGKILL after the deadline, repeatedly until none is left.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
     from .logclient import Logs
 
 SETTLE_SECONDS = 0.25
-"""What ends by itself within this time is not signalled, if its worker was not asked to stop."""
+"""Processes that end by themselves within this time are not signalled, unless their worker was asked to stop."""
 _LOOK_AGAIN_SECONDS = 0.5
-"""Until it looks for further processes, when none has ended that is a child of the guardian."""
+"""Seconds until the next search for processes, unless a child of the guardian ends before."""
 _KILL_AGAIN_SECONDS = 0.05
 _MAX_LOOKS = 5
-"""Looks in a row, while processes end."""
+"""Consecutive searches while processes are ending."""
 _MAX_NAMED = 5
-"""Pids in a line of the log."""
+"""Maximum number of pids in a log line."""
 
 
 @dataclass(eq=False, repr=False)
 class _Rest:
-    """What one worker has left. Times are monotonic seconds."""
+    """The remaining processes of one worker. Times are monotonic seconds."""
 
     worker: Worker
     ask_at: float
@@ -49,7 +49,7 @@ class _Rest:
 
 
 class Remains:
-    """Ends what workers have left."""
+    """Terminates the remaining processes of workers."""
 
     def __init__(self, holdings: Holdings, logs: Logs) -> None:
         self._holdings = holdings
@@ -58,17 +58,17 @@ class Remains:
         self.tell: Callable[..., None]
 
     def __bool__(self) -> bool:
-        """Whether any process is still being ended."""
+        """Return whether any processes are still being terminated."""
         return bool(self._rests)
 
     def count(self, worker: Worker) -> int:
-        """Return how many processes *worker*, whose first process has ended, has left."""
+        """Return the number of remaining processes of *worker*, whose first process has ended."""
         return len(self._left([worker])[worker.number])
 
     def end(self, worker: Worker, now: float, seconds: float) -> None:
-        """End what *worker* has left: SIGKILL *seconds* from now. ``Swept`` follows if it had left anything.
+        """Terminate the remaining processes of *worker*: SIGKILL in *seconds*. ``Swept`` follows if there were any.
 
-        Called again for the same worker, it can only shorten the time.
+        Calling it again for the same worker can only shorten the time.
         """
         rest = self._rests.get(worker.number)
         if rest is None:
@@ -79,7 +79,7 @@ class Remains:
         self.tick(now)
 
     def changed(self) -> None:
-        """A child that is no worker has ended: look at once."""
+        """Search immediately, because a child that is not a worker has ended."""
         for rest in self._rests.values():
             rest.look_at = 0.0
 
@@ -90,15 +90,15 @@ class Remains:
             rest.kill_at += seconds
 
     def deadline(self) -> float | None:
-        """When ``tick`` has something to do."""
+        """Return when ``tick`` is due next."""
         return min((rest.look_at for rest in self._rests.values()), default=None)
 
     def tick(self, now: float) -> None:
-        """Do what has become due."""
+        """Run everything that is due."""
         due = [rest for rest in self._rests.values() if now >= rest.look_at]
         if not due:
             return
-        for rest in due:  # if looking fails, it is tried again
+        for rest in due:  # if the search fails, it is retried
             rest.look_at = now + _LOOK_AGAIN_SECONDS
         left = self._left([rest.worker for rest in due])
         for rest in due:
@@ -137,7 +137,7 @@ class Remains:
             self.tell(facts.Swept(worker.number, worker.background))
 
     def _left(self, workers: Collection[Worker]) -> dict[int, dict[int, reap.Process]]:
-        """Return what each of *workers* has left, by its number."""
+        """Return the remaining processes of each of *workers*, by its number."""
         for _ in range(_MAX_LOOKS):
             left, settled = self._look_once(workers)
             if settled:
@@ -145,7 +145,7 @@ class Remains:
         return left
 
     def _look_once(self, workers: Collection[Worker]) -> tuple[dict[int, dict[int, reap.Process]], bool]:
-        """Also return whether that is sure: what a process leaves that ends meanwhile may have been overlooked."""
+        """Also return whether the result is complete: if a process ends meanwhile, its children may be missed."""
         found: dict[int, set[int]] = {worker.number: set() for worker in workers}
         marks = {worker.mark: worker.number for worker in workers if worker.mark}
         groups = {worker.pid: worker.number for worker in workers if worker.pid not in self._holdings.by_pid}
@@ -184,7 +184,7 @@ def _send(left: dict[int, reap.Process], number: int) -> None:
             found = reap.look(pid)
             if found is not None and found.start == process.start:
                 signal.pidfd_send_signal(pidfd, number)
-        except OSError:  # it has ended, or has become another user's
+        except OSError:  # it has ended, or its user has changed
             pass
         finally:
             os.close(pidfd)

@@ -1,4 +1,4 @@
-"""One function an order. Each either does what it says or answers with why not; all are safe to repeat."""
+"""One handler per order. Each performs the order or reports why not; all are idempotent."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from .workers import Workers
 
 NOTEBOOK_LIMIT = 8 * 1024 * 1024
-"""Characters; half of what a frame can carry, so that a snapshot has room for everything else."""
+"""Maximum size of the checkpoint in characters: half of what a frame can carry, to leave room in a snapshot."""
 
 
 class No(Exception):
-    """An order is not carried out, and why."""
+    """An order was not carried out, with the reason."""
 
     def __init__(self, why: str, worker: int | None = None) -> None:
         super().__init__(why)
@@ -42,7 +42,7 @@ class No(Exception):
 
 
 class Verbs:
-    """The orders, by type."""
+    """The handlers of orders, by type."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class Verbs:
             orders.Listen: self._listen,
             orders.Close: self._close,
             orders.Log: lambda order: self._logs.line(order.line),
-            orders.Pong: lambda _order: None,  # that it came is all it says: the keeper has seen it
+            orders.Pong: lambda _order: None,  # no action: the keeper has already noted the message
             orders.Status: self._status,
             orders.InspectOutput: self._inspect_output,
             orders.Stopping: lambda order: self.ending.taken_over(order.deadline),
@@ -84,7 +84,7 @@ class Verbs:
         }
 
     def carry_out(self, message: dict[str, Any]) -> None:
-        """Carry out the order that *message* is; what goes wrong is told as Refused."""
+        """Carry out the order in *message*; failures are reported as Refused."""
         name = str(message.get("type"))
         try:
             order = orders.ORDERS.from_json(message)
@@ -201,10 +201,10 @@ class Verbs:
         try:
             descriptor = held.socket.fileno() if order.door else None
             self._keeper.tell(facts.Listening(order.address, descriptor=order.door, inode=held.inode), descriptor)
-        except OSError as error:  # it is held, and cannot be handed over
+        except OSError as error:  # it is held, but its descriptor cannot be sent
             self._keeper.tell(facts.ListenFailed(order.address, f"{order.address}: {shortage.explain(error)}"))
 
     def _close(self, order: orders.Close) -> None:
         held = self._holdings.at(order.address)
-        if held is not None and held.given is None:  # what was given to us is held to the end
+        if held is not None and held.given is None:  # activated sockets stay open until the service ends
             self._ports.close(held)

@@ -1,14 +1,14 @@
-"""Which processes a dead guardian has left, and ending them.
+"""Detection and termination of the processes that a dead guardian left behind.
 
-What it ends is proven to be the service's. The children of a dead guardian become children of the process that also
-became this one's parent. Of those, younger than the service, it takes the ones that have the mark of a worker
-(``remains``), are in the process group of a worker or master, hold a socket which the guardian opened, or whose first
-environment holds this guardian's random ``CSERVICE_INSTANCE``; and everything that descends from them. Each is
-signalled by a pidfd, after its start time was compared. Where no mark can be set, a process that has left its group,
-cleared its environment and holds no port of ours is not found.
+Only processes proven to belong to the service are terminated. The children of a dead guardian are reparented to the
+process that also became this one's parent. Of those children, if younger than the service, this module selects the ones
+that have the mark of a worker (``remains``), are in the process group of a worker or master, hold a socket opened by
+the guardian, or whose initial environment contains this guardian's random ``CSERVICE_INSTANCE``; and all their
+descendants. Each is signalled through a pidfd after its start time has been compared. Where no mark can be set, a
+process that has left its group, cleared its environment and holds no port of ours is not found.
 
-Their worker's stop signal first; SIGKILL when ``stop_timeout`` is over. /proc/PID/environ is read in processes of its
-own: it lies in the memory of that process, and reading it can block.
+Each process is first sent its worker's stop signal, then SIGKILL when ``stop_timeout`` has elapsed. /proc/PID/environ
+is read in separate processes: it is in the memory of the target process, and reading it can block.
 """
 
 from __future__ import annotations
@@ -30,27 +30,27 @@ if TYPE_CHECKING:
     from .known import Known
 
 _LOOK_AGAIN = 1.0
-"""Seconds until it looks for further processes, when none of those it knows has ended."""
+"""Seconds until the next search for processes, unless a known one ends before."""
 _KILL_TIME = 10.0
-"""Seconds after the first SIGKILL until it gives up on what cannot be killed."""
+"""Seconds after the first SIGKILL until processes that cannot be killed are given up."""
 _ENVIRONMENT_TIME = 0.5
 _MAX_ENVIRONMENTS = 256
-"""Environments that are read at a time."""
+"""Maximum number of environments read at a time."""
 _MAX_ENVIRONMENT_BYTES = 1 << 20
 
 
 def wait_for(pidfd: int, seconds: float | None = None) -> bool:
-    """Wait for the end of a process, *seconds* at most; return whether it has ended."""
+    """Wait for a process to end, for at most *seconds*; return whether it has ended."""
     poller = select.poll()
     poller.register(pidfd, select.POLLIN)
     return bool(poller.poll(None if seconds is None else seconds * 1000))
 
 
 class Leftovers:
-    """The processes that a dead guardian has left.
+    """The processes that a dead guardian left behind.
 
-    *marker*: what the environment of its processes holds; *since*: when the service was started, in clock ticks;
-    *say*: writes a line; *marks*: what the marks of its workers have in common (``limits.marks_of``).
+    *marker*: content of their environment; *since*: start of the service in clock ticks; *say*: writes a line; *marks*:
+    common part of the marks of its workers (``limits.marks_of``).
     """
 
     def __init__(self, known: Known, marker: bytes, since: int, say: Callable[[str], None], marks: int = 0) -> None:
@@ -63,14 +63,14 @@ class Leftovers:
         self._say = say
         self._marks = marks >> MARK_BITS
         self._parent = os.getppid()
-        """Whose children the guardian's have become."""
+        """The process to which the guardian's children were reparented."""
         self._ours: dict[tuple[int, int], int] = {}
         """Pid and start time -> a pidfd."""
         self._others: set[tuple[int, int]] = set()
-        """Children of the same parent that are none of ours."""
+        """Children of the same parent that are not ours."""
 
     def end(self, seconds: float) -> None:
-        """End everything; SIGKILL after *seconds*."""
+        """Terminate all processes; send SIGKILL after *seconds*."""
         deadline = time.monotonic() + seconds
         self._look()
         self._say("the guardian has died: ending the workers")
@@ -85,7 +85,7 @@ class Leftovers:
             if now >= deadline:
                 for pidfd in self._ours.values():
                     _send(pidfd, signal.SIGKILL)
-            elif not any(pid in self._groups for pid, _ in self._ours):  # what they started had its worker's time
+            elif not any(pid in self._groups for pid, _ in self._ours):  # their worker had its time
                 for process in self._ours.keys() - asked:
                     self._ask(process)
                 asked |= self._ours.keys()
@@ -93,7 +93,7 @@ class Leftovers:
             self._look()
 
     def _ask(self, process: tuple[int, int]) -> None:
-        """Send the stop signal of the worker in whose process group *process* is; SIGTERM where it is in none."""
+        """Send the stop signal of the worker whose process group contains *process*; SIGTERM if there is none."""
         found = reap.look(process[0])
         group = found.group if found is not None else 0
         _send(self._ours[process], self._stop_signals.get(group, signal.SIGTERM))
@@ -105,7 +105,7 @@ class Leftovers:
         poller.poll(seconds * 1000)
 
     def _look(self) -> None:
-        """Take up what is new, and forget what has ended."""
+        """Add new processes and remove those that have ended."""
         processes = reap.processes()
         for key in [key for key in self._ours if _gone(key, processes)]:
             os.close(self._ours.pop(key))
@@ -135,14 +135,14 @@ class Leftovers:
             return
         with contextlib.suppress(OSError):  # it has ended
             pidfd = os.pidfd_open(pid)
-            process = reap.look(pid)  # of this pidfd's process, as long as it has not ended
+            process = reap.look(pid)  # the process of this pidfd, unless it has ended
             if process is not None and process.start == start and not process.zombie:
                 self._ours[pid, start] = pidfd
             else:
                 os.close(pidfd)
 
     def _marked(self, candidates: Iterable[tuple[int, int]]) -> set[tuple[int, int]]:
-        """Return those whose environment holds the marker. One that cannot be read in time is not proven."""
+        """Return those with the marker in their environment. An environment not read in time proves nothing."""
         readers: dict[int, tuple[tuple[int, int], int]] = {}
         for key in candidates:
             try:
@@ -166,7 +166,7 @@ class Leftovers:
 
 
 def _answer(pid: int, marker: bytes) -> NoReturn:
-    """In a process of its own: exit with 1 if the environment of *pid* holds *marker*."""
+    """Exit with 1 if the environment of *pid* contains *marker*. Runs in a separate process."""
     code = 0
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
@@ -181,5 +181,5 @@ def _gone(key: tuple[int, int], processes: Mapping[int, reap.Process]) -> bool:
 
 
 def _send(pidfd: int, number: int) -> None:
-    with contextlib.suppress(OSError):  # it has ended, or has become another user's
+    with contextlib.suppress(OSError):  # it has ended, or its user has changed
         signal.pidfd_send_signal(pidfd, number)

@@ -1,7 +1,7 @@
-"""What the guardian knows of each source of output (a worker or a master), and what the log writer must be sent.
+"""Per-source state of the log client (a worker or a master), and the messages to be sent to the log writer.
 
-Nothing here grows with time: what a writer must know of a source is state, which is sent again to the next writer, so
-at most four messages a source wait. The service's own lines wait in ``Lines``, which has a limit.
+Nothing here grows over time: what a writer must know about a source is state, which is sent again to the next writer,
+so at most four messages per source are pending. The service's own lines are queued in ``Lines``, which is bounded.
 """
 
 from __future__ import annotations
@@ -15,14 +15,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 LINE_CHARACTERS = 8 * 1024
-"""Of one message; a longer line is sent in pieces. As JSON it takes six bytes a character at most, or twelve for two:
-a message must fit into the buffer of the socket (net.core.wmem_default, 208 KiB)."""
+"""Maximum characters per message; a longer line is sent in pieces.
+
+As JSON, a character takes at most six bytes, or twelve outside the Basic Multilingual Plane: a message must fit into
+the socket's buffer (net.core.wmem_default, 208 KiB).
+"""
 LINES_LIMIT = 1000
 LINES_BYTES = 1024 * 1024
 
 
 class Source:
-    """One worker (number > 0) or master (< 0), the read ends of its pipes, and what the writer has not been sent."""
+    """One worker (number > 0) or master (< 0), the read ends of its pipes, and its unsent messages."""
 
     def __init__(self, number: int, label: str, out: int, err: int) -> None:
         self.number = number
@@ -30,7 +33,7 @@ class Source:
         self.pipes = {"out": out, "err": err}
         self.released = False
         self.failed: bool | None = None
-        """None while it lives; then whether its end was a failure."""
+        """None while it lives; afterwards whether it failed."""
         self.tail_due: float | None = None
         self.tail_told = False
         self.unsent: list[str] = []
@@ -41,21 +44,21 @@ class Source:
         return f"<Source {self.number} {self.label}: {', '.join(self.pipes)} open, {self.unsent} to be sent>"
 
     def send_everything(self) -> None:
-        """The writer is a new one: it knows nothing of this source."""
+        """Queue the complete state of this source for a new writer."""
         self.unsent = [*self.pipes, *self._state()]
 
     def send_pipe_again(self, stream: str) -> None:
-        """The writer has no copy of this pipe."""
+        """Queue a pipe again that the writer did not receive."""
         if stream in self.pipes:
             self.unsent = [*(name for name in self.pipes if name in (*self.unsent, stream)), *self._state()]
 
     def forget_pipe(self, stream: str) -> int | None:
-        """Return the descriptor of a pipe that is at its end; the caller closes it."""
+        """Return the descriptor of a pipe that has reached its end; the caller closes it."""
         self.unsent = [name for name in self.unsent if name != stream]
         return self.pipes.pop(stream, None)
 
     def next_message(self) -> tuple[dict[str, Any], int | None]:
-        """Return the first message to be sent, and the descriptor that goes with it."""
+        """Return the first message to be sent, and its descriptor."""
         name = self.unsent[0]
         if name in self.pipes:
             return {"do": "add", "source": self.number, "label": self.label, "stream": name}, self.pipes[name]
@@ -68,7 +71,7 @@ class Source:
 
 
 class Lines:
-    """The service's own lines that wait for the writer. Beyond the limits the newest are dropped and counted."""
+    """Queue of the service's own lines for the writer. Beyond the limits the newest are dropped and counted."""
 
     def __init__(self) -> None:
         self._waiting: deque[bytes] = deque()
@@ -82,7 +85,7 @@ class Lines:
         return len(self._waiting)
 
     def add(self, text: str, label: str) -> None:
-        """Add a line (or several)."""
+        """Add one or more lines."""
         for begin in range(0, len(text) or 1, LINE_CHARACTERS):
             data = _line(text[begin : begin + LINE_CHARACTERS], label)
             if len(self._waiting) >= LINES_LIMIT or self._size + len(data) > LINES_BYTES:
@@ -95,7 +98,7 @@ class Lines:
         return self._waiting[0]
 
     def sent(self) -> None:
-        """The first message was sent. After the last of them a notice follows if others were dropped."""
+        """Remove the first message, which was sent. If lines were dropped, queue a notice after the last one."""
         self._size -= len(self._waiting.popleft())
         if self._dropped and not self._waiting:
             self._append(_line(f"{self._dropped} lines of the service were lost: the log writer did not read them"))
@@ -107,7 +110,7 @@ class Lines:
 
 
 class Next(NamedTuple):
-    """The next message to the writer, and what to call when it was sent."""
+    """The next message to the writer, and the function to call once it has been sent."""
 
     data: bytes
     descriptors: list[int]
@@ -115,23 +118,23 @@ class Next(NamedTuple):
 
 
 class Outbox:
-    """Everything that waits to be sent to the writer."""
+    """Everything to be sent to the writer."""
 
     def __init__(self) -> None:
         self.answered = False
-        """Whether this writer has answered. Until then only requests are sent."""
+        """Whether this writer has answered. Until then, only requests are sent."""
         self.lines = Lines()
         self._requests: dict[str, dict[str, Any]] = {}
-        """Of each kind at most one; sent before anything else."""
+        """Pending requests, at most one per kind; sent before anything else."""
         self._dropped: set[int] = set()
         self._sources: dict[int, Source] = {}
-        """Those of which there is something to be sent, in order."""
+        """Sources with something to send, in order."""
 
     def __bool__(self) -> bool:
         return bool(self._requests or self._dropped or self._sources or self.lines)
 
     def restart(self, requests: Iterable[dict[str, Any]], sources: Iterable[Source]) -> None:
-        """The writer is a new one: send it *requests*, and everything about *sources* once it has answered."""
+        """Prepare for a new writer: send *requests* now, and the state of *sources* once it has answered."""
         self.answered = False
         self._requests = {message["do"]: message for message in requests}
         self._dropped.clear()
@@ -141,11 +144,11 @@ class Outbox:
             self.add(source)
 
     def ask(self, name: str) -> None:
-        """Send the request ``{"do": name}``."""
+        """Queue the request ``{"do": name}``."""
         self._requests[name] = {"do": name}
 
     def add(self, source: Source) -> None:
-        """There is something to be sent about *source*."""
+        """Note that *source* has something to send."""
         self._sources[source.number] = source
 
     def drop(self, source: Source) -> None:
@@ -158,7 +161,7 @@ class Outbox:
         self._sources.pop(source.number, None)
 
     def first(self) -> Next | None:
-        """Return what is to be sent next."""
+        """Return the next message to send."""
         for name, request in self._requests.items():
             return Next(_encode(request), [], partial(self._requests.pop, name))
         if not self.answered:

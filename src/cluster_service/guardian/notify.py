@@ -1,14 +1,15 @@
-"""What a service manager is told of the service, by sd_notify(3): what it is, not what happens.
+"""Notifications to the service manager by sd_notify(3): the state of the service, not events.
 
-Each tick compares what is with what was told, and one datagram tells the difference; so nothing is lost when the
-manager's queue is full, and a master that dies changes nothing. Whether the service is ready is the master's to say
-(``orders.Status``), and once it has been it stays so: what serves less than it should says so in its STATUS.
+Each tick compares the current state with the last one sent, and sends the difference in one datagram. So nothing is
+lost if the manager's queue is full, and the death of a master has no effect. The master decides when the service is
+ready (``orders.Status``). Once ready, it stays ready: a degraded service reports that in its STATUS.
 
-*Watchdog.* That this is sent at all proves that the guardian's loop turns. It is sent as long as masters answer too, or
-the keeper may still cure that; when its cures have failed, no more, and the manager starts everything anew.
+*Watchdog.* Sending WATCHDOG=1 at all proves that the guardian's loop is running. It is sent as long as masters answer
+too, or the keeper may still recover; when recovery has failed, it is no longer sent, and the manager restarts
+everything.
 
-*Timeouts.* While the service starts, is reloaded or ends, in the time that it has announced itself, the manager is
-asked for more again and again; not for a start that has failed, nor while no master answers.
+*Timeouts.* While the service starts, reloads or stops, within its announced time, the guardian keeps asking the manager
+to extend its timeout; but not after a failed start, nor while no master answers.
 """
 
 from __future__ import annotations
@@ -27,15 +28,15 @@ if TYPE_CHECKING:
     from .keeper import Keeper
 
 EXTENSION = 30.0
-"""Seconds by which a timeout is extended, three times as often as need be."""
+"""Seconds by which a timeout is extended, three times as often as necessary."""
 _AGAIN = 0.5
-"""Seconds after which to try again what could not be sent."""
+"""Seconds until a failed send is retried."""
 
 EXTENDED = ("starting", "reloading", "stopping")
 
 
 class Notifier:
-    """The manager's picture of the service."""
+    """Reports the state of the service to the service manager."""
 
     def __init__(
         self,
@@ -63,13 +64,13 @@ class Notifier:
         self._retry_at: float | None = None
         self._was_up = False
         self._phase = "starting"
-        """As it was told."""
+        """The phase that was sent last."""
         self._text = ""
 
     def __repr__(self) -> str:
         return f"<Notifier {self._address!r}: told {self._phase}, {self._text!r}>"
 
-    # ------------------------------------------------------------ what is
+    # ------------------------------------------------------------ current state
 
     def phase(self) -> str:
         """Return starting, stalled, up, reloading or stopping."""
@@ -90,7 +91,7 @@ class Notifier:
     # ------------------------------------------------------------ time
 
     def deadline(self) -> float | None:
-        """When ``tick`` has something to do, unless something happens before."""
+        """Return when ``tick`` is due next, unless an event occurs before."""
         if self._socket is None:
             return None
         if self._retry_at is not None:
@@ -101,7 +102,7 @@ class Notifier:
         return min((time for time in times if time is not None), default=None)
 
     def tick(self, now: float) -> None:
-        """Tell what has changed, and what is due."""
+        """Send what has changed and what is due."""
         if self._socket is None or (self._retry_at is not None and now < self._retry_at):
             return
         phase, text = self.phase(), self.text()
@@ -127,7 +128,7 @@ class Notifier:
             self._beat_at = now + self._beat
 
     def end(self) -> None:
-        """The service ends now, whatever was told before."""
+        """Report that the service ends now, whatever was sent before."""
         if self._socket is not None:
             more = ["STOPPING=1"] if self._phase != "stopping" else []
             self._send([*more, "STATUS=ending", f"EXTEND_TIMEOUT_USEC={int(EXTENSION * 1e6)}"])
@@ -144,18 +145,18 @@ class Notifier:
             )
         return answers
 
-    # ------------------------------------------------------------ telling
+    # ------------------------------------------------------------ sending
 
     def _transition(self, phase: str) -> list[str]:
         if phase == "up":
-            # Process 1 of a container has another number to those outside.
+            # Process 1 of a container has another pid outside of it.
             return ["READY=1", *([f"MAINPID={os.getpid()}"] if os.getpid() != 1 else [])]
         if phase == "reloading":
             return ["RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}"]
         return ["STOPPING=1"] if phase == "stopping" else []
 
     def _send(self, lines: list[str]) -> bool:
-        """Tell. False when the manager's queue is full: to be tried again. One that is gone needs no words."""
+        """Send *lines*. Return False if the manager's queue is full, to retry later; a dead manager is ignored."""
         if self._socket is None:
             return True
         try:
@@ -168,7 +169,7 @@ class Notifier:
 
 
 def address_of(name: str) -> bytes:
-    """Return what ``sendto`` takes for NOTIFY_SOCKET; empty when it is neither a path nor an abstract name."""
+    """Return the ``sendto`` address for NOTIFY_SOCKET; empty if it is neither a path nor an abstract name."""
     if name.startswith("@") and len(name) > 1:
         return b"\0" + os.fsencode(name[1:])
     return os.fsencode(name) if name.startswith("/") else b""

@@ -1,8 +1,8 @@
-"""The ends of processes, and what is left of their groups.
+"""Reaping of child processes, and signals to process groups.
 
-The guardian is a subreaper (or process 1), so whatever a worker leaves behind becomes its child: every child is
-reaped, exactly once, known or not. The number of a process group stays taken while one member lives, so a group can
-be ended after its leader; but once it is empty the number may become another's, and so it is looked up before it is
+The guardian is a subreaper (or process 1), so every process that a worker leaves behind becomes its child: every child
+is reaped, exactly once, known or not. The number of a process group stays in use while it has a member, so a group can
+be signalled after its leader has ended; but once it is empty the number may be reused, so it is checked before it is
 signalled.
 """
 
@@ -48,23 +48,23 @@ def ended() -> Iterator[tuple[int, End]]:
 
 
 class Process(NamedTuple):
-    """What /proc/PID/stat says of a process. *start*: in clock ticks since the machine was started."""
+    """The content of /proc/PID/stat. *start*: in clock ticks since boot."""
 
     parent: int
     group: int
     start: int
     zombie: bool
     state: bytes = b"S"
-    """The letter of proc_pid_stat(5)."""
+    """The state letter of proc_pid_stat(5)."""
 
 
 def look(pid: int) -> Process | None:
-    """Return what is known of *pid*; None when there is no such process. Never blocks: stat needs no memory of it."""
+    """Return the state of *pid*, or None. Never blocks: reading stat does not access the process's memory."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            # The name, in parentheses, may contain anything: what follows the last one is plain.
+            # The name, in parentheses, may contain anything; fields are unambiguous after the last parenthesis.
             fields = file.read().rpartition(b")")[2].split()
-        # The first thread may have ended and others go on: all of them count until the last one ends.
+        # The first thread may have ended while others continue: the process lives until the last thread ends.
         zombie = fields[0] in (b"Z", b"X") and int(fields[17]) <= 1
         return Process(int(fields[1]), int(fields[2]), int(fields[19]), zombie, fields[0])
     except (OSError, ValueError, IndexError):
@@ -88,7 +88,7 @@ def mark_of(pid: int) -> int:
 
 
 def processes() -> dict[int, Process]:
-    """Return every process of the machine that this one may see, by pid."""
+    """Return all processes of the machine that this one may see, by pid."""
     found = ((int(entry), look(int(entry))) for entry in os.listdir("/proc") if entry.isdigit())
     return {pid: process for pid, process in found if process is not None}
 
@@ -109,7 +109,7 @@ def below(roots: Collection[int], known: Mapping[int, Process]) -> set[int]:
 
 
 def living_groups() -> set[int]:
-    """Return the process groups that have a living member which descends from this process. One walk of /proc."""
+    """Return the process groups with a live member that descends from this process. Scans /proc once."""
     known = processes()
     return {known[pid].group for pid in below([os.getpid()], known) if not known[pid].zombie}
 
@@ -121,13 +121,13 @@ def signal_group(
     leader_lives: bool,
     others: Container[int] = (),
 ) -> bool:
-    """Send *number* to every member of *group*. False when there is no group of ours of this number.
+    """Send *number* to every member of *group*. Return False if this number is no group of ours.
 
-    *leader_lives*: its first process has not been reaped, so the number cannot be another's. *others*: pids of living
-    workers, one of which may have been given the number since.
+    *leader_lives*: its first process has not been reaped, so the number cannot have been reused. *others*: pids of live
+    workers, one of which may have got the number since.
     """
     if not leader_lives:
-        if group in others or not _exists(group):  # most groups are empty by then, and /proc need not be walked
+        if group in others or not _exists(group):  # most groups are empty by then, and /proc need not be scanned
             return False
         if group not in living_groups():
             return False
@@ -139,7 +139,7 @@ def signal_group(
 
 
 def _signal_leader(pid: int, number: int) -> bool:
-    """Signal a process that was forked just now and has no process group of its own yet."""
+    """Signal a process that was just forked and has no process group of its own yet."""
     try:
         os.kill(pid, number)
     except (ProcessLookupError, PermissionError):
@@ -148,7 +148,7 @@ def _signal_leader(pid: int, number: int) -> bool:
 
 
 def _exists(group: int) -> bool:
-    """Whether any process is in *group*, of ours or not."""
+    """Return whether any process is in *group*, ours or not."""
     try:
         os.killpg(group, 0)
     except ProcessLookupError:
@@ -159,7 +159,7 @@ def _exists(group: int) -> bool:
 
 
 def children() -> set[int]:
-    """Return the pids of all children of this process, which has one thread."""
+    """Return the pids of all children of this process, which has a single thread."""
     own = os.getpid()
     try:
         with open(f"/proc/{own}/task/{own}/children", encoding="ascii") as file:

@@ -1,7 +1,7 @@
 """Forking: one ``Launch`` for each new process, worker or master, until its program has been executed.
 
-The guardian does not wait for a child: what the child has to say comes on the launch socket, which the loop watches.
-A fork that is refused leaves nothing behind.
+The guardian does not wait for a child: the child reports on the launch socket, which the loop watches. A failed fork
+leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _CHECK_BACKLOG = 16
 
 
 class CannotSpawn(Exception):
-    """There is no process, and why, as a sentence."""
+    """No process was started; the message is a sentence."""
 
 
 class Resources:
-    """A block at whose end every descriptor made in it is closed, but for those that are kept.
+    """Context manager that closes every descriptor created in it, except for those that are kept.
 
-    The child has its copies by then; and when the fork was refused nothing is kept, and nothing left behind.
+    By then the child has its copies; if the fork failed, nothing is kept and nothing leaks.
     """
 
     def __init__(self) -> None:
@@ -50,14 +50,14 @@ class Resources:
             os.close(descriptor)
 
     def pair(self, kind: int) -> tuple[socket.socket, socket.socket]:
-        """Return a new socket pair, ours first: no descriptor can be sent to it."""
+        """Return a new socket pair, our end first: it refuses descriptors."""
         pair = socket.socketpair(socket.AF_UNIX, kind)
         receiving.refuse_descriptors(pair[0])
         self._sockets += pair
         return pair
 
     def pipe(self) -> tuple[int, int]:
-        """Return the ends of a new pipe, the reading one first."""
+        """Return the ends of a new pipe, read end first."""
         ends = os.pipe()
         self._descriptors += ends
         return ends
@@ -69,14 +69,14 @@ class Resources:
         return descriptor
 
     def board(self) -> int:
-        """Return a descriptor of a new board; -1 where the machine allows none."""
+        """Return a descriptor of a new board; -1 if it cannot be created."""
         descriptor = board.create()
         if descriptor >= 0:
             self._descriptors.append(descriptor)
         return descriptor
 
     def check_socket(self, opened: tuple[socket.socket, str]) -> tuple[socket.socket, str]:
-        """Let the socket *opened*, on which one worker is checked, listen; return it and its address."""
+        """Make the socket *opened*, which serves one worker's health checks, listen; return it and its address."""
         sock, name = opened
         self._sockets.append(sock)
         receiving.refuse_descriptors(sock)
@@ -90,14 +90,14 @@ class Resources:
 
 
 class Launch(NamedTuple):
-    """A process that was forked: its pid, and our end of its launch socket."""
+    """A forked process: its pid, and our end of its launch socket."""
 
     pid: int
     sock: socket.socket
 
 
 class Progress:
-    """What has come over a launch socket so far."""
+    """The data received over a launch socket so far."""
 
     def __init__(self, launch: Launch) -> None:
         self.pid = launch.pid
@@ -105,10 +105,10 @@ class Progress:
         self.listener: int | None = None
         self.error = ""
         self.deaf = False
-        """Its listener is lost: the program would run, and be told that there is no such call as bind."""
+        """Its listener is lost: the program would run, but bind would fail with ENOSYS."""
 
     def read(self) -> bool:
-        """Read what there is. True when that was all: the program has been executed, or ``error`` says why not."""
+        """Read available data. Return True at the end: the program has been executed, or ``error`` says why not."""
         while True:
             try:
                 data, descriptors, _ = passing.receive(self.sock, 4096, 1)
@@ -120,7 +120,7 @@ class Progress:
                 self.listener = descriptors[0]
             elif not data:
                 return True
-            elif data == b"\0":  # a descriptor came with it, and there was no room for one more: recvmsg(2), MSG_CTRUNC
+            elif data == b"\0":  # its descriptor did not arrive, because none was free: recvmsg(2), MSG_CTRUNC
                 self.deaf = True
                 self.error = f"the worker cannot be started: {shortage.SENTENCES[errno.EMFILE]}"
             else:
@@ -128,15 +128,15 @@ class Progress:
 
 
 def launch(plan: Plan) -> Launch:
-    """Fork a process that becomes what *plan* says. Raises CannotSpawn."""
+    """Fork a process that executes *plan*. Raises CannotSpawn."""
     try:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     except OSError as error:
         raise CannotSpawn(shortage.explain(error)) from None
-    if plan.machine is None:  # no listener will come
+    if plan.machine is None:  # no listener will arrive
         receiving.refuse_descriptors(ours)
     guardian = os.getpid()
-    # A signal that arrived in the child before its handlers are gone would be taken there for one of the guardian's.
+    # Otherwise a signal that arrives in the child before its handlers are reset would run a handler of the guardian.
     blocked = signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
     try:
         pid = os.fork()
@@ -153,9 +153,9 @@ def launch(plan: Plan) -> Launch:
 
 @functools.lru_cache(maxsize=100)
 def identity_of(user: str | None, group: str | None) -> Identity:
-    """Return the identity that an order names. Raises CannotSpawn when there is no such user or group.
+    """Return the identity named by an order. Raises CannotSpawn if there is no such user or group.
 
-    One that was found is remembered: the user database may be a server that does not answer later.
+    Results are cached: the user database may be a server that later does not answer.
     """
     try:
         return identity.of(user, group)
@@ -164,7 +164,7 @@ def identity_of(user: str | None, group: str | None) -> Identity:
 
 
 def check_share(share: str, worker: Identity, known: dict[str, Any]) -> None:
-    """Raise CannotSpawn when *share* cannot be used here, or not for a worker of another user."""
+    """Raise CannotSpawn if *share* is unavailable here, or not for a worker of another user."""
     reason = known.get(share, f"there is no such way; there are: {', '.join(sorted(known))}")
     if reason:
         raise CannotSpawn(f"ports cannot be shared by {share}: {reason}")

@@ -1,8 +1,8 @@
 """The programs of the guardian (``--boot-fd N NAME``) and of its log writer (``--log-writer N TITLE``).
 
-Started by ``cservice start``, which becomes it by exec: so this is the process that the user, systemd or the
-container knows. NAME only serves the reader of a process list. Whatever state it was started in (closed standard
-descriptors, signals ignored or blocked, stray descriptors), it puts in order first.
+``cservice start`` executes this program in its own process, so this is the process that the user, systemd or the
+container runtime knows. NAME is only for readers of a process list. The program first repairs its initial state: closed
+standard descriptors, ignored or blocked signals, stray descriptors.
 """
 
 from __future__ import annotations
@@ -15,15 +15,14 @@ from typing import Any
 
 
 class _LateInspect(ModuleType):
-    """Stands in for ``inspect``, which ``dataclasses`` imports, until something of it is used that is not here.
+    """Placeholder for ``inspect``, which ``dataclasses`` imports, until an attribute missing here is used.
 
-    With all that it imports in its turn it would be an eighth of the guardian's memory, and our records need none of
-    it.
+    With its own imports, ``inspect`` would take an eighth of the guardian's memory, and our records need none of it.
     """
 
     @staticmethod
     def get_annotations(owner: type) -> dict[str, Any]:
-        """Return the annotations of a class, as they stand."""
+        """Return the annotations of a class, unevaluated."""
         return dict(vars(owner).get("__annotations__") or {})
 
     def __getattr__(self, name: str) -> Any:
@@ -36,13 +35,13 @@ class _LateInspect(ModuleType):
 
 
 def main() -> int:
-    """Run; return the exit code."""
+    """Run the program; return the exit code."""
     if len(sys.argv) < 3 or sys.argv[1] not in ("--boot-fd", "--log-writer") or not sys.argv[2].isdigit():
         os.write(2, b"the guardian is started by: cservice start\n")
         return 2
-    if sys.version_info < (3, 14):  # from where on annotations are made when they are asked for
+    if sys.version_info < (3, 14):  # annotations are evaluated lazily from 3.14 on
         sys.modules["inspect"] = _LateInspect("inspect")
-    # Without site-packages (-S) our package is found where this file is.
+    # Without site-packages (-S), locate our package by the path of this file.
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
     number = int(sys.argv[2])
     return _write_logs(number, *sys.argv[3:4]) if sys.argv[1] == "--log-writer" else _guard(number)
@@ -71,7 +70,7 @@ def _guard(boot_fd: int) -> int:
     _open_standard()
     given = len(boot.manager.sockets)
     _close_others({*range(3, 3 + given), *([] if lock is None else [lock])})
-    os.chdir("/")  # the directory of the caller may be a release, or be unmounted
+    os.chdir("/")  # the caller's directory may be a release, or be unmounted
     problem = _write_pid_file(boot.pid_file) or _try_log_file(boot.log_file)
     if problem:
         return _refuse(problem)
@@ -93,7 +92,7 @@ def _refuse(problem: str) -> int:
 
 
 def _above_standard(descriptor: int) -> int:
-    """Return a close-on-exec descriptor for the same that is not 0, 1 or 2, where it may be when those were closed."""
+    """Return a close-on-exec duplicate that is not 0, 1 or 2, which it may be if those were closed."""
     if descriptor > 2:
         os.set_inheritable(descriptor, False)  # noqa: FBT003 - positional only
         return descriptor

@@ -1,7 +1,7 @@
-"""The stream to the master: frames out, with a bound on what waits for a master that does not read, and frames in.
+"""The stream to the master: frames in and out, with a limit on data pending for a master that does not read.
 
-Each worker has a small share of what may wait, so that its messages can fill neither the queue nor another's share.
-Whatever is lost when a link is given up is no loss: the next master's snapshot has it.
+Each worker has a small share of the queue, so that its messages fill neither the queue nor another worker's share. Data
+discarded with a link is not lost: the snapshot for the next master contains it.
 """
 
 from __future__ import annotations
@@ -21,14 +21,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _LIMIT = 4 * 1024 * 1024 + frames.LIMIT
-"""Bytes that may wait for the master beyond which it is taken for hung: a snapshot may be as large as a frame. Workers'
-messages do not count."""
+"""Pending bytes beyond which the master is considered hung: a snapshot may be as large as a frame.
+
+Messages of workers are not counted.
+"""
 WORKER_SHARE = 1024 * 1024
-"""Bytes of one worker's messages that may wait before the next one is sent."""
+"""Maximum pending bytes of one worker's messages before the next one is sent."""
 WORKERS_SHARE = 16 * 1024 * 1024
-"""As many of all workers together."""
+"""Maximum pending bytes of all workers' messages."""
 WORDS = (Message, Notified, Ready, ListenFailed)
-"""Facts of which a worker decides how many there are."""
+"""Facts that a worker can produce in any number."""
 _CHUNK = 256 * 1024
 
 
@@ -38,9 +40,9 @@ class _Waiting(NamedTuple):
     data: memoryview
     descriptor: int | None
     worker: int
-    """Whose share they count towards; 0: to none."""
+    """The worker whose share is charged; 0: none."""
     fact: Any
-    """The fact, where a descriptor comes with it."""
+    """The fact, if it has a descriptor."""
 
 
 class Overflow(Exception):
@@ -48,7 +50,7 @@ class Overflow(Exception):
 
 
 class Link:
-    """Our end of the stream. *greeted*: whether the master has said hello; it is told nothing before."""
+    """Our end of the stream. *greeted*: whether the master has sent Hello; no fact is sent before."""
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)  # noqa: FBT003 - positional only
@@ -57,16 +59,16 @@ class Link:
         self._decoder = frames.Decoder()
         self._waiting: deque[_Waiting] = deque()
         self._size = 0
-        """Bytes that wait, but for those of workers' messages."""
+        """Pending bytes, without messages of workers."""
         self._shares: dict[int, int] = {}
-        """Bytes of workers' messages that wait, by worker."""
+        """Pending bytes of workers' messages, by worker."""
 
     def __repr__(self) -> str:
         return f"<Link: {'greeted' if self.greeted else 'not greeted'}, {self._size} bytes wait>"
 
     @property
     def waiting(self) -> bool:
-        """Whether there is something to be written as soon as the socket takes it."""
+        """Whether data is pending."""
         return bool(self._waiting)
 
     def room(self, worker: int) -> bool:
@@ -74,9 +76,9 @@ class Link:
         return self._shares.get(worker, 0) < WORKER_SHARE and sum(self._shares.values()) < WORKERS_SHARE
 
     def send(self, fact: Any, descriptor: int | None = None) -> None:
-        """Send *fact*, or keep it until the socket takes it; *descriptor* rides with it.
+        """Send *fact*, or queue it until the socket accepts it, together with *descriptor*.
 
-        A fact of ``WORDS`` is dropped where its worker has no room. Raises Overflow for any other that has none.
+        A fact in ``WORDS`` is dropped if its worker's share is full. Raises Overflow for any other fact without room.
         """
         worker = fact.worker or 0 if isinstance(fact, WORDS) else 0
         if worker and not self.room(worker):
@@ -98,7 +100,7 @@ class Link:
             del self._shares[worker]
 
     def flush(self) -> None:
-        """Write what the socket takes."""
+        """Write pending data until the socket accepts no more."""
         while self._waiting:
             data, descriptor, worker, fact = self._waiting[0]
             try:
@@ -109,7 +111,7 @@ class Link:
                 if descriptor is not None and error.errno in passing.SHORTAGES:
                     self._give_up_descriptor(descriptor, fact)
                     continue
-                self._discard()  # it has died: its successor will be told everything
+                self._discard()  # the master has died: its successor gets the complete state
                 return
             if descriptor is not None:
                 os.close(descriptor)
@@ -120,16 +122,16 @@ class Link:
                 self._waiting[0] = _Waiting(data[sent:], None, worker, None)
 
     def _give_up_descriptor(self, descriptor: int, fact: Any) -> None:
-        """Send the first fact without its descriptor: the master asks for it again later."""
+        """Send the first fact without its descriptor: the master requests it again later."""
         os.close(descriptor)
         data = frames.encode(to_json(dataclasses.replace(fact, descriptor=False)))
         self._account(0, len(data) - len(self._waiting[0].data))
         self._waiting[0] = _Waiting(memoryview(data), None, 0, None)
 
     def receive(self) -> Iterator[dict[str, Any]]:
-        """Return the messages that the next read completes; frames.FrameError is raised after the last before garbage.
+        """Yield the messages that the next read completes; frames.FrameError follows the last one before invalid data.
 
-        Raises BlockingIOError when there is nothing to read, EOFError when there will be nothing any more.
+        Raises BlockingIOError if there is no data, EOFError at the end of the stream.
         """
         try:
             data = self.sock.recv(_CHUNK)
@@ -142,7 +144,7 @@ class Link:
         return self._decoder.feed(data)
 
     def close(self) -> None:
-        """Let the master see the end of the stream."""
+        """Close the stream; the master reads its end."""
         self._discard()
         self.sock.close()
 

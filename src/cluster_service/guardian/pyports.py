@@ -1,8 +1,8 @@
-"""Port sharing by the Python runtime: the worker's ``socket.bind`` asks on the ports pair (``wire.channel``).
+"""Port sharing by the Python runtime: the worker's ``socket.bind`` sends a request on the ports pair.
 
-For hosts without seccomp. The rules are those of ``ports``; only the way that a bind comes, and its socket goes,
-differs. What seccomp sees of the worker's own socket the request must say: its options are not copied. Who the worker
-is, and what its path leads to, the helper finds out.
+For hosts without seccomp; see ``wire.channel`` for the protocol. The rules are those of ``ports``; only the transport
+of requests and sockets differs. The request must contain what seccomp reads from the worker's own socket: its options
+are not copied. The helper determines the identity of the worker and resolves its path.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _NOT_OURS: dict[str, Any] = {"ok": True, "shared": False}
 
 
 class Service:
-    """Answers the requests of workers whose share is ``python``; *closed* is called when one has closed its end."""
+    """Answers the requests of workers with share ``python``; *closed* is called when one closes its end."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class Service:
         self._closed = closed
 
     def receive(self, worker: Worker) -> Steps[None] | None:
-        """Receive one request and return the steps that answer it. The pair is readable."""
+        """Receive one request and return the steps that answer it. The pair must be readable."""
         pair = worker.ports
         if pair is None:
             return None
@@ -66,7 +66,7 @@ class Service:
             return None
         except OSError:
             data, descriptors = b"", False
-        if data and not descriptors:  # it must send none: see receiving
+        if data and not descriptors:  # it must not send descriptors: see receiving
             return seccomp.timed(worker, self._serve(worker, data))
         self._closed(worker)
         return None
@@ -77,7 +77,7 @@ class Service:
             return
         try:
             _send(worker.ports, reply, descriptors)
-        except OSError:  # it has died, or does not read its replies: its pair is closed, and it shares no further ports
+        except OSError:  # dead, or not reading replies: close its pair, so that it shares no more ports
             self._closed(worker)
 
     def _answer(self, worker: Worker, data: bytes) -> Steps[Reply]:
@@ -105,7 +105,7 @@ class Service:
     def _bind(self, worker: Worker, request: dict[str, Any]) -> Steps[Reply]:
         text = str(request["address"])
         if text == "unix:" or text.partition("+")[0].endswith(":0"):
-            return _NOT_OURS, []  # the kernel is to choose the name or the port
+            return _NOT_OURS, []  # the kernel chooses the name or port
         path = text.removeprefix("unix:") if text.startswith("unix:") and not text.startswith("unix:@") else None
         address = addresses.Address("unix", path) if path is not None else addresses.parse(text)
         if address.host == "::" and not request.get("v6only", True):
@@ -144,7 +144,7 @@ class Service:
 
 
 def _send(pair: socket.socket, reply: dict[str, Any], descriptors: list[int]) -> None:
-    """Send *reply* without waiting. Raises OSError, BlockingIOError too: the worker has not read earlier replies."""
+    """Send *reply* without blocking. Raises OSError; BlockingIOError if earlier replies were not read."""
     try:
         passing.send(pair, channel.encode(reply), descriptors)
     except OSError as error:

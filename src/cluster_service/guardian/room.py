@@ -1,13 +1,14 @@
-"""Sockets that a program binds and closes again: they are released, and what is in use has a limit.
+"""Limits on sockets that a program binds and closes again: closed ones are released, those in use are bounded.
 
-A resolver with random source ports or FTP with its data connections would make the service hold thousands. So from
-``SWEEP_AT`` sockets that a worker has alone, those are released that none of its processes has open; and what it binds
-beyond ``SOCKETS_LIMIT`` in use, or faster than ``OPENS_PER_SECOND``, is left to the kernel. New sockets of a worker
-that closes many are reported only once they have lasted: the log would have two lines for each.
+A resolver with random source ports, or FTP with its data connections, would make the service hold thousands of sockets.
+So once a worker is the sole user of ``SWEEP_AT`` sockets, the guardian releases those that none of its processes has
+open; further binds beyond ``SOCKETS_LIMIT`` sockets in use, or faster than ``OPENS_PER_SECOND``, are left to the
+kernel. If a worker closes many of its sockets, new ones are reported only after they have lasted: the log would
+otherwise have two lines for each.
 
-Fewer are looked at ``FIRST_LOOK`` seconds after the worker was given one, and again after twice the time as long as it
-has any alone: a socket that was closed is held for about as long as it was open, and an idle service rests. A worker
-that was told to stop is left alone: its successor needs the ports that it stops using.
+Smaller numbers are checked ``FIRST_LOOK`` seconds after the worker got a socket, and then at doubling intervals while
+it is the sole user of any: a closed socket is held for about as long as it was open, and an idle service stays idle. A
+worker that was asked to stop is not checked: its successor needs the ports that it stops using.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from .steps import ask
 from .wants import LeaveAlone
 
 FIRST_LOOK = 3.0
-"""Seconds after which a worker that was given a socket is looked at."""
+"""Seconds until the first check of a worker that got a socket."""
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,10 +35,10 @@ if TYPE_CHECKING:
 
 
 class Told(NamedTuple):
-    """Where the news goes."""
+    """Callbacks for port events."""
 
     bound: Callable[[Worker, Held], None]
-    """It has bound a socket that listens already: it may never ask for more (gunicorn looks at SO_ACCEPTCONN first)."""
+    """A worker bound a socket that already listens; it may never call listen (gunicorn checks SO_ACCEPTCONN first)."""
     listening: Callable[[Worker, Held], None]
     refused: Callable[[Worker, Address, str], None]
     released: Callable[[Held], None]
@@ -46,14 +47,14 @@ class Told(NamedTuple):
 
 
 class Look(NamedTuple):
-    """When a worker is looked at, in monotonic seconds, and after what pause."""
+    """When a worker is due for a check, in monotonic seconds, and the interval that precedes it."""
 
     at: float
     pause: float
 
 
 class Room:
-    """What each worker has alone. *close* closes a socket, *start* runs steps."""
+    """The sockets of which one worker is the sole user. *close* closes a socket, *start* runs steps."""
 
     def __init__(
         self,
@@ -69,30 +70,30 @@ class Room:
         self._looks: dict[int, Look] = {}
 
     def given(self, worker: Worker) -> None:
-        """*worker* was given a socket, which it may close soon."""
+        """Schedule a check of *worker*, which got a socket that it may close soon."""
         at = time.monotonic() + FIRST_LOOK
         known = self._looks.get(worker.number)
         self._looks[worker.number] = Look(at if known is None else min(at, known.at), FIRST_LOOK)
 
     def deadline(self) -> float | None:
-        """Return when ``tick`` has something to do."""
+        """Return when ``tick`` is due next."""
         return min((look.at for look in self._looks.values()), default=None)
 
     def tick(self, now: float) -> None:
-        """Look at the workers for which it is time."""
+        """Check the workers that are due."""
         for number, look in list(self._looks.items()):
             if now >= look.at:
                 del self._looks[number]
                 self._start(lambda number=number, pause=look.pause: self._look(number, pause))  # type: ignore[misc]
 
     def _look(self, number: int, pause: float) -> Steps[None]:
-        """Release what a worker has closed, and look again later if it has any left."""
+        """Release the sockets that a worker has closed, and schedule another check if any remain."""
         worker = self._holdings.workers.get(number)
         if worker is None or worker.exited or worker.signals:
             return
         alone = self._alone(worker)
         if alone:
-            with contextlib.suppress(OSError):  # the helper could not: later
+            with contextlib.suppress(OSError):  # the helper failed: retry later
                 yield from self._sweep(worker, alone)
         if not worker.exited and self._alone(worker) and number not in self._looks:
             self._looks[number] = Look(time.monotonic() + 2 * pause, 2 * pause)
@@ -101,7 +102,7 @@ class Room:
         return [held for held in self._holdings.held.values() if _is_of(worker, held)]
 
     def tell(self, worker: Worker, held: Held) -> None:
-        """Report that *worker* listens; later, where it keeps closing what it opens."""
+        """Report that *worker* listens; defer the report if it keeps closing its sockets."""
         was = held.quiet
         known = str(held.address) in worker.listening
         held.quiet = worker.churns and _is_of(worker, held) and not known
@@ -112,7 +113,7 @@ class Room:
             self._told.listening(each, held)
 
     def check_rate(self, worker: Worker) -> None:
-        """Raises LeaveAlone where *worker* opens sockets faster than the master has time to hear of."""
+        """Raise LeaveAlone if *worker* opens sockets faster than the master can process."""
         if worker.may_open(time.monotonic()):
             return
         if not worker.fast:
@@ -124,7 +125,7 @@ class Room:
         raise LeaveAlone
 
     def make(self, worker: Worker) -> Steps[None]:
-        """Release what *worker* has closed, once it has many sockets. Raises LeaveAlone where it uses too many."""
+        """Release closed sockets of *worker* once it has many. Raises LeaveAlone if it uses too many."""
         alone = self._alone(worker)
         if len(alone) < worker.sweep_at:
             return
@@ -148,7 +149,7 @@ class Room:
         still = set((yield from ask("open_sockets", asked)).values["open"])
         for held in alone:
             if held.users != {worker.number} or self._holdings.by_inode.get(held.inode) is not held:
-                continue  # something has happened to it meanwhile
+                continue  # changed meanwhile
             if held.inodes.isdisjoint(still):
                 self._close(held)
                 if not held.quiet:
@@ -159,5 +160,5 @@ class Room:
 
 
 def _is_of(worker: Worker, held: Held) -> bool:
-    """Whether nobody but *worker* keeps the socket, and nothing but its binding it."""
+    """Return whether *worker* is the sole user of the socket, and only its bind keeps it open."""
     return held.users == {worker.number} and not (held.declared or held.asked or held.given)

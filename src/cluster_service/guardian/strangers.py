@@ -1,7 +1,7 @@
-"""Who holds a port that we cannot have: a sentence for the operator, from /proc.
+"""Identification of the process that holds a port we cannot bind: a sentence for the operator, from /proc.
 
-Only looked up after a bind has failed, by the helper where a worker's has: some milliseconds, and ``SECONDS`` at most
-where there are thousands of processes.
+The search runs only after a bind has failed, in the helper if a worker's bind failed. It takes a few milliseconds, or
+at most ``SECONDS`` if there are thousands of processes.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from cluster_service.wire.addresses import Address
 
 SECONDS = 0.5
-"""How long the processes of the machine are looked through."""
+"""Maximum seconds for a search of the machine's processes."""
 _TABLES = {"tcp": ("tcp", "tcp6"), "udp": ("udp", "udp6")}
 _LISTEN, _UNCONNECTED = "0A", "07"  # TCP_LISTEN, TCP_CLOSE of net/tcp_states.h
 _UNIX_PATH_COLUMN = 7
 
 
 def describe(address: Address) -> str:
-    """Return "127.0.0.1:8000 is taken: pid 71 (nginx) listens there", as far as it can be found out."""
+    """Return "127.0.0.1:8000 is taken: pid 71 (nginx) listens there", as far as known."""
     inodes = _unix_inodes(address) if address.kind == "unix" else _inet_inodes(address)
     holders = [f"pid {pid} ({name_of(pid)})" for pid in holders_of(inodes)] if inodes else []
     if holders:
@@ -39,12 +39,12 @@ def describe(address: Address) -> str:
 
 
 def taken(address: Address) -> str:
-    """Return that *address* is taken, without looking for the process."""
+    """Return that *address* is taken, without searching for the process."""
     return f"{address} is taken by another process"
 
 
 def holders_of(inodes: set[int], but: int = 0) -> Iterator[int]:
-    """Yield the pids, other than ours and *but*, that hold one of the sockets, as far as ``SECONDS`` reach."""
+    """Yield the pids that hold one of the sockets, except ours and *but*, within ``SECONDS``."""
     wanted = {f"socket:[{inode}]" for inode in inodes}
     end = time.monotonic() + SECONDS
     for entry in os.listdir("/proc"):
@@ -55,12 +55,12 @@ def holders_of(inodes: set[int], but: int = 0) -> Iterator[int]:
 
 
 def holds(pid: int, wanted: set[str]) -> bool:
-    """Whether a descriptor of process *pid* is one of *wanted* (``socket:[4711]``); False where we may not look."""
+    """Return whether *pid* has a descriptor in *wanted* (``socket:[4711]``); False without permission."""
     return any(link in wanted for link in links_of(pid))
 
 
 def is_visible(pid: int) -> bool:
-    """Whether we may look at the descriptors of process *pid*; True when it has ended."""
+    """Return whether we may list the descriptors of process *pid*; True if it has ended."""
     try:
         os.listdir(f"/proc/{pid}/fd")
     except PermissionError:
@@ -71,13 +71,13 @@ def is_visible(pid: int) -> bool:
 
 
 def links_of(pid: int) -> Iterator[str]:
-    """Yield what the descriptors of process *pid* are (``socket:[4711]``); nothing where we may not look."""
+    """Yield the link targets of *pid*'s descriptors (``socket:[4711]``); nothing without permission."""
     with contextlib.suppress(PermissionError):
         yield from links_seen(pid)
 
 
 def links_seen(pid: int) -> Iterator[str]:
-    """Yield what the descriptors of process *pid* are (``socket:[4711]``). Raises PermissionError."""
+    """Yield the link targets of *pid*'s descriptors (``socket:[4711]``). Raises PermissionError."""
     directory = f"/proc/{pid}/fd"
     try:
         entries = os.listdir(directory)
@@ -91,7 +91,7 @@ def links_seen(pid: int) -> Iterator[str]:
 
 
 def below(root: int, without: Container[int] = ()) -> set[int]:
-    """Return *root* and the processes below it, but for those *without* and what is below them."""
+    """Return *root* and its descendants, except those in *without* and their descendants."""
     found, left = {root}, [root]
     while left:
         left = [pid for parent in left for pid in _children_of(parent) if pid not in without and pid not in found]
@@ -134,7 +134,7 @@ def _inet_inodes(address: Address) -> set[int]:
 
 
 def _overlap(address: Address, text: str) -> bool:
-    """Whether the address *text* of the kernel's table (hexadecimal words in the machine's order) collides."""
+    """Return whether *text*, an address of the kernel's table (hex words in native byte order), conflicts."""
     raw = b"".join(int(text[at : at + 8], 16).to_bytes(4, "little") for at in range(0, len(text), 8))
     v6 = len(text) == 32
     host = socket.inet_ntop(socket.AF_INET6 if v6 else socket.AF_INET, raw)

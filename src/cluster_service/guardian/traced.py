@@ -1,10 +1,10 @@
-"""Children whose end a tracer withholds, and the end of that tracer.
+"""Detection of children that cannot be reaped because of a tracer, and termination of the tracer.
 
-If a process traces another one by ptrace(2), the kernel reports the end of any traced thread to the tracer. The parent
-can reap the child only after the tracer has waited for it, or has ended. A tracer that stops its tracee at the exit
-(PTRACE_O_TRACEEXIT) even keeps it from becoming a zombie, and a pidfd of it does not become readable. Therefore the
-guardian regularly reads the state of its children in /proc, which never blocks. A debugger waits within milliseconds;
-a tracer that has not done so after one look is killed, if it descends from this process or has the user of the child.
+If a process traces another one with ptrace(2), the kernel reports the exit of any traced thread to the tracer. The
+parent can reap the child only after the tracer has waited for it or has exited. A tracer that stops its tracee at exit
+(PTRACE_O_TRACEEXIT) even prevents it from becoming a zombie, and its pidfd does not become readable. Therefore the
+guardian regularly reads the state of its children in /proc, which never blocks. A debugger waits within milliseconds; a
+tracer that has not done so by the next check is killed if it descends from this process or runs as the child's user.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ if TYPE_CHECKING:
     from .holdings import Worker
 
 LOOK_SECONDS, IDLE_LOOK_SECONDS = 1.0, 5.0
-"""Time between two looks; the longer one while no child has ended or was told to. A child that is found dead in two
-consecutive looks is withheld.
+"""Seconds between two checks; the longer interval applies while no child has ended or was asked to.
+
+A child found dead in two consecutive checks is considered withheld by a tracer.
 """
 MAX_THREADS = 4096
-"""Threads of one child, and tracers that trace each other, that are examined in one look."""
+"""Maximum threads of one child, and tracers that trace each other, examined in one check."""
 
 _PF_EXITING, _PF_SIGNALED = 0x4, 0x400  # linux/sched.h
 _KILL_PENDING = 1 << (signal.SIGKILL - 1)
@@ -38,7 +39,7 @@ class _Thread(NamedTuple):
 
     process: int
     tracer: int
-    """The id of the thread that traces it; 0: none."""
+    """Id of the tracing thread; 0: none."""
     user: int
     is_dying: bool
 
@@ -68,9 +69,9 @@ def _read_threads(pid: int) -> Iterator[_Thread]:
 
 
 def find_tracers(pid: int, *, killed: bool) -> set[int]:
-    """Return the processes that trace the dead process *pid*, and their tracers; none while a thread of it lives.
+    """Return the processes that trace the dead process *pid*, and their tracers; none if a thread of it lives.
 
-    *killed*: it was sent SIGKILL. The kernel drops that signal if the process is exiting, and shows no trace of it.
+    *killed*: it was sent SIGKILL. The kernel drops that signal if the process is exiting, without a trace in /proc.
     """
     threads = list(_read_threads(pid))
     if not killed and not all(thread.is_dying for thread in threads):
@@ -85,26 +86,26 @@ def find_tracers(pid: int, *, killed: bool) -> set[int]:
 
 
 class Traced:
-    """Finds ended children that cannot be reaped, and kills their tracers."""
+    """Finds dead children that cannot be reaped, and kills their tracers."""
 
     def __init__(self, others: Container[int], workers: Mapping[int, Worker], log: Callable[[str], None]) -> None:
-        """*others*: children to leave alone; *workers*: by pid, those that have not been reaped."""
+        """*others*: children to ignore; *workers*: the workers that have not been reaped, by pid."""
         self._others = others
         self._workers = workers
         self._log = log
         self._seen: set[tuple[int, int]] = set()
-        """Pid and start time of the children that had ended at the last look."""
+        """Pid and start time of the children that were dead at the last check."""
         self._reported: set[tuple[int, int, int]] = set()
-        """The same, and the tracer that was reported for it."""
+        """Pid, start time and tracer of reported cases."""
         self._looked_at = -IDLE_LOOK_SECONDS
 
     def deadline(self) -> float | None:
-        """Return when ``tick`` has something to do."""
+        """Return when ``tick`` is due next."""
         expected = self._seen or any(worker.signals or worker.killed for worker in self._workers.values())
         return self._looked_at + (LOOK_SECONDS if expected else IDLE_LOOK_SECONDS)
 
     def tick(self, now: float) -> None:
-        """Look at the children, if it is time to. Every child that can be reaped has been reaped before."""
+        """Check the children if due. Every child that can be reaped has been reaped before."""
         if now < (self.deadline() or 0.0):
             return
         self._looked_at = now
@@ -134,14 +135,14 @@ class Traced:
 
 
 def _kill(tracer: int, user: int, find: Callable[[], set[int]], *, is_ours: bool) -> str:
-    """Kill *tracer* if *find* still returns it and its user may be killed. Return the outcome; empty: it has ended."""
+    """Kill *tracer* if *find* still returns it and its user permits. Return the outcome; empty if it has ended."""
     try:
         pidfd = os.pidfd_open(tracer)
     except OSError:
         return ""
     try:
         found = _read_thread(tracer)
-        if found is None or tracer not in find():  # the number may have become another process's
+        if found is None or tracer not in find():  # the pid may have been reused
             return ""
         if not is_ours and found.user != user:
             return f"it runs as another user (uid {found.user}): end it"

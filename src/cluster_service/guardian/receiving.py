@@ -1,12 +1,12 @@
 """Receiving from a less trusted process, without ever receiving or closing a descriptor that it sent.
 
-To close a descriptor can block for as long as its sender likes (SO_LINGER, a FUSE file system), and a descriptor is
-closed by whichever process receives it, or closes the socket in whose queue it waits. So:
+Closing a descriptor can block for as long as its sender likes (SO_LINGER, a FUSE file system). A descriptor is closed
+by the process that receives it, or that closes the socket in whose queue it is. Therefore:
 
 - From Linux 6.16 on, a socket refuses descriptors (SO_PASSRIGHTS): the sender gets EPERM.
-- Elsewhere, and on NOTIFY_SOCKET, where descriptors have a use (sd_notify_barrier(3)), each datagram is looked at first
-  (MSG_PEEK). The kernel says MSG_CTRUNC where descriptors come with it, and leaves them in the queue. Such a datagram,
-  and a socket whose queue holds one, is left to the helper process (``helper``).
+- On older kernels, and on NOTIFY_SOCKET, where descriptors are legitimate (sd_notify_barrier(3)), each datagram is
+  first peeked at (MSG_PEEK). The kernel sets MSG_CTRUNC if it carries descriptors, and leaves them in the queue. Such a
+  datagram, and a socket with one in its queue, is handed over to the helper process (``helper``).
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ class Received(NamedTuple):
 
     data: bytes
     uid: int | None
-    """The user that sent it, on a socket with SO_PASSCRED."""
+    """The sender's user, on a socket with SO_PASSCRED."""
     descriptors: bool = False
-    """Descriptors come with it, and it is still in the queue."""
+    """Whether it carries descriptors and is still in the queue."""
 
 
 def refuse_descriptors(sock: socket.socket) -> None:
-    """Let the kernel refuse descriptors on *sock*, where it can."""
+    """Make the kernel refuse descriptors on *sock*, if it supports that."""
     with contextlib.suppress(OSError):  # before Linux 6.16
         sock.setsockopt(socket.SOL_SOCKET, SO_PASSRIGHTS, 0)
 
@@ -56,12 +56,12 @@ def refuses_descriptors(sock: socket.socket) -> bool:
 
 
 def receive(sock: socket.socket, limit: int) -> Received:
-    """Receive a datagram of *sock*: at most *limit* bytes and one more, so that a longer one is seen to be longer.
+    """Receive a datagram from *sock*: at most *limit* bytes and one more, so that longer ones are detected.
 
-    Raises BlockingIOError where there is none, and OSError.
+    Raises BlockingIOError if there is none, and OSError.
     """
-    # Room for the sender's credentials, where they come (and then they come first), and for nothing else: where room is
-    # left the kernel delivers a descriptor.
+    # Room for the sender's credentials if enabled (they come first), and for nothing else: the kernel would use any
+    # remaining room to deliver a descriptor.
     room = _CREDENTIALS_ROOM if sock.getsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED) else 0
     if refuses_descriptors(sock):
         data, ancillary, _flags, _address = sock.recvmsg(limit + 1, room, socket.MSG_DONTWAIT)
@@ -82,7 +82,7 @@ def _sender(ancillary: list[tuple[int, int, bytes]]) -> int | None:
 
 
 def close_socket(helper: Helper, sock: socket.socket) -> None:
-    """Close *sock*, whatever waits in its queue."""
+    """Close *sock*, whatever is in its queue."""
     if refuses_descriptors(sock) or _drained(sock):
         sock.close()
     else:
@@ -90,7 +90,7 @@ def close_socket(helper: Helper, sock: socket.socket) -> None:
 
 
 def _drained(sock: socket.socket) -> bool:
-    """Empty the queue of *sock*, which nothing can be added to any more. False where descriptors wait in it."""
+    """Empty the queue of *sock*, which accepts no more data. Return False if it contains descriptors."""
     with contextlib.suppress(OSError):
         sock.shutdown(socket.SHUT_RDWR)
     for _ in range(_MAX_QUEUED):
@@ -99,11 +99,11 @@ def _drained(sock: socket.socket) -> bool:
                 return False
         except OSError:  # it is empty
             return True
-    return sock.type != socket.SOCK_DGRAM  # of a connected socket, nothing but the end is left
+    return sock.type != socket.SOCK_DGRAM  # a connected socket has nothing left but its end of file
 
 
 def discard(_values: dict[str, Any], descriptors: list[int]) -> Result:
-    """Discard the oldest datagram of the first of *descriptors*, with the descriptors that came in it: a duty."""
+    """Discard the oldest datagram of the first of *descriptors*, with its descriptors: a duty of the helper."""
     with socket.socket(fileno=os.dup(descriptors[0])) as sock:
         sock.recv(1, socket.MSG_DONTWAIT)
     return Result({})

@@ -1,14 +1,13 @@
-"""Who may have which socket: one decision for every way in which a worker comes to one.
+"""Permission to use a socket: a single decision for all the ways in which a worker gets one.
 
-A worker gets a shared socket only where its own user could have had it, and where the owner of the service means it:
+A worker gets a shared socket only if its own user could have opened it and the owner of the service permits it:
 
-- within its group of workers, or of a group that ``share_with`` names in the configuration of either;
-- as the user who has bound it, or as the user of its group; for a socket that the configuration or a service manager
-  named, as the user of the group that it was named for;
-- at a path only if that user may search all directories of it and create files in the last; at a privileged port only
-  with CAP_NET_BIND_SERVICE;
-- and not beside a socket that overlaps with the address and that it may not have (``127.0.0.1`` takes from
-  ``0.0.0.0``).
+- within its group of workers, or of a group named by ``share_with`` in the configuration of either group;
+- as the user who bound it, or as the user of its group; for a socket named by the configuration or by a service
+  manager, as the user of the group for which it was named;
+- at a path, only if that user may search all its directories and create files in the last one; at a privileged port,
+  only with CAP_NET_BIND_SERVICE;
+- and not if the address overlaps with a socket that it may not use (``127.0.0.1`` takes connections from ``0.0.0.0``).
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ _USUAL_UNPRIVILEGED = 1024
 
 
 class Refused(Exception):
-    """A bind or listen that fails with *number*, and why."""
+    """A bind or listen that fails with errno *number*, and the reason."""
 
     def __init__(self, number: int, sentence: str) -> None:
         super().__init__(sentence)
@@ -37,14 +36,14 @@ class Refused(Exception):
 
 
 def check(holdings: Holdings, worker: Worker, want: Want, held: Held) -> None:
-    """Raise Refused unless *worker* may have *held* for what it wants, as the user that it is in *want*."""
+    """Raise Refused unless *worker* may use *held*, as the user in *want*."""
     _check_group(holdings, worker, want, held)
     if want.address.path is not None and held.uid is not None:
         _check_path(want, connect=want.uid != held.uid)
 
 
 def check_new(holdings: Holdings, worker: Worker, want: Want) -> None:
-    """Raise Refused unless a socket may be opened for what *worker* wants."""
+    """Raise Refused unless *worker* may open a new socket for *want*."""
     for held in holdings.held.values():
         if not held.asked and not held.door and overlap(held.address, want.address):
             _check_group(holdings, worker, want, held)
@@ -75,7 +74,7 @@ def _check_group(holdings: Holdings, worker: Worker, want: Want, held: Held) -> 
 
 
 def is_free(holdings: Holdings, held: Held) -> bool:
-    """Whether the group that *held* belongs to has no worker, and nothing but a worker has made it its own."""
+    """Return whether the group of *held* has no workers, and only a worker assigned the socket to it."""
     if held.declared or held.given is not None:
         return False
     return not any(worker.tenant == held.tenant for worker in holdings.alive())
@@ -112,7 +111,7 @@ def _first_unprivileged() -> int:
 
 
 def overlap(one: Address, other: Address) -> bool:
-    """Whether there is an address that sockets at both would take."""
+    """Return whether some connection could reach either address."""
     if one.kind != other.kind or one.kind == "unix" or one.port != other.port:
         return False
     return any(
@@ -126,7 +125,7 @@ _ANY = {"0.0.0.0", "::"}
 
 
 def _hosts(address: Address) -> list[tuple[int, str]]:
-    """Return the family and address of each kind of client: a dual-stack socket takes IPv4 too."""
+    """Return the family and host for each kind of client: a dual-stack socket accepts IPv4 too."""
     host = address.host.partition("%")[0]
     if host.startswith("::ffff:"):
         return [(int(socket.AF_INET), host.removeprefix("::ffff:"))]

@@ -1,4 +1,4 @@
-"""One output of the log writer: takes lines, writes them without ever blocking, and owns up to what was lost."""
+"""One output of the log writer: queues lines, writes them without blocking, and reports lost lines."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any
 from cluster_service.machine import shortage
 
 CHUNK = 64 * 1024
-_CAREFUL = 4096  # PIPE_BUF: what a pipe that polls writable takes without blocking
+_CAREFUL = 4096  # PIPE_BUF: a pipe that polls writable accepts this much without blocking
 
 
 class Sink:
-    """One output. Nothing here blocks: what it does not take now waits in ``size`` bytes."""
+    """One output. It never blocks: data not yet accepted is queued (``size`` bytes)."""
 
     def __init__(self, descriptor: int) -> None:
         self._original = descriptor
@@ -34,7 +34,7 @@ class Sink:
         self.descriptor, self._write = self._writer(descriptor, mode)
 
     def _writer(self, descriptor: int, mode: int) -> tuple[int, Any]:
-        """Return how to write without blocking, and without O_NONBLOCK on a description that others share."""
+        """Return a non-blocking write function that does not set O_NONBLOCK on a shared open file description."""
         if self.file:
             return descriptor, os.write
         if stat.S_ISSOCK(mode):
@@ -42,7 +42,7 @@ class Sink:
             return descriptor, lambda _descriptor, data: sock.send(data, socket.MSG_DONTWAIT)
         try:
             own = os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-        except OSError:  # another user's terminal, say
+        except OSError:  # for example, another user's terminal
             return descriptor, self._write_carefully
         return own, os.write
 
@@ -54,21 +54,21 @@ class Sink:
         return os.write(descriptor, data[:_CAREFUL])
 
     def has_grown(self, most: int) -> bool:
-        """Whether it is a file of *most* bytes or more; 0: it may have any size."""
+        """Return whether this is a file of at least *most* bytes; 0: unlimited."""
         return self.file and 0 < most <= os.fstat(self.descriptor).st_size
 
     def put(self, line: bytes) -> None:
-        """Write *line* (or several), which ends in a newline, as soon as the output takes it."""
+        """Queue one or more lines; *line* ends in a newline."""
         self._waiting.append(line)
         self.size += len(line)
 
     def skip(self) -> None:
-        """Count a line that is left out since too many wait."""
+        """Count a line that is dropped because too much is pending."""
         self._lost += 1
         self._why = "the output was too slow"
 
     def flush(self) -> None:
-        """Write what the output takes."""
+        """Write queued data until the output accepts no more."""
         self.stuck = False
         while self._waiting:
             data = self._waiting[0] if len(self._waiting) == 1 else self._gather()
@@ -85,7 +85,7 @@ class Sink:
             self._wrote(data, written)
 
     def _gather(self) -> bytes:
-        """Make one piece of the first ones, so that many short lines are one system call."""
+        """Join the first queued lines, so that many short lines need a single system call."""
         pieces = []
         size = 0
         while self._waiting and size < CHUNK:
@@ -114,7 +114,7 @@ class Sink:
         return (b"\n" if self._midline else b"") + text.encode()
 
     def replaces(self, other: Sink) -> None:
-        """Stand in for *other*, and own up to what was lost there."""
+        """Replace *other*, and report the lines lost there."""
         self._lost, self._why = other._lost, other._why
 
     def close(self) -> None:

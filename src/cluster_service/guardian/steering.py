@@ -1,11 +1,12 @@
-"""Steering: which socket of an SO_REUSEPORT group gets a new connection.
+"""Steering: selection of the socket of an SO_REUSEPORT group that gets a new connection.
 
-The kernel keeps the listening sockets of a group in an array, in the order in which they began to listen; when one
-leaves, the last takes its place (net/core/sock_reuseport.c). A classic BPF program returns an index of that array for
-each SYN. An index out of range, or no program at all, means: by hash over all of them. Attaching needs no privilege.
+The kernel keeps the listening sockets of a group in an array, in the order in which they started to listen; when one
+leaves, the last takes its place (net/core/sock_reuseport.c). A classic BPF program returns an index into that array for
+each SYN. If the index is out of range, or without a program, the kernel selects by hash among all of them. Attaching a
+program requires no privilege.
 
-All functions here but ``program`` are duties of the helper: a system call on a socket waits while a worker keeps its
-lock.
+All functions here except ``program`` are duties of the helper: a system call on a socket blocks while a worker holds
+its lock.
 """
 
 from __future__ import annotations
@@ -23,17 +24,17 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 VARIABLE = "CSERVICE_NO_STEERING"
-"""In the environment of the guardian, 1: new connections cannot be steered here. For tests, as CSERVICE_NO_SECCOMP."""
+"""If 1 in the guardian's environment, steering is reported as unavailable. For tests, like CSERVICE_NO_SECCOMP."""
 
 _INSTRUCTION = struct.Struct("=HBBI")  # struct sock_filter: code, jt, jf, k
 _LOAD_WORD = 0x20  # BPF_LD | BPF_W | BPF_ABS
 _JUMP_IF_AT_LEAST = 0x35  # BPF_JMP | BPF_JGE | BPF_K
 _RETURN = 0x06  # BPF_RET | BPF_K
-_RANDOM = 0xFFFFF000 + 56  # SKF_AD_OFF + SKF_AD_RANDOM: a random number of 32 bits
+_RANDOM = 0xFFFFF000 + 56  # SKF_AD_OFF + SKF_AD_RANDOM: a random 32-bit number
 
 
 def program(weights: Sequence[int]) -> bytes:
-    """Return the program that draws each index with the probability of its weight. Raises ValueError if all are 0."""
+    """Return the program that selects each index in proportion to its weight. Raises ValueError if all are 0."""
     drawn = [(index, weight) for index, weight in enumerate(weights) if weight > 0]
     if not drawn:
         raise ValueError("no socket has a weight")
@@ -51,7 +52,7 @@ def _borrowed(descriptor: int) -> socket.socket:
 
 
 def join(_values: dict[str, Any], descriptors: list[int]) -> Result:
-    """Let sockets of this user be bound beside these."""
+    """Permit other sockets of this user to be bound to the same address."""
     for descriptor in descriptors:
         with _borrowed(descriptor) as sock:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -59,14 +60,14 @@ def join(_values: dict[str, Any], descriptors: list[int]) -> Result:
 
 
 def steer(values: dict[str, Any], descriptors: list[int]) -> Result:
-    """Draw new connections by ``weights`` from now on. *descriptors*: one socket of the group."""
+    """Distribute new connections by ``weights`` from now on. *descriptors*: one socket of the group."""
     with _borrowed(descriptors[0]) as sock:
         posix.attach_reuseport(sock, program(values["weights"]))
     return Result({})
 
 
 def withdraw(_values: dict[str, Any], descriptors: list[int]) -> Result:
-    """End the listening of a socket, whichever processes still have it. Connections in its queue are reset."""
+    """Stop a socket from listening, whichever processes still have it. Connections in its queue are reset."""
     with _borrowed(descriptors[0]) as sock:
         sock.shutdown(socket.SHUT_RDWR)
     return Result({})
@@ -79,8 +80,8 @@ _TRIAL_SECONDS = 0.5
 def probe(_values: dict[str, Any], _descriptors: list[int]) -> Result:
     """Return in ``problem`` why connections cannot be steered here; empty if they can.
 
-    By what happens: gVisor accepts the option and does nothing. All of some connections must arrive at the second of
-    two sockets, then all at the first.
+    Tests the actual behavior: gVisor accepts the option and ignores it. Several connections must all arrive at the
+    second of two sockets, then all at the first.
     """
     if os.environ.get(VARIABLE) == "1":
         return Result({"problem": f"it was switched off with {VARIABLE}=1"})

@@ -1,8 +1,8 @@
-"""Work in steps: a function that lets the helper make its slow calls, and goes on when it has answered.
+"""Cooperative tasks: functions that delegate slow calls to the helper and resume when it has answered.
 
 Such a function is a generator: it yields a ``Call`` and is resumed with the ``Answer``. ``Tasks`` runs many of them,
-one after the other and each to its end, so that between two of them everything is consistent. ``run_here`` runs one at
-once, in the guardian, which is for paths that the owner of the service has named, never for a worker's.
+one after the other and each to its end, so that the state is consistent between two tasks. ``run_here`` runs one
+immediately in the guardian: only for paths named by the owner of the service, never for those of a worker.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Call(NamedTuple):
-    """One request to the helper. Its *descriptors* are lent until it is answered."""
+    """One request to the helper. Its *descriptors* are borrowed until it is answered."""
 
     duty: str
     values: dict[str, Any]
@@ -34,7 +34,7 @@ class Call(NamedTuple):
 
 
 def ask(duty: str, values: dict[str, Any], descriptors: Sequence[int] = ()) -> Steps[Answer]:
-    """Let the helper run *duty*. Raises OSError when it fails; TimeoutError when it took too long."""
+    """Let the helper run *duty*. Raises OSError if it fails, TimeoutError if it takes too long."""
     answer = yield Call(duty, values, descriptors)
     if answer.error:
         raise OSError(answer.error, answer.sentence)
@@ -42,7 +42,7 @@ def ask(duty: str, values: dict[str, Any], descriptors: Sequence[int] = ()) -> S
 
 
 def run_here(steps: Steps[T], duties: Mapping[str, Duty]) -> T:
-    """Run *steps* to their end without the helper; what may wait waits here."""
+    """Run *steps* to their end without the helper; slow calls block here."""
     try:
         call = next(steps)
         while True:
@@ -61,7 +61,7 @@ def _perform(call: Call, duties: Mapping[str, Duty]) -> Answer:
 
 
 class Tasks:
-    """The tasks that wait for their turn, and the one that is running. *on_fault*: where mistakes are reported."""
+    """The running task and the queue of tasks. *on_fault* receives unexpected exceptions."""
 
     def __init__(self, helper: Helper, on_fault: Callable[[Exception], None]) -> None:
         self._helper = helper
@@ -74,13 +74,13 @@ class Tasks:
 
     @property
     def busy(self) -> bool:
-        """Whether there is a task that has not ended."""
+        """Whether any task has not finished."""
         return self._running or bool(self._waiting)
 
     def add(self, begin: Callable[[], Steps[None] | None], done: Callable[[], None] = lambda: None) -> None:
-        """Run *begin*, and the steps that it returns, once all that was added before has ended; then call *done*.
+        """Run *begin*, and the steps that it returns, after all earlier tasks; then call *done*.
 
-        One who adds again in *done* is behind everybody who waits: so all have their turn.
+        A task added again in *done* goes to the end of the queue, so that all are served in turn.
         """
         self._waiting.append((begin, done))
         self._go_on()
@@ -91,7 +91,7 @@ class Tasks:
             self._running = True
             try:
                 steps = begin()
-            except Exception as error:  # noqa: BLE001 - as in Loop.turn: the guardian goes on
+            except Exception as error:  # noqa: BLE001 - as in Loop.turn: the guardian continues
                 self._on_fault(error)
                 steps = None
             if steps is None:

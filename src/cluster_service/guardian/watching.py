@@ -1,8 +1,8 @@
-"""Descriptors, and what is done when they are ready.
+"""Event loop: descriptors and their handlers.
 
-A handler that fails does not cost the descriptor: the fault is reported, and the descriptor is watched again after a
-pause that grows as long as the handler fails. So no channel, pipe or listener is ever lost in silence, and none that
-fails each time keeps the guardian from the others.
+If a handler fails, its descriptor is not lost: the fault is reported, and the descriptor is watched again after a
+pause, which grows while the handler keeps failing. So no channel, pipe or listener is ever lost silently, and a handler
+that always fails does not keep the guardian from the others.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.02, 1.0
-"""Seconds until the descriptor of a handler that failed is watched again; doubled each time that it fails."""
+"""Minimum and maximum seconds until the descriptor of a failed handler is watched again; doubled per failure."""
 
 
 class Watch:
-    """One descriptor: who is called, for which events, and how often in a row that has failed."""
+    """One descriptor: its handler, events, and number of consecutive failures."""
 
     def __init__(self, handler: Callable[[int], None], events: int) -> None:
         self.handler = handler
@@ -31,27 +31,27 @@ class Watch:
 
 
 class Loop:
-    """Descriptors and what is done when they are ready."""
+    """Descriptors and the handlers to call when they are ready."""
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._watches: dict[int, Watch] = {}
         self._paused: dict[int, float] = {}
-        """Descriptors that are not in the epoll set at present, and when they will be again."""
+        """Descriptors temporarily removed from the epoll set, and when to add them again."""
         self.on_fault: Callable[[Exception, str], None] = lambda _error, _where: None
 
     def now(self) -> float:
-        """Return the machine's monotonic time, in seconds."""
+        """Return the monotonic time in seconds."""
         return time.monotonic()
 
     def watch(self, descriptor: int, handler: Callable[[int], None], events: int = select.EPOLLIN) -> None:
-        """Call *handler* with the events whenever there are any of *events* (readable), an error or a hang-up."""
+        """Call *handler* with the events on any of *events* (default: readable), an error or a hang-up."""
         self._paused.pop(descriptor, None)
         watch = self._watches[descriptor] = Watch(handler, events)
         self._register(descriptor, watch)
 
     def change(self, descriptor: int, events: int) -> None:
-        """Wait for other events on a descriptor; nothing happens when it is not watched."""
+        """Change the events awaited on a descriptor; no effect if it is not watched."""
         watch = self._watches.get(descriptor)
         if watch is None:
             return
@@ -60,26 +60,26 @@ class Loop:
             self._epoll.modify(descriptor, events)
 
     def drop(self, descriptor: int) -> None:
-        """Watch no longer. To be called before the descriptor is closed."""
+        """Stop watching. Call this before closing the descriptor."""
         watched = self._watches.pop(descriptor, None) is not None
         if watched and self._paused.pop(descriptor, None) is None:
             self._epoll.unregister(descriptor)
 
     def pause(self, descriptor: int, seconds: float) -> None:
-        """Do not look at *descriptor* for a while (0: go on); nothing happens when it is not watched."""
+        """Ignore *descriptor* for some seconds (0: continue); no effect if it is not watched."""
         if seconds > 0.0 and descriptor in self._watches:
             self._paused[descriptor] = self.now() + seconds
             with contextlib.suppress(OSError):  # it is not in the set
                 self._epoll.unregister(descriptor)
 
     def close(self) -> None:
-        """Watch nothing any more."""
+        """Stop watching all descriptors."""
         self._watches.clear()
         self._paused.clear()
         self._epoll.close()
 
     def turn(self, seconds: float | None) -> None:
-        """Wait for *seconds* at most (None: as long as it takes) and serve what is ready."""
+        """Wait for at most *seconds* (None: without limit) and handle ready descriptors."""
         for descriptor, at in list(self._paused.items()):
             if self.now() >= at:
                 del self._paused[descriptor]
@@ -89,17 +89,17 @@ class Loop:
             seconds = pause if seconds is None else min(seconds, pause)
         for descriptor, events in self._epoll.poll(seconds):
             watch = self._watches.get(descriptor)
-            if watch is None:  # dropped by a handler before it in this turn
+            if watch is None:  # dropped by an earlier handler in this iteration
                 continue
             try:
                 watch.handler(events)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the guardian goes on
+            except Exception as error:  # noqa: BLE001 - the guardian must continue, whatever the error
                 self._fail(descriptor, watch, error)
             else:
                 watch.failures = 0
 
     def _register(self, descriptor: int, watch: Watch) -> None:
-        """Put *descriptor* into the epoll set. If there is too little of something, that is tried again."""
+        """Add *descriptor* to the epoll set. If the kernel is short of resources, retry later."""
         try:
             self._epoll.register(descriptor, watch.events)
         except OSError as error:
@@ -109,7 +109,7 @@ class Loop:
             self._fail(descriptor, watch, error)
 
     def _fail(self, descriptor: int, watch: Watch, error: Exception) -> None:
-        """Report *error*, and do not look at *descriptor* for a while, unless its handler has dropped it."""
+        """Report *error* and ignore *descriptor* for a while, unless its handler has dropped it."""
         if self._watches.get(descriptor) is watch:
             self.pause(descriptor, min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(watch.failures, 10)))
             watch.failures += 1

@@ -1,6 +1,6 @@
-"""What the log writer has not taken yet: bytes in the workers' pipes, messages in its socket, and the service's lines.
+"""Data that the log writer has not read yet: bytes in pipes, messages in its socket, and the service's lines.
 
-At the end of the service the guardian waits for a writer only while this changes.
+When the service ends, the guardian waits for a writer only while this data changes.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ HALF_FULL = "half_full"
 
 
 class Left(NamedTuple):
-    """What the writer has not taken, and when it last answered."""
+    """The data that the writer has not read, and when it last answered."""
 
     lines: int
     """Lines of the service that were not sent."""
     output: int
     """Bytes in the pipes."""
     requests: int
-    """Bytes in the socket, with what the kernel needs for them."""
+    """Bytes in the socket, including the kernel's overhead."""
     heard: float
 
     def sentence(self) -> str:
-        """Return what is lost if the writer takes nothing more; empty if that is nothing."""
+        """Return what is lost if the writer reads no more; empty if nothing is."""
         parts = [
             f"{self.lines} lines of the service" if self.lines else "",
             f"{self.output} bytes of output" if self.output else "",
@@ -41,22 +41,22 @@ class Left(NamedTuple):
 
 
 class Unread:
-    """Whether what is left still changes."""
+    """Detects whether the unread data still changes."""
 
     def __init__(self) -> None:
         self._last: Left | None = None
         self._since = 0.0
 
     def changes(self, now_left: Left, now: float, patience: float) -> bool:
-        """Return whether it has changed in the last *patience* seconds, by this call and those before."""
+        """Return whether the data has changed within the last *patience* seconds, judged by all calls so far."""
         if now_left != self._last:
             self._last, self._since = now_left, now
         return now - self._since < patience
 
 
 def left(lines: int, pipes: Iterable[int], sock: socket.socket | None, heard: float) -> Left:
-    """Return what is left now. *heard*: when the writer last answered. Only for pipes of processes that have ended."""
-    import termios  # noqa: PLC0415 - rarely needed, and the guardian is to be small
+    """Return the current data. *heard*: last answer of the writer. Only for pipes of processes that have ended."""
+    import termios  # noqa: PLC0415 - rarely needed, and saves the guardian memory
 
     requests = _count(sock.fileno(), termios.TIOCOUTQ) if sock is not None else 0  # unix(7): SIOCOUTQ
     return Left(lines, sum(_count(pipe, termios.FIONREAD) for pipe in pipes), requests, heard)

@@ -1,12 +1,12 @@
-r"""What a worker writes, made safe to stand in the log: one place for every line, tail and partial line.
+r"""Sanitizing of worker output for the log: every line, tail and partial line passes through here.
 
-A line of a worker can neither begin another line nor move or erase what stands before it, so it cannot pass for one
-of the service or of another worker: its prefix always stands at the beginning.
+A worker's line can neither start another line nor move or erase the text before it, so it cannot pass for a line of the
+service or of another worker: its prefix always stands at the beginning.
 
-- Tabs, printable characters and colours (SGR sequences, ``ESC [ ... m``) stay. Colours end with the line.
+- Tabs, printable characters and colours (SGR sequences, ``ESC [ ... m``) are kept. Colours end with the line.
 - Every other control character is written as an escape: a carriage return as ``\x0d``, ESC as ``\x1b``. So are the C1
-  controls (U+0080 to U+009F), the line separators U+2028 and U+2029, and characters that are not seen but turn or hide
-  others (``wire/unseen``). A carriage return at the end of a line is left out.
+  controls (U+0080 to U+009F), the line separators U+2028 and U+2029, and invisible characters that reorder or hide
+  others (``wire/unseen``). A carriage return at the end of a line is removed.
 - Bytes that are not UTF-8 are written as escapes too: the log is always valid UTF-8.
 """
 
@@ -29,7 +29,7 @@ def is_plain(text: bytes) -> bool:
 
 
 def clean(line: bytes) -> bytes:
-    """Return *line*, which has no newline, as it may stand in the log."""
+    """Return *line*, which has no newline, in a form that is safe for the log."""
     if is_plain(line):
         return line
     text = _SPECIAL.sub(_escape, line.removesuffix(b"\r").decode("utf-8", "backslashreplace"))
@@ -44,7 +44,7 @@ def without_colours(line: bytes, limit: int) -> str:
 
 
 def boundary(line: bytes, limit: int) -> int:
-    """Return where to cut *line*, at most *limit* bytes: not within a character."""
+    """Return where to cut *line*, at most *limit* bytes, without splitting a character."""
     for cut in range(limit, limit - 4, -1):
         if line[cut] & 0xC0 != 0x80:
             return cut

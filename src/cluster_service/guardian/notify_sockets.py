@@ -1,10 +1,10 @@
-"""The sockets behind the workers' NOTIFY_SOCKET, and those on which workers are checked.
+"""The sockets behind the workers' NOTIFY_SOCKET, and those for their health checks.
 
-Each worker has its own, a file that only its user (and root) may write to: the kernel refuses every other sender, so
-no other user's datagram can reach the guardian or fill the queue. To the socket on which a worker is checked only the
-service's user (and root) may connect: the program answers every request there, also if it serves on an address that
-other users cannot reach. Where no directory can be had (a read-only file system), the socket has an abstract name
-instead: any user of the network namespace can use that one; datagrams of other users are discarded.
+Each worker has its own notify socket, a file to which only its user (and root) may write: the kernel rejects every
+other sender, so no datagram of another user can reach the guardian or fill the queue. Only the service's user (and
+root) may connect to a worker's check socket: the program answers every request there, even if it otherwise serves an
+address that other users cannot reach. If no directory can be created (a read-only file system), the socket has an
+abstract name instead, which any user of the network namespace can use; datagrams of other users are discarded.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ _PATH_LIMIT = 107  # sun_path of sockaddr_un, without its last byte
 
 
 class NotifySockets:
-    """Opens and removes them. *locked*: the service holds the lock of its name, so what it finds there is stale."""
+    """Opens and removes these sockets.
+
+    *locked*: the service holds the lock of its name, so any existing files are stale.
+    """
 
     def __init__(self, run_dir: str, name: str, *, locked: bool) -> None:
         self._run_dir = run_dir
@@ -36,7 +39,7 @@ class NotifySockets:
         return self._open(_notify_socket, str(worker), uid)
 
     def open_check(self, worker: int) -> tuple[socket.socket, str]:
-        """Return a new socket on which *worker* is to be checked, and its name. Raises OSError."""
+        """Return a new socket for health checks of *worker*, and its name. Raises OSError."""
         return self._open(_check_socket, f"{worker}.check", os.geteuid())
 
     def _open(self, create: Callable[[], socket.socket], file_name: str, uid: int) -> tuple[socket.socket, str]:
@@ -66,7 +69,7 @@ class NotifySockets:
 
 def _notify_socket() -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)  # before any datagram can come
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)  # before any datagram can arrive
     return sock
 
 
@@ -75,7 +78,7 @@ def _check_socket() -> socket.socket:
 
 
 def _at_path(sock: socket.socket, directory: str, mode: int, path: str, uid: int) -> socket.socket:
-    """Bind *sock* to *path*, to which *uid* alone may write from the first moment on. Raises OSError, and closes it."""
+    """Bind *sock* to *path*, writable only by *uid* from its creation. Raises OSError after closing it."""
     before = os.umask(0o177)
     try:
         notify_place.make(directory, mode)

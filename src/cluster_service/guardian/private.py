@@ -1,7 +1,8 @@
-"""Sockets of one worker's own: what a worker gets that is to be tried before any client reaches it.
+"""Private sockets of one worker: for a preview worker that is tested before clients reach it.
 
-Whatever it binds becomes a free port of the loopback interface, of the same family and kind; a Unix socket becomes one
-with an abstract name that the kernel chooses (unix(7), autobind). The same address asked for twice is the same socket.
+Every address that it binds is replaced by a free port on the loopback interface, of the same family and kind; a Unix
+socket by one with an abstract name that the kernel chooses (unix(7), autobind). The same address yields the same
+socket.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _LOOPBACK = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
 
 
 def key_of(worker: Worker, asked: str) -> str:
-    """Return what makes two sockets of a private worker the same."""
+    """Return the key that identifies a socket of a private worker."""
     return f"{worker.number} {asked}"
 
 

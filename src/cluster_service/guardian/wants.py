@@ -1,4 +1,4 @@
-"""What a worker asks for when it binds, however it asks."""
+"""A worker's request to bind, whatever way it was made."""
 
 from __future__ import annotations
 
@@ -15,43 +15,43 @@ if TYPE_CHECKING:
 
 
 class LeaveAlone(Exception):
-    """The call is none of ours: the kernel may go on with it."""
+    """The call does not concern the service: the kernel may execute it."""
 
 
 class Want(NamedTuple):
-    """A worker's wish to bind."""
+    """A worker's request to bind."""
 
     address: Address
     kind: int
     """SOCK_STREAM, SOCK_DGRAM or SOCK_SEQPACKET."""
     nonblocking: bool
     binder: Binder
-    """As whom."""
+    """The identity with which the socket is bound."""
     options: Sequence[Any] = ()
-    """What the worker has set on its own socket (``opening.options_of``)."""
+    """The options that the worker has set on its own socket (``opening.options_of``)."""
     capable: bool = False
-    """Whether it has CAP_NET_BIND_SERVICE."""
+    """Whether the worker has CAP_NET_BIND_SERVICE."""
     key: str = ""
-    """What makes two paths the same."""
+    """Identifies the path: two paths with the same key are the same file."""
     written: str = ""
-    """The path as the worker wrote it: what ``getsockname`` will give."""
+    """The path as the worker wrote it, which ``getsockname`` will return."""
     directory: int = -1
-    """Of the path, opened as the binder."""
+    """The directory of the path, opened as the binder."""
     creates: bool = True
     """Whether the binder may create files in it."""
     connects: bool = True
-    """Whether it may write to the file, if there is one."""
+    """Whether it may write to the file, if it exists."""
     path_error: int = 0
-    """The errno with which the binder does not even come to the directory."""
+    """The errno with which the binder fails to reach the directory; 0 if it does not."""
 
     @property
     def uid(self) -> int:
-        """The user."""
+        """The user id of the binder."""
         return self.binder.uid
 
 
 def want_from(found: dict[str, Any], directory: int) -> Want:
-    """Return the wish that the helper has *found* (``asked.read_bind``)."""
+    """Return the request that the helper has *found* (``asked.read_bind``)."""
     kind, host, port, dual = found["address"]
     address = Address(kind, found.get("absolute", host), port, dual)
     return Want(

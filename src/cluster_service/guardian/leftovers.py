@@ -85,7 +85,7 @@ class Leftovers:
             if now >= deadline:
                 for pidfd in self._ours.values():
                     _send(pidfd, signal.SIGKILL)
-            elif not any(pid in self._groups for pid, _ in self._ours):  # their worker had its time
+            elif not any(pid in self._groups for pid, _ in self._ours):  # workers have ended: stop their children
                 for process in self._ours.keys() - asked:
                     self._ask(process)
                 asked |= self._ours.keys()

@@ -1,7 +1,7 @@
 """The guardian's main loop: a single thread that waits for descriptors, signals and the next deadline.
 
-Each step: wait; handle ready descriptors; react to signals; reap children; run everything that is due. Deadlines are
-state rather than timers: each part reports when it is due next, and the wait ends at the earliest deadline. Nothing
+Each iteration: wait; handle ready descriptors; react to signals; reap children; run everything that is due. Deadlines
+are state rather than timers: each part reports when it is due next, and the wait ends at the earliest deadline. Nothing
 else in the guardian blocks. A failing handler brings down neither the guardian nor its descriptor: the fault is
 reported, and the descriptor is watched again after a pause, which grows while the handler keeps failing.
 """
@@ -157,7 +157,7 @@ class Guardian:
             signal.SIGUSR1: lambda _number, _now: self.logs.reopen(),
             signal.SIGUSR2: lambda _number, now: self.keeper.replace(now),
             signal.SIGQUIT: lambda _number, _now: self.ending.finish(0),
-            signal.SIGCHLD: lambda _number, _now: None,  # only wakes the loop: every step reaps
+            signal.SIGCHLD: lambda _number, _now: None,  # only wakes the loop: every iteration reaps
         }
 
     def __repr__(self) -> str:
@@ -215,8 +215,8 @@ class Guardian:
 
     def _tick(self) -> None:
         for part in self._parts:
-            # Use the time at which the last step began: if the guardian has been suspended since, the next step detects
-            # it, and deadlines that expired only because of the suspension are not acted on.
+            # Use the time at which the last iteration began: if the guardian has been suspended since, the next
+            # iteration detects it, and deadlines that expired only because of the suspension are not acted on.
             self.faults.run(f"tick of {type(part).__name__}", lambda part=part: part.tick(self._woke))  # type: ignore[misc]
 
     def _deadline(self) -> float | None:

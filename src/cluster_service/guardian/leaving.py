@@ -114,7 +114,7 @@ class Leaving:
         return min(times, default=None)
 
     def tick(self, now: float) -> None:
-        """Check the workers that are due, and proceed with those whose time is over."""
+        """Check the workers that are due, and send the stop signal to those whose time is over."""
         for number, leave in list(self._leaves.items()):
             if leave.worker.exited:
                 del self._leaves[number]

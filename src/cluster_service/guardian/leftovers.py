@@ -142,7 +142,7 @@ class Leftovers:
                 os.close(pidfd)
 
     def _marked(self, candidates: Iterable[tuple[int, int]]) -> set[tuple[int, int]]:
-        """Return those with the marker in their environment. An environment not read in time proves nothing."""
+        """Return those with the marker in their environment. An environment not read in time does not count."""
         readers: dict[int, tuple[tuple[int, int], int]] = {}
         for key in candidates:
             try:

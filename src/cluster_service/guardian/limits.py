@@ -81,7 +81,7 @@ def restore(limits: Limits) -> None:
 
 
 def _set_as_found(found: Mapping[int, tuple[int, int]]) -> None:
-    """Set the limits *found*, or the current hard limit if that has been lowered and cannot be raised."""
+    """Set the limits *found*, capped at the current hard limit if it was lowered and cannot be raised."""
     for number, pair in found.items():
         present = resource.getrlimit(number)
         if present == pair:

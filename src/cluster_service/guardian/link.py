@@ -40,7 +40,7 @@ class _Waiting(NamedTuple):
     data: memoryview
     descriptor: int | None
     worker: int
-    """The worker whose share is charged; 0: none."""
+    """Number of the worker to whose share it is charged; 0: none."""
     fact: Any
     """The fact, if it has a descriptor."""
 

@@ -116,7 +116,7 @@ class PerSlot:
         yield from self._steer(held)
 
     def give_up(self, worker: Worker, held: Held) -> Steps[None]:
-        """Shut down the socket of *worker* after a listen timeout: it may listen by now, and must not."""
+        """Shut down the socket of *worker* after a listen timeout: it may listen, and its state must be known."""
         member = None if held.slots is None else held.slots.of(worker.number)
         if held.slots is None or member is None or member in held.slots.order:
             return

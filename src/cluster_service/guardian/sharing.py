@@ -111,7 +111,7 @@ def _first_unprivileged() -> int:
 
 
 def overlap(one: Address, other: Address) -> bool:
-    """Return whether some connection could reach either address."""
+    """Return whether sockets bound to the two addresses could receive the same connection or datagram."""
     if one.kind != other.kind or one.kind == "unix" or one.port != other.port:
         return False
     return any(

@@ -1,8 +1,8 @@
-"""The master's end of the bus to its workers (``wire.channel``): answers what they ask, and tells them what is said.
+"""The master's end of the channel to its workers (``wire.channel``): answers their requests and sends them messages.
 
-Everything is bounded: what one worker may have open and how many events it may tell a second, the wait of a broadcast,
-the bytes on their way to the guardian, and what is kept until this master has taken over. A command that a worker asks
-for is ``taken`` before it begins, and never begun twice for the same id.
+Everything is bounded: the open commands and the event rate of a worker, the duration of a broadcast, the bytes queued
+for the guardian, and the messages kept until this master has taken over. A command of a worker is acknowledged as
+``taken`` before it begins, and is never begun twice for the same id.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
     from .loop import Master
 
 OPEN = 32
-"""Commands of one worker that may be at work at a time."""
+"""Maximum commands of one worker that run at the same time."""
 REMEMBERED = 1000
-"""Ids of one worker that are known to have been begun."""
+"""Number of recent command ids remembered for each worker."""
 BURST, REFILL = 200.0, 50.0
-"""Events that one worker may tell at once, and a second from then on."""
+"""Rate limit for the events of one worker: burst, and events per second."""
 REACH = 3.0
-"""Seconds for workers to say that they took a broadcast."""
+"""Seconds for workers to acknowledge a broadcast."""
 BEHIND = 4 * 1024 * 1024
-"""Bytes on their way to the guardian beyond which nothing more is told to workers."""
+"""Bytes queued for the guardian above which messages to workers are dropped."""
 EARLY = 1000
-"""Messages kept until this master has taken over."""
+"""Maximum messages kept until this master has taken over."""
 LEAVING = ("stopping", "killing", "gone")
 
 
@@ -50,7 +50,7 @@ class Bus:
         self.dispatch = Dispatch(master, RunningService(master), master.hooks.extensions, self)
 
     def open(self) -> None:
-        """Begin: the core knows the workers now."""
+        """Start handling messages; the core must know the workers."""
         extensions = self._master.hooks.extensions
         extensions.dispatch = self.dispatch
         if self._master.settings.commands is not None and not self._master.hello.safe:
@@ -63,13 +63,13 @@ class Bus:
                 self._say(number, {"type": "master"})
 
     def close(self) -> None:
-        """Let no command be given any more: the master ends."""
+        """Refuse new commands and cancel those that run: the master is exiting."""
         self._master.hooks.extensions.dispatch = None
         for task in self._tasks:
             task.cancel()
 
     def takes(self, fact: Any) -> bool:
-        """Whether *fact* was for the bus alone."""
+        """Handle *fact* if it concerns the bus. Return True if no other part of the master needs it."""
         if isinstance(fact, facts.Message):
             if self._early is not None:
                 self._early.append(fact)
@@ -85,7 +85,7 @@ class Bus:
                 wait.heard(fact.worker, taken=False)
         return False
 
-    # -- what workers say ----------------------------------------------------------------------------------------------
+    # -- messages from workers -----------------------------------------------------------------------------------------
 
     def _hear(self, fact: facts.Message) -> None:
         number, message = fact.worker, fact.message
@@ -110,7 +110,7 @@ class Bus:
     def _ask(self, number: int, identity: str, message: dict[str, Any]) -> None:
         peer = self._peers.setdefault(number, _Peer())
         if identity in peer.begun:
-            return  # it was sent again, and had been heard the first time
+            return  # a repetition of a message that was received before
         if kind_of(message) == "broadcast":
             peer.begin(identity)
             work = self.broadcast(message.get("message"), message.get("group"))
@@ -138,7 +138,7 @@ class Bus:
             result, error = await work, None
         except CommandError as failure:
             result, error = None, failure
-        except Exception as failure:  # noqa: BLE001 - ours, then
+        except Exception as failure:  # noqa: BLE001 - an error of the service itself
             result, error = None, self._internal(failure)
         finally:
             peer.open -= 1
@@ -166,10 +166,10 @@ class Bus:
         worker = self._master.cluster.workers[number]
         return Caller("worker", f"{worker.group}.{worker.slot} (pid {worker.pid})")
 
-    # -- what they are told --------------------------------------------------------------------------------------------
+    # -- messages to workers -------------------------------------------------------------------------------------------
 
     async def broadcast(self, message: Any, group: Any) -> int:
-        """Send *message* to the workers of *group* (None: of all); return how many took it. Raises CommandError."""
+        """Send *message* to the workers of *group* (None: all); return how many received it. Raises CommandError."""
         groups = self._master.cluster.groups
         if group is not None and (not isinstance(group, str) or group not in groups):
             raise CommandError(
@@ -191,7 +191,7 @@ class Bus:
         return wait.taken
 
     def _workers(self, group: str | None) -> list[int]:
-        """The workers with a channel that are not on their way out."""
+        """Return the workers that have a channel and are not stopping."""
         found = []
         for number, worker in self._master.cluster.workers.items():
             home = self._master.cluster.groups.get(worker.group)
@@ -210,7 +210,7 @@ class Bus:
 
 
 class _Peer:
-    """What is known of a worker."""
+    """State of the bus for one worker."""
 
     def __init__(self) -> None:
         self.open = 0
@@ -218,20 +218,20 @@ class _Peer:
         self._tokens, self._at = BURST, 0.0
 
     def begin(self, identity: str) -> None:
-        """Take note of a command that begins. Raises CommandError."""
+        """Count and remember a command that begins. Raises CommandError if too many run."""
         if self.open >= OPEN:
             raise CommandError("too_many_requests", f"{OPEN} commands of this worker are at work already")
         self.open += 1
         self.remember(identity)
 
     def remember(self, identity: str) -> None:
-        """It was heard."""
+        """Remember that a message with this id was received."""
         self.begun[identity] = None
         while len(self.begun) > REMEMBERED:
             self.begun.popitem(last=False)
 
     def may_tell(self, now: float) -> bool:
-        """Whether it may tell an event now. *now*: seconds of a monotonic clock."""
+        """Return True if the worker may publish an event at *now*, in seconds of a monotonic clock."""
         self._tokens = min(BURST, self._tokens + (now - self._at) * REFILL)
         self._at = now
         if self._tokens < 1.0:
@@ -241,7 +241,7 @@ class _Peer:
 
 
 class _Reach:
-    """Who has not said yet whether it took a broadcast, and how many did."""
+    """Workers that have not acknowledged a broadcast yet, and the number that received it."""
 
     def __init__(self, numbers: list[int]) -> None:
         self.open = set(numbers)
@@ -250,7 +250,7 @@ class _Reach:
         self._look()
 
     def heard(self, number: int, *, taken: bool) -> None:
-        """A worker took it or not."""
+        """Record whether a worker received the broadcast."""
         if number in self.open:
             self.open.discard(number)
             self.taken += taken
@@ -261,15 +261,15 @@ class _Reach:
             self._over.set()
 
     async def end(self, seconds: float) -> None:
-        """Wait until all have said, or for *seconds*."""
+        """Wait until every worker has answered, for at most *seconds*."""
         try:
             await asyncio.wait_for(self._over.wait(), seconds)
         except TimeoutError:
-            return  # they are stopped, or do not read: not reached
+            return  # a worker that is stopped or does not read counts as not reached
 
 
 def kind_of(message: dict[str, Any]) -> str:
-    """The type of a message."""
+    """Return the type of a message."""
     return str(message.get("type"))
 
 

@@ -1,12 +1,12 @@
-"""The service's doors, as the master opens them: the guardian holds the sockets, the master answers.
+"""The endpoints of a service: the guardian holds the sockets, the master answers the requests.
 
-While a master is away, whoever knocks waits in the socket's queue for the next one. A door that cannot be opened is
-one warning and never a dead service, unless the service was started with ``require_control``; it is tried again until
-it can be.
+While no master runs, clients wait in the backlog of the socket for the next one. An endpoint that cannot be opened
+causes one warning and does not end the service, unless ``require_control`` is set; opening it is retried until it
+succeeds.
 
-The keys' file and the certificate are read again by each master and by ``rekey``. One that cannot be read any more is
-one warning: to ``rekey`` it changes nothing, and to a new master it is no key at all, since one that was valid when the
-service was started may have been withdrawn since.
+The key file and the certificate are read again by each master and by ``rekey``. If one can no longer be read, one
+warning is logged: ``rekey`` then keeps the previous keys, while a new master accepts no key at all, since a key that
+was valid when the service started may have been revoked since.
 """
 
 from __future__ import annotations
@@ -37,26 +37,28 @@ if TYPE_CHECKING:
     from .loop import Master
 
 TRY_AGAIN = 5.0
-"""Seconds until a door is tried again that could not be opened."""
+"""Seconds between attempts to open an endpoint."""
 
 DESCRIPTORS = 4096
-"""Descriptors that the master may have, where the machine lets it: connections must not use up those it works with."""
+"""Maximum descriptors of the master, if the hard limit permits: client connections must not exhaust those that the
+master needs for its work.
+"""
 
 
 class _Place(NamedTuple):
-    """Where a door is to be."""
+    """An endpoint to be opened."""
 
     address: str
     tls: ssl.SSLContext | None = None
     probe: bool = False
-    """Only probes are answered there."""
+    """True if it answers probes only."""
     optional: bool = False
-    """That it is not there is no news: a further address of the same door."""
+    """True for a further address of the same endpoint: its absence is not reported."""
 
 
 class Doors:
-    """The Unix door of the owner always; the TCP door with an access key, and not in safe mode; beside them, where only
-    probes are answered.
+    """The endpoints: the owner's Unix socket always, TCP with an access key and not in safe mode, and those that answer
+    probes only.
     """
 
     def __init__(self, master: Master) -> None:
@@ -68,14 +70,14 @@ class Doors:
         self.probes: list[str] = []
 
     async def open(self) -> None:
-        """Open every door that can be opened. Raises ValueError when one cannot and must be."""
+        """Open every endpoint that can be opened. Raises ValueError if one cannot and is required."""
         settings = self._master.settings
         _raise_descriptors()
         tcp = () if self._master.hello.safe else settings.doors
         if tcp and settings.tls_cert is not None:
             tcp = tcp if self._secure(settings) else ()
         self._access = Access(
-            self._current(settings) or (),  # none that opens, where the file cannot be read
+            self._current(settings) or (),  # accept no key if the file cannot be read
             bound=[settings.host],
             **_rules(settings),
         )
@@ -105,7 +107,7 @@ class Doors:
                     self._serve([(place, door)])
 
     def _serve(self, opened: list[tuple[_Place, Door]]) -> None:
-        """Answer at the doors that have been opened, from now on."""
+        """Answer requests at the endpoints that have been opened."""
         if not opened or self._access is None:
             return
         doors = [door for place, door in opened if not place.probe]
@@ -129,13 +131,13 @@ class Doors:
         task.add_done_callback(self._tasks.discard)
 
     def adopt(self, settings: Settings) -> None:
-        """Go by the rules, keys and certificate of *settings* from now on."""
+        """Apply the rules, keys and certificate of *settings*."""
         if self._access is not None:
             self._access.rule(**_rules(settings))
         self.rekey(settings)
 
     def rekey(self, settings: Settings) -> None:
-        """Take the keys and the certificate of *settings* from now on; connections that are open stay."""
+        """Apply the keys and the certificate of *settings*; open connections stay open."""
         found = self._current(settings)
         if self._access is not None and found is not None:
             self._access.rekey(found)
@@ -143,14 +145,14 @@ class Doors:
             from cluster_service.config import tls  # noqa: PLC0415 - only with TLS
 
             try:
-                tls.server_context(settings.tls_cert, settings.tls_key, settings.tls_client_ca)  # whole, or not at all
+                tls.server_context(settings.tls_cert, settings.tls_key, settings.tls_client_ca)  # all or none
                 tls.load_own(self._tls, settings.tls_cert, settings.tls_key, "tls")
             except CommandError as error:
                 self._master.log(f"the certificate stays as it was: {error.message}")
 
     def _current(self, settings: Settings) -> Sequence[keys.Key] | None:
-        """Return the keys, from their file as it is now, which the master's settings hold from now on; None when it
-        cannot be read.
+        """Read the key file again if there is one, and return the keys, which the master's settings then contain; None
+        if it cannot be read.
         """
         if settings.key_file is None:
             return settings.keys or keys.numbered([settings.access_key])
@@ -174,21 +176,21 @@ class Doors:
         return True
 
     async def _open_one(self, place: _Place) -> Door:
-        """Raises ValueError with a sentence."""
+        """Open one endpoint. Raises ValueError with the reason."""
         descriptor = await self._master.sockets.listen(orders.Listen(place.address, door=True, mode=0o600))
-        if descriptor is None:  # it was sent, and there was no room for it
+        if descriptor is None:  # sent, but this process had no free descriptor
             raise ValueError(f"{place.address}: {shortage.SENTENCES[errno.EMFILE]}")
         return Door(socket.socket(fileno=descriptor), place.tls)
 
     def _shut(self, reason: str) -> None:
-        """Tell that a door stays shut. Raises ValueError when that must not be, and the service has just begun."""
-        first = self._master.hello.master_starts <= 1  # a service that has run goes on, whatever becomes of its doors
+        """Log that an endpoint cannot be opened. Raises ValueError if it is required and the service just started."""
+        first = self._master.hello.master_starts <= 1  # a service that has been running continues without endpoints
         if self._master.settings.require_control and first:
             raise ValueError(f"a door cannot be opened, and the service requires it: {reason}")
         self._master.log(f"a door stays shut for now: {reason}")
 
     async def close(self, seconds: float) -> None:
-        """Let answers under way be finished, for *seconds* at most."""
+        """Let pending responses complete, for at most *seconds*."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -197,7 +199,7 @@ class Doors:
 
 
 def _rules(settings: Settings) -> dict[str, Any]:
-    """Return the rules of ``Access`` that stand in *settings*."""
+    """Return the rules of ``Access`` from *settings*."""
     names = (
         "trusted_hosts", "allow_query_key", "allow_http_get", "remote_commands", "upgrade_roots", "trust_loopback",
     )  # fmt: skip

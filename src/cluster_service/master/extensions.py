@@ -1,10 +1,10 @@
-"""The commands of a user's own: what makes a function one, and what happens when it is given.
+"""Custom commands: turn functions into commands and run them.
 
-    EXTENSIONS.command("greet", greet, access="local")     a command of the registry, for every door
-    EXTENSIONS.load("commands/", log)                      the ``.py`` files of a directory, which make theirs
+    EXTENSIONS.command("greet", greet, access="local")     add a command to the registry, for every endpoint
+    EXTENSIONS.load("commands/", log)                      run the ``.py`` files of a directory, which add theirs
 
-Whatever a handler does, its caller gets an answer in time: its result as JSON, what it raised as CommandError, or
-``failed`` with an id under which the log holds the traceback, or ``timeout``. It never gets a traceback.
+Whatever a handler does, its caller receives a response in time: the result as JSON, the CommandError that the handler
+raised, ``failed`` with an id under which the traceback is logged, or ``timeout``. It never receives a traceback.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ if TYPE_CHECKING:
     from .dispatch import Dispatch
 
 TIMEOUT = 60.0
-"""Seconds that a command may take when it does not say."""
+"""Default timeout of a command, in seconds."""
 RESULT_LIMIT = 4 * 1024 * 1024
-"""The longest result, in bytes of JSON."""
+"""Maximum length of a result, in bytes of JSON."""
 PACKAGE = "cservice_commands"
-"""Under this name stand the modules of a directory of commands."""
+"""Prefix of the module names of a directory of commands."""
 
 
 class Custom:
-    """One command of a user's own."""
+    """One custom command."""
 
     def __init__(
         self,
@@ -84,12 +84,12 @@ class Custom:
         )
 
     async def run(self, _service: Any, **arguments: Any) -> dict[str, Any]:
-        """What the registry's doors call: the result is an object."""
+        """Run the command for an endpoint, which requires an object as the result."""
         value = await self.call(arguments, CALLER.get())
         return value if isinstance(value, dict) else {"result": value}
 
     async def call(self, arguments: Mapping[str, Any], caller: Caller) -> Any:
-        """Run the handler with checked *arguments*; return what it returns, as JSON. Raises CommandError."""
+        """Run the handler with checked *arguments*; return its result as JSON. Raises CommandError."""
         dispatch = self._home.dispatch
         if dispatch is None:
             raise CommandError("unavailable", f"{self.command.name}: no service runs in this process")
@@ -150,7 +150,10 @@ def _known(command: Command, arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def as_json(value: Any) -> Any:
-    """Return *value* as JSON has it: dataclasses are objects, sets lists, dates and paths text. Raises TypeError."""
+    """Convert *value* to JSON types: dataclasses to objects, sets to lists, dates and paths to text.
+
+    Raises TypeError for any other type, and ValueError if the result exceeds ``RESULT_LIMIT``.
+    """
     text = json.dumps(value, default=_as_json, allow_nan=False)
     if len(text) > RESULT_LIMIT:
         raise ValueError(f"a result of {len(text)} bytes is over the limit of {RESULT_LIMIT}")
@@ -174,7 +177,7 @@ def _as_json(value: Any) -> Any:
 
 
 class Extensions:
-    """The commands of a user's program. *registry*: where they are added."""
+    """The commands of a user's program. *registry*: where they are registered."""
 
     def __init__(self, registry: Registry = COMMANDS) -> None:
         self.registry = registry
@@ -191,7 +194,7 @@ class Extensions:
         doc: str | None = None,
         workers: bool | None = None,
     ) -> Custom:
-        """Make *handler* the command *name*; see ``api.command``. Raises ValueError and TypeError."""
+        """Register *handler* as the command *name*; see ``api.command``. Raises ValueError and TypeError."""
         if not isinstance(name, str) or not NAME.match(name):
             raise ValueError(
                 f"{name!r} cannot be the name of a command: a letter, then letters, digits, '.', '-', '_', 64 at most"
@@ -209,8 +212,8 @@ class Extensions:
         return custom
 
     def load(self, directory: str, log: Callable[[str], None]) -> None:
-        """Run each ``.py`` file of *directory*, by name, but for those that begin with ``_``. What is wrong with one is
-        told and costs only what that one defines.
+        """Run each ``.py`` file of *directory*, in alphabetical order, except those that begin with ``_`` or ``.``.
+        If a file fails, log the error and skip only the commands of that file.
         """
         try:
             names = sorted(name for name in os.listdir(directory) if name.endswith(".py") and name[0] not in "._")
@@ -218,7 +221,7 @@ class Extensions:
             log(f"the commands in {directory} cannot be read: {error.strerror}")
             return
         if directory not in sys.path:
-            sys.path.append(directory)  # so that the files can share what begins with _
+            sys.path.append(directory)  # lets the files share modules whose names begin with _
         isolation.admit_user_paths()
         for name in names:
             self._load(os.path.join(directory, name), log)
@@ -233,7 +236,7 @@ class Extensions:
             module = importlib.util.module_from_spec(spec)
             sys.modules[module_name] = module
             spec.loader.exec_module(module)
-        except BaseException as error:  # noqa: BLE001 - SystemExit too: it is not the file's to end the master
+        except BaseException as error:  # noqa: BLE001 - SystemExit too: a file must not end the master
             sys.modules.pop(module_name, None)
             self.registry.restore(before)
             log(f"{path} is left out, and its commands with it:\n{_story(error, path)}")

@@ -1,14 +1,14 @@
-"""Every extension point of a service, in one file.
+"""Event handlers: every extension point of a service.
 
-    cservice.on("worker_exit", handler)     handler(event) for each event of that name; camelCase is the same name
-    cservice.on("order_paid", handler)      the same for an event of the program's own, if its argument is called event
-    cservice.on("*", handler)               for every event
-    cservice.on("greet", handler)           a command (``extensions``), for any other handler: also @cservice.command
-    cservice.disable("exit")                nobody may give that command any more
+    cservice.on("worker_exit", handler)     call handler(event) for each event of that name; camelCase is accepted
+    cservice.on("order_paid", handler)      the same for a custom event, if the handler's parameter is called event
+    cservice.on("*", handler)               call handler(event) for every event
+    cservice.on("greet", handler)           any other handler defines a command (``extensions``), as @cservice.command
+    cservice.disable("exit")                disable a command for all callers
 
-Handlers run in the master, never in a worker. A sync one has a thread of its own, in which it may block; an async one
-runs on the master's loop, where it must not. Each is given its events one after the other, in their order; what it
-raises is written to the log and harms nothing; of one that falls behind, the oldest events are dropped.
+Handlers run in the master, never in a worker. A sync handler has its own thread, in which it may block; an async
+handler runs on the master's event loop, where it must not block. Each handler receives its events one at a time and in
+order. What it raises is logged and affects nothing else. If it falls behind, its oldest events are dropped.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 NAMES = frozenset(name_of(event) for event in EVENTS)
-"""The events that there are, by name."""
+"""Names of the built-in events."""
 OWN_FIELDS = frozenset(("id", "at", "service", "event", "source", "args", "within"))
-"""What every custom event has by itself."""
+"""Fields that every custom event has."""
 WAITING = 1000
-"""Events that may wait for one handler."""
+"""Maximum events queued for one handler."""
 SECONDS = 60.0
-"""How long an async handler may take for one event."""
+"""Maximum seconds that an async handler may take for one event."""
 TRY_AGAIN = 1.0
-"""Seconds until a handler is started again that could not be: there was no thread, or no memory, for it."""
+"""Seconds until the start of a handler is retried after it failed for lack of a thread or of memory."""
 
 
 @dataclass(frozen=True)
 class Published:
-    """An event as handlers see it: its fields as attributes, and ``id``, ``at`` (ISO 8601), ``service``, ``event``."""
+    """An event as passed to handlers: its fields, ``id``, ``at`` (ISO 8601), ``service`` and ``event`` as attributes."""
 
     id: int
     at: str
@@ -63,21 +63,21 @@ class Published:
             raise AttributeError(f"the event {self.event} has no {name!r}, only {', '.join(self.fields)}") from None
 
     def to_json(self) -> dict[str, Any]:
-        """As streams carry it."""
+        """Return the event as in the event streams."""
         return {"id": self.id, "at": self.at, "service": self.service, "event": self.event, **self.fields}
 
 
 class Hooks:
-    """The handlers of a user's program, by event; and its commands."""
+    """The event handlers and commands of a user's program."""
 
     def __init__(self, extensions: Extensions | None = None) -> None:
         self.extensions = extensions or Extensions()
         self._handlers: dict[str, list[_Handler]] = {}
 
     def on(self, name: str, handler: Callable[[Published], Any]) -> None:
-        """Call *handler* for each event *name* (``worker_exit``, ``workerExit``, ``*``, or one of the program's own).
+        """Call *handler* for each event *name* (``worker_exit``, ``workerExit``, ``*``, or a custom event).
 
-        Raises TypeError, and ValueError for a name that is nearly that of an event.
+        Raises TypeError if *handler* is not callable, and ValueError if *name* resembles the name of a built-in event.
         """
         if not callable(handler):
             raise TypeError(f"the handler of {name!r} must be callable, not {type(handler).__name__}")
@@ -89,12 +89,12 @@ class Hooks:
         self._handlers.setdefault(known, []).append(_Handler(handler))
 
     def fire(self, event: Published) -> None:
-        """Hand *event* to its handlers; nothing is waited for. To be called on the master's loop."""
+        """Pass *event* to its handlers without waiting for them. Call it on the master's event loop."""
         for handler in (*self._handlers.get(event.event, ()), *self._handlers.get("*", ())):
             handler.take(event)
 
     async def idle(self, seconds: float) -> None:
-        """Wait until every handler has had its events, for *seconds* at most."""
+        """Wait until every handler has processed its events, for at most *seconds*."""
         loop = asyncio.get_running_loop()
         until = loop.time() + seconds
         for handler in [handler for handlers in self._handlers.values() for handler in handlers]:
@@ -102,7 +102,7 @@ class Hooks:
 
 
 def hears_events(name: str, handler: Any) -> bool:
-    """Whether *handler* of *name* is for an event, rather than a command."""
+    """Return True if *handler* of *name* is for an event rather than a command."""
     if name == "*" or canonical(name) in NAMES:
         return True
     try:
@@ -117,7 +117,7 @@ def _listed() -> str:
 
 
 class _Handler:
-    """A handler and the events that wait for it."""
+    """A handler and its queued events."""
 
     def __init__(self, call: Callable[[Published], Any]) -> None:
         self.call = call
@@ -126,17 +126,17 @@ class _Handler:
         self._busy = False
         self._dropped = 0
         self._idle: asyncio.Event | None = None
-        """Set once it has had its events."""
+        """Set once the queue has been processed."""
         self._task: asyncio.Task[None] | None = None
         self._retry: asyncio.TimerHandle | None = None
 
     @property
     def name(self) -> str:
-        """How the log names it."""
+        """Name of the handler in the log."""
         return str(getattr(self.call, "__qualname__", None) or repr(self.call))
 
     def take(self, event: Published) -> None:
-        """Have it called for *event*, soon. On the loop."""
+        """Queue *event* for the handler. Call it on the event loop."""
         with self._lock:
             if len(self._waiting) >= WAITING:
                 self._waiting.popleft()
@@ -147,8 +147,8 @@ class _Handler:
         self._begin()
 
     def _begin(self) -> None:
-        """Have it called for the events that wait, unless it is being called already. Where that cannot be begun, they
-        wait on, and it is tried again.
+        """Start processing the queue unless that is running already. If it cannot be started, the events stay queued
+        and the start is retried.
         """
         loop = asyncio.get_running_loop()
         with self._lock:
@@ -163,7 +163,7 @@ class _Handler:
             else:
                 args = (loop, self._idle)
                 threading.Thread(target=self._in_thread, args=args, name="cservice events", daemon=True).start()
-        except Exception as error:  # noqa: BLE001 - no thread, no memory: it must not count as busy for ever
+        except Exception as error:  # noqa: BLE001 - no thread or memory: it must not stay marked as busy
             with self._lock:
                 self._busy = False
             self._try_again(loop, error)
@@ -201,7 +201,7 @@ class _Handler:
         while (event := self._next()) is not None:
             try:
                 await self._await(event, self.call(event))
-            except Exception as error:  # noqa: BLE001 - it does not take an event, say
+            except Exception as error:  # noqa: BLE001 - for example, it takes no argument
                 self._failed(event, error)
         idle.set()
 
@@ -222,19 +222,19 @@ class _Handler:
                 result = self.call(event)
                 if inspect.isawaitable(result):
                     asyncio.run_coroutine_threadsafe(self._await(event, result), loop).result()
-            except BaseException as error:  # noqa: BLE001 - whatever a user's code raises
+            except BaseException as error:  # noqa: BLE001 - user code may raise anything
                 self._failed(event, error)
         try:
             loop.call_soon_threadsafe(idle.set)
         except RuntimeError:
-            return  # the master has ended meanwhile
+            return  # the master has exited meanwhile
 
     def _failed(self, event: Published, error: BaseException) -> None:
-        with contextlib.suppress(Exception):  # what a user's exception says of itself is their code too
+        with contextlib.suppress(Exception):  # formatting a user's exception runs user code too
             _say(f"the handler {self.name} of {event.event} failed:\n{Raised(error).story()}")
 
     async def idle(self, seconds: float) -> None:
-        """Wait until it has had its events."""
+        """Wait until the queue has been processed, for at most *seconds*."""
         if self._idle is not None:
             try:
                 await asyncio.wait_for(self._idle.wait(), max(0.0, seconds))

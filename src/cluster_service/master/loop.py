@@ -1,7 +1,7 @@
-"""The master's loop, on one page: a fact or a request comes in, the core decides, its actions are carried out.
+"""The control loop of the master: receive a fact or a request, let the core decide, carry out its actions.
 
-The notebook goes to the guardian before the orders that it accounts for, on the same stream; so a master that dies
-between any two of them has a successor that knows at least as much as the guardian does.
+The checkpoint is sent to the guardian before the orders that it accounts for, on the same stream. Therefore, wherever a
+master dies, its successor knows at least as much as the guardian.
 """
 
 from __future__ import annotations
@@ -54,18 +54,18 @@ if TYPE_CHECKING:
     from .hooks import Hooks
 
 FAILED = 70
-"""The exit code of a master that found itself wrong: EX_SOFTWARE of sysexits(3)."""
+"""Exit code of a master that detected an internal error: EX_SOFTWARE of sysexits(3)."""
 
 TAKE_OVER = 15.0
-"""Seconds that the guardian gives us, beyond the time for stopping, before it ends a shutdown itself."""
+"""Seconds, in addition to the time to stop, after which the guardian completes a shutdown without the master."""
 
 
 HEARING_SECONDS = 0.05
-"""Seconds for which facts are handed to the core before the endpoints are served."""
+"""Maximum seconds spent passing facts to the core before the endpoints are served again."""
 
 
 class Master:
-    """One master's life. ``run`` returns the exit code of the master's process, not of the service."""
+    """One master process. ``run`` returns the exit code of that process, not of the service."""
 
     def __init__(self, settings: Settings, stream: socket.socket, hooks: Hooks) -> None:
         self.settings = settings
@@ -80,21 +80,21 @@ class Master:
         self._over: asyncio.Future[int] = self._loop.create_future()
         self._snapshot: asyncio.Future[facts.Snapshot] = self._loop.create_future()
         self._early: list[Any] | None = []
-        """Facts that came before the core was ready for them; None once it is."""
+        """Facts received before the core was ready; None once it is."""
         self._heard: deque[Any] = deque()
-        """Facts and reports that the core has not been given yet."""
+        """Facts and reports not yet passed to the core."""
         self._hearing = False
-        """It was arranged that it will be."""
+        """True if a call of ``_hear`` is scheduled."""
         self._timer: asyncio.TimerHandle | None = None
         self._turned = asyncio.Event()
         self._ending: asyncio.Task[None] | None = None
         self._bye = False
-        """The guardian was told to end."""
+        """True once the guardian was ordered to exit."""
         self._warned: set[str] = set()
         self._hangups = 0
-        """How many SIGHUPs we were told of."""
+        """Number of SIGHUPs received."""
         self._standing: orders.Status | None = None
-        """What the guardian was last told of the whole."""
+        """Last status sent to the guardian."""
         self.jobs = Jobs(settings.spec.name, self._on_report)
         self.memory = Memory(settings.state, self.log)
         self.auditor = Auditor(AuditFile(settings.audit_file, self.log), self.log)
@@ -111,14 +111,14 @@ class Master:
     # -- life ---------------------------------------------------------------------------------------------------------
 
     async def run(self) -> int:
-        """Take over from whoever was master before, and go on until told to step down or the service has ended."""
+        """Take over from the previous master and run until replaced or until the service has ended."""
         self._loop.add_signal_handler(signal.SIGTERM, self._step_down)
         self._loop.set_exception_handler(self._on_unhandled)
         begun = self._loop.create_task(self._begin())
         await asyncio.wait((begun, self._over), return_when=asyncio.FIRST_COMPLETED)
         if begun.done():
             begun.result()
-        begun.cancel()  # it may wait for what nobody will tell any more
+        begun.cancel()  # it may be waiting for a fact that will not arrive
         code = await self._over
         await self.memory.settle()
         self._bus.close()
@@ -132,19 +132,19 @@ class Master:
         return code
 
     async def _begin(self) -> None:
-        """Learn how things are, and take over. A service that cannot begin is ended."""
+        """Receive the snapshot and take over. End a service that cannot start."""
         self._kernel.send(orders.Hello(pid=os.getpid()))
         self.hello = await self._snapshot
         try:
             await self._take_over()
-        except ValueError as error:  # what was asked for cannot be had here
+        except ValueError as error:  # the settings cannot be applied on this machine
             if self.hello.notebook:
-                raise  # a service that runs is never ended for what its master cannot read: the next one may
+                raise  # an unreadable checkpoint must not end a running service: the next master may read it
             self.log(str(error))
             self.say_bye(orders.Bye(1))
 
     async def _take_over(self) -> None:
-        """Restore the core from the notebook, or begin."""
+        """Restore the core from the checkpoint, or start the service."""
         notebook = json.loads(self.hello.notebook) if self.hello.notebook else None
         spec = self.settings.spec
         if notebook is None:
@@ -160,21 +160,21 @@ class Master:
             await self._open_ports()
         else:
             self._restore(notebook)
-            self.memory.save(self.cluster)  # the master before us may have died with it in its hands
+            self.memory.save(self.cluster)  # the previous master may have died before saving it
         self._heard.extend((self.hello, *(self._early or ())))
         self._early = None
         self._hear(math.inf)
         self._bus.open()
         self._schedule.look()
         if not self._over.done() and self._ending is None:
-            from .doors import Doors  # noqa: PLC0415 - the server stack is imported when the workers are on their way
+            from .doors import Doors  # noqa: PLC0415 - import the server stack only after the workers have been started
 
             self.doors = Doors(self)
             await self.doors.open()
             self.reloading.resume()
 
     def _restore(self, notebook: dict[str, Any]) -> None:
-        """Open the notebook. In safe mode one that cannot be read is put aside."""
+        """Restore the checkpoint. In safe mode, start without it if it cannot be read."""
         self.cluster = Cluster(self.settings.spec)
         try:
             self.cluster = Cluster.restore(self.settings.spec, notebook["cluster"])
@@ -186,45 +186,45 @@ class Master:
             self.log(f"the notebook cannot be read and is put aside:\n{traceback.format_exc()}")
 
     async def _open_ports(self) -> None:
-        """Open the ports that apps are to be served on. Raises ValueError when one is taken."""
+        """Open the ports that apps are served on. Raises ValueError if an address is in use."""
         for group in self.cluster.groups.values():
             if self.share_of(group.name, group.release) != "none":
                 for address in group.release.binds:
                     await self.sockets.listen(orders.Listen(address, tenant=group.name))
 
     def _step_down(self) -> None:
-        """SIGTERM: leave everything to a successor."""
+        """Handle SIGTERM: exit and leave everything to the successor."""
         if not self._over.done():
             self._over.set_result(0)
 
     def _on_unhandled(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Something that nobody waits for has failed. Where it was for want of memory, who knows what else has."""
+        """Handle an exception that no task awaits. Exit on MemoryError, since other code may have failed too."""
         loop.default_exception_handler(context)
         if isinstance(context.get("exception"), MemoryError) and not self._over.done():
             self._over.set_result(FAILED)
 
     def _on_fault(self) -> None:
-        """A fact is lost, or half of it: the successor is told everything."""
+        """Exit after a fact was lost or only partly handled: the successor receives a full snapshot."""
         if not self._over.done():
             self.log(f"the master failed as it heard from the guardian:\n{traceback.format_exc()}")
             self._over.set_result(FAILED)
 
     def _on_lost(self) -> None:
-        """The guardian is ending, or is dead and the kernel has killed us already: nothing is left to decide."""
+        """Exit: the guardian is exiting, or it is dead and the kernel is about to kill this process."""
         if not self._over.done():
             self._over.set_result(0 if self._bye else 1)
 
-    # -- the turn -----------------------------------------------------------------------------------------------------
+    # -- the step -----------------------------------------------------------------------------------------------------
 
     def handle(self, *batch: Any) -> None:
-        """Feed facts (the guardian's, a report or ``Tick``) to the core as one step and carry out what it answers."""
+        """Pass facts (from the guardian, a report or ``Tick``) to the core as one step and carry out its actions."""
         if self._gone:
             return
         with self._core_trusted(batch[0] if len(batch) == 1 else batch):
             self._carry_out(self.cluster.handle_all(batch, time.monotonic()))
 
     def request(self, request: Request) -> Operation:
-        """Have the core carry out *request* and return its operation. Raises Rejected; then nothing was changed."""
+        """Let the core carry out *request* and return its operation. Raises Rejected, in which case nothing changed."""
         if self._bye:
             raise Rejected("stopping", "the service has ended", "start it again")
         if self._gone:
@@ -241,13 +241,13 @@ class Master:
 
     @property
     def _gone(self) -> bool:
-        """Whether this master decides nothing any more."""
+        """True if this master no longer makes decisions."""
         return self._kernel.lost or self._over.done()
 
     @contextlib.contextmanager
     def _core_trusted(self, event: Any) -> Iterator[None]:
-        """After any failure of the core but Rejected its state is not to be trusted: this master ends, and its
-        successor goes on from the notebook.
+        """End this master if the block raises anything but Rejected: the state of the core is then undefined, and the
+        successor continues from the checkpoint.
         """
         try:
             yield
@@ -258,13 +258,13 @@ class Master:
             raise
 
     def fail(self, why: str) -> None:
-        """End this master; its successor goes on from the notebook and from what the guardian knows."""
+        """Log *why* and end this master; the successor continues from the checkpoint and the guardian's snapshot."""
         self.log(why)
         if not self._over.done():
             self._over.set_result(FAILED)
 
     def _carry_out(self, todo: list[actions.Action]) -> None:
-        """Carry out *todo*. Whatever fails of it, the rest is carried out, and the timer is set."""
+        """Carry out *todo*. If one action fails, carry out the others and set the timer nevertheless."""
         try:
             if todo:
                 carrying.carry_out(self, todo)
@@ -272,13 +272,13 @@ class Master:
             carrying.each(self, self._after_turn)
 
     def report_soon(self, report: Any) -> None:
-        """Feed *report* to the core, once what it orders now has been carried out."""
+        """Pass *report* to the core after its current actions have been carried out."""
         self._loop.call_soon(self._on_report, report)
 
     def operation_ended(self) -> None:
-        """Keep what is to be remembered of it."""
+        """Save what has to outlive the service."""
         self.memory.save(self.cluster)
-        self._loop.call_soon(self._schedule.look)  # a reload may have changed it
+        self._loop.call_soon(self._schedule.look)  # a reload may have changed the schedule
 
     def _watch(self) -> None:
         self.pulses.watch(None if self._over.done() else self.cluster.pace())
@@ -287,7 +287,7 @@ class Master:
         self._checks.follow(self.cluster)
 
     def tell_standing(self) -> None:
-        """Let the guardian know how the service is, where that is not what it knows."""
+        """Send the status of the service to the guardian if it changed."""
         phase, text = standing(self.cluster)
         if phase == "serving" and self.reloading.busy:
             phase = "reloading"
@@ -301,24 +301,24 @@ class Master:
         return {name: group.spec.recycle_at for name, group in groups if group.spec.recycle_at}
 
     def _wake(self) -> None:
-        """Let those go on that wait for news."""
+        """Wake the tasks that wait in ``next_turn``."""
         self._turned.set()
         self._turned = asyncio.Event()
 
     def note(self) -> None:
-        """Write the notebook."""
+        """Send the checkpoint to the guardian."""
         notebook = {"cluster": self.cluster.snapshot(), "events": self.publisher.last, **self.reloading.notebook()}
         self._kernel.send(orders.Note(json.dumps(notebook, separators=(",", ":"))))
 
     def _set_timer(self) -> None:
-        """Have the core asked again when it wants to be."""
+        """Schedule the next ``Tick`` for the core's deadline."""
         if self._timer is not None:
             self._timer.cancel()
         at = self.cluster.deadline()
         self._timer = None if at is None else self._loop.call_at(at, self._on_time)
 
     def _on_report(self, report: Any) -> None:
-        """Feed what we found out ourselves to the core; what was heard before that goes first."""
+        """Pass a report of this process to the core, after all facts received before it."""
         self._kernel.pump()
         if self._heard:
             self._heard.append(report)
@@ -327,14 +327,14 @@ class Master:
             self.handle(report)
 
     def _on_time(self) -> None:
-        self._kernel.pump()  # what was heard goes before what the clock says
+        self._kernel.pump()  # facts received earlier are handled before the tick
         if self._heard:
             self._hear_soon()  # which sets the timer again
         else:
             self.handle(Tick())
 
     async def next_turn(self, wait: float) -> None:
-        """Return after the next turn, or after *wait* seconds."""
+        """Return after the next step, or after *wait* seconds."""
         turned = self._turned
         try:
             await asyncio.wait_for(turned.wait(), wait)
@@ -345,7 +345,7 @@ class Master:
 
     def _on_fact(self, fact: Any, descriptor: int | None) -> None:
         if self._heard and isinstance(fact, (facts.Ping, facts.Message)):
-            self._heard.append(fact)  # what was heard before goes first
+            self._heard.append(fact)  # facts received earlier are handled first
             return
         if isinstance(fact, facts.Ping):
             self._kernel.send(orders.Pong())
@@ -363,7 +363,7 @@ class Master:
         self.pulses.learn(fact, descriptor)
         self._checks.learn(fact)
         if isinstance(fact, (facts.Monitoring, facts.OutputInspected)):
-            return  # the core hears what comes of it
+            return  # the core receives a report derived from them
         if isinstance(fact, facts.Signalled) and fact.signal == "HUP":
             self._hangups += 1
         elif isinstance(fact, facts.Signalled):
@@ -381,7 +381,7 @@ class Master:
             self._loop.call_soon(self._hear)
 
     def _hear(self, seconds: float | None = None) -> None:
-        """Give the core what was heard, step by step. After *seconds* the endpoints are served before it goes on."""
+        """Pass received facts to the core, step by step. After *seconds*, serve the endpoints before continuing."""
         self._hearing = False
         end = time.monotonic() + (HEARING_SECONDS if seconds is None else seconds)
         for batch in batches.split(list(self._heard)):
@@ -397,7 +397,7 @@ class Master:
                 return
 
     def _hear_step(self, batch: list[Any]) -> None:
-        """Act on *batch*. A SIGHUP is ours where the configuration can be read again, else the core's."""
+        """Handle *batch*. SIGHUP reloads the configuration if it can be read again; otherwise the core handles it."""
         (fact, *_) = batch
         if isinstance(fact, facts.Signalled) and fact.signal == "HUP" and self.reloading.on_signal():
             self.tell_standing()
@@ -407,25 +407,25 @@ class Master:
             self.handle(*batch)
 
     def _time_to_stop(self) -> float:
-        """Seconds after which every worker has been killed that does not end by itself, at most."""
+        """Return the maximum seconds until every worker has exited or has been killed."""
         if self._early is None:
             return shutdown.time_needed(self.cluster)
-        return shutdown.configured_time(self.settings.spec.groups)  # the core is not there yet
+        return shutdown.configured_time(self.settings.spec.groups)  # the core does not exist yet
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
     def end(self, action: actions.End) -> None:
-        """Every worker is gone."""
+        """End the service after its last worker is gone."""
         self._ending = self._loop.create_task(self.leaving.say_bye(action))
 
     def say_bye(self, bye: orders.Bye) -> None:
-        """Have the guardian end."""
+        """Order the guardian to exit."""
         self._bye = True
         self._kernel.send(bye)
 
     def share_of(self, name: str, release: Release) -> str:
-        """How the workers of *release*, of the group *name*, share their ports. Raises ValueError when the mode that
-        was asked for cannot be used here.
+        """Return how the workers of *release*, of the group *name*, share their ports. Raises ValueError if the
+        configured mode is not available on this machine.
         """
         share, warning = launch.settle_share(release.share, release.kind, self.hello.share)
         if warning and name not in self._warned:
@@ -433,28 +433,29 @@ class Master:
             self.log(f"{name}: {warning}")
         return share
 
-    # -- telling ------------------------------------------------------------------------------------------------------
+    # -- publishing ---------------------------------------------------------------------------------------------------
 
     def tell(self, name: str, fields: dict[str, Any], line: str | None) -> None:
-        """Tell of an event that is not the core's; its number is in the notebook before it is told."""
+        """Publish an event that does not come from the core; the checkpoint records its number first."""
         (number,) = self.publisher.number(1)
         self.note()
         self.publisher.tell(number, name, fields, line)
         self._wake()
 
     def say(self, order: Any) -> None:
-        """Give the guardian an order that is not the core's."""
+        """Send the guardian an order that does not come from the core."""
         self._kernel.send(order)
 
     @property
     def behind(self) -> int:
-        """Bytes that wait for the guardian to read."""
+        """Number of bytes that the guardian has not read yet."""
         return self._kernel.behind
 
     def log(self, line: str) -> None:
-        """Write *line* to the service's log, from any thread.
+        """Write *line* to the log of the service. Thread-safe.
 
-        It goes through the guardian, which never waits: a full pipe to a log writer that does not read would stop us.
+        The line goes through the guardian, which never blocks: writing to the pipe of a log writer that does not read
+        would block the master.
         """
         try:
             asyncio.get_running_loop()
@@ -464,5 +465,5 @@ class Master:
         if not self._kernel.lost:
             self._kernel.send(orders.Log(line))
             return
-        with contextlib.suppress(OSError, ValueError):  # nothing can be said of a log that cannot be written
+        with contextlib.suppress(OSError, ValueError):  # a failure to write the log cannot be logged
             print(line, file=sys.stderr, flush=True)  # noqa: T201

@@ -1,10 +1,10 @@
-"""Reading the configuration again while the service runs: what was given at its start, and the files as they are now.
+"""Reload of the configuration: the arguments from the start of the service, with the files as they are now.
 
-A mistake in them is refused with the sentence that ``start`` would have for it, and then nothing is changed. What is in
-effect is compared with what is configured now: groups by the core (``core.reload``), the service as a whole here. What
-only a new guardian could take up is told, in every plan, until the service is started anew.
+A mistake in the files is rejected with the message that ``start`` would give, and nothing changes. The settings in
+effect are compared with the new ones: groups by the core (``core.reload``), the service as a whole here. A setting that
+needs a new guardian is listed in every plan until the service is restarted as a whole.
 
-In the notebook stands what was taken up, but for the keys: a master that follows reads those anew.
+The checkpoint contains the settings that were applied, except the access keys: the next master reads those again.
 """
 
 from __future__ import annotations
@@ -37,33 +37,33 @@ AT_ONCE = (
     "allow_query_key", "trusted_hosts", "allow_http_get", "remote_commands", "upgrade_roots", "trust_loopback",
     "require_control", "tls_key",
 )  # fmt: skip
-"""Settings of the service that the running one takes up."""
+"""Settings of the service that a reload applies immediately."""
 ANEW = (
     "host", "port", "tls_client_ca", "run_dir", "log_file", "audit_file", "pid_file", "state", "commands",
     "master_hang_timeout", "log_max_size", "log_keep", "process_titles", "probes", "probe_metrics",
 )  # fmt: skip
-"""Settings that only a service that is started anew has otherwise."""
+"""Settings that change only when the service is stopped and started again."""
 WHOLE = "when the service is started anew"
 
 
 class Reloading:
-    """Of one master."""
+    """Reloads of one master."""
 
     def __init__(self, master: Master) -> None:
         self._master = master
         self._taken: Json | None = None
-        """What stands in the notebook; None: what the service was started with is in effect."""
+        """Settings recorded in the checkpoint; None: those from the start of the service are in effect."""
         self._signalled = False
-        """SIGHUP has come, and what it asks for has not begun."""
+        """True if SIGHUP arrived and its reload has not begun."""
         self._lock = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
 
     @property
     def busy(self) -> bool:
-        """Whether what a SIGHUP asked for is about to begin; once it has, its operation tells."""
+        """True while a reload requested by SIGHUP is about to begin; once it has, its operation reports it."""
         return self._signalled or (self._task is not None and not self._task.done())
 
-    # -- what a command asks for ---------------------------------------------------------------------------------------
+    # -- requests of commands ------------------------------------------------------------------------------------------
 
     async def plan(self) -> Json:
         """Return ``{"service", "file", "changes"}``. Raises CommandError."""
@@ -78,19 +78,19 @@ class Reloading:
     async def take_up(
         self,
         monitor: float | None = None,
-        timeout: float | None = None,  # noqa: ASYNC109 - the workers'
+        timeout: float | None = None,  # noqa: ASYNC109 - of the workers
         *,
         everybody: bool = False,
     ) -> Operation:
-        """Begin the operation and return it. *everybody*: every worker is replaced. Raises CommandError; then nothing
-        was changed.
+        """Begin the reload and return its operation. *everybody*: replace every worker. Raises CommandError, in which
+        case nothing changed.
         """
         async with self._lock:
             new = await self._read()
             return self._take_up(new, requests.Reload(new.spec, monitor, timeout, everybody=everybody))
 
     async def configuration(self, action: str) -> Json:
-        """Return what is in effect, or whether the files could be taken up. Raises CommandError."""
+        """Return the settings in effect, or whether the files are valid. Raises CommandError."""
         if action == "show":
             shown = self._master.settings.shown
             if not shown:
@@ -98,7 +98,7 @@ class Reloading:
             return dict(shown)
         return verdict(await self._read())
 
-    # -- what it takes -------------------------------------------------------------------------------------------------
+    # -- applying ------------------------------------------------------------------------------------------------------
 
     def _origin(self) -> Origin:
         origin = self._master.settings.origin
@@ -124,7 +124,7 @@ class Reloading:
         return new
 
     def _compare(self, new: Settings) -> tuple[Settings, list[core.Change]]:
-        """Return what would be in effect, and what changes by it."""
+        """Return the settings that would be in effect and the changes that lead to them."""
         master = self._master
         old = master.settings
         spec = replace(new.spec, name=old.name)
@@ -144,7 +144,7 @@ class Reloading:
         merged, changes = self._compare(new)
         notes = tuple(f"service: {each.text}" for each in _of_the_service(master.settings, new))
         before = master.settings, self._taken, self._signalled
-        master.settings = merged  # before the turn: it writes the notebook
+        master.settings = merged  # before the step, which writes the checkpoint
         self._taken = kept(merged)
         self._signalled = self._signalled and not request.everybody
         try:
@@ -164,12 +164,12 @@ class Reloading:
     # -- SIGHUP --------------------------------------------------------------------------------------------------------
 
     def on_signal(self) -> bool:
-        """Read the configuration again and replace every worker. Return False where only the core can do something."""
+        """Reload the configuration and replace every worker. Return False if only the core can handle the signal."""
         if self._master.settings.origin is None:
             return False
         if self._task is None or self._task.done():
             self._signalled = True
-            self._master.note()  # whoever follows begins it anew, until it stands there what was begun
+            self._master.note()  # until the checkpoint records the new operation, a successor repeats the reload
             self._task = asyncio.get_running_loop().create_task(self._on_signal())
             self._task.add_done_callback(lambda _task: self._master.tell_standing())
         else:
@@ -183,37 +183,37 @@ class Reloading:
             if error.code == "stopping" and not self._master.cluster.ending:  # the next master begins it
                 return
             hint = f"\n{error.hint}" if error.hint else ""
-            if error.code == "busy" and self._master.doors is not None:  # keys that were withdrawn do not wait for it
+            if error.code == "busy" and self._master.doors is not None:  # revoke keys without waiting
                 self._master.doors.rekey(self._master.settings)
                 self._master.log(f"SIGHUP: only the file of access keys is read again: {error.message}{hint}")
             else:
                 self._master.log(f"SIGHUP: nothing was changed: {error.message}{hint}")
-        except Exception as error:  # noqa: BLE001 - no thread, no memory: nobody else would tell of it
+        except Exception as error:  # noqa: BLE001 - no thread or memory, which would otherwise go unlogged
             self._master.log(f"SIGHUP: the configuration could not be read: {shortage.explain(error)}")
         self._signalled = False
         self._master.note()
 
     def close(self) -> None:
-        """Leave what is under way to the successor."""
+        """Leave a pending reload to the successor."""
         if self._task is not None:
             self._task.cancel()
 
-    # -- the notebook --------------------------------------------------------------------------------------------------
+    # -- the checkpoint ------------------------------------------------------------------------------------------------
 
     def notebook(self) -> Json:
-        """What is to stand in the notebook: nothing secret."""
+        """Return the part of the checkpoint for reloads, which contains no secrets."""
         taken = {} if self._taken is None else {"settings": self._taken}
         return {**taken, "signalled": True} if self._signalled else taken
 
     def resume(self) -> None:
-        """Begin what an earlier master was asked for by SIGHUP, and has not begun; unless it may have died of that."""
+        """Begin a reload that an earlier master received by SIGHUP and did not begin, except in safe mode."""
         if self._signalled and not self._master.hello.safe:
             self.on_signal()
         else:
             self._signalled = False
 
     def restore(self, notebook: Mapping[str, Any]) -> None:
-        """Take up what an earlier master has."""
+        """Restore the state of an earlier master from *notebook*."""
         master = self._master
         self._signalled = bool(notebook.get("signalled"))
         taken = notebook.get("settings")
@@ -233,12 +233,12 @@ class Reloading:
 
 
 def kept(settings: Settings) -> Json:
-    """Return what the notebook holds of *settings*: all that a successor cannot know, and nothing secret."""
+    """Return the part of *settings* for the checkpoint: what a successor cannot know otherwise, without secrets."""
     return {name: getattr(settings, name) for name in (*AT_ONCE, "tls_cert", "key_file")}
 
 
 def _seen(settings: Settings) -> Mapping[str, Any]:
-    """Where the values come from, as the files say now; what was known before where they cannot be read."""
+    """Return where the values come from, according to the files now, or as known before if they cannot be read."""
     if settings.origin is None:
         return settings.shown
     try:
@@ -248,7 +248,7 @@ def _seen(settings: Settings) -> Mapping[str, Any]:
 
 
 def _of_the_service(old: Settings, new: Settings) -> list[core.Change]:
-    """What changes that is no group's, but for what the core knows."""
+    """Return the changes that concern the service as a whole, except those that the core finds."""
     found = [
         core.Change("", "settings", _text(name, getattr(old, name), getattr(new, name)))
         for name in (*AT_ONCE, "tls_cert")
@@ -275,7 +275,7 @@ def _text(name: str, old: object, new: object) -> str:
 
 
 def _shown(old: Mapping[str, Any], new: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Where the values come from, without those that are not in effect yet."""
+    """Return where the values come from, with the old rows for settings that are not in effect yet."""
     if not old or not new:
         return new
     before = {row["name"]: row for row in old["settings"]}

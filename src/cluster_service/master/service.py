@@ -1,4 +1,4 @@
-"""What the doors may ask: the ``Service`` of control, on a master."""
+"""The commands that clients can send to a master: the ``Service`` protocol of ``control``, on a master."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Json = dict[str, Any]
 
 
 class RunningService:
-    """A running service as its commands see it (``control.service.Service``)."""
+    """A running service as seen by its commands (``control.service.Service``)."""
 
     def __init__(self, master: Master) -> None:
         self.name = master.settings.spec.name
@@ -108,13 +108,13 @@ class RunningService:
         published = self._master.publisher.history
         last = after if after is not None else (published[-1].id if published else 0)
         if published and last > published[-1].id:
-            last = 0  # it is of another service's life
+            last = 0  # the id belongs to an earlier start of the service
         while True:
             fresh = [event for event in published if event.id > last]
             for event in fresh:
                 last = event.id
                 yield event.to_json()
-            if not fresh:  # else more may have come while these were sent
+            if not fresh:  # otherwise more events may have arrived meanwhile
                 await self._master.next_turn(60.0)
 
     # -- changing -----------------------------------------------------------------------------------------------------
@@ -164,7 +164,7 @@ class RunningService:
                     directory=str(options.get("cwd") or group.release.cwd),
                     current=group.release,
                 )
-        except CommandError as error:  # it was asked for rightly; there is no such release
+        except CommandError as error:  # the request is valid, but the release does not exist
             raise CommandError("failed", error.message, error.hint) from None
         monitor, health_check = options.get("monitor"), options.get("health_check")
         return self._request(
@@ -207,7 +207,7 @@ class RunningService:
         settings = self._master.settings
         if settings.origin is None:
             raise CommandError("failed", "it is not known how this service was started", "Start it anew.")
-        if settings.origin.source == "keywords":  # by a program, which the master is
+        if settings.origin.source == "keywords":  # started by a program, which the master runs too
             return settings, [sys.executable, *sys.orig_argv[1:]]
         from cluster_service.control import starting, units  # noqa: PLC0415 - rarely needed
 
@@ -215,7 +215,7 @@ class RunningService:
 
     def exit_now(self) -> Json:
         """See ``Service.exit_now``."""
-        with contextlib.suppress(requests.Rejected):  # it has ended, or this master has, and so cannot be in its way
+        with contextlib.suppress(requests.Rejected):  # the service or this master has already ended
             self._master.request(requests.ExitNow())
         return {"exiting": True}
 
@@ -235,7 +235,7 @@ class RunningService:
             raise CommandError("failed", f"the log file {file} cannot be read: {error.strerror}") from None
 
     def audit(self, entry: Json, *, aloud: bool) -> None:
-        """See ``Service.audit``. A command that changes something, or would have, is an event too."""
+        """See ``Service.audit``. Also publish an event for a command that changes something or was meant to."""
         self._master.auditor.add(audit.line(entry), aloud=aloud)
         try:
             changes = COMMANDS.get(entry["command"]).changes
@@ -267,16 +267,16 @@ class RunningService:
 
 
 DOORS = ("unix", "tcp")
-"""The endpoints of clients, which fetch what became of their commands."""
+"""Endpoints whose clients wait for the outcome of their commands."""
 
 MOST_LOG = 1 << 20
-"""Bytes that are read from the end of the log file."""
+"""Maximum bytes that are read from the end of the log file."""
 
 
 def tail(path: str, count: int) -> list[str]:
-    """Return the last *count* whole lines of the file, as far as they stand in its last ``MOST_LOG`` bytes.
+    """Return the last *count* complete lines of the file, within its last ``MOST_LOG`` bytes.
 
-    Raises OSError; for what is not a regular file too.
+    Raises OSError, also if the path is not a regular file.
     """
     with open(files.open_for_reading(path), "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -291,7 +291,7 @@ def tail(path: str, count: int) -> list[str]:
 
 @contextlib.contextmanager
 def _without_threads(what: str) -> Iterator[None]:
-    """Raise CommandError failed, with *what* failed and why, where no thread can be started for the block."""
+    """Raise CommandError ``failed`` with *what* and the reason if the block cannot start a thread."""
     try:
         yield
     except RuntimeError as error:

@@ -1,16 +1,17 @@
-"""From a function's signature to the parameters of a command, and from checked arguments back to a call of it.
+"""Conversion of a function's signature to the parameters of a command, and of checked arguments to a call.
 
-The annotations say how an argument is written and checked (``control.arguments.KINDS``) and what the function is given:
+An annotation determines how an argument is written and checked (``control.arguments.KINDS``) and the value that the
+function receives:
 
-    str, int, float, bool, dict, pathlib.Path, datetime.timedelta     as they are
-    Literal["a", "b"], an Enum                                        one of them
-    list[X], tuple[X, ...], set[X], *args: X                          several, each an X
-    X | None, Optional[X]                                             an X, or nothing
-    Annotated[X, "what it is"]                                        the text is the argument's help
-    Any, or none                                                      anything: text at a command line, JSON elsewhere
+    str, int, float, bool, dict, pathlib.Path, datetime.timedelta     a value of that type
+    Literal["a", "b"], an Enum                                        one of the values
+    list[X], tuple[X, ...], set[X], *args: X                          several values, each an X
+    X | None, Optional[X]                                             an X or None
+    Annotated[X, "description"]                                       the description is the help of the argument
+    Any, or no annotation                                             any value: text on a command line, JSON elsewhere
 
-What may be given by place in Python may be on a command line; keyword-only arguments and bools are options. A first
-parameter called ``context`` is no argument: it is given who asks, and the service.
+Positional parameters are positional on a command line too; keyword-only parameters and bools are options. A first
+parameter called ``context`` is not an argument: it receives the caller and the service.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ from cluster_service.control.registry import Parameter
 from .context import Context
 
 CONTEXT = ("context", "_context", "ctx", "_ctx", "_")
-"""What a parameter that takes the context may be called."""
+"""Names of a first parameter that receives the context."""
 RESERVED = frozenset(("access_key", "no_wait", "within", "json", "help"))
-"""Names that have a meaning of their own at some door."""
+"""Names that have a meaning of their own at some endpoint."""
 
 Convert = Callable[[Any], Any]
 
@@ -51,7 +52,7 @@ PLAIN: dict[Any, tuple[str, str, Convert]] = {
     object: ("any", "any value", lambda value: value),
     inspect.Parameter.empty: ("any", "any value", lambda value: value),
 }
-"""Annotation -> kind, help, and from the checked value to what the function is given."""
+"""Maps an annotation to the kind, the help, and the conversion of the checked value for the function."""
 
 MANY: dict[Any, Callable[[Any], Any]] = {
     list: list,
@@ -71,7 +72,7 @@ TIMES = frozenset(("duration", "timeout"))
 
 @dataclass(frozen=True)
 class Shape:
-    """What an annotation says."""
+    """Meaning of an annotation."""
 
     kind: str
     doc: str
@@ -82,14 +83,14 @@ class Shape:
 
 @dataclass(frozen=True)
 class Signature:
-    """How a handler is called."""
+    """How to call a handler."""
 
     parameters: tuple[Parameter, ...]
     takes_context: bool
     _names: Mapping[str, str]
     _converts: Mapping[str, Convert]
     _places: tuple[str, ...]
-    """Parameters that must be given by place, since others follow them in ``*args``, or they have no name."""
+    """Parameters that are passed by position: ``*args`` follows them, or they are positional-only."""
     _rest: str
     _defaults: Mapping[str, Any]
 
@@ -109,9 +110,9 @@ class Signature:
 
 
 def signature_of(handler: Callable[..., Any], like: Mapping[str, Parameter] | None = None) -> Signature:
-    """Return how *handler* is called. *like*: the parameters of the command that it overrides, by name.
+    """Return how to call *handler*. *like*: the parameters of the command that it overrides, by name.
 
-    Raises TypeError with a sentence for a signature that no door could offer.
+    Raises TypeError if the signature cannot be offered as a command.
     """
     found, hints = _look(handler)
     takes_context = False
@@ -146,7 +147,7 @@ def signature_of(handler: Callable[..., Any], like: Mapping[str, Parameter] | No
     last = [each.name for each in parameters if each.positional][-1:]
     parameters = [
         replace(each, positional=False) if each.many and [each.name] != last else each for each in parameters
-    ]  # several words can only stand at the end
+    ]  # several values can only come last
     return Signature(tuple(parameters), takes_context, names, converts, tuple(places), rest, defaults)
 
 
@@ -165,7 +166,7 @@ def _look(handler: Callable[..., Any]) -> tuple[list[inspect.Parameter], dict[st
     except NameError as error:
         raise TypeError(f"{_called(handler)}: an annotation cannot be understood: {error}") from None
     except TypeError:
-        hints = {}  # a functools.partial and the like: what its parameters say themselves
+        hints = {}  # such as a functools.partial: use the annotations of its parameters
     return found, hints
 
 
@@ -191,7 +192,7 @@ def _parameter(name: str, shape: Shape, parameter: inspect.Parameter) -> Paramet
 
 
 def _as_before(made: Parameter, shape: Shape, before: Parameter | None) -> Parameter:
-    """An argument that a built-in has too, and annotated like it, is written as it is there."""
+    """Write an argument as in the built-in command that is overridden, if both have it with the same annotation."""
     same = before is not None and (
         shape.kind in {before.kind, "any"}
         or (shape.kind == "string" and before.kind in TEXTS)
@@ -200,7 +201,7 @@ def _as_before(made: Parameter, shape: Shape, before: Parameter | None) -> Param
     if before is None:
         return replace(made, remote="plain")
     if not same:
-        return replace(made, remote=before.remote)  # what a handler may pass on to the built-in
+        return replace(made, remote=before.remote)  # a handler may pass it on to the built-in command
     return replace(before, required=made.required, default=made.default or before.default)
 
 
@@ -215,7 +216,7 @@ def _shown(default: Any) -> str:
 
 
 def _shape(annotation: Any, handler: Callable[..., Any], name: str) -> Shape:
-    """Return what *annotation* says. Raises TypeError."""
+    """Return the meaning of *annotation*. Raises TypeError."""
     origin, inside = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
         shape = _shape(inside[0], handler, name)

@@ -1,8 +1,7 @@
-"""Trying a release: a script of the user's that is run against it, and a health check.
+"""Tests of a release: a user's script run against it, and an HTTP health check.
 
-A script runs under ``worker/job.py``, which lets nothing of it outlive it, however it ends: by itself, over time,
-because it is not wanted any more, or because this master is killed. Each trial's answer is a sentence: why it failed,
-or nothing.
+A script runs under ``worker/job.py``, which ensures that none of its processes outlives it, whether it exits, times
+out, is cancelled, or this master is killed. Each function returns why the test failed, or an empty string.
 """
 
 from __future__ import annotations
@@ -30,22 +29,22 @@ if TYPE_CHECKING:
     from cluster_service.machine.identity import Identity
 
 HTTP_TIMEOUT = 10.0
-"""Seconds that a health check may take, where nothing else was said."""
+"""Default timeout of a health check, in seconds."""
 
 LINE = 1000
-"""Characters of a line that are told."""
+"""Maximum characters of a line that are passed on."""
 
 MOST = 1 << 20
-"""Bytes of output that are told."""
+"""Maximum bytes of output that are passed on."""
 
 _MAX_CHUNKS = 16
-"""Reads of a program's output that wait for the loop; beyond that nothing more is read."""
+"""Chunks of a program's output that may be queued for the loop; at this limit the reader blocks."""
 
 MAX_HEADS = 4
-"""Heads of an answer that are read, 100 Continue and the like among them; each of 64 KiB at most."""
+"""Maximum response heads that are read, including interim ones such as 100 Continue; each at most 64 KiB."""
 
 BODY = 500
-"""Bytes of a bad answer that are looked at."""
+"""Bytes that are read of the body of an error response."""
 
 
 async def run_script(
@@ -57,13 +56,13 @@ async def run_script(
     on_line: Callable[[str], None],
     identity: Identity,
 ) -> str:
-    """Run *script* in the directory of *release*; return why it failed, or nothing when it ended with exit code 0.
+    """Run *script* in the directory of *release*; return why it failed, or an empty string if it exited with code 0.
 
-    A Python file is run by the release's interpreter (ours, where it has none) and can import the release's code; any
-    other must be executable. A relative path starts from the release's directory. *env*: the whole environment.
-    *within*: seconds, after which it is killed; None or 0: any. *on_line* is given each line of its output and errors
-    as it comes. *identity*: as whom it is looked at and run. All its processes are gone when this returns or raises,
-    also when it is cancelled.
+    A Python file is run by the interpreter of the release (by ours if it has none) and can import the code of the
+    release; any other file must be executable. A relative path is relative to the directory of the release. *env* is
+    the whole environment. After *within* seconds the script is killed; None or 0: no limit. *on_line* is called with
+    each line of its stdout and stderr as it arrives. *identity* is the user that reads and runs the file. All processes
+    of the script are gone when this returns or raises, also when it is cancelled.
     """
     script = os.path.join(release.cwd, script)
     python = release.python or sys.executable
@@ -92,7 +91,7 @@ async def run_command(
     on_line: Callable[[str], None],
     identity: Identity,
 ) -> str:
-    """Run *argv*, which *what* calls by a name, in *cwd*; otherwise as ``run_script``."""
+    """Run *argv* in *cwd*, as ``run_script`` does. *what* names the command in messages."""
     output = _Output(on_line)
     late = False
     job = _Job()
@@ -111,7 +110,7 @@ async def run_command(
 
 
 def _environment(env: Mapping[str, str], release: Release, *, by_python: bool) -> dict[str, str]:
-    """For Python: lines come when they are written, and the release's code can be imported as its workers do."""
+    """Return *env*, for Python with unbuffered output and the import path that the workers of the release use."""
     if not by_python or release.kind == "command":
         return {"PYTHONUNBUFFERED": "1", **env}
     home = release.cwd
@@ -131,16 +130,16 @@ def _why(what: str, code: int, output: _Output) -> str:
 
 
 class _Job:
-    """``job.py`` with a program, from its start until nothing of it is left."""
+    """A program run under ``job.py``, from its start until all its processes are gone."""
 
     def __init__(self) -> None:
         self._process: asyncio.subprocess.Process | None = None
         self._lifeline = -1
-        """A pipe of which we alone hold this end: when it closes, the program is killed."""
+        """Write end of a pipe that only this process holds: closing it kills the program."""
         self._reader: _Reader | None = None
 
     async def start(self, command: Sequence[str], descriptor: int, output: _Output) -> None:
-        """Start *command*, which inherits *descriptor*; *output* is given what it writes. Raises OSError."""
+        """Start *command*, which inherits *descriptor*; pass what it writes to *output*. Raises OSError."""
         held, self._lifeline = os.pipe()
         read, written = os.pipe()
         try:
@@ -159,12 +158,12 @@ class _Job:
             os.close(written)
 
     async def ended(self) -> None:
-        """Return when the program has ended by itself, and nothing of it is left."""
+        """Return when the program has exited and all its processes are gone."""
         if self._process is not None:
             await self._process.wait()
 
     async def close(self) -> int:
-        """Kill what is left; return the exit code (a signal's number below 0), when the output has been read."""
+        """Kill the rest, read the remaining output, and return the exit code, or a negative signal number."""
         if self._lifeline >= 0:
             os.close(self._lifeline)
             self._lifeline = -1
@@ -172,7 +171,7 @@ class _Job:
         try:
             if self._process is not None:
                 code = await self._process.wait()
-                with contextlib.suppress(TimeoutError):  # what could not be killed may hold it open
+                with contextlib.suppress(TimeoutError):  # a process that could not be killed may hold the pipe open
                     await asyncio.wait_for(self._reader.ended.wait() if self._reader else asyncio.sleep(0), 1.0)
         finally:
             if self._reader is not None:
@@ -181,13 +180,13 @@ class _Job:
 
 
 class _Reader:
-    """Hands over what comes from *pipe*, which it closes. Raises RuntimeError if no thread can be started."""
+    """Passes the data of *pipe* to the loop and closes the pipe. Raises RuntimeError if no thread can be started."""
 
     def __init__(self, pipe: int, output: _Output) -> None:
         self._output = output
         self._loop = asyncio.get_running_loop()
         self._places = threading.Semaphore(_MAX_CHUNKS)
-        """For what was read and not handed over yet."""
+        """Limits the chunks that were read but not processed yet."""
         self._closed = False
         self.ended = asyncio.Event()
         try:
@@ -197,7 +196,7 @@ class _Reader:
             raise
 
     def _take(self, data: bytes) -> bool:
-        """In the thread: let the loop have *data*."""
+        """Pass *data* to the loop. Runs in the reader thread."""
         self._places.acquire()
         try:
             self._loop.call_soon_threadsafe(self._hand_over, data)
@@ -213,12 +212,12 @@ class _Reader:
             self._output.feed(data)
 
     def close(self) -> None:
-        """Hand over nothing more."""
+        """Pass on nothing more."""
         self._closed = True
 
 
 class _Output:
-    """Cuts output into lines: long ones are cut short, and there is an end to their number."""
+    """Splits output into lines, truncates long lines and limits the total size."""
 
     def __init__(self, on_line: Callable[[str], None]) -> None:
         self._on_line = on_line
@@ -228,7 +227,7 @@ class _Output:
         """The last line that is not empty."""
 
     def feed(self, data: bytes) -> None:
-        """Take what was written next."""
+        """Process the next chunk of output."""
         *lines, rest = data.split(b"\n")
         for line in lines:
             self._add(line)
@@ -236,7 +235,7 @@ class _Output:
         self._add(rest)
 
     def end(self) -> None:
-        """Tell the last line, where it had no end."""
+        """Pass on a last line that has no newline."""
         if self._line:
             self._tell()
 
@@ -256,9 +255,10 @@ class _Output:
 async def http_check(
     address: str, path: str, within: float | None = HTTP_TIMEOUT, *, statuses: tuple[int, int] = (200, 399)
 ) -> str:
-    """Ask for *path* at *address*; return what is wrong with the answer, or nothing when its status is one of these.
+    """Send GET *path* to *address*; return what is wrong with the response, or "" if its status is accepted.
 
-    *address*: as ``wire.addresses`` has it. *within*: seconds; None or 0: any. *statuses*: the first and the last.
+    *address*: a URL as parsed by ``wire.addresses``. *within*: seconds; None or 0: no limit. *statuses*: the first and
+    the last accepted status.
     """
     if not address:
         return f"the health check {masks.text(path)} has nothing to ask: the worker listens nowhere"
@@ -278,7 +278,7 @@ async def http_check(
 
 
 async def _get(address: addresses.Address, path: str) -> tuple[int, str]:
-    """Return the status and, where it is a bad one, the first line of the answer. Raises OSError, ValueError."""
+    """Return the status and, for an error status, the first line of the body. Raises OSError, EOFError, ValueError."""
     host = address.host
     if address.kind == "unix":
         where = address.path or "\0" + host[1:]
@@ -315,13 +315,13 @@ async def _status(reader: asyncio.StreamReader) -> int:
         version, _, rest = head.partition(b" ")
         if not version.startswith(b"HTTP/") or not rest[:3].isdigit():
             raise ValueError("the answer is not HTTP")
-        if not rest.startswith(b"1"):  # 100 Continue and the like come before the answer
+        if not rest.startswith(b"1"):  # skip interim responses such as 100 Continue
             return int(rest[:3])
     raise ValueError("the answer does not begin")
 
 
 async def _first_line(reader: asyncio.StreamReader) -> str:
-    """What a bad answer says, if it is text and comes at once."""
+    """Return the first line of an error response if it is printable text and arrives within half a second."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(0.5):
             body = await reader.read(BODY)

@@ -1,8 +1,8 @@
-"""Carrying out what the core asks for: orders to the guardian, and work of our own.
+"""Execution of the core's actions: orders to the guardian, and work of the master itself.
 
-The failure of one action never loses another. A start, a check or a test that could not even be asked for is reported
-to the core like one that failed; an order that the guardian did not receive makes this master end, since its successor
-sees in the guardian's snapshot what is missing; anything else is an error in the log.
+A failed action never prevents the others. If a start, a check or a test could not even be requested, it is reported to
+the core as failed. If an order did not reach the guardian, this master exits, since its successor sees in the snapshot
+of the guardian what is missing. Any other failure is logged as an error.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def carry_out(master: Master, todo: Sequence[actions.Action]) -> None:
-    """Write the notebook, then carry out *todo* in its order. Raises what writing raises; then nothing was done."""
+    """Send the checkpoint, then carry out *todo* in order. If sending the checkpoint raises, nothing was done."""
     published = [action for action in todo if isinstance(action, actions.Publish)]
     numbers = master.publisher.number(len(published))
     master.note()
@@ -37,24 +37,24 @@ def carry_out(master: Master, todo: Sequence[actions.Action]) -> None:
                 _publish(master, next(numbers), action.event)
             else:
                 CARRY_OUT[type(action)](master, action)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the actions after it must not be lost
+        except Exception as error:  # noqa: BLE001 - later actions must not be lost
             master.log(f"{action} could not be carried out: {story_of(error)}")
             _FAILED.get(type(action), _nothing)(master, action, shortage.explain(error))
 
 
 def each(master: Master, calls: Iterable[Callable[[], object]]) -> None:
-    """Make all of *calls*, whatever becomes of one. Of a master without memory nothing is to be trusted: it ends."""
+    """Make all *calls* even if some fail. On MemoryError, end the master: its state can no longer be trusted."""
     for call in calls:
         try:
             call()
         except MemoryError:
             master.fail("the master has no memory left")
-        except Exception as error:  # noqa: BLE001 - as above
+        except Exception as error:  # noqa: BLE001 - later calls must not be lost
             master.log(f"the master failed after a turn: {story_of(error)}")
 
 
 def story_of(error: BaseException) -> str:
-    """The traceback of *error*."""
+    """Return the traceback of *error*."""
     return "".join(traceback.format_exception(error)).rstrip()
 
 
@@ -94,7 +94,7 @@ def _stop(master: Master, action: actions.Stop) -> None:
 
 
 def tell_serving(master: Master, pid: int) -> None:
-    """Let the worker know what it is now: only we see when those are ready that do not say so themselves."""
+    """Notify a worker that it serves: only the master knows when a worker that does not report readiness is ready."""
     worker = next((each for each in master.cluster.workers.values() if each.pid == pid), None)
     release = master.cluster.groups[worker.group].releases.get(worker.generation) if worker else None
     if worker is not None and release is not None and release.kind != "command":
@@ -149,11 +149,11 @@ CARRY_OUT: dict[type, Callable[[Master, Any], None]] = {
     actions.Fault: lambda master, action: master.log(f"error: {action.what} (please report this)"),
     actions.End: lambda master, action: master.end(action),
 }
-"""Each kind of action, but for what is to be told."""
+"""The function for each kind of action, except Publish."""
 
 
 def _nothing(_master: Master, _action: Any, _why: str) -> None:
-    """It is in the log; nothing waits for it."""
+    """Do nothing: the log has the error, and nothing waits for the action."""
 
 
 def _give_way(master: Master, action: Any, why: str) -> None:
@@ -178,4 +178,4 @@ _FAILED: dict[type, Callable[[Master, Any, str], None]] = {
     actions.CloseListener: _give_way,
     actions.End: _give_way,
 }
-"""What is done for an action that could not be carried out, by its kind."""
+"""The function to call for an action that could not be carried out, by its kind."""

@@ -1,9 +1,9 @@
-"""Giving commands from within: by the service's own program, by its custom commands, and by its workers.
+"""Commands from inside the service: from its own program, its custom commands and its workers.
 
-Rights. The program itself may give everything that is not disabled. A worker may give what its service's program has
-defined (but for what overrides a command that changes something, unless it was defined with ``workers=True``), and of
-the built-in commands those that only read: it can never restart or upgrade the service, since workers may be less
-trusted than the master. A name that is no command's is an event.
+Permissions: the program itself may run every command that is not disabled. A worker may run the custom commands of its
+service (except one that overrides a command that changes something, unless defined with ``workers=True``) and the
+built-in commands that only read. It can never restart or upgrade the service, since workers may be less trusted than
+the master. A name that is not a command is an event.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ if TYPE_CHECKING:
     from .service import RunningService
 
 LINES = 200
-"""Lines of one text that are logged."""
+"""Maximum lines of one text that are logged."""
 
 
 class Dispatch:
-    """The commands of a running master, for whoever asks from within."""
+    """The commands of a running master for callers inside the service."""
 
     def __init__(self, master: Master, service: RunningService, extensions: Extensions, bus: Bus) -> None:
         self.service = service
@@ -51,16 +51,16 @@ class Dispatch:
     # -- for contexts and the program ----------------------------------------------------------------------------------
 
     def log(self, who: str, text: str) -> None:
-        """Write *text* to the log, each line after *who*."""
+        """Log *text*, with *who* as the prefix of each line."""
         for line in text.splitlines()[:LINES] or [""]:
             self._master.log(f"{who}: {_printable(line)}")
 
     def inside(self, name: str, args: Sequence[Any], options: Mapping[str, Any], within: float | None = None) -> Any:
-        """Give a command, or tell an event, as the service's program."""
+        """Run a command, or publish an event, as the service's own program."""
         return on_loop(self.loop, self.give(name, args, options, INSIDE), within)
 
     def workers(self) -> list[dict[str, Any]]:
-        """The workers, for any thread."""
+        """Return the workers. Thread-safe."""
         if _runs_here(self.loop):
             return self.service.workers()
 
@@ -70,11 +70,11 @@ class Dispatch:
         return asyncio.run_coroutine_threadsafe(ask(), self.loop).result()
 
     def broadcast(self, message: Any, group: str | None) -> Any:
-        """Send *message* to workers; for any thread."""
+        """Send *message* to workers. Thread-safe."""
         return on_loop(self.loop, self._bus.broadcast(message, group))
 
     async def follow(self, operation: str) -> dict[str, Any]:
-        """The operation, when it has ended."""
+        """Wait until the operation has ended and return it."""
         view = self.service.operation(operation)
         while view["state"] == "running":
             seen = view.get("steps_dropped", 0) + len(view["steps"])
@@ -84,7 +84,7 @@ class Dispatch:
     # -- commands and events -------------------------------------------------------------------------------------------
 
     async def give(self, name: str, args: Sequence[Any], options: Mapping[str, Any], caller: Caller) -> Any:
-        """Give the command *name* and return its result; or tell the event. Raises CommandError."""
+        """Run the command *name* and return its result, or publish the event. Raises CommandError."""
         command = self.find(name)
         if command is None:
             self.tell(name, args, options, caller)
@@ -118,14 +118,14 @@ class Dispatch:
             CALLER.reset(token)
 
     def find(self, name: str) -> Command | None:
-        """The command *name*; None when there is none, and so it is an event."""
+        """Return the command *name*, or None if *name* is an event."""
         try:
             return self._registry.get(name)
         except CommandError:
             return None
 
     def tell(self, name: str, args: Sequence[Any], options: Mapping[str, Any], caller: Caller) -> None:
-        """Tell the custom event *name* to the log, the hooks and the streams. Raises CommandError bad_request."""
+        """Publish the custom event *name* to the log, the hooks and the streams. Raises CommandError."""
         known = canonical(name)
         if not NAME.match(name):
             raise CommandError("bad_request", f"{name[:80]!r} is the name of neither a command nor an event")
@@ -147,7 +147,7 @@ class Dispatch:
 
 
 def check_caller(command: Command, caller: Caller) -> None:
-    """Raise CommandError forbidden when *caller*, the program or a worker, may not give *command*."""
+    """Raise CommandError ``forbidden`` if *caller*, the program or a worker, may not run *command*."""
     if command.access == "disabled":
         check_right(command.name, command.access, Admission("", "local"))
     if caller.door != "worker" or command.workers:

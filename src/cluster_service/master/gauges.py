@@ -1,7 +1,7 @@
-"""What the machine says of the workers: memory, CPU and connections. Read from /proc, see proc(5).
+"""Memory, CPU time and connections of the workers, read from /proc; see proc(5).
 
-A worker's own children count as its. Whatever has gone while we look counts as nothing. Nothing is
-opened that belongs to a worker, and only files are read that never wait for it; of /proc/PID/fd, only the links.
+The descendants of a worker count as part of it. A process that exits during a reading counts as zero. No file of a
+worker is opened, and only files of /proc whose reading never blocks are read; of /proc/PID/fd, only the links.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 ESTABLISHED = " 01 "
-"""The state of an established connection in /proc/net/tcp (include/net/tcp_states.h)."""
+"""State of an established connection in /proc/net/tcp (include/net/tcp_states.h)."""
 
 MAX_PROCESSES = 1000
-"""Processes of one worker that are looked at."""
+"""Maximum processes that are read per worker."""
 
 MAX_DESCRIPTORS = 20_000
-"""Descriptors of one process that are looked at."""
+"""Maximum descriptors that are read per process."""
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class Use(NamedTuple):
-    """What one process has used. *cpu*: seconds; *born*: seconds of the clock that runs while the machine sleeps."""
+    """Resources of one process. *cpu*: seconds; *born*: start, in seconds of CLOCK_BOOTTIME; *memory*: RSS in bytes."""
 
     cpu: float
     born: float
@@ -37,16 +37,16 @@ class Use(NamedTuple):
 
 
 class Gauges:
-    """Remembers between calls what was used: CPU is a difference between two looks."""
+    """Usage of the workers. It keeps the previous reading, since CPU usage is the difference between two readings."""
 
     def __init__(self) -> None:
         self._seen: dict[tuple[int, float], tuple[float, float]] = {}
-        """(pid, born) → when we looked, and the CPU seconds used by then."""
+        """(pid, born) → the time of the reading and the CPU seconds used until then."""
 
     def fill(self, rows: Iterable[dict[str, Any]]) -> None:
         """Set ``memory_bytes``, ``cpu_percent`` and ``connections`` of each row that has a pid.
 
-        CPU is in percent of one core since the last look (the first time: since the process began).
+        CPU is in percent of one core since the previous reading (for the first: since the process started).
         """
         rows = [row for row in rows if row["pid"]]
         established = _established({port for row in rows for port in map(_port, row["listening"]) if port})
@@ -72,9 +72,9 @@ def _port(address: str) -> int | None:
 
 
 def _family(pid: int) -> list[int]:
-    """*pid* and all that descend from it."""
+    """Return *pid* and its descendants."""
     found = [pid]
-    for parent in found:  # grows while it is read
+    for parent in found:  # found grows during the iteration
         if len(found) >= MAX_PROCESSES:
             return found[:MAX_PROCESSES]
         try:
@@ -96,18 +96,18 @@ def _use(pid: int) -> Use | None:
 
 
 class Scales:
-    """Weighs workers, without ever waiting for one.
+    """Memory of the workers, measured without blocking the master.
 
-    Reading the proportional set size waits for the lock of the process's memory map, which the process can hold for
-    ever. So a thread reads it for the next look: one a worker at most. While that is stuck the resident set size
-    counts, which is never smaller.
+    Reading the proportional set size takes the lock of the process's memory map, which the process can hold
+    indefinitely. Therefore a thread reads it for the next measurement, at most one thread per worker. While that thread
+    is stuck, the resident set size is used instead, which is never smaller.
     """
 
     def __init__(self) -> None:
         self._readings: dict[int, _Reading] = {}
 
     def memory(self, worker: int, pid: int, how: str) -> int:
-        """Return the bytes that *pid*, of *worker*, and its children use; 0: not known yet. *how*: rss, or pss."""
+        """Return the bytes used by *pid*, of *worker*, and its descendants; 0: not known yet. *how*: rss or pss."""
         pids = _family(pid)
         if how == "pss":
             reading = self._readings.setdefault(worker, _Reading())
@@ -116,19 +116,19 @@ class Scales:
         return sum(map(_resident, pids))
 
     def forget(self, worker: int) -> None:
-        """The worker is gone."""
+        """Drop the reading of a worker that is gone."""
         self._readings.pop(worker, None)
 
 
 class _Reading:
-    """The last proportional set size that was read of one worker, and the thread that reads the next."""
+    """The last proportional set size read for one worker, and the thread that reads the next."""
 
     def __init__(self) -> None:
         self.bytes = 0
         self._thread: threading.Thread | None = None
 
     def begin(self, pids: list[int]) -> bool:
-        """Begin to read. False when that cannot be: the last thread is stuck, or there is none to be had."""
+        """Start the next reading. Return False if the last thread is stuck or no thread can be started."""
         if self._thread is not None and self._thread.is_alive():
             return False
         self._thread = threading.Thread(target=self._read, args=(pids,), daemon=True)
@@ -144,7 +144,7 @@ class _Reading:
 
 
 def _proportional(pid: int) -> int:
-    """Return the proportional set size; the resident one where that must not be seen."""
+    """Return the proportional set size, or the resident set size if reading it is not permitted."""
     try:
         with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as sums:
             return next((int(line.split()[1]) * 1024 for line in sums if line.startswith("Pss:")), 0)
@@ -158,14 +158,14 @@ def _resident(pid: int) -> int:
 
 
 def _established(ports: set[int]) -> set[str]:
-    """The inodes of the established connections to any of *ports*."""
+    """Return the inodes of the established connections to any of *ports*."""
     inodes: set[str] = set()
     for table in ("/proc/net/tcp", "/proc/net/tcp6") if ports else ():
         try:
             with open(table, encoding="ascii") as lines:
                 next(lines)
                 for line in lines:
-                    if ESTABLISHED not in line:  # a busy server has thousands in TIME_WAIT
+                    if ESTABLISHED not in line:  # skip quickly: a busy server has thousands in TIME_WAIT
                         continue
                     fields = line.split()
                     if fields[3] == "01" and int(fields[1].rpartition(":")[2], 16) in ports:
@@ -176,7 +176,7 @@ def _established(ports: set[int]) -> set[str]:
 
 
 def _sockets(pid: int) -> set[str]:
-    """The inodes of the sockets that a process has open."""
+    """Return the inodes of the sockets that a process has open."""
     found: set[str] = set()
     try:
         for entry in itertools.islice(os.scandir(f"/proc/{pid}/fd"), MAX_DESCRIPTORS):

@@ -1,6 +1,6 @@
-"""From a release to the program that is executed, its environment and its limits.
+"""Conversion of a release to the program to execute, its environment and its limits.
 
-Pure, but for the place of our own files, the accounts of users and the processors that there are.
+Pure functions, except that they read our own file paths, the user database and the CPU affinity.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from cluster_service.core.spec import GroupSpec, Release
 
 BOOT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "worker", "boot.py")
-"""What a worker's interpreter is given. It need not have our package installed."""
+"""Script run by the interpreter of a worker, which need not have this package installed."""
 
 PRIVATE = frozenset(
     {
@@ -38,11 +38,11 @@ PRIVATE = frozenset(
         "WATCHDOG_PID",
     }
 )
-"""Variables of ours, or of our own supervisor's, that a worker never sees."""
+"""Variables of this service or of its supervisor that a worker never receives."""
 
 
 def argv(release: Release, names: Mapping[str, str]) -> list[str]:
-    """Return the arguments to execute for *release*. *names*: what ``filled`` puts into them."""
+    """Return the arguments to execute for *release*. *names*: values for the placeholders (see ``filled``)."""
     args = [filled(arg, names) for arg in release.args]
     if release.kind == "command":
         return [release.target, *args]
@@ -54,8 +54,8 @@ def argv(release: Release, names: Mapping[str, str]) -> list[str]:
 
 
 def stop_signal(release: Release) -> int:
-    """Return the number of the signal that asks a worker of *release* to end. The runtime of Python targets acts on
-    SIGTERM alone.
+    """Return the signal that asks a worker of *release* to stop. The worker runtime of Python targets handles only
+    SIGTERM.
     """
     return signals.signal_number(release.within.stop_signal) if release.kind == "command" else signal.SIGTERM
 
@@ -64,20 +64,20 @@ _PLACE = re.compile(r"\{\{(slot|group|name)\}\}|\{(slot|group|name)\}")
 
 
 def filled(text: str, names: Mapping[str, str]) -> str:
-    """Return *text* with ``{slot}``, ``{group}`` and ``{name}`` filled in; ``{{slot}}`` stands for ``{slot}`` itself.
+    """Return *text* with ``{slot}``, ``{group}`` and ``{name}`` replaced; ``{{slot}}`` stands for a literal ``{slot}``.
 
-    Everything else in braces stays as it is.
+    Any other text in braces is unchanged.
     """
     return _PLACE.sub(lambda found: f"{{{found[1]}}}" if found[1] else names[found[2]], text)
 
 
 def names(service: str, group: str, slot: int) -> dict[str, str]:
-    """Return what ``filled`` puts into the arguments and variables of a worker. *slot* 0: a preview or a test."""
+    """Return the placeholder values for the arguments and variables of a worker. *slot* 0: a preview or a test."""
     return {"name": service, "group": group, "slot": str(slot)}
 
 
 def environment(service: str, start: Start, release: Release, share: str, base: Mapping[str, str]) -> dict[str, str]:
-    """Return the whole environment of a worker. *base*: the service's own."""
+    """Return the complete environment of a worker. *base*: the environment of the service."""
     return {
         **of_release(release, base, names(service, start.group, start.slot)),
         "CSERVICE_NAME": service,
@@ -90,8 +90,8 @@ def environment(service: str, start: Start, release: Release, share: str, base: 
 
 
 def of_release(release: Release, base: Mapping[str, str], within: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return the environment in which a release's code runs, without what is a worker's own. *base*: the service's.
-    *within*: what ``filled`` puts into the variables of the settings; None: they stay as they are written.
+    """Return the environment for the code of a release, without the variables of a particular worker. *base*: the
+    environment of the service. *within*: placeholder values for the configured variables; None: leave them unchanged.
     """
     outer = {**base, **identity.variables(release.within.user), **dict(release.env_from_files)}
     own = {key: value if within is None else filled(value, within) for key, value in release.env}
@@ -108,8 +108,8 @@ def spawn(
     *,
     titles: bool = False,
 ) -> orders.Spawn:
-    """Return the order that carries out *start*. *share*: the group's, with ``auto`` settled. *titles*: the worker is
-    to say in the process list what it is.
+    """Return the order that carries out *start*. *share*: the mode of the group, with ``auto`` resolved. *titles*: let
+    the worker set its process title.
     """
     within = release.within
     env = environment(service, start, release, share, base)
@@ -146,12 +146,12 @@ def spawn(
 
 
 def listen_of(group: GroupSpec, release: Release) -> str:
-    """Return how the workers of *release* listen: ``per-slot`` by default for programs that run without our runtime."""
+    """Return how the workers of *release* listen: ``per-slot`` by default for programs without our worker runtime."""
     return (group.listen or "per-slot") if release.kind == "command" else "shared"
 
 
 def drain_of(group: GroupSpec, release: Release) -> float:
-    """Return for how many seconds the stop signal of a worker of *release* waits for its connections."""
+    """Return for how many seconds the stop signal of a worker of *release* is delayed so that connections can drain."""
     return group.drain_timeout if listen_of(group, release) == "per-slot" else 0.0
 
 
@@ -160,9 +160,9 @@ def _cpus(affinity: str | None, slot: int) -> list[int]:
 
 
 def settle_share(wanted: str, kind: str, available: Mapping[str, str]) -> tuple[str, str]:
-    """Return the mode to use and, where it is less than was hoped for, a sentence that says so (else "").
+    """Return the mode to use, and a warning if it is a fallback (else "").
 
-    *available*: mode → "" or why it cannot be used here. Raises ValueError when what was asked for cannot be used.
+    *available*: mode → "" or why it cannot be used here. Raises ValueError if the configured mode cannot be used.
     """
     if wanted != "auto":
         if available.get(wanted):

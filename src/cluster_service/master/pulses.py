@@ -1,6 +1,6 @@
-"""How the workers do: their boards and the memory that they use, at the pace that the core asks for.
+"""Observation of the workers: their heartbeats and memory at the interval that the core requests, and stack dumps.
 
-And what one that hangs is doing. Whatever a worker says of itself is bounded here, before the core hears of it.
+Values that a worker reports about itself are bounded here, before the core receives them.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ if TYPE_CHECKING:
     from cluster_service.wire.board import Row
 
 MAX_ANSWERS_PER_SECOND = 1_000_000
-"""Answers that a worker is believed to have given; no Python server comes near."""
+"""Maximum rate of responses accepted from a worker's counters; no Python server comes close."""
 
 
 class Watched(NamedTuple):
-    """What the master has of a worker to observe it by."""
+    """What the master needs to observe one worker."""
 
     board: Board
     uid: int
-    """As whom it was started."""
+    """User that the worker was started as."""
 
 
 class Pulses:
-    """Which worker has which board, and the timer that reads them. *tell* takes the reports, *say* the orders."""
+    """The boards of the workers and the timer that reads them. *tell* receives the reports, *say* the orders."""
 
     def __init__(
         self,
@@ -51,10 +51,10 @@ class Pulses:
         log: Callable[[str], None],
     ) -> None:
         self._workers: set[int] = set()
-        """Those that live."""
+        """Numbers of the living workers."""
         self._watched: dict[int, Watched] = {}
         self._blocked: dict[int, bool] = {}
-        """Of workers that stand still: whether they may have to wait until their output is read."""
+        """For workers whose heartbeat is late: True if they may be blocked because their output is not read."""
         self._scales = gauges.Scales()
         self._loop = loop
         self._tell = tell
@@ -65,7 +65,7 @@ class Pulses:
         self._dumps: set[asyncio.Task[None]] = set()
 
     def learn(self, fact: Any, descriptor: int | None = None) -> None:
-        """Take from *fact* which workers there are, and what came to observe them by."""
+        """Update the workers and their boards from *fact*."""
         if isinstance(fact, facts.Spawned):
             self._workers.add(fact.worker)
         elif isinstance(fact, facts.Monitoring):
@@ -92,7 +92,7 @@ class Pulses:
             watched.board.close()
 
     def _refuse_shared_board(self) -> None:
-        """Close the one board that a guardian of an older version made for all workers: each could write all of it."""
+        """Close the single board that older guardians created for all workers: any worker could overwrite all of it."""
         descriptor = os.environ.pop("CSERVICE_BOARD_FD", "")
         if descriptor:
             os.close(int(descriptor))
@@ -102,12 +102,12 @@ class Pulses:
             )
 
     def _row(self, worker: int) -> Row | None:
-        """What the board of *worker* says now; None: it has none."""
+        """Return the current contents of the board of *worker*; None if it has none."""
         watched = self._watched.get(worker)
         return None if watched is None else watched.board.read()
 
     def watch(self, pace: float | None) -> None:
-        """Look every *pace* seconds from now on, or (None) no more. The next look never comes later for it."""
+        """Sample every *pace* seconds from now on, or stop if None. This never postpones the next sample."""
         if pace is None:
             if self._timer is not None:
                 self._timer.cancel()
@@ -122,7 +122,7 @@ class Pulses:
 
     def _look(self) -> None:
         self._timer = None
-        self.watch(self._cluster().pace())  # first: whatever becomes of this look, there is another
+        self.watch(self._cluster().pace())  # first, so that a failure below does not stop the sampling
         self._tell(Sample({worker: self._pulse(worker) for worker in self._workers}))
 
     def _pulse(self, number: int) -> Pulse:
@@ -137,8 +137,8 @@ class Pulses:
         return Pulse(row.beat, requests, errors, age, memory, row.beat != 0 and self._is_excused(number, age))
 
     def _is_excused(self, worker: int, age: float) -> bool:
-        """Whether *worker* may stand still because its output is not read. The guardian, which has the pipe, answers
-        before the next look.
+        """Return True if *worker* may be blocked because its output is not read. The guardian, which holds the pipe,
+        answers before the next sample.
         """
         if age < FRESH:
             self._blocked.pop(worker, None)
@@ -147,14 +147,14 @@ class Pulses:
         return self._blocked.get(worker, False)
 
     def _memory(self, worker: Worker | None) -> int:
-        """Bytes that the worker uses; 0 where that is nobody's business."""
+        """Return the bytes that the worker uses; 0 if no setting depends on them."""
         group = self._cluster().groups.get(worker.group) if worker is not None else None
         if worker is None or group is None or worker.pid is None or not recycle.weighed(group.spec):
             return 0
         return self._scales.memory(worker.number, worker.pid, group.spec.memory)
 
     def dump(self, order: Dump) -> None:
-        """Find out what the worker is doing, and report it."""
+        """Dump the stacks of the worker and report them."""
         task = self._loop.create_task(self._dump(self._cluster().workers[order.worker], order.why))
         self._dumps.add(task)
         task.add_done_callback(self._dumps.discard)
@@ -165,7 +165,7 @@ class Pulses:
         watched = self._watched.get(worker.number)
         refusal = ""
         if watched is not None and worker.pid is not None:
-            with contextlib.suppress(Exception):  # that it hangs is reported in any case
+            with contextlib.suppress(Exception):  # the hang is reported in any case
                 lines, refusal = await stacks.dump(watched.board, worker.pid, watched.uid)
         if refusal:
             self._log(f"{worker.name} (pid {worker.pid}): no stacks: {refusal}")
@@ -173,10 +173,10 @@ class Pulses:
 
 
 def believed(row: Row, requests: int, errors: int, seconds: float) -> tuple[int, int]:
-    """Return the counts of *row* as far as they are believed, *seconds* after *requests* and *errors* were.
+    """Return the counts of *row* as far as they are plausible *seconds* after *requests* and *errors* were accepted.
 
-    They never fall, never grow faster than ``MAX_ANSWERS_PER_SECOND``, and errors never faster than requests: what is
-    not believed yet may be at a later look.
+    They never decrease, never grow faster than ``MAX_ANSWERS_PER_SECOND``, and errors never grow faster than requests.
+    A count that is not accepted now may be at a later sample.
     """
     more = max(0, min(row.requests - requests, int(MAX_ANSWERS_PER_SECOND * seconds)))
     return requests + more, errors + max(0, min(row.errors - errors, more))

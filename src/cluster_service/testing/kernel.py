@@ -1,16 +1,17 @@
-"""The guardian, simulated: it takes the same orders and tells the same facts, and its processes are made of numbers.
+"""A simulated guardian: it accepts the same orders, sends the same facts, and its processes are plain objects.
 
-Invariants, which the contract tests hold it and the real guardian to:
+Invariants, which the contract tests check against this class and the real guardian:
 
-- A worker's number is used once, whether or not the fork succeeded; a number not greater than all before it is refused.
-- A signal order's name reaches a worker once.
-- A private worker's sockets are its own: they stand under ``private``, never among the listeners.
-- Nothing is told before ``Hello``; the first fact of a connection is the ``Snapshot``, and it leaves out nothing that
-  earlier connections were told and have not asked to forget.
-- What a connection was not told when it broke is not told again: it is in the next snapshot.
+- A worker number is used once, whether or not the fork succeeded; a number that is not greater than all earlier ones is
+  refused.
+- A signal order of a given name reaches a worker once.
+- The sockets of a private worker belong to it alone: they are listed under ``private``, never among the listeners.
+- Nothing is sent before ``Hello``. The first fact of a connection is the ``Snapshot``, which contains everything that
+  earlier connections received and did not forget.
+- A fact that was not delivered when a connection broke is not sent again: it is in the next snapshot.
 
-Every order and fact goes through JSON, so what passes here would pass on the wire. Not simulated: bytes, descriptors,
-the log, and what a guardian does alone when no master comes back.
+Every order and fact is converted to JSON and back, so what passes here also passes on the wire. Not simulated: bytes,
+descriptors, the log, and what a guardian does by itself when no master returns.
 """
 
 from __future__ import annotations
@@ -49,16 +50,16 @@ if TYPE_CHECKING:
     from .clock import Clock
 
 Table = Mapping[str, Program | Callable[[orders.Spawn], Program]]
-"""argv[0] -> what it does, or a function that decides at each start."""
+"""Maps argv[0] to its program, or to a function that returns one at each start."""
 
 SHARES = ("seccomp", "python", "inherit", "none")
 MISSING = "/nonexistent"
-"""Directories under this one do not exist."""
+"""No directory exists at or below this path."""
 
 
 @dataclass
 class Held:
-    """A listening socket that the guardian holds."""
+    """A listening socket held by the guardian."""
 
     address: str
     door: bool = False
@@ -68,34 +69,34 @@ class Held:
 
 @dataclass
 class FakeKernel:
-    """A guardian on a simulated machine. *programs* may be changed at any time; processes that run are not affected."""
+    """A guardian on a simulated machine. *programs* may be replaced at any time; running processes are not affected."""
 
     clock: Clock
     programs: Table
     refuse_forks: int = 0
-    """How many of the next forks fail, as they do when the machine is out of processes or memory."""
+    """How many of the next forks fail, as on a machine without free processes or memory."""
     occupied: dict[str, str] = field(default_factory=dict)
-    """Addresses that a stranger holds, and who that is: ``pid 71 (nginx)``."""
+    """Addresses held by unrelated processes, each with a description of the process: ``pid 71 (nginx)``."""
     facts: deque[Any] = field(default_factory=deque)
-    """What the connected master has not read yet, oldest first."""
+    """Facts that the connected master has not read yet, oldest first."""
     processes: dict[int, Process] = field(default_factory=dict)
-    """By worker number; those that have exited stay until they are forgotten."""
+    """Processes by worker number; those that have exited stay until they are forgotten."""
     held: dict[str, Held] = field(default_factory=dict)
     notebook: str = ""
     last_worker: int = 0
     master_starts: int = 0
     stopping: bool = False
     orphans: list[Process] = field(default_factory=list)
-    """Processes that were forgotten while something that they had started still ran: nobody will ever end that."""
+    """Processes that were forgotten while their children still ran, so that no process will end those children."""
     ended: int | None = None
-    """The exit code, once it has ended."""
+    """Exit code of the guardian; None until it has exited."""
     pid: int = 4000
     on_order: Callable[[Any], None] = lambda _order: None
     """Called with each order before it is carried out."""
     on_exit: Callable[[Process], None] = lambda _process: None
-    """Called with each process as it ends."""
+    """Called with each process when it exits."""
     on_children_killed: Callable[[Process], None] = lambda _process: None
-    """Called with each process whose children are sent SIGKILL."""
+    """Called with each process whose children are killed."""
 
     def __post_init__(self) -> None:
         self.started_at = self.clock.now
@@ -120,21 +121,21 @@ class FakeKernel:
         unread = f"{len(self.facts)} facts unread"
         return f"<FakeKernel: {alive} alive, {len(self.held)} sockets, master {self.master_starts}, {unread}>"
 
-    # The master's side.
+    # Called by the master.
 
     def connect(self) -> None:
-        """Become the master: whoever was it before hears nothing any more, and what it had not read is gone."""
+        """Connect a new master: the previous one receives nothing more, and its unread facts are dropped."""
         self.disconnect()
         self.master_starts += 1
         self._connected = True
 
     def disconnect(self) -> None:
-        """Drop the master's connection, as its death does."""
+        """Close the connection of the master, as its death does."""
         self._connected = self._greeted = False
         self.facts.clear()
 
     def receive(self, order: Any) -> None:
-        """Carry out one order of the connected master. Nothing happens once the guardian has ended."""
+        """Carry out one order of the connected master. Do nothing once the guardian has exited."""
         known = orders.ORDERS.from_json(json.loads(json.dumps(to_json(order))))
         if self.ended is not None or not self._connected:
             return
@@ -143,14 +144,14 @@ class FakeKernel:
         if handler is not None:
             handler(known)
 
-    # The world's side.
+    # Called by the world.
 
     def alive(self) -> list[Process]:
-        """Processes that run, oldest first."""
+        """Return the running processes, oldest first."""
         return [process for process in self.processes.values() if not process.exited]
 
     def snapshot(self) -> Snapshot:
-        """What a master that said Hello now would be told."""
+        """Return the snapshot that a master would receive if it sent Hello now."""
         return Snapshot(
             version=orders.VERSION,
             guardian_pid=self.pid,
@@ -165,11 +166,11 @@ class FakeKernel:
         )
 
     def kill(self, worker: int, signal: int = SIGKILL) -> None:
-        """Let a stranger's *signal* (the out-of-memory killer's, say) reach a worker's process."""
+        """Send *signal* to the process of a worker, as another process or the kernel's OOM killer would."""
         self.processes[worker].signalled(signal)
 
     def crash(self, worker: int, code: int = 1) -> None:
-        """Let a worker end by itself with exit *code*."""
+        """Let a worker exit by itself with exit *code*."""
         self.processes[worker].end(code, None)
 
     def signal(self, name: str) -> None:
@@ -178,12 +179,12 @@ class FakeKernel:
         self._tell(Signalled(name))
 
     def suspend(self, seconds: float) -> None:
-        """Stop the whole machine for *seconds*."""
+        """Suspend the whole machine for *seconds*."""
         frozen = []
         for process in self.processes.values():
             if not process.exited or process.children_left:
                 process.stood_still += seconds
-            if process.children_end is not None:  # the guardian, which keeps their time, does not run either
+            if process.children_end is not None:  # the guardian, which times the sweep, is suspended too
                 process.children_end.cancel()
                 frozen.append((process, process.children_end, process.children_end.when - self.clock.now))
         self.clock.jump(seconds)
@@ -317,7 +318,7 @@ class FakeKernel:
         self.ended = order.code
         self.disconnect()
 
-    # What processes do.
+    # Events of processes.
 
     def _process_listens(self, process: Process, address: str) -> bool:
         if process.spawn.private:
@@ -368,7 +369,8 @@ class FakeKernel:
         if process.worker in self.processes:
             self._tell(Output(process.worker, list(process.program.lines)))
 
-    # Small things.
+    # Utilities.
+
 
     def _known(self, order: orders.Signal | orders.Tell) -> Process | None:
         process = self.processes.get(order.worker)

@@ -1,13 +1,14 @@
-"""A service on a simulated machine: the real core, driven as the real master drives it, on a FakeKernel.
+"""A service on a simulated machine: the real core, driven as by the real master, on a FakeKernel.
 
 Invariants:
 
-- The master's turn is: one event to the core; if that gave actions, first the notebook, then the actions in order.
-- A master may die between any two of those steps. What it had sent has been carried out, the rest has not; what it had
-  been told and not noted is told again to its successor by the snapshot.
-- Time passes only in ``run`` and its like, and jumps only in ``suspend``.
+- One step of the master is: pass one event to the core; if it returns actions, send the checkpoint, then carry out the
+  actions in order.
+- A master may die between any two of these. Everything it sent has been carried out, the rest has not; facts that it
+  received but did not record in the checkpoint are in the snapshot of its successor.
+- Time passes only in ``run`` and ``run_until*``, and jumps only in ``suspend``.
 
-A world remembers what happened; ``story()`` tells it, a line an occurrence.
+A world records what happened; ``story()`` returns it, one line per occurrence.
 """
 
 from __future__ import annotations
@@ -39,29 +40,29 @@ if TYPE_CHECKING:
     from .programs import Process, Program
 
 TURNS_AT_ONE_TIME = 1000
-"""More turns than this without any time passing are a loop."""
+"""Maximum number of steps without any time passing; more than this is an endless loop."""
 
 JOB_TAKES = 0.3
-"""Seconds that a check or a test takes."""
+"""Duration of a check or a test, in seconds."""
 
 MASTER_BACK_IN = 0.1
 """Seconds until the guardian has started the next master."""
 
 MASTER_HANG_TIMEOUT = 30.0
-"""Seconds after which the guardian replaces a master that does not answer."""
+"""Seconds after which the guardian replaces an unresponsive master."""
 
 
 class MasterAway(Exception):
-    """The master is dead or does not answer, so nobody can be asked for anything."""
+    """The master is dead or unresponsive and cannot take a request."""
 
 
 class _MasterDied(Exception):
-    """The fuse has burnt down, in the middle of a turn."""
+    """The fault set by ``kill_master`` was reached within a step."""
 
 
 @dataclass(frozen=True)
 class Occurrence:
-    """One thing that happened. *kind*: fact, order, event, request or world."""
+    """One recorded occurrence. *kind*: fact, order, report, event, request or world."""
 
     at: float
     kind: str
@@ -83,9 +84,9 @@ class Occurrence:
 class World:
     """A service, from its first master on.
 
-    *spec* names releases; what a release does is ``programs[release.target]``, a Program or a function from the Spawn
-    order to one, and may be changed at any time, as files on a disk may. ``flaws[release.target]`` is why its code
-    cannot be run, and ``failures[script]`` why a test fails: what is not there is fine.
+    *spec* names releases. ``programs[release.target]`` is what a release does: a Program, or a function that returns
+    one for a Spawn order. It may be replaced at any time, as files on a disk may. ``flaws[release.target]`` is the
+    reason why its code cannot run, and ``failures[script]`` why a test fails; a missing entry means success.
     """
 
     def __init__(self, spec: Spec, programs: Table, clock: Clock | None = None) -> None:
@@ -96,10 +97,10 @@ class World:
         self.flaws: dict[str, str] = {}
         self.failures: dict[str, str] = {}
         self.cluster: Cluster | None = None
-        """The core of the living master; None while there is none."""
+        """The core of the living master; None while no master runs."""
         self.hung = False
         self.asked = ""
-        """The id of the operation that the last request has."""
+        """Id of the operation of the last request."""
         self.history: list[Occurrence] = []
         self.events: list[Event] = []
         self._hooks: list[Callable[[Event], None]] = []
@@ -113,7 +114,7 @@ class World:
 
     @classmethod
     def of(cls, count: int, program: Program, **settings: Any) -> World:
-        """A world with one group, ``web``, of *count* workers that run *program*. *settings*: those of GroupSpec."""
+        """Return a world with one group, ``web``, of *count* workers that run *program*. *settings*: of GroupSpec."""
         group = GroupSpec("web", count, Release("script", "app"), **settings)
         return cls(Spec("default", (group,)), {"app": program})
 
@@ -121,20 +122,20 @@ class World:
         master = "hung" if self.hung else "dead" if self.cluster is None else repr(self.cluster)
         return f"<World at {self.clock.now:.3f}: {self.kernel!r} {master}>"
 
-    # Looking.
+    # Observing.
 
     @property
     def ended(self) -> int | None:
-        """The exit code of the service, once it has ended."""
+        """Exit code of the service; None until it has ended."""
         return self.kernel.ended
 
     @property
     def answers(self) -> bool:
-        """Whether there is a master and it answers."""
+        """True if a master is alive and responsive."""
         return self.cluster is not None and not self.hung and self.ended is None
 
     def alive(self, group: str | None = None, slot: int | None = None) -> list[Process]:
-        """The processes that run, oldest first."""
+        """Return the running processes, oldest first."""
         return [
             process
             for process in self.kernel.alive()
@@ -142,21 +143,21 @@ class World:
         ]
 
     def serving(self, group: str | None = None, slot: int | None = None) -> list[Process]:
-        """The processes that really do their work, whatever the master believes; oldest first."""
+        """Return the processes that actually serve, regardless of the master's state; oldest first."""
         return [process for process in self.alive(group, slot) if process.serving]
 
     def story(self, last: int = 200) -> str:
-        """What happened, for people."""
+        """Return the last occurrences as text."""
         return "\n".join(str(occurrence) for occurrence in self.history[-last:])
 
     def on(self, hook: Callable[[Event], None]) -> None:
-        """Call *hook* with each event that is published from now on."""
+        """Call *hook* with each event published from now on."""
         self._hooks.append(hook)
 
     # Acting.
 
     def request(self, request: Request) -> Operation:
-        """Ask the master for something and return its operation. Raises Rejected as the core does, and MasterAway."""
+        """Send a request to the master and return its operation. Raises MasterAway, and Rejected as the core does."""
         self._settle()
         if not self.answers or self.cluster is None:
             raise MasterAway
@@ -174,15 +175,15 @@ class World:
         self._settle()
 
     def report(self, report: Any) -> None:
-        """Let the master find something out."""
+        """Pass *report* to the master."""
         if self.answers:
             self._reports.append(report)
             self._settle()
 
     def kill_master(self, after: int = 0, back_in: float = MASTER_BACK_IN) -> None:
-        """Let the master die once it has done *after* more things (a note, an order, an event published: each is one).
+        """Kill the master after *after* more actions (a checkpoint, an order or a published event counts as one).
 
-        Its successor is there *back_in* seconds later.
+        Its successor starts *back_in* seconds later.
         """
         self._back_in = back_in
         if after == 0:
@@ -191,7 +192,7 @@ class World:
             self._fuse = after
 
     def hang_master(self, seconds: float) -> None:
-        """Let the master do nothing for *seconds*; after ``MASTER_HANG_TIMEOUT`` it is replaced."""
+        """Block the master for *seconds*; it is replaced after ``MASTER_HANG_TIMEOUT``."""
         if not self.answers:
             return
         self._remember("world", f"the master hangs for {seconds:g} s")
@@ -207,14 +208,14 @@ class World:
         self._hang = self.clock.call_later(min(seconds, MASTER_HANG_TIMEOUT), end)
 
     def stop_faults(self) -> None:
-        """Defuse what ``kill_master`` has set, and let a master that hangs go on."""
+        """Cancel a pending ``kill_master`` and resume a blocked master."""
         self._fuse = None
         self.hung = False
         if self._hang is not None:
             self._hang.cancel()
 
     def suspend(self, seconds: float) -> None:
-        """Stop the whole machine for *seconds*."""
+        """Suspend the whole machine for *seconds*."""
         self._remember("world", f"suspended for {seconds:g} s")
         self.kernel.suspend(seconds)
 
@@ -223,7 +224,7 @@ class World:
         self.run_until(lambda: False, seconds)
 
     def run_until(self, done: Callable[[], bool], within: float) -> bool:
-        """Let time pass until *done*, for *within* seconds at most. Returns whether it is done."""
+        """Let time pass until *done*, for at most *within* seconds. Return whether it is done."""
         until = self.clock.now + within
         self._settle()
         while not done():
@@ -235,7 +236,7 @@ class World:
         return True
 
     def run_until_quiet(self, within: float = 600.0) -> bool:
-        """Let time pass until nothing is due any more, for *within* seconds at most. Returns whether it is quiet."""
+        """Let time pass until nothing is due, for at most *within* seconds. Return whether it is quiet."""
         return self.run_until(
             lambda: self.ended is not None
             or (
@@ -262,8 +263,8 @@ class World:
         return sample if deadline is None else min(deadline, sample)
 
     def _watches(self) -> bool:
-        """Whether samples of the board may yet bring something up."""
-        assert self.cluster is not None  # noqa: S101 - the caller has looked
+        """Return True if samples of the heartbeats may still cause an action."""
+        assert self.cluster is not None  # noqa: S101 - checked by the caller
         groups = self.cluster.groups.values()
         if any(group.rollout is not None and group.rollout.stage in LIVE for group in groups):
             return True
@@ -271,7 +272,7 @@ class World:
         return any(each.hung and each.program.beats and each.spawn.meta["group"] in watched for each in self.alive())
 
     def _settle(self) -> None:
-        """Let the master do all that it can do now."""
+        """Let the master handle everything that is pending or due."""
         for _ in range(TURNS_AT_ONE_TIME):
             if not self.answers or self.cluster is None:
                 return
@@ -359,7 +360,7 @@ class World:
                 self._send(orders.Bye(code))
 
     def _spawn(self, action: actions.Start) -> orders.Spawn:
-        assert self.cluster is not None  # noqa: S101 - it has just asked for this
+        assert self.cluster is not None  # noqa: S101 - the action comes from this core
         release = self._release(action.group, action.generation)
         return orders.Spawn(
             worker=action.worker,
@@ -376,7 +377,7 @@ class World:
         )
 
     def _release(self, group: str, generation: int) -> Release:
-        assert self.cluster is not None  # noqa: S101 - it has just asked for this
+        assert self.cluster is not None  # noqa: S101 - the action comes from this core
         return self.cluster.groups[group].releases[generation]
 
     def _begin_job(self, operation: str, report: reports.Checked | reports.Tested) -> None:

@@ -1,8 +1,8 @@
-"""``cservice.start``, and the commands and events of a user's own program, which controls the service.
+"""``cservice.start``, and the commands and events of a user's program that controls a service.
 
-The program that calls ``start`` runs twice. The first time, ``start`` becomes the guardian in place (same pid, another
-program); the guardian then runs the same program again as the master, where ``start`` is the master's loop and the
-handlers registered before it are called. In a worker, ``start`` only says that the worker is ready.
+The program that calls ``start`` runs twice. The first time, ``start`` executes the guardian in the same process (the
+pid stays the same). The guardian then runs the same program as the master, where ``start`` runs the master's control
+loop and calls the handlers registered before it. In a worker, ``start`` only reports that the worker is ready.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ def on(name: str, handler: None = None, **options: Any) -> Callable[[Function], 
 
 def on(name: str, handler: Any = None, **options: Any) -> Any:
     """Call *handler(event)* in the master for each event *name* (``worker_exit``, ``workerExit``; ``*``: all), or make
-    *handler* the command *name*. Without *handler*: a decorator.
+    *handler* the command *name*. Without *handler*, return a decorator.
 
-    A name that is no event of the service's is an event of the program's own where the handler's argument is called
-    ``event``, and otherwise a command (*options*: see ``command``). Raises ValueError and TypeError.
+    A name that is not a built-in event is a custom event if the handler's parameter is called ``event``, and otherwise
+    a command (*options*: see ``command``). Raises ValueError and TypeError.
     """
     if handler is None:
         return lambda function: on(name, function, **options)
@@ -61,18 +61,18 @@ def command(
     *,
     access: Level | None = None,
     timeout: float | str | None = None,
-    help: str | None = None,  # noqa: A002 - what it is called at every command line
+    help: str | None = None,  # noqa: A002 - its name on every command line
     workers: bool | None = None,
 ) -> Any:
-    """Make the decorated function a command of the service, at every door: ``@command("greet")`` or ``@command``.
+    """Make the decorated function a command of the service, at every endpoint: ``@command("greet")`` or ``@command``.
 
-    *name*: by default the function's. A built-in command's name overrides that one; what its handler returns for
-    ``health`` is added to the built-in's. *access*: who may give it: ``remote`` (whoever has an access key), ``local``
-    (the owner at the Unix socket; the default), ``inproc`` (only the service's own processes), ``disabled``.
-    *timeout*: seconds or "10s" (default: 60 s) after which its caller is told that it is late. *help*: by default the
+    *name*: by default that of the function. The name of a built-in command overrides it; the result of a handler for
+    ``health`` is added to the built-in result. *access*: who may run it: ``remote`` (clients with an access key),
+    ``local`` (the owner, over the Unix socket; the default), ``inproc`` (only processes of the service), ``disabled``.
+    *timeout*: seconds or "10s" (default: 60 s) after which the caller receives a timeout error. *help*: by default the
     docstring. *workers*: whether workers may trigger it; by default they may, unless it overrides a built-in command
-    that changes something. The function's arguments are the command's (``signature``); one called ``context``, the
-    first, is given a ``Context``. Raises ValueError and TypeError.
+    that changes something. The parameters of the function are those of the command (``signature``); a first parameter
+    called ``context`` receives a ``Context``. Raises ValueError and TypeError.
     """
 
     def register(function: Any) -> Any:
@@ -84,7 +84,7 @@ def command(
 
 
 def disable(name: str) -> None:
-    """Let nobody give the command *name*, built-in or defined before. Raises ValueError when there is none."""
+    """Disable the command *name*, built-in or custom, for all callers. Raises ValueError if it does not exist."""
     from cluster_service.control.errors import CommandError  # noqa: PLC0415
 
     try:
@@ -94,33 +94,34 @@ def disable(name: str) -> None:
 
 
 def trigger(name: str, /, *args: Any, within: float | None = None, **options: Any) -> Any:
-    """Give a command in the master, and return its result; a name that is no command's is told as an event.
+    """Run a command in the master and return its result; a name that is not a command is published as an event.
 
-    In a coroutine on the master's loop: ``await`` it. *within*: seconds, in a thread. Before the service runs: None.
-    Raises CommandError, and TimeoutError after *within*.
+    In a coroutine on the master's event loop, ``await`` the result. *within*: timeout in seconds, in a thread. Return
+    None before the service runs. Raises CommandError, and TimeoutError after *within*.
     """
     dispatch = HOOKS.extensions.dispatch
     return None if dispatch is None else dispatch.inside(name, args, options, within)
 
 
 def broadcast(message: Any, group: str | None = None, *, within: float | None = None) -> Any:  # noqa: ARG001 - the same as in a worker
-    """Send *message* (JSON, 60 KB at most) to the workers of *group*, or to all; return how many took it.
+    """Send *message* (JSON, at most 60 KB) to the workers of *group*, or to all; return how many received it.
 
-    In a coroutine on the master's loop: ``await`` it. Before the service runs: 0. Raises CommandError.
+    In a coroutine on the master's event loop, ``await`` the result. Return 0 before the service runs. Raises
+    CommandError.
     """
     dispatch = HOOKS.extensions.dispatch
     return 0 if dispatch is None else dispatch.broadcast(message, group)
 
 
 def start(target: str | None = None, *, on_worker_stop: Callable[..., Any] | None = None, **options: Any) -> None:
-    """Run *target* as a service; return when it has ended (in the master; elsewhere the process has become another).
+    """Run *target* as a service. Return in the master when the service has ended; elsewhere, never return.
 
-    *target*: a Python file or ``package.module:app``; left out, it comes from the configuration.
-    *on_worker_stop(event)* is called in the master for each worker that is asked to end. *options*: the settings of the
-    command line in snake case (``worker_count``, ``access_key``, ``cwd``, ``bind`` …). In a worker, this is
+    *target*: a Python file or ``package.module:app``; by default, from the configuration.
+    *on_worker_stop(event)* is called in the master for each worker that is asked to stop. *options*: the settings of
+    the command line in snake case (``worker_count``, ``access_key``, ``cwd``, ``bind`` …). In a worker, this is
     ``worker_ready(on_worker_stop=…)``.
 
-    Raises SystemExit with a sentence on standard error: 2 for a wrong setting, 3 when a service of that name runs.
+    Raises SystemExit with a message on stderr: 2 for an invalid setting, 3 if a service of that name is running.
     """
     from cluster_service.worker.api import is_master, is_worker, worker_ready  # noqa: PLC0415
 
@@ -153,7 +154,7 @@ def _become_guardian(target: str | None, options: dict[str, Any]) -> NoReturn:
     except CommandError as error:
         print(f"cservice: {error.message}" + (f"\n{error.hint}" if error.hint else ""), file=sys.stderr)  # noqa: T201
         raise SystemExit(error.exit_code) from None
-    raise SystemExit(0)  # detached: the service is up
+    raise SystemExit(0)  # detached: the service is running
 
 
 __all__ = ["Hooks", "broadcast", "command", "disable", "on", "start", "trigger"]

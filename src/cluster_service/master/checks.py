@@ -1,8 +1,8 @@
-"""Health checks: each worker that serves is checked again and again, over HTTP on a socket of its own, or by a command.
+"""Health checks: every serving worker is checked periodically, over HTTP on a socket of its own, or by a command.
 
-The guardian makes that socket and names its address. The runtime, which serves it for an app on uvicorn, reports the
-same address by sd_notify's ``X_CSERVICE_CHECK``. Another address than its own is never connected to: the master may be
-root, and a worker must not choose what it opens. A command is run in the environment of the worker's release.
+The guardian creates that socket and reports its address. The worker runtime serves it for an app on uvicorn and reports
+the same address through the sd_notify field ``X_CSERVICE_CHECK``. The master never connects to any other address: it
+may be root, and a worker must not choose what it opens. A command runs in the environment of the worker's release.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 
 
 MAX_ADDRESS = 200
-"""Characters of an address that are logged."""
+"""Maximum characters of an address that are logged."""
 
 
 class Checks:
-    """One task for each worker that is to be checked. *tell* takes the reports."""
+    """One task for each worker to be checked. *tell* receives the reports."""
 
     def __init__(
         self,
@@ -48,15 +48,15 @@ class Checks:
         self._service = service
         self._log = log
         self._given: dict[int, str] = {}
-        """Worker -> the address that the guardian opened for it."""
+        """Maps a worker to the address that the guardian opened for it."""
         self._reported: dict[int, str] = {}
-        """Worker -> the address on which it says that it answers."""
+        """Maps a worker to the address that it reported."""
         self._refused: set[int] = set()
         self._complaints: dict[int, str] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
 
     def learn(self, fact: Any) -> None:
-        """Take from *fact* where a worker answers health checks."""
+        """Update the addresses for health checks from *fact*."""
         if isinstance(fact, facts.Notified) and CHECK_ADDRESS in fact.fields:
             self._reported[fact.worker] = fact.fields[CHECK_ADDRESS]
         elif isinstance(fact, facts.Monitoring):
@@ -73,7 +73,7 @@ class Checks:
             }
 
     def address_of(self, worker: Worker) -> str:
-        """Return where *worker* answers health checks; empty: nowhere. Log an address once that is not its own."""
+        """Return the address for health checks of *worker*, or "". Log once if it reports an address not its own."""
         reported, given = self._reported.get(worker.number, ""), self._given.get(worker.number, "")
         if reported in ("", given):
             return reported
@@ -84,7 +84,7 @@ class Checks:
         return ""
 
     def follow(self, cluster: Cluster) -> None:
-        """Ask those workers of *cluster*, from now on, that serve and are to be asked."""
+        """Check from now on those workers of *cluster* that serve and whose group has a check."""
         wanted = {
             worker.number: worker
             for group in cluster.groups.values()
@@ -98,7 +98,7 @@ class Checks:
             self._tasks[number] = self._loop.create_task(self._ask_again_and_again(cluster, wanted[number]))
 
     async def close(self) -> None:
-        """Ask nobody any more."""
+        """Stop all checks."""
         tasks = list(self._tasks.values())
         self._tasks.clear()
         for task in tasks:
@@ -114,7 +114,7 @@ class Checks:
             await asyncio.sleep(group.spec.check.interval)
             try:
                 error = await self._ask(worker, group.spec, release)
-            except Exception as failure:  # noqa: BLE001 - no thread, no memory: no fault of the worker
+            except Exception as failure:  # noqa: BLE001 - no thread or memory: not the worker's fault
                 self._complain(worker, f"{worker.name} could not be checked: {shortage.explain(failure)}")
                 continue
             self._tell(Examined(worker.number, error))
@@ -126,8 +126,8 @@ class Checks:
             self._log(sentence)
 
     async def _ask(self, worker: Worker, group: GroupSpec, release: Release) -> str:
-        """Return what is wrong with *worker*; nothing when it is well."""
-        from . import trials  # noqa: PLC0415 - only where there are checks
+        """Return what is wrong with *worker*, or an empty string if it is healthy."""
+        from . import trials  # noqa: PLC0415 - only with checks
 
         check, error = group.check, ""
         if check is None:

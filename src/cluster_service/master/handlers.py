@@ -1,9 +1,9 @@
-"""Running a user's code in the master so that it can harm nothing there: not by raising, blocking, or never ending.
+"""Execution of user code in the master, isolated from exceptions, blocking and hangs.
 
-A function runs in a thread of its own, an ``async def`` on the master's loop. Both have a time; a function that has not
-ended by then is left to itself, and so that they do not pile up there may be no more than ``MOST`` at a time. The
-threads are daemons: a master ends without waiting for them. (What blocks in an ``async def`` blocks the master; the
-guardian replaces a master that does not answer.)
+A function runs in its own thread, an ``async def`` on the master's event loop. Both have a timeout. A function that
+exceeds it keeps its thread until it returns; to bound the number of such threads, at most ``MOST`` handlers run at a
+time. The threads are daemons, so a master exits without waiting for them. (An ``async def`` that blocks blocks the
+master; the guardian replaces an unresponsive master.)
 """
 
 from __future__ import annotations
@@ -20,33 +20,33 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 Outcome = tuple[Any, BaseException | None]
-"""What was returned, and what was raised."""
+"""The result, and the exception that was raised."""
 
 MOST = 128
-"""Handlers of commands at work at the same time, those that were left to themselves among them."""
+"""Maximum command handlers that run at the same time, including those that exceeded their timeout."""
 
 
 class Late(Exception):
-    """It has not ended in its time."""
+    """The handler exceeded its timeout."""
 
 
 class Crowded(Exception):
-    """Too many are at work already."""
+    """Too many handlers are running."""
 
 
 class Unstarted(Exception):
-    """It has not been started: there is no thread or no memory for it."""
+    """The handler could not be started for lack of a thread or of memory."""
 
 
 class Raised(Exception):
-    """It has raised ``error``."""
+    """The handler raised ``error``."""
 
     def __init__(self, error: BaseException) -> None:
         super().__init__(str(error))
         self.error = error
 
     def story(self) -> str:
-        """The traceback, without our own frames above the user's."""
+        """Return the traceback, without our own frames above the user's."""
         trace = self.error.__traceback__
         while trace is not None and trace.tb_next is not None and _is_ours(trace.tb_frame.f_code.co_filename):
             trace = trace.tb_next
@@ -58,23 +58,22 @@ def _is_ours(filename: str) -> bool:
 
 
 class Handlers:
-    """Those at work."""
+    """The running handlers."""
 
     def __init__(self, most: int = MOST) -> None:
         self.most = most
         self.at_work = 0
 
     async def run(self, call: Callable[[], Any], seconds: float, *, on_loop: bool) -> Any:
-        """Return what ``call()`` returns or what the awaitable it returns comes to. Raises Late, Crowded, Unstarted and
-        Raised.
+        """Return the result of ``call()``, awaited if it is awaitable. Raises Late, Crowded, Unstarted and Raised.
 
-        *on_loop*: call it on the loop, rather than in a thread.
+        *seconds*: timeout. *on_loop*: call it on the event loop rather than in a thread.
         """
         until = asyncio.get_running_loop().time() + seconds
         if on_loop:
             try:
                 result = call()
-            except Exception as refused:  # noqa: BLE001 - whatever a user's code raises
+            except Exception as refused:  # noqa: BLE001 - user code may raise anything
                 raise Raised(refused) from None
         else:
             result = await self._outcome(self._in_thread, call, until)
@@ -112,7 +111,7 @@ class Handlers:
         return task
 
     def _in_thread(self, call: Callable[[], Any]) -> asyncio.Future[Outcome]:
-        """A thread cannot be ended: it counts until it ends by itself, whatever becomes of the future."""
+        """Run *call* in a thread, which counts as running until it returns, even if the future is cancelled."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Outcome] = loop.create_future()
 
@@ -124,12 +123,12 @@ class Handlers:
         def work() -> None:
             try:
                 outcome: Outcome = (call(), None)
-            except BaseException as error:  # noqa: BLE001 - SystemExit too: it is not the user's to end the master
+            except BaseException as error:  # noqa: BLE001 - SystemExit too: user code must not end the master
                 outcome = (None, error)
             try:
                 loop.call_soon_threadsafe(settle, outcome)
             except RuntimeError:
-                return  # the master has ended meanwhile
+                return  # the master has exited meanwhile
 
         threading.Thread(target=work, name="cservice handler", daemon=True).start()
         return future
@@ -139,7 +138,7 @@ class Handlers:
 
 
 async def awaited(result: Awaitable[Any]) -> Outcome:
-    """Return what *result* comes to, or what it raised: a SystemExit that left a task would end the loop."""
+    """Return the outcome of *result*. It never raises SystemExit, which would end the event loop if it left a task."""
     try:
         return await result, None
     except asyncio.CancelledError as error:
@@ -147,9 +146,9 @@ async def awaited(result: Awaitable[Any]) -> Outcome:
         if task is not None and task.cancelling():
             raise
         return None, error
-    except BaseException as error:  # noqa: BLE001 - SystemExit too: it is not the user's to end the master
+    except BaseException as error:  # noqa: BLE001 - SystemExit too: user code must not end the master
         return None, error
 
 
 HANDLERS = Handlers()
-"""Of the commands."""
+"""The handlers of commands."""

@@ -48,7 +48,7 @@ TRY_AGAIN = 1.0
 
 @dataclass(frozen=True)
 class Published:
-    """An event as passed to handlers: its fields, ``id``, ``at`` (ISO 8601), ``service`` and ``event`` as attributes."""
+    """An event as passed to handlers. Attributes: its fields, ``id``, ``at`` (ISO 8601), ``service`` and ``event``."""
 
     id: int
     at: str

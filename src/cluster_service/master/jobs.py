@@ -1,7 +1,7 @@
-"""Work for the core that takes its time: looking at code, and running tests. One piece for an operation at a time.
+"""Long-running jobs for the core: checks of a release's code, and tests. At most one job per operation at a time.
 
-What comes of it is reported to the core as an event of its own (``core.reports``). A master that dies takes its jobs
-with it, and its successor is asked for them anew.
+The result is reported to the core as an event (``core.reports``). The jobs of a master that dies end with it, and its
+successor is asked to run them again.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from cluster_service.core.spec import Release
 
 AT_ONCE = 0.1
-"""Seconds for which a test's lines are gathered before they are told."""
+"""Seconds for which the output lines of a test are collected before they are reported."""
 
 ANY_HOST = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
 
 
 class Jobs:
-    """The jobs that run. *tell* takes the reports."""
+    """The running jobs. *tell* receives the reports."""
 
     def __init__(self, service: str, tell: Callable[[Any], None]) -> None:
         self._service = service
@@ -38,24 +38,24 @@ class Jobs:
         self._running: dict[str, asyncio.Task[None]] = {}
 
     def check(self, operation: str, release: Release, others: Sequence[str] = ()) -> None:
-        """Look whether the code of *release* can be run, by the user whose processes its workers are.
+        """Check whether the code of *release* can run as the user of its workers.
 
         *others*: the directories of the group's other releases; the report has a warning if one holds our installation.
         """
         self._begin(operation, self._check(operation, release, others))
 
     def test(self, order: RunTest, release: Release) -> None:
-        """Run the health check and the script that are ordered."""
+        """Run the health check and the script of *order*."""
         self._begin(order.operation, self._test(order, release))
 
     def abandon(self, operation: str) -> None:
-        """End the job of *operation*; nothing is reported."""
+        """Cancel the job of *operation* without a report."""
         job = self._running.pop(operation, None)
         if job is not None:
             job.cancel()
 
     async def close(self) -> None:
-        """End every job, and wait until nothing of it is left."""
+        """Cancel every job and wait until its processes are gone."""
         jobs = list(self._running.values())
         self._running.clear()
         for job in jobs:
@@ -70,7 +70,7 @@ class Jobs:
         self._running[operation] = task
 
     def _done(self, report: reports.Checked | reports.Tested) -> None:
-        self._running.pop(report.operation, None)  # first: the report may begin the next job of this operation
+        self._running.pop(report.operation, None)  # first: the report may start the next job of this operation
         self._tell(report)
 
     async def _check(self, operation: str, release: Release, others: Sequence[str]) -> None:
@@ -84,7 +84,7 @@ class Jobs:
             warning = await asyncio.to_thread(installation.warn_of_leaving, others, release.cwd)
         except CommandError as error:
             self._done(reports.Checked(operation, error.message))
-        except Exception as error:  # noqa: BLE001 - no thread, no process, no memory: who waits must be told
+        except Exception as error:  # noqa: BLE001 - no thread, process or memory: the operation waits for a report
             self._done(reports.Checked(operation, f"the code could not be looked at: {shortage.explain(error)}"))
         else:
             self._done(reports.Checked(operation, notes=(*notes, *([f"warning: {warning}"] if warning else ()))))
@@ -125,7 +125,7 @@ class Jobs:
 
 
 def where(addresses: Sequence[str]) -> Mapping[str, str]:
-    """Return ``CSERVICE_TEST_URL`` and ``CSERVICE_TEST_PORT`` for a test of what listens on *addresses*."""
+    """Return ``CSERVICE_TEST_URL`` and ``CSERVICE_TEST_PORT`` for a test of a server at *addresses*."""
     for address in addresses:
         host, _, port = address.removesuffix("+v4").rpartition(":")
         if port.isdecimal() and not address.startswith(("unix:", "udp:")):
@@ -134,7 +134,7 @@ def where(addresses: Sequence[str]) -> Mapping[str, str]:
 
 
 class _Lines:
-    """What a test writes, told a handful of lines at a time: a report is a turn of the core."""
+    """Output of a test, reported in batches: each report is a step of the core."""
 
     def __init__(self, operation: str, tell: Callable[[Any], None]) -> None:
         self._operation = operation
@@ -143,13 +143,13 @@ class _Lines:
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, line: str) -> None:
-        """Tell *line*, soon."""
+        """Report *line* within ``AT_ONCE`` seconds."""
         self._lines.append(line)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(AT_ONCE, self.flush)
 
     def flush(self) -> None:
-        """Tell what has been gathered, now."""
+        """Report the collected lines now."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

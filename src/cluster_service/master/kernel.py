@@ -1,8 +1,8 @@
-"""The guardian's client: orders out, facts in, over the stream that the guardian gave us.
+"""Client of the guardian: sends orders and receives facts over the stream inherited from the guardian.
 
-Facts are handed over in the order in which they came. When the stream is readable, ``CHUNK`` bytes are read at a time,
-and the loop serves its other descriptors between two reads. ``pump`` reads all that has arrived already: the master
-calls it before it believes a clock, since a master that was stopped for a while finds time gone and the facts unread.
+Facts are handled in the order in which they arrive. When the stream is readable, ``CHUNK`` bytes are read at a time,
+and the event loop serves its other descriptors between two reads. ``pump`` reads everything that has already arrived.
+The master calls it before it acts on the clock: after it was stopped for a while, time has passed and facts are unread.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
 
 CHUNK = 256 * 1024
 PUMP_READS = 64
-"""Reads of one ``pump``, at most: the guardian keeps no more than 4 MB for a master that does not read."""
+"""Maximum reads of one ``pump``: the guardian keeps no more than 4 MB for a master that does not read."""
 DESCRIPTORS = 16
-"""The most descriptors taken with one read."""
+"""Maximum descriptors received with one read."""
 LOG_SECONDS = 10.0
-"""Seconds in which one line is logged about messages that are dropped."""
+"""Interval, in seconds, in which at most one line about dropped messages is logged."""
 
 
 class Kernel:
-    """The stream to the guardian, on an asyncio loop.
+    """The stream to the guardian, on an asyncio event loop.
 
-    *on_fact(fact, descriptor)*: descriptor is what came with the fact (a door, a worker's board), or None. *on_lost()*:
-    the guardian is gone. *on_fault()*: a fact was not taken in whole, so that what is known is not to be trusted any
-    more. *log* takes a line about a message that cannot be used; it is dropped, and nothing else is.
+    *on_fact(fact, descriptor)*: *descriptor* is the one sent with the fact (an endpoint, or a worker's board), or None.
+    *on_lost()*: the guardian is gone. *on_fault()*: a fact was only partly handled, so the state of the master can no
+    longer be trusted. *log* receives a line about each invalid message; only that message is dropped.
     """
 
     def __init__(
@@ -62,19 +62,19 @@ class Kernel:
         loop.add_reader(stream.fileno(), self.pump, 1)
 
     def send(self, order: Any) -> None:
-        """Queue *order*; it is written at once as far as the guardian reads."""
+        """Queue *order* and write as much as the guardian accepts now."""
         if isinstance(order, orders.Pong) and self._out:
-            return  # bytes are flowing; and Pongs must not pile up behind a slow reader
+            return  # the queued orders show that this master is alive; Pongs must not pile up behind a slow reader
         self._out += frames.encode(to_json(order))
         self._flush()
 
     @property
     def behind(self) -> int:
-        """Bytes that wait for the guardian to read."""
+        """Number of bytes that the guardian has not read yet."""
         return len(self._out)
 
     def pump(self, reads: int = PUMP_READS) -> None:
-        """Take in what has arrived, with so many reads at most."""
+        """Handle what has arrived, with at most *reads* reads."""
         try:
             self._pump(reads)
         except Exception:
@@ -102,7 +102,7 @@ class Kernel:
                 self._decoder.rejected = 0
 
     def _drop(self, line: str) -> None:
-        """Log *line*, unless there was one of late."""
+        """Log *line*, unless such a line was logged recently."""
         if self._loop.time() >= self._log_at:
             self._log_at = self._loop.time() + LOG_SECONDS
             self._log(line)
@@ -111,7 +111,7 @@ class Kernel:
         try:
             fact = facts.FACTS.from_json(message)
         except UnknownRecord:
-            return  # a newer guardian tells more than we know
+            return  # sent by a newer guardian
         try:
             fact = intake.checked(fact)
         except intake.Invalid as error:
@@ -120,10 +120,10 @@ class Kernel:
         self._on_fact(fact, self._descriptor_of(fact))
 
     def _descriptor_of(self, fact: Any) -> int | None:
-        """Return the descriptor that came with *fact*; None: none, or it was lost.
+        """Return the descriptor sent with *fact*, or None if there was none or it was lost.
 
-        Descriptors come in the order of their facts, but any may be missing: one that cannot be received, because this
-        process has too many, is lost. So each is recognised by its inode, and those before it are closed.
+        Descriptors arrive in the order of their facts, but any may be missing: the kernel drops one that would exceed
+        the descriptor limit of this process. Therefore each is identified by its inode, and earlier ones are closed.
         """
         if not isinstance(fact, (facts.Listening, facts.Monitoring)) or not fact.descriptor:
             return None
@@ -158,7 +158,7 @@ class Kernel:
         self._on_lost()
 
     def close(self) -> None:
-        """Stop listening to the guardian. What is queued has been written as far as it reads."""
+        """Stop receiving from the guardian. Queued orders have been written as far as the guardian accepted them."""
         if not self.lost:
             self.lost = True
             self._loop.remove_reader(self._stream.fileno())

@@ -371,7 +371,6 @@ class FakeKernel:
 
     # Utilities.
 
-
     def _known(self, order: orders.Signal | orders.Tell) -> Process | None:
         process = self.processes.get(order.worker)
         if process is None:

@@ -1,7 +1,7 @@
-"""The audit file: one line of JSON for each command that was given, of two lengths of the file at most.
+"""The audit file: one line of JSON for each command, limited to the file and one rotated file.
 
-It is opened for each line, so whoever moves it away (logrotate) need tell nobody. When it is full it becomes ``FILE.1``
-instead of the one before. That it cannot be written is one warning; its lines stand in the log then, until it can.
+The file is opened for each line, so logrotate may move it at any time without notifying the master. When the file is
+full, it replaces ``FILE.1``. If it cannot be written, one warning is logged, and its lines go to the log until it can.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 WAITING = 1000
-"""Lines that may wait for the disk."""
+"""Maximum lines queued for the disk."""
 PATIENCE = 2.0
-"""Seconds that the end of the master waits for the disk."""
+"""Seconds that a master waits for the disk when it exits."""
 FULL = 4 << 20
-"""Bytes: some twenty thousand commands."""
+"""Maximum size of the file in bytes: about twenty thousand commands."""
 
 
 class AuditFile:
-    """The file at *path*; None: there is none. *log* takes sentences."""
+    """The audit file at *path*; None: no file. *log* receives messages."""
 
     def __init__(self, path: str | None, log: Callable[[str], None], full: int = FULL) -> None:
         self.path = path
@@ -36,11 +36,11 @@ class AuditFile:
         self._warned = False
 
     def __repr__(self) -> str:
-        """``<AuditFile /home/ann/.local/state/cluster-service/web.audit>``."""
+        """Return, for example, ``<AuditFile /home/ann/.local/state/cluster-service/web.audit>``."""
         return f"<AuditFile {self.path}>"
 
     def write(self, line: str) -> bool:
-        """Add *line*; return whether it stands in the file."""
+        """Append *line*; return True if it was written."""
         if self.path is None:
             return False
         try:
@@ -72,9 +72,9 @@ class AuditFile:
 
 
 class Auditor:
-    """Writes lines to *file* in a thread of its own: a disk may take its time, and the master goes on meanwhile.
+    """Writes lines to *file* in a thread, so that a slow disk does not block the master.
 
-    A line that is not in the file goes to *log*, which may be called from any thread.
+    A line that cannot be written to the file goes to *log*, which must be thread-safe.
     """
 
     def __init__(self, file: AuditFile, log: Callable[[str], None]) -> None:
@@ -84,11 +84,11 @@ class Auditor:
         self._thread: threading.Thread | None = None
 
     def __repr__(self) -> str:
-        """``<Auditor <AuditFile /var/log/web.audit>: 0 lines wait>``."""
+        """Return, for example, ``<Auditor <AuditFile /var/log/web.audit>: 0 lines wait>``."""
         return f"<Auditor {self._file!r}: {self._waiting.qsize()} lines wait>"
 
     def add(self, line: str, *, aloud: bool) -> None:
-        """Write *line* soon. *aloud*: to the log as well, at once."""
+        """Queue *line* for the file. *aloud*: also log it immediately."""
         if aloud:
             self._log(f"audit {line}")
         if self._file.path is None:
@@ -99,14 +99,14 @@ class Auditor:
                 self._thread = threading.Thread(target=self._run, name="audit", daemon=True)
                 self._thread.start()
             self._waiting.put_nowait((line, aloud))
-        except RuntimeError:  # there is no thread to be had
+        except RuntimeError:  # no thread could be started
             self._thread = None
             self._lost(line, aloud=aloud)
         except queue.Full:
             self._lost(line, aloud=aloud)
 
     def close(self) -> None:
-        """Return when every line is written, or the disk takes too long."""
+        """Wait until every line is written, for at most twice ``PATIENCE`` seconds."""
         if self._thread is not None and self._thread.is_alive():
             with contextlib.suppress(queue.Full):
                 self._waiting.put(None, timeout=PATIENCE)

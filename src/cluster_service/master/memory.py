@@ -1,7 +1,7 @@
-"""The state file: what the service remembers (``core.memory``), kept where the next service of its kind finds it.
+"""Saving and restoring what outlives the service (``core.memory``), in the state file (``state``).
 
-A disk may take its time, so a thread writes, and the master goes on meanwhile. What is to be kept changes while it
-writes? Then the last of it is written next. What could not be written is tried again.
+A thread writes the file, so that a slow disk does not block the master. If the data changes during a write, only the
+latest version is written next. A failed write is retried.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
 
 
 PATIENCE = 5.0
-"""Seconds that a service which ends waits for its disk."""
+"""Seconds that a service waits for the disk when it ends."""
 
 
 TRY_AGAIN = 10.0
-"""Seconds until the file is written again that could not be, unless there is something new to be kept before."""
+"""Seconds until a failed write is retried, unless the data changes before."""
 
 
 class Memory:
-    """What is remembered in the file *path*; None: nothing. *log* takes sentences."""
+    """The data saved in the file *path*; None: nothing is saved. *log* receives messages."""
 
     def __init__(self, path: str | None, log: Callable[[str], None]) -> None:
         self._log = log
@@ -47,12 +47,12 @@ class Memory:
         self._news = asyncio.Event()
         self._ending = False
         if path is not None:
-            from .state import State  # noqa: PLC0415 - only where something is to be remembered
+            from .state import State  # noqa: PLC0415 - only with a state file
 
             self._state = State(path, log)
 
     def recall(self, cluster: Cluster) -> None:
-        """Let *cluster*, which has not begun, go on where the last service ended."""
+        """Restore the saved data into *cluster*, before its first step."""
         data = self._state.load() if self._state is not None else None
         if self._state is None or data is None:
             return
@@ -63,7 +63,7 @@ class Memory:
             self._state.put_aside(f"it is not what a service of this version writes ({error!r})")
 
     def save(self, cluster: Cluster) -> None:
-        """Have kept what is to be remembered now."""
+        """Save the current data of *cluster* soon."""
         if self._state is None:
             return
         self._text = self._state.text(memory.remember(cluster, time.time() - time.monotonic()))
@@ -83,7 +83,7 @@ class Memory:
                     await asyncio.wait_for(self._news.wait(), TRY_AGAIN)
 
     async def settle(self) -> None:
-        """Return when everything is kept, or cannot be, or the disk takes too long."""
+        """Wait until the data has been written or cannot be, for at most ``PATIENCE`` seconds."""
         self._ending = True
         self._news.set()
         if self._writing is not None:
@@ -93,12 +93,12 @@ class Memory:
 async def _written(state: State, text: str) -> bool:
     try:
         return await asyncio.to_thread(state.write, text)
-    except (RuntimeError, MemoryError):  # there is no thread to be had
+    except (RuntimeError, MemoryError):  # no thread could be started
         return False
 
 
 def missing(release: Release) -> str:
-    """Return why *release* cannot be started any more: its directory, a file or interpreter of it is gone. Else ""."""
+    """Return why *release* can no longer start, such as a missing directory, file or interpreter; otherwise ""."""
     files = [release.python] if release.python else []
     files += [release.target] if release.kind in ("script", "command") else []
     for path in (release.cwd, *files):
@@ -108,7 +108,7 @@ def missing(release: Release) -> str:
 
 
 def filled(release: Release) -> Release | None:
-    """Return *release* with what its files of variables say now; None when they cannot be read."""
+    """Return *release* with the current contents of its environment files; None if they cannot be read."""
     try:
         return replace(release, env_from_files=envfiles.read(release.env_files, identity_of(release.within)))
     except CommandError:

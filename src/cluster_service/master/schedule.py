@@ -1,7 +1,7 @@
-"""Times of day at which groups are recycled, by the wall clock: the one thing here that goes by it.
+"""Times of day at which groups are recycled. Only this module uses the wall clock.
 
-A master looks back as well, for what came while there was none. To be told of the same time twice does no harm: only
-workers that were there at that time are due.
+A new master also looks back, for times that passed while no master ran. Reporting the same time twice is harmless: only
+workers that already ran at that time are due.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 PACE = 30.0
-"""Seconds after which the clock is looked at again, at most: it may be set."""
+"""Maximum seconds between two looks at the clock, which may be set."""
 
 BACK = 300.0
-"""Seconds of the past that a new master looks at."""
+"""Seconds that a new master looks back."""
 
 
 class Schedule:
-    """The timer. *tell* takes the reports; *wanted* returns each group's schedule, for those that have one."""
+    """The timer. *tell* receives the reports; *wanted* returns the schedule of each group that has one."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, tell: Callable[[Due], None], wanted: Callable[[], Mapping[str, str]]
@@ -36,14 +36,14 @@ class Schedule:
         self._looked = time.time() - BACK
 
     def look(self) -> None:
-        """Tell what has come due since the last look, and look again in time. Call it when the settings change too."""
+        """Report what has come due since the last call, and set the timer. Call it when the settings change too."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         wanted = self._wanted()
         if not wanted:
             return
-        self._timer = self._loop.call_later(PACE, self.look)  # first: whatever becomes of this look, there is another
+        self._timer = self._loop.call_later(PACE, self.look)  # first, so that a failure below does not stop the timer
         now = time.time()
         since = min(self._looked, now)  # the clock may have been set back
         nearest = now + PACE
@@ -89,7 +89,7 @@ def following(schedule: str, since: float) -> float | None:
     As with cron(8), a time that a clock change skips comes at the first minute after the change, and a time that
     occurs twice comes the first time only.
     """
-    from cronsim import CronSim  # noqa: PLC0415 - only where there is such a setting
+    from cronsim import CronSim  # noqa: PLC0415 - only with such a setting
 
     times = CronSim(schedule, datetime.fromtimestamp(since, LocalTime()))
     return next((at for at in (each.timestamp() for each in times) if at > since), None)

@@ -1,8 +1,8 @@
-"""What a worker that hangs is doing: its Python stacks, by faulthandler, which needs no loop that turns nor the GIL.
+"""Python stacks of a worker that hangs, written by faulthandler, which needs neither a running event loop nor the GIL.
 
-The runtime has prepared for it (``worker.stacks``): on a signal the process writes its stacks to the worker's board.
-The board says which process that is; it gets the signal only if it is proved to be the worker's (``processes``). The
-text is untrusted, and may change while it is read.
+The worker runtime has prepared this (``worker.stacks``): on a signal, the process writes its stacks to the board of the
+worker. The board names the process; it receives the signal only if it is proved to belong to the worker (``processes``).
+The text is untrusted and may change while it is read.
 """
 
 from __future__ import annotations
@@ -21,31 +21,31 @@ if TYPE_CHECKING:
     from .board import Board
 
 START_SECONDS = 1.0
-"""How long the process may take to begin to write."""
+"""Maximum seconds until the process begins to write."""
 QUIET_SECONDS = 0.2
-"""Time without further text that means that this was all: on a busy machine it is slow."""
+"""Seconds without further text after which the dump counts as complete: a busy machine writes slowly."""
 MAX_SECONDS = 5.0
-"""How long it may go on writing."""
+"""Maximum seconds for one dump."""
 ENDS = (b" in <module>\n", b"...\n")
-"""The last words, where it is as usual: the main thread is the last of all, if there are no more than are told of."""
+"""Usual ends of a dump: the main thread is dumped last; "..." follows the maximum number of threads or frames."""
 STEP_SECONDS = 0.02
 MAIN, AGAIN = "Stack (", "Current thread "
-"""How faulthandler names the thread that it runs in, the main one: alone, and among a hundred others."""
+"""How a dump introduces the main thread: in a dump of that thread only, and in a dump of all threads."""
 MAX_BYTES = 64 * 1024
-"""Bytes that are read of each of the two texts at most."""
+"""Maximum bytes that are read of each of the two dumps."""
 MAX_LINES, MAX_LINE = 1000, 500
 OWN = f"{os.sep}cluster_service{os.sep}"
 
 
 async def dump(board: Board, worker: int, uid: int) -> tuple[tuple[str, ...], str]:
-    """Have a worker's process write its stacks; return their lines, and why there are none where that is worth a word.
+    """Let a process of the worker write its stacks. Return their lines, and why there are none if that is worth logging.
 
-    *worker*: the pid of the worker's own process. *uid*: as whom it was started.
+    *worker*: the pid of the worker's main process. *uid*: the user that the worker was started as.
     """
     pid = board.read().stacks_pid
     if not pid:
         return (), ""
-    signals = (main_signal(), dump_signal())  # the main thread first: what it waits in may be ended by a signal
+    signals = (main_signal(), dump_signal())  # main thread first: the signal may interrupt what it waits in
     lines: list[str] = []
     try:
         with process_of_worker(pid, worker=worker, uid=uid, handles=signals) as process:
@@ -56,13 +56,13 @@ async def dump(board: Board, worker: int, uid: int) -> tuple[tuple[str, ...], st
                 lines += said
     except NotOfWorker as error:
         return (), str(error)
-    except OSError:  # it has ended
+    except OSError:  # the process has exited
         pass
     return tuple(readable(lines)[:MAX_LINES]), ""
 
 
 async def _said(process: int, number: int, board: Board) -> list[str]:
-    """Return what *process* writes to *board* when it is sent the signal *number*."""
+    """Return what *process* writes to *board* on the signal *number*."""
     before = len(board.stacks())
     signal.pidfd_send_signal(process, number)
     data, quiet, waited = b"", 0.0, 0.0
@@ -76,9 +76,9 @@ async def _said(process: int, number: int, board: Board) -> list[str]:
 
 
 def readable(lines: list[str]) -> list[str]:
-    """Leave out the threads that run nothing but the runtime's own code, and tell of those that do the same at once.
+    """Return the lines without threads that run only the runtime's own code, and with equal threads merged.
 
-    A thread's lines follow one that names it. The main thread's come first, and may come again.
+    The lines of a thread follow the line that names it. The main thread is first and may occur again.
     """
     threads: list[tuple[str, list[str]]] = []
     for line in filter(str.strip, lines):

@@ -1,8 +1,8 @@
-"""What is remembered over a restart of the whole service: one JSON object in one file, of the setting ``state``.
+"""The state file (setting ``state``): one JSON object that outlives a restart of the whole service.
 
-The file is always whole: it is written beside itself, and then takes its own place. Whatever is wrong with it never
-keeps a service from running: a file that cannot be read, or that others could have written (it says what programs to
-run), is put aside as FILE.bad; a file that cannot be written is a warning, once, and is tried again.
+The file is always complete: a temporary file is written and renamed. Nothing that is wrong with the file keeps a
+service from running. A file that cannot be read, or that other users could have written (it names programs to run), is
+renamed to FILE.bad. A failed write causes one warning and is retried.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 MOST = 64 << 20
-"""Bytes; a larger file is not ours."""
+"""Maximum size in bytes; no service writes a larger file."""
 
 
 def _say(sentence: str) -> None:
@@ -27,7 +27,7 @@ def _say(sentence: str) -> None:
 
 
 class State:
-    """The file *path*. *warn* is given sentences for the log."""
+    """The file *path*. *warn* receives messages for the log."""
 
     def __init__(self, path: str, warn: Callable[[str], None] = _say) -> None:
         self.path = os.path.abspath(path)
@@ -36,7 +36,7 @@ class State:
         self._failed = False
 
     def load(self) -> dict[str, Any] | None:
-        """Return what was saved last, or None when there is nothing to be used."""
+        """Return the data saved last, or None if there is none that can be used."""
         try:
             text = self._read()
         except FileNotFoundError:
@@ -59,17 +59,17 @@ class State:
         return data
 
     def save(self, data: dict[str, Any]) -> bool:
-        """Keep *data*. Blocking: it waits for the disk. Raises nothing. Returns False when it is to be tried again."""
+        """Write *data*. Blocks on the disk. Raises nothing. Return False if the write must be retried."""
         return self.write(self.text(data))
 
     def text(self, data: dict[str, Any]) -> str:
-        """Return *data* as it stands in the file."""
+        """Return *data* in the format of the file."""
         return json.dumps(data, indent=1) + "\n"
 
     def write(self, text: str) -> bool:
-        """Write *text*, unless it is what the file holds. Blocking: it waits for the disk. Raises nothing.
+        """Write *text* unless the file already contains it. Blocks on the disk. Raises nothing.
 
-        Returns False when it is to be tried again.
+        Return False if the write must be retried.
         """
         if text == self._written:
             return True
@@ -86,7 +86,7 @@ class State:
         return True
 
     def _read(self) -> str:
-        """Raises OSError, UnicodeDecodeError, and ValueError with a sentence."""
+        """Return the contents of the file. Raises OSError, UnicodeDecodeError, and ValueError with the reason."""
         fd = files.open_for_reading(self.path)
         try:
             found = os.fstat(fd)
@@ -102,7 +102,7 @@ class State:
             os.close(fd)
 
     def put_aside(self, why: str) -> None:
-        """What is in the file cannot be used, because of *why*: keep it as FILE.bad, and say so."""
+        """Rename the file to FILE.bad because of *why*, and log that."""
         self._written = None
         aside = f"{self.path}.bad"
         try:

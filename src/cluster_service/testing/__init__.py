@@ -1,7 +1,7 @@
-"""A whole service in one process, in virtual time: for our tests and for those of hooks and of custom commands.
+"""A complete service in one process, in virtual time: for our tests, and for tests of hooks and custom commands.
 
-``Clock``       monotonic time that passes when it is told to
-``Program``     what a simulated program does: boots, dies, hangs, takes its time to stop
+``Clock``       virtual monotonic time
+``Program``     the behaviour of a simulated program: its start, crash, hang and stop
 ``FakeKernel``  the guardian, with simulated processes
 ``World``       a clock, a guardian and a master that drives the real core
 

@@ -1,7 +1,7 @@
-"""Time that passes only when it is told to.
+"""Virtual time.
 
-Invariants: ``now`` never goes back; timers run in the order of their time and, at one time, in the order in which they
-were set; nobody sleeps. A whole day of a service takes as long as its events take to compute.
+Invariants: ``now`` never decreases; timers run in the order of their times and, for equal times, in the order in which
+they were set; no code sleeps. A whole day of a service takes as long as its events take to compute.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Timer:
-    """Something that will happen at ``when``, unless ``cancel`` is called first."""
+    """A callback that runs at ``when``, unless ``cancel`` is called first."""
 
     def __init__(self, when: float, callback: Callable[[], None]) -> None:
         self.when = when
@@ -23,7 +23,7 @@ class Timer:
         self.cancelled = False
 
     def cancel(self) -> None:
-        """Make sure that it does not happen. Harmless when it already has."""
+        """Prevent the callback from running. Has no effect once it has run."""
         self.cancelled = True
 
     def __repr__(self) -> str:
@@ -31,7 +31,7 @@ class Timer:
 
 
 class Clock:
-    """A virtual monotonic clock, in seconds, that begins at *now*."""
+    """A virtual monotonic clock, in seconds, that starts at *now*."""
 
     def __init__(self, now: float = 1000.0) -> None:
         self._now = now
@@ -43,11 +43,11 @@ class Clock:
 
     @property
     def now(self) -> float:
-        """The time, as ``time.monotonic()`` would tell it."""
+        """Current time, as ``time.monotonic()`` would return it."""
         return self._now
 
     def call_at(self, when: float, callback: Callable[[], None]) -> Timer:
-        """Call *callback* when the time is *when* (at once, on the next turn, if that is over)."""
+        """Call *callback* at *when*, or in the next step if that has passed."""
         timer = Timer(max(when, self._now), callback)
         heapq.heappush(self._timers, (timer.when, next(self._count), timer))
         return timer
@@ -57,13 +57,13 @@ class Clock:
         return self.call_at(self._now + seconds, callback)
 
     def next_due(self) -> float | None:
-        """The time of the next timer; None when there is none."""
+        """Return the time of the next timer, or None if there is none."""
         while self._timers and self._timers[0][2].cancelled:
             heapq.heappop(self._timers)
         return self._timers[0][0] if self._timers else None
 
     def step(self, until: float) -> bool:
-        """Go to the next timer that is due by *until* and run it; with none, go to *until* and return False."""
+        """Advance to the next timer due by *until* and run it; if none is, advance to *until* and return False."""
         due = self.next_due()
         if due is None or due > until:
             self._now = max(self._now, until)
@@ -74,15 +74,15 @@ class Clock:
         return True
 
     def advance(self, seconds: float) -> None:
-        """Let *seconds* pass, running what comes due on the way."""
+        """Let *seconds* pass and run the timers that come due."""
         until = self._now + seconds
         while self.step(until):
             pass
 
     def jump(self, seconds: float) -> None:
-        """Stand still for *seconds*: the time is later, nothing has run, and every timer has as long to go as before.
+        """Suspend everything for *seconds*: time advances, nothing runs, and every timer has as long to go as before.
 
-        It is what a program sees after the machine, its container or all its processes were suspended.
+        A program observes this after its machine, its container or all its processes were suspended.
         """
         self._now += seconds
         shifted = [(when + seconds, order, timer) for when, order, timer in self._timers if not timer.cancelled]

@@ -1,7 +1,7 @@
-"""Simulated programs: what a process does, as a few numbers instead of code.
+"""Simulated programs: the behaviour of a process as a few numbers instead of code.
 
 A ``Program`` is to a ``Process`` what an executable is to a process. Times are seconds of the virtual clock, counted
-from the start of the process unless said otherwise.
+from the start of the process unless stated otherwise.
 """
 
 from __future__ import annotations
@@ -22,84 +22,84 @@ if TYPE_CHECKING:
     from .clock import Clock, Timer
 
 MEMORY = 30 << 20
-"""Bytes that a program uses as it begins to serve."""
+"""Bytes that a program uses when it begins to serve."""
 
 NEVER = math.inf
-"""A time that does not come: ``Program(boot=NEVER)`` hangs in its start."""
+"""A time that never comes: ``Program(boot=NEVER)`` hangs during its start."""
 
 
 @dataclass(frozen=True)
 class Program:
-    """How a simulated program behaves. The default listens at once, serves for ever and ends at once when asked to."""
+    """Behaviour of a simulated program. The default serves immediately, and exits immediately on SIGTERM."""
 
     boot: float = 0.0
-    """When it serves: it listens then, and says what *ready* says."""
+    """When it begins to serve: it then listens and reports readiness as *ready* says."""
     ready: Literal["told", "listen", "notify", "alive"] = "listen"
-    """How one may know: it tells on its channel, listens, sends sd_notify's READY=1, or says nothing at all.
-    It listens on its *addresses* in any case but the last."""
+    """How it reports readiness: by a message on its channel, by listening, by READY=1 of sd_notify, or not at all.
+    It listens on its *addresses* in every case but the last."""
     not_yet: bool = False
-    """It says on its channel, as the first thing, that it is not ready yet."""
+    """True if its first message on the channel says that it is not ready yet."""
     addresses: tuple[str, ...] = ("127.0.0.1:8000",)
     listens_again: bool = True
-    """It calls listen on a socket that it finds listening already, as nearly all do. (gunicorn looks, and does not.)"""
+    """True if it calls listen on a socket that already listens, as nearly all programs do. (gunicorn does not.)"""
     notify: Mapping[str, str] = field(default_factory=lambda: {"READY": "1"})
-    """The fields of its sd_notify datagram when *ready* is ``notify``."""
+    """Fields of its sd_notify datagram if *ready* is ``notify``."""
     messages: tuple[Mapping[str, Any], ...] = ()
-    """What else it says on its channel once it serves."""
+    """Further messages that it sends on its channel once it serves."""
     echoes: bool = False
-    """It answers everything that it is told but ``stop`` with ``{"type": "heard", "what": ...}``."""
+    """True if it answers every message but ``stop`` with ``{"type": "heard", "what": ...}``."""
     dies_at: float = NEVER
-    """When it ends by itself, whatever it was doing."""
+    """When it exits by itself, in any state."""
     code: int | None = 1
-    """Its exit code then; None: it dies of *signal*."""
+    """Exit code then; None: it is killed by *signal*."""
     signal: int = 11
     stop_takes: float | None = 0.0
-    """How long it takes to end after SIGTERM; None: it ignores SIGTERM."""
+    """Seconds until it exits after SIGTERM; None: it ignores SIGTERM."""
     stop_code: int | None = 0
-    """Its exit code then; None: it dies of SIGTERM, as a program with no handler does."""
+    """Exit code then; None: it is killed by SIGTERM, as a program without a handler."""
     lines: tuple[str, ...] = ()
-    """The last lines that it writes before it ends."""
+    """The last lines that it writes before it exits."""
     hangs_at: float = NEVER
-    """When its loop stands still for ever: it answers nothing, and does not hear SIGTERM either."""
+    """When its event loop blocks forever: it then answers nothing and does not handle SIGTERM."""
     beats: bool = True
-    """Its loop gives a beat, so that a hang can be seen."""
+    """True if its event loop writes a heartbeat, so that a hang can be detected."""
     rate: float = 20.0
-    """Answers a second, while it serves."""
+    """Responses per second while it serves."""
     errors_from: float = NEVER
-    """From when on all of its answers are server errors."""
+    """From when on all of its responses are server errors."""
     leaks: float = 0.0
-    """Bytes a second by which its memory grows as it serves."""
+    """Bytes per second by which its memory grows while it serves."""
     leaves_children: bool = False
-    """When it ends, something that it started lives on."""
+    """True if a child process outlives it."""
     children_take: float | None = 0.0
-    """How long that takes to end once it is asked to; None: it ignores SIGTERM."""
+    """Seconds until that child exits after SIGTERM; None: it ignores SIGTERM."""
     background: bool = False
-    """That has left the process group: the program has put itself into the background."""
+    """True if that child has left the process group, as a program that daemonizes does."""
 
 
 @dataclass
 class Process:
-    """One simulated process. The clock and ``signalled`` move it; it reports to the guardian by callbacks."""
+    """One simulated process. The clock and ``signalled`` drive it; it reports to the guardian through callbacks."""
 
     spawn: Spawn
     program: Program
     clock: Clock
     state: WorkerState
     on_listen: Callable[[Process, str], bool]
-    """Binds and listens on an address; False: it is taken."""
+    """Binds and listens on an address; returns False if it is in use."""
     on_told: Callable[[Process, Mapping[str, Any]], None]
     on_notify: Callable[[Process, Mapping[str, str]], None]
     on_exit: Callable[[Process, int | None, int | None], None]
     serving: bool = False
-    """It does its work now: booted, alive, and not asked to end."""
+    """True while it serves: booted, alive and not asked to stop."""
     served_after: float | None = None
-    """How long it had run when it began to serve; None: it never has."""
+    """Its age when it began to serve; None: it never has."""
     hung: bool = False
     asked_to_end: bool = False
     exited: bool = False
     children_left: bool = False
     children_end: Timer | None = None
-    """When what it left ends, once it was asked to."""
+    """When its children end after they were asked to."""
     told: list[Mapping[str, Any]] = field(default_factory=list)
     stood_still: float = 0.0
     """Seconds for which it was suspended."""
@@ -107,12 +107,12 @@ class Process:
 
     @property
     def worker(self) -> int:
-        """Its number."""
+        """Number of the worker."""
         return self.spawn.worker
 
     @property
     def age(self) -> float:
-        """Seconds for which it has really run."""
+        """Seconds for which it has run, without suspensions."""
         return self.clock.now - self.state.started_at - self.stood_still
 
     def __repr__(self) -> str:
@@ -126,7 +126,7 @@ class Process:
         return f"<Process {self.state.pid}, worker {self.worker} ({self.spawn.label}): {doing}>"
 
     def begin(self) -> None:
-        """Set what the program does in motion."""
+        """Schedule what the program does."""
         if self.program.not_yet:
             self.on_told(self, {"type": "ready", "ready": False})
         program = self.program
@@ -144,7 +144,7 @@ class Process:
             self.end(None, number)
 
     def pulse(self) -> Pulse:
-        """What its row on the board says, and what it uses."""
+        """Return the current contents of its board, and its memory use."""
         if self.served_after is None:
             return Pulse(0)
         turned = min(self.age, self.program.hangs_at)
@@ -161,7 +161,7 @@ class Process:
             self.on_told(self, {"type": "heard", "what": dict(message)})
 
     def end(self, code: int | None, signal: int | None) -> None:
-        """End now, for whatever reason."""
+        """Exit with *code*, or killed by *signal*."""
         if self.exited:
             return
         self.exited = True

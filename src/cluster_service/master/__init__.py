@@ -1,22 +1,23 @@
-"""Process 2: feeds facts and requests to the core, performs its actions, serves the doors, runs hooks.
+"""The master: passes facts and requests to the core, carries out its actions, serves the endpoints, runs hooks.
 
-It holds no truth. A cold start, the successor of a master that died and an upgraded master are the same code: say
-``Hello``, restore the notebook, give the core the guardian's snapshot, go on.
+It holds no state that cannot be rebuilt. A cold start, the successor of a master that died and an upgraded master run
+the same code: send ``Hello``, restore the checkpoint, pass the guardian's snapshot to the core, continue.
 
-``loop``       events in, actions out            ``kernel``     the guardian's client
-``carrying``   the actions of the core           ``sockets``    those that the guardian opens for us
-``launch``     a release → what to execute       ``service``    what the doors may ask
-``doors``      the REST API's place              ``audited``    who asked for what
-``publishing`` events, numbered and told         ``narrator``   the log lines
+``loop``       the control loop                  ``kernel``     the client of the guardian
+``carrying``   execution of the core's actions   ``sockets``    sockets opened by the guardian
+``launch``     a release → what to execute       ``service``    the commands of clients
+``doors``      the endpoints                     ``audited``    the audit file
+``publishing`` events, numbered and published    ``narrator``   the log lines
 ``hooks``      every extension point             ``extensions`` custom commands
-``handlers``   a user's code, within its time    ``signature``  its arguments
-``bus``        what workers say to each other    ``dispatch``   what they trigger
-``memory``     what outlasts the service         ``state``      its file
-``reload``     the configuration, anew           ``trials``     of a release, before it serves
-``gauges``     memory, CPU and connections       ``pulses``     how the workers do
-``checks``     asking the workers                ``stacks``     what one that hangs is doing
-``schedule``   times of day                      ``jobs``       work that takes its time
-``board``      memory shared with one worker     ``processes``  whose a process is
-``untrusted``  text that a worker wrote
-``api``        ``cservice.start`` and friends    ``context``    what a command is given
+``handlers``   user code, with a timeout         ``signature``  its arguments
+``bus``        messages from and to workers      ``dispatch``   the commands that they trigger
+``memory``     what outlives the service         ``state``      its file
+``reload``     reload of the configuration       ``trials``     tests of a release
+``gauges``     memory, CPU and connections       ``pulses``     heartbeats of the workers
+``checks``     health checks of the workers      ``stacks``     stacks of a worker that hangs
+``schedule``   times of day                      ``jobs``       long-running jobs
+``board``      memory shared with one worker     ``processes``  verifies whose a process is
+``untrusted``  text that a worker wrote          ``intake``     limits on facts about workers
+``leaving``    the shutdown                      ``main``       the entry point
+``api``        ``cservice.start`` and others     ``context``    the context of a custom command
 """

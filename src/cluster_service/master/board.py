@@ -1,7 +1,7 @@
-"""A worker's board (``wire.board``), as the master reads it.
+"""The master's view of a worker's board (``wire.board``).
 
-The worker has the same memory open and may do to it what it likes, at any time. So the master only ever calls pread(2)
-on it: writing, moving the file position or touching a mapping takes a lock that the worker can hold for ever, by
+The worker has the same memory open and may change it in any way, at any time. Therefore the master only calls pread(2)
+on it: writing, moving the file position or accessing a mapping takes a lock that the worker can hold indefinitely, by
 copying to the board from memory whose pages it supplies itself (userfaultfd(2), FUSE). It cannot change the size.
 """
 
@@ -14,20 +14,20 @@ from cluster_service.wire.board import ROW, STACKS_AT, STACKS_SIZE, Row, read_ro
 
 
 class Board:
-    """One worker's board. It takes the descriptor over."""
+    """The board of one worker. It owns the descriptor."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
 
     def read(self) -> Row:
-        """Return what its cells say now."""
+        """Return the current values."""
         return read_row(os.pread(self._descriptor, ROW, 0), time.monotonic_ns())
 
     def stacks(self, start: int = 0, size: int = STACKS_SIZE) -> bytes:
-        """Return at most *size* bytes of the text that begins *start* bytes into the room for stacks."""
+        """Return at most *size* bytes of the text that begins *start* bytes into the area for stacks."""
         return os.pread(self._descriptor, min(size, STACKS_SIZE - start), STACKS_AT + start).partition(b"\0")[0]
 
     def close(self) -> None:
-        """Read no more."""
+        """Close the descriptor."""
         os.close(self._descriptor)
-        self._descriptor = -1  # a later read raises OSError: the number may be another file's by then
+        self._descriptor = -1  # a later read raises OSError rather than reading a reused descriptor

@@ -1,4 +1,4 @@
-"""What a custom command is told and may do: its first argument."""
+"""The context of a custom command, which it receives as its first argument."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 
 def on_loop(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any], seconds: float | None = None) -> Any:
-    """Have *coroutine* carried out on *loop*, the master's. In a thread: return its result. In a coroutine on a loop:
-    return a future of its result. *seconds*: TimeoutError in a thread after so long.
+    """Run *coroutine* on *loop*, the master's event loop. In a thread, return its result. In a coroutine, return a
+    future of its result. In a thread, raises TimeoutError after *seconds*.
     """
     try:
         here = asyncio.get_running_loop()
@@ -27,10 +27,10 @@ def on_loop(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any]
 
 
 class Context:
-    """Who gives the command, and the service. In an ``async`` command, ``await`` what is marked so.
+    """The caller of a command, and the service. An ``async`` command must ``await`` the results marked "awaitable".
 
-    ``name``: the command. ``service``: the service's name. ``caller``: ``door`` (``unix``, ``tcp``, ``worker``,
-    ``master``), ``peer`` and ``key`` (the name of the access key, never the key).
+    ``name``: the command. ``service``: the name of the service. ``caller``: ``door`` (``unix``, ``tcp``, ``worker``,
+    ``master``), ``peer`` and ``key`` (the name of the access key, never the key itself).
     """
 
     def __init__(
@@ -47,37 +47,37 @@ class Context:
         self._builtin = builtin
 
     def __repr__(self) -> str:
-        """``<Context of greet, given by uid:0 at unix>``."""
+        """Return, for example, ``<Context of greet, given by uid:0 at unix>``."""
         return f"<Context of {self.name}, given by {self.caller.peer or 'the program'} at {self.caller.door}>"
 
     def log(self, text: object) -> None:
-        """Write *text* to the service's log, each line with the command's name."""
+        """Write *text* to the log of the service, each line with the name of the command."""
         self._dispatch.log(self.name, str(text))
 
     def command(self, name: str, /, *args: Any, **options: Any) -> Any:
-        """Give another command and return its result (await it): of a long one, the operation as it begins.
+        """Run another command and return its result (awaitable); of a long one, the operation when it begins.
 
-        The service's program gives it, whoever gave this one. Raises CommandError.
+        The command runs with the rights of the service's program, whoever called this one. Raises CommandError.
         """
         return self._dispatch.inside(name, args, options)
 
     def follow(self, operation: dict[str, Any]) -> Any:
-        """Return *operation* when it has ended, well or not (await it)."""
+        """Wait until *operation* has ended, successfully or not, and return it (awaitable)."""
         return on_loop(self._dispatch.loop, self._dispatch.follow(str(operation["id"])))
 
     def builtin(self, **arguments: Any) -> Any:
-        """Run the command that this one overrides, with this one's arguments but for *arguments* (await it).
+        """Run the overridden built-in command with the arguments of this one, updated by *arguments* (awaitable).
 
-        Raises CommandError where it overrides none.
+        Raises CommandError if this command overrides none.
         """
         return on_loop(self._dispatch.loop, self._builtin(arguments))
 
     def workers(self) -> list[dict[str, Any]]:
-        """Return the workers, as the command ``workers`` shows them."""
+        """Return the workers, as the command ``workers`` does."""
         return self._dispatch.workers()
 
     def broadcast(self, message: Any, group: str | None = None) -> Any:
-        """Send *message* to the workers of *group*, or to all; return how many took it (await it)."""
+        """Send *message* to the workers of *group*, or to all; return how many received it (awaitable)."""
         return self._dispatch.broadcast(message, group)
 
 

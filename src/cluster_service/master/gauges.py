@@ -1,7 +1,8 @@
 """Memory, CPU time and connections of the workers, read from /proc; see proc(5).
 
 The descendants of a worker count as part of it. A process that exits during a reading counts as zero. No file of a
-worker is opened, and only files of /proc whose reading never blocks are read; of /proc/PID/fd, only the links.
+worker is opened. Only files of /proc whose reading never blocks are read (for the exception, see ``Scales``); of
+/proc/PID/fd, only the links.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Limits on what the guardian relays: the same that it has applied itself (``wire.validation``), applied again.
+"""Limits on the facts that the guardian relays: those that it has applied itself (``wire.validation``), applied again.
 
-The guardian may be of another version than this master, and holds for a new master what workers sent to an old one.
+The guardian may be of another version than this master, and relays to a new master what workers sent to an old one.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from cluster_service.wire import facts, validation
 from cluster_service.wire.validation import Invalid
 
 MAX_SENTENCE = 1000
-"""Characters of the sentence about a bind that failed: it holds a path that a worker chose."""
+"""Maximum characters of the message about a failed bind: it contains a path that a worker chose."""
 _STATE = {field.name for field in dataclasses.fields(facts.WorkerState)}
 
 
@@ -43,7 +43,7 @@ def _snapshot(fact: facts.Snapshot) -> facts.Snapshot:
 
 
 def _state(state: dict[str, Any]) -> dict[str, Any]:
-    """Return one worker's state. What a newer guardian adds is left out."""
+    """Return the state of one worker, without the fields that a newer guardian adds."""
     known = {name: value for name, value in state.items() if name in _STATE}
     ready = known.get("ready")
     return {

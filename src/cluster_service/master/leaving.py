@@ -1,4 +1,4 @@
-"""The last things that a master does when its service has ended."""
+"""Shutdown of the master after its service has ended."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ if TYPE_CHECKING:
     from .loop import Master
 
 FETCH_SECONDS = 1.0
-"""Seconds that a client which asked for the shutdown has to fetch the result, once the last worker has ended."""
+"""Seconds, after the last worker has exited, for the client that requested the shutdown to fetch the result."""
 
 DOOR_SECONDS, DOOR_SECONDS_NOW = 2.0, 0.5
-"""Seconds for answers and handlers under way to come to their end; where the service ends by ``exit now``."""
+"""Seconds for pending responses and handlers to complete: normally, and after ``exit now``."""
 
 
 class Leaving:
-    """The end of *master*."""
+    """The shutdown of *master*."""
 
     def __init__(self, master: Master) -> None:
         self._master = master
         self._owed = ""
-        """The id of the operation whose result a client still has to fetch."""
+        """Id of the operation whose result a client has yet to fetch."""
         self._fetched = asyncio.Event()
 
     def owe(self, operation: Operation) -> None:
-        """Keep the endpoints open at the end, for a moment, until the result of *operation* was fetched."""
+        """Keep the endpoints open at the end, for ``FETCH_SECONDS`` at most, until *operation* was fetched."""
         self._owed = operation.id
         self._fetched.clear()
 
     def answered(self, operation: Operation) -> None:
-        """A client was sent *operation* as it is now."""
+        """Note that *operation* in its current state is being sent to a client."""
         if operation.id == self._owed and not operation.running:
             self._fetched.set()
 
     async def say_bye(self, action: End) -> None:
-        """Give the last answers, then have the guardian end. Whatever fails of the former, the latter happens."""
+        """Send the last responses, then order the guardian to exit, which happens even if the former fails."""
         master = self._master
         if action.code:
             master.log(f"every slot is broken: the service ends with exit code {action.code}")
@@ -55,7 +55,7 @@ class Leaving:
             if master.doors is not None:
                 await master.doors.close(seconds)
             await master.hooks.idle(seconds)
-            await master.memory.settle()  # before anybody can start a service in our place
+            await master.memory.settle()  # before another service can start in its place
             await asyncio.to_thread(master.auditor.close)
         except Exception as error:  # noqa: BLE001 - a service that was asked to end must end
             master.log(f"the master failed as the service ended: {story_of(error)}")

@@ -1,4 +1,4 @@
-"""The first and last steps of a master's process."""
+"""Entry point of the master's process."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from .hooks import HOOKS, Hooks
 
 
 def main(hooks: Hooks | None = None) -> int:
-    """Be the master of the guardian that started this process; return the process's exit code.
+    """Run the master of the guardian that started this process; return the exit code of the process.
 
-    Raises SystemExit when no guardian did.
+    Raises SystemExit if the process was not started by a guardian.
     """
     guardian, boot = os.environ.pop("CSERVICE_GUARDIAN_FD", ""), os.environ.pop("CSERVICE_BOOT_FD", "")
     if not guardian or not boot:
         raise SystemExit("the master is started by a service's guardian: use cservice start")
     os.environ.pop("CSERVICE_ROLE", None)
     be_master()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is the guardian's to hear
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the guardian handles it
     os.set_inheritable(int(guardian), False)  # noqa: FBT003
     settings = _read(int(boot))
     if settings.process_titles:
@@ -33,13 +33,13 @@ def main(hooks: Hooks | None = None) -> int:
 
 
 async def _run(settings: Settings, stream: socket.socket, hooks: Hooks) -> int:
-    from .loop import Master  # noqa: PLC0415 - asyncio's loop must exist before a Master does
+    from .loop import Master  # noqa: PLC0415 - needs a running event loop
 
     return await Master(settings, stream, hooks).run()
 
 
 def _read(descriptor: int) -> Settings:
-    """Read the settings in the boot message. It is not kept open: it holds the access key."""
+    """Read the settings from the boot message and close it, since it contains the access key."""
     size = os.fstat(descriptor).st_size
     boot = json.loads(os.pread(descriptor, size, 0))
     os.close(descriptor)

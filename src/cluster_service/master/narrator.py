@@ -1,6 +1,6 @@
-"""The log, in sentences: one line an event, for whoever reads it at night.
+"""The log: one line per event.
 
-What repeats is short: the cause of a failure is written in full the first time and then counted.
+Repetitions are short: the cause of a failure is logged in full the first time and then only counted.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 MAX_ADDRESS = 200
-"""Characters of an address in a line."""
+"""Maximum characters of an address in a line."""
 
 
 def line(event: events.Event) -> str | None:
-    """Return the log line of *event*, or None for one that is not worth a line."""
+    """Return the log line of *event*, or None if it is not logged."""
     tell = _LINES.get(type(event))
     return tell(event) if tell is not None else None
 
@@ -33,7 +33,7 @@ def _exit(event: events.WorkerExit) -> str | None:
     if event.repeated:
         times = event.repeated + 1
         often = f"{who} failed in the same way again ({times} times in a row)"
-        return None if times & (times - 1) else often  # the 2nd, 4th, 8th ... time: each is folded in the log already
+        return None if times & (times - 1) else often  # the 2nd, 4th, 8th ... time: the log folds repetitions already
     return f"{who} {event.detail}"
 
 
@@ -55,7 +55,7 @@ def _master(event: events.MasterStart) -> str | None:
 
 
 def _end(event: events.OperationEnd) -> str:
-    reason = f": {event.reason.splitlines()[0]}" if event.reason else ""  # what it wrote stands in the log already
+    reason = f": {event.reason.splitlines()[0]}" if event.reason else ""  # the rest of its output is in the log already
     return f"{event.command} (operation {event.operation}): {event.state}{reason}"
 
 

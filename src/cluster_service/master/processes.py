@@ -1,7 +1,7 @@
-"""Proof that a process is one of a worker's, before the master sends it a signal.
+"""Verification that a process belongs to a worker, before the master sends it a signal.
 
-A worker names the process by its pid, which it may choose freely, and the master may be root. A process of the same
-user that descends from the worker is one that the worker could send the signal itself.
+A worker names the process by a pid of its choice, and the master may be root. A process of the same user that descends
+from the worker is one to which the worker could send the signal itself.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 MAX_ANCESTORS = 32
-"""Generations that a process may be away from its worker."""
+"""Maximum generations between a process and its worker."""
 
 
 class NotOfWorker(Exception):
-    """The process does not belong to the worker, and why."""
+    """The process does not belong to the worker; the message is the reason."""
 
 
 class _Stat(NamedTuple):
@@ -30,12 +30,12 @@ class _Stat(NamedTuple):
 
 @contextlib.contextmanager
 def process_of_worker(pid: int, *, worker: int, uid: int, handles: Sequence[int]) -> Iterator[int]:
-    """Hold a pidfd of process *pid*, which belongs to the worker whose process is *worker*.
+    """Hold a pidfd of process *pid*, which belongs to the worker whose main process is *worker*.
 
-    *uid*: as whom the worker was started. *handles*: signals that the process must have a handler for. Raises
-    NotOfWorker, and OSError when the process has ended.
+    *uid*: the user that the worker was started as. *handles*: signals that the process must handle. Raises NotOfWorker,
+    and OSError if the process has exited.
     """
-    pidfd = os.pidfd_open(pid)  # first: all that is read below is of the process that this is, unless it has ended
+    pidfd = os.pidfd_open(pid)  # first: everything read below is about this process, unless it has exited
     try:
         _check(pid, worker, uid, handles)
         if select.select([pidfd], [], [], 0)[0]:
@@ -52,7 +52,7 @@ def _check(pid: int, worker: int, uid: int, handles: Sequence[int]) -> None:
     if found.group != worker and worker not in _ancestors(pid):
         raise NotOfWorker(f"process {pid} is neither in the worker's process group nor a descendant of it")
     status = _status(pid)
-    uids = {int(each) for each in status["Uid"].split()}  # real, effective, saved and file system's
+    uids = {int(each) for each in status["Uid"].split()}  # real, effective, saved and filesystem uid
     if uids != {uid}:
         raise NotOfWorker(f"process {pid} runs as another user than the worker")
     caught = int(status["SigCgt"], 16)
@@ -69,9 +69,9 @@ def _ancestors(pid: int) -> Iterator[int]:
 
 
 def _stat(pid: int) -> _Stat:
-    """Read /proc/PID/stat, which never waits for the process: see proc_pid_stat(5)."""
+    """Read /proc/PID/stat, which never blocks on the process: see proc_pid_stat(5)."""
     with open(f"/proc/{pid}/stat", "rb") as file:
-        fields = file.read().rpartition(b")")[2].split()  # from the third field on; the second may hold anything
+        fields = file.read().rpartition(b")")[2].split()  # from the third field on; the second may contain anything
     return _Stat(int(fields[1]), int(fields[2]), int(fields[19]))
 
 

@@ -1,6 +1,6 @@
-"""The events of a service as they leave the core: numbered, remembered, and told to the log, the hooks and the streams.
+"""Publication of events: number them, keep a history, and pass them to the log, the hooks and the streams.
 
-Numbers go on from master to master: the last one is in the notebook before the event is told.
+Numbers continue from master to master: the checkpoint records the last number before the event is published.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .hooks import Hooks
 
 HISTORY = 1000
-"""Events remembered for streams that resume."""
+"""Number of events kept for streams that resume."""
 
 
 class Publisher:
@@ -34,7 +34,7 @@ class Publisher:
         self._hooks = hooks
         self._log = log
         self.last = 0
-        """The number given last."""
+        """The last number assigned."""
         self.history: deque[Published] = deque(maxlen=HISTORY)
 
     def number(self, count: int) -> Iterator[int]:
@@ -43,11 +43,11 @@ class Publisher:
         return iter(range(first, self.last + 1))
 
     def publish(self, number: int, event: events.Event) -> None:
-        """Tell of an event of the core's."""
+        """Publish an event of the core."""
         self.tell(number, name_of(type(event)), dict(vars(event)), narrator.line(event))
 
     def tell(self, number: int, name: str, fields: dict[str, Any], line: str | None) -> None:
-        """Tell of any event. *line*: its line in the log, or None for one that is not worth a line."""
+        """Publish an event. *line*: its line in the log, or None if it is not logged."""
         told = Published(number, iso(time.time()), self._name, name, fields)
         self.history.append(told)
         if line is not None:

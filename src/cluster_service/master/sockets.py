@@ -1,4 +1,4 @@
-"""The sockets that the guardian opens for us: those of apps, and those of the doors."""
+"""The sockets that the guardian opens for the master: those of apps and those of the endpoints."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Sockets:
-    """What was asked for, and is waited for."""
+    """Requests for sockets that the guardian has not answered yet."""
 
     def __init__(self, kernel: Kernel, log: Callable[[str], None]) -> None:
         self._kernel = kernel
@@ -24,14 +24,14 @@ class Sockets:
         self._waiting: dict[str, asyncio.Future[int | None]] = {}
 
     async def listen(self, order: orders.Listen) -> int | None:
-        """Have a socket opened; return the descriptor of a door. Raises ValueError with the guardian's sentence."""
+        """Let the guardian open a socket; return the descriptor of an endpoint. Raises ValueError with its message."""
         future: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
         self._waiting[order.address] = future
         self._kernel.send(order)
         return await future
 
     def settle(self, fact: facts.Listening | facts.ListenFailed, descriptor: int | None) -> None:
-        """Give the answer to whoever waits for it; a failure that nobody waits for is told."""
+        """Complete the request that *fact* answers; log a failure that no request waits for."""
         future = self._waiting.pop(fact.address, None)
         if future is None or future.done():
             if isinstance(fact, facts.ListenFailed):

@@ -1,8 +1,8 @@
 """Python stacks of a worker that hangs, written by faulthandler, which needs neither a running event loop nor the GIL.
 
 The worker runtime has prepared this (``worker.stacks``): on a signal, the process writes its stacks to the board of the
-worker. The board names the process; it receives the signal only if it is proved to belong to the worker (``processes``).
-The text is untrusted and may change while it is read.
+worker. The board names the process; it receives the signal only if it is proved to belong to the worker
+(``processes``). The text is untrusted and may change while it is read.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ OWN = f"{os.sep}cluster_service{os.sep}"
 
 
 async def dump(board: Board, worker: int, uid: int) -> tuple[tuple[str, ...], str]:
-    """Let a process of the worker write its stacks. Return their lines, and why there are none if that is worth logging.
+    """Let a process of the worker write its stacks. Return their lines, and a reason to log if there are none.
 
     *worker*: the pid of the worker's main process. *uid*: the user that the worker was started as.
     """

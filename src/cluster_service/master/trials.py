@@ -278,7 +278,7 @@ async def http_check(
 
 
 async def _get(address: addresses.Address, path: str) -> tuple[int, str]:
-    """Return the status and, for an error status, the first line of the body. Raises OSError, EOFError, ValueError."""
+    """Return the status and, for an error status, the first line of the body. Raises OSError, ValueError."""
     host = address.host
     if address.kind == "unix":
         where = address.path or "\0" + host[1:]

@@ -1,12 +1,12 @@
-"""Text that a worker or a program of the user's wrote, made fit for a log, an event or a terminal."""
+"""Escaping of text that a worker or a user's program wrote, for logs, events and terminals."""
 
 from __future__ import annotations
 
 
 def printable(text: str, limit: int) -> str:
-    """Return at most *limit* characters of *text*, with escapes for control characters and lone surrogates.
+    """Return at most *limit* characters of *text*, with control characters and lone surrogates escaped.
 
-    A tab stays. Invisible characters that change the order of others (bidirectional controls) are escaped too.
+    A tab is kept. Invisible characters that reorder others (bidirectional controls) are escaped too.
     """
     text = text if len(text) <= limit else text[:limit] + " …"
     return text if text.isprintable() else "".join(map(_escaped, text))

@@ -1,1 +1,1 @@
-"""Ratios, measured in one run: python -m benchmarks [NAME...]."""
+"""Benchmarks against references measured in the same run: python -m benchmarks [NAME...]."""

@@ -1,4 +1,4 @@
-"""Run the benchmarks and print one table. Every figure stands beside what it is compared with, from the same run."""
+"""Run the benchmarks and print one table. Each figure is compared with a reference measured in the same run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmarks import client, measures
 
 
 def main() -> None:
-    """Run those that were named, or all."""
+    """Run the named benchmarks, or all."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(measures.ALL)}; all without one")
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds: to see that it runs")

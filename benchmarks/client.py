@@ -1,11 +1,11 @@
-"""A closed-loop client: as many requests a second as the server answers, on kept connections.
+"""A closed-loop client: as many requests per second as the server answers, on persistent connections.
 
-``wrk`` is used where it is installed (it takes little of the processor that the server needs); else a client in Python,
-whose figures are lower for every server alike, so that the ratios still hold.
+``wrk`` is used if it is installed (it takes little of the CPU time that the server needs); otherwise a client in
+Python, whose figures are lower for every server alike, so that the ratios are still valid.
 
-How connections arrive matters where workers share a socket: of many that arrive in the same instant, the worker that
-wakes first takes nearly all and keeps them. ``spread`` lets them arrive one group after another, as clients do;
-``burst`` opens all at once.
+The arrival of connections matters if workers share a socket: of many that arrive at the same instant, the worker that
+wakes first accepts and keeps nearly all. ``spread`` opens one group after another, as real clients do; ``burst`` opens
+all at the same time.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ NAME = "wrk" if WRK else "the built-in client"
 
 
 def throughput(port: int, seconds: float, arrival: Arrival = "spread") -> float:
-    """Requests answered a second. Raises RuntimeError when any failed."""
+    """Return the requests answered per second. Raises RuntimeError if any failed."""
     if arrival == "burst":
         return with_wrk(port, seconds, 1) if WRK else with_python(port, seconds, 1)
     return with_wrk(port, seconds, GROUPS) if WRK else with_python(port, seconds, GROUPS)
 
 
 def with_wrk(port: int, seconds: float, groups: int) -> float:
-    """As ``throughput``, by so many processes of wrk."""
+    """Measure with *groups* processes of wrk, as ``throughput`` does."""
     command = [WRK or "wrk", "-t1", f"-c{CONNECTIONS // groups}", f"-d{seconds:.0f}s", f"http://127.0.0.1:{port}/"]
     running = []
     for _ in range(groups):
@@ -49,7 +49,7 @@ def with_wrk(port: int, seconds: float, groups: int) -> float:
 
 
 def figure(output: str) -> float:
-    """The requests a second that wrk reports. Raises RuntimeError when it met an error."""
+    """Return the requests per second that wrk reports. Raises RuntimeError if it reports an error."""
     found = re.search(r"Requests/sec:\s+([\d.]+)", output)
     if found is None or "Socket errors" in output or "Non-2xx" in output:
         raise RuntimeError(output)
@@ -57,14 +57,14 @@ def figure(output: str) -> float:
 
 
 def with_python(port: int, seconds: float, groups: int) -> float:
-    """As ``throughput``, by processes of Python."""
+    """Measure with processes of Python, as ``throughput`` does."""
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         shares = [(port, CONNECTIONS // 2, seconds, max(1, groups // 2))] * 2
         return sum(pool.starmap(hammer, shares))
 
 
 def hammer(port: int, connections: int, seconds: float, groups: int) -> float:
-    """One process's share: a request is sent on each connection as soon as its last one is answered."""
+    """Run one process's share: send a request on each connection as soon as the previous one is answered."""
     request = f"GET / HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode()
     sockets: dict[int, socket.socket] = {}
     poll = select.epoll()

@@ -30,31 +30,29 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 RATE = 100
-"""Requests a second to the workers."""
+"""Requests per second to the workers."""
 KEY = "a key of more than sixteen letters"
 
 
 class Figure(NamedTuple):
-    """One stretch of load. Times are seconds."""
+    """Result of one period of load. Times are in seconds."""
 
     median: float
     p99: float
     failed: int
     door: float = 0.0
-    """Of a core, that the attacked process used ..."""
+    """CPU use of the attacked process, as a fraction of a core."""
     attackers: float = 0.0
-    """... and the attackers."""
+    """CPU use of the attackers, as a fraction of a core."""
 
 
 @contextlib.contextmanager
 def attacked(port: int) -> Iterator[int]:
-    """An attack on *port*, by a process of its own, whose pid it is, once the connections that are to be held were
-    begun.
-    """
+    """Attack *port* from another process; yield its pid once it has begun to open the connections that it holds."""
     command = [sys.executable, "-m", "benchmarks.door", "--attack", str(port)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as attacker:
         try:
-            for _ in attacker.stdout or ():  # one line: it has begun
+            for _ in attacker.stdout or ():  # one line: the attack has begun
                 break
             yield attacker.pid
         finally:
@@ -62,7 +60,7 @@ def attacked(port: int) -> Iterator[int]:
 
 
 def attack(port: int) -> None:
-    """Be the attackers, until standard input ends."""
+    """Attack *port* until stdin ends."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, HELD + 1000), hard))
     with Attack(port) as attackers:
@@ -72,7 +70,7 @@ def attack(port: int) -> None:
 
 
 def measured(port: int, seconds: float) -> Figure:
-    """The workers' latency over that time."""
+    """Measure the workers' latency for *seconds*."""
     with Load(f"http://127.0.0.1:{port}/", rate=RATE) as load:
         time.sleep(seconds)
         result = load.finish()
@@ -80,7 +78,7 @@ def measured(port: int, seconds: float) -> Figure:
 
 
 def under_attack(port: int, seconds: float, door: int, pid: int) -> Figure:
-    """The same while *door*, a port of the process *pid*, is attacked."""
+    """Measure the same during an attack on *door*, a port of the process *pid*."""
     with attacked(door) as attacker:
         before, began = [busy(each) for each in (pid, attacker)], time.monotonic()
         figure = measured(port, seconds)
@@ -90,7 +88,7 @@ def under_attack(port: int, seconds: float, door: int, pid: int) -> Figure:
 
 
 def busy(pid: int) -> float:
-    """Seconds of processor that every thread of *pid* has used."""
+    """Return the seconds of CPU time used by all threads of *pid*."""
     return sum(processor(int(thread)) for thread in os.listdir(f"/proc/{pid}/task"))
 
 
@@ -127,7 +125,7 @@ def run(rounds: int, seconds: float) -> Iterator[str]:
 
 
 def main() -> None:
-    """Measure, and print a table."""
+    """Measure and print a table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.door", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=6.0, help="of load, in each part of a round")

@@ -1,8 +1,8 @@
-"""Restarts in a row under load, for each kind of server: python -m benchmarks.drains [NAME ...] [--times N].
+"""Consecutive restarts under load, for each kind of server: python -m benchmarks.drains [NAME ...] [--times N].
 
-Two kinds of clients, each 60 requests a second: those with a connection a request, and those that keep theirs. Each
-program runs as a script, and after ``--``, where it runs without the worker runtime: with a socket for each worker, and
-with one for all. A server that is not installed is left out.
+Two kinds of clients send 60 requests per second each: with one connection per request, and with persistent connections.
+Each program runs as a script, and after ``--`` without the worker runtime: with one socket per worker, and with a
+shared socket. A server that is not installed is skipped.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from tests.tools.ports import free_port
 from tests.tools.service import Service
 
 RATE = 60
-"""Requests a second of each kind of client."""
+"""Requests per second of each kind of client."""
 WORKERS = 3
 SECONDS = 15.0
-"""No restart is begun later than this after the first."""
+"""Seconds after which no further restart is started."""
 PROGRAMS = Path(__file__).parent.parent / "tests" / "programs"
 SCRIPTS = Path(sys.executable).parent
 
@@ -34,14 +34,14 @@ GUNICORN = [str(SCRIPTS / "gunicorn"), "--bind", f"127.0.0.1:{PORT}", "wsgi_pid:
 
 
 class Server(NamedTuple):
-    """One row of the table."""
+    """One kind of server."""
 
     module: str
-    """What must be installed for it: a Python module, or a program with its path's name after ``$``."""
+    """Required Python module, or ``$`` and the name of a required program on the PATH."""
     script: list[str]
-    """A script and its arguments; empty: there is none."""
+    """A script and its arguments; empty: none."""
     program: list[str] | None = None
-    """What stands after ``--``; None: an interpreter and the script."""
+    """Arguments after ``--``; None: the interpreter and the script."""
 
 
 SERVERS: dict[str, Server] = {
@@ -70,24 +70,24 @@ SERVERS: dict[str, Server] = {
 
 
 class Row(NamedTuple):
-    """What was measured of one form of one server."""
+    """Measurements of one form of one server."""
 
     restarts: int
     slowest: float
-    """Seconds that the slowest restart of all workers took."""
+    """Duration of the slowest restart of all workers, in seconds."""
     new: Result
     kept: Result
 
 
 def is_installed(server: Server) -> bool:
-    """Return whether the server can be run here."""
+    """Return True if the server is installed."""
     if server.module.startswith("$"):
         return shutil.which(server.module[1:]) is not None
     return importlib.util.find_spec(server.module) is not None
 
 
 def measure(target: list[str], times: int, options: list[str]) -> Row:
-    """Restart the workers of *target* up to *times* times under load. *options*: further ones of ``start``."""
+    """Restart the workers of *target* up to *times* times under load. *options*: further options of ``start``."""
     port = free_port()
     target = [part.replace(PORT, str(port)) for part in target]
     how = ["-w", str(WORKERS), "--ready-after", "60s", "--stop-timeout", "20s", *options]
@@ -115,7 +115,7 @@ def line(name: str, form: str, row: Row) -> str:
 
 
 def main() -> None:
-    """Measure those that were named, or all, and print a table."""
+    """Measure the named servers, or all, and print a table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.drains", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(SERVERS)}; all without one")
     parser.add_argument("--times", type=int, default=4, help="restarts of each")

@@ -1,7 +1,7 @@
-"""What is measured, and how. Each measure yields finished lines of the table.
+"""The measurements. Each yields complete rows of the table.
 
-Rounds alternate between us and what we are compared with, so that a machine that slows down slows both; the figure is
-the median.
+Rounds alternate between this service and the program it is compared with, so that a slower machine slows both. Each
+figure is the median.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ SCRIPTS = Path(PYTHON).parent
 
 
 class Rounds(NamedTuple):
-    """How much of it."""
+    """Amount of work of a measurement."""
 
     repeat: int
     seconds: float
-    """Of load, in one round."""
+    """Seconds of load in one round."""
     idle: float
-    """Seconds over which idle processes are watched."""
+    """Seconds for which idle processes are observed."""
 
 
 FULL = Rounds(5, 5.0, 20.0)
@@ -46,7 +46,7 @@ QUICK = Rounds(1, 1.0, 3.0)
 
 
 def line(what: str, ours: str, other: str, ratio: float | None) -> str:
-    """One row of the table."""
+    """Return one row of the table."""
     return f"| {what} | {ours} | {other} | {'–' if ratio is None else f'{ratio:.2f}'} |"
 
 
@@ -55,10 +55,9 @@ def line(what: str, ours: str, other: str, ratio: float | None) -> str:
 
 @contextlib.contextmanager
 def own_manager(port: int, *command: str) -> Iterator[int]:
-    """A server with its own process manager, once it answers: its pid.
+    """Run a server with its own process manager and yield its pid once it responds.
 
-    As with ours, what it writes goes to a file, and it has a session of its own (the kernel shares the processor out by
-    session).
+    As with our service, its output goes to a file and it has its own session (the kernel schedules the CPU by session).
     """
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(command, cwd=EXAMPLES, stdout=log, stderr=log, start_new_session=True)
@@ -71,7 +70,7 @@ def own_manager(port: int, *command: str) -> Iterator[int]:
 
 
 def until_answered(port: int, process: subprocess.Popen[bytes]) -> None:
-    """Return as soon as *port* answers."""
+    """Return as soon as *port* responds."""
     while process.poll() is None:
         with contextlib.suppress(OSError):
             ask.http(("127.0.0.1", port))
@@ -82,7 +81,7 @@ def until_answered(port: int, process: subprocess.Popen[bytes]) -> None:
 
 @contextlib.contextmanager
 def served(*arguments: str, count: int) -> Iterator[Service]:
-    """A service of ours with *count* workers, all serving."""
+    """Run our service with *count* workers, all serving."""
     with tempfile.TemporaryDirectory() as directory:
         options = ("-w", str(count), "--log-file", f"{directory}/log")
         with Service(*options, *arguments, cwd=EXAMPLES) as service:
@@ -91,7 +90,7 @@ def served(*arguments: str, count: int) -> Iterator[Service]:
 
 
 class Case(NamedTuple):
-    """One comparison of throughput. ``PORT`` stands for the port."""
+    """One comparison of throughput. ``PORT`` is replaced by the port."""
 
     ours: tuple[str, ...]
     theirs: tuple[str, ...]
@@ -112,16 +111,16 @@ CASES = {
 
 
 class Figure(NamedTuple):
-    """What one round came to."""
+    """Result of one round."""
 
     rate: float
-    """Requests a second."""
+    """Requests per second."""
     cost: float
-    """Seconds of processor time for one request, of all processes of the service together."""
+    """Seconds of CPU time per request, of all processes of the service together."""
 
 
 def measured(root: int, port: int, seconds: float, arrival: client.Arrival) -> Figure:
-    """Let the service whose first process is *root* bear the load."""
+    """Measure the service whose first process is *root* under load."""
     pids = [root, *descendants(root)]
     before = sum(processor(pid) for pid in pids)
     rate = client.throughput(port, seconds, arrival)
@@ -129,7 +128,7 @@ def measured(root: int, port: int, seconds: float, arrival: client.Arrival) -> F
 
 
 def throughput(rounds: Rounds) -> Iterator[str]:
-    """Requests of an app on two workers: how many a second, and what one costs; ours and the server's own manager."""
+    """Measure rate and CPU time per request of an app on two workers, against the server's own process manager."""
     port = free_port()
     for name, case in CASES.items():
         ours = [part if part == "PORT=PORT" else part.replace("PORT", str(port)) for part in case.ours]
@@ -155,11 +154,11 @@ def throughput(rounds: Rounds) -> Iterator[str]:
         )
 
 
-# starting and replacing
+# start and replacement
 
 
 def alone(port: int) -> float:
-    """Seconds from the start of the example program, alone, to its first answer."""
+    """Return the seconds from the start of the example program, without a service, to its first response."""
     start = time.perf_counter()
     environment = {**os.environ, "PORT": str(port)}
     with subprocess.Popen(
@@ -172,7 +171,7 @@ def alone(port: int) -> float:
 
 
 def starting(rounds: Rounds) -> Iterator[str]:
-    """From the command to all of eight serving, and from a worker's death to its successor serving."""
+    """Measure the time until eight workers serve, and from a worker's death until its successor serves."""
     port = free_port()
     single, eight, replaced = [], [], []
     for _ in range(rounds.repeat):
@@ -193,16 +192,16 @@ def starting(rounds: Rounds) -> Iterator[str]:
         yield line(what, f"{median:.2f} s", floor_text, median / floor)
 
 
-# what it costs
+# overhead
 
 
 def processor(pid: int) -> float:
-    """Seconds of processor that *pid* itself has used, to the nanosecond."""
+    """Return the seconds of CPU time used by *pid* itself, to the nanosecond."""
     return int(Path(f"/proc/{pid}/schedstat").read_text(encoding="ascii").split()[0]) / 1e9
 
 
 def overhead(rounds: Rounds) -> Iterator[str]:
-    """Memory and idle processor time of guardian and master with eight workers."""
+    """Measure memory and idle CPU use of guardian and master with eight workers."""
     sleeper = subprocess.Popen([PYTHON, "-c", "import signal; signal.pause()"])
     port = free_port()
     try:
@@ -229,7 +228,7 @@ def overhead(rounds: Rounds) -> Iterator[str]:
 
 
 def whole_tree(service: Service, master: int) -> float:
-    """Seconds of processor that the service has used: its processes and all that have ended."""
+    """Return the seconds of CPU time used by the processes of the service, including those that have exited."""
     total = 0.0
     for pid in {service.pid, master, *children_of(service.pid)}:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
@@ -240,7 +239,7 @@ def whole_tree(service: Service, master: int) -> float:
 
 
 def crash_loop(rounds: Rounds) -> Iterator[str]:
-    """Processor time of eight workers that fail at import, against eight that sleep."""
+    """Measure the CPU time of eight workers that fail at import, against eight that sleep."""
     seconds = max(rounds.idle, 3.0)
     figures = {}
     with tempfile.TemporaryDirectory() as directory:
@@ -262,18 +261,18 @@ def crash_loop(rounds: Rounds) -> Iterator[str]:
     )
 
 
-# commanding
+# commands
 
 
 def timed(*command: str) -> float:
-    """Seconds that *command* takes."""
+    """Return the seconds that *command* takes."""
     start = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - start
 
 
 def commands(rounds: Rounds) -> Iterator[str]:
-    """How long ``cservice workers --json`` takes, and how soon a killed master's successor answers."""
+    """Measure ``cservice workers --json``, and the time until a killed master's successor responds."""
     port = free_port()
     with served("--env", f"PORT={port}", "http_server.py", count=2) as service:
         ours, floor = [], []
@@ -292,7 +291,7 @@ def commands(rounds: Rounds) -> Iterator[str]:
 
 
 def answered_after_death(service: Service) -> float:
-    """Kill the master; return the seconds until its successor answers."""
+    """Kill the master; return the seconds until its successor responds."""
     master = service.json("info")["master_pid"]
     start = time.perf_counter()
     os.kill(master, signal.SIGKILL)
@@ -303,7 +302,7 @@ def answered_after_death(service: Service) -> float:
             if connection.getresponse().status == 200:
                 return time.perf_counter() - start
         except (OSError, http.client.HTTPException):
-            continue  # the connection was in the dead master's hands
+            continue  # the dead master had accepted the connection
         finally:
             connection.close()
 
@@ -315,7 +314,7 @@ ALL: dict[str, Callable[[Rounds], Iterator[str]]] = {
     "crash-loop": crash_loop,
     "commands": commands,
 }
-"""Name -> measure, in the order in which they are run."""
+"""Maps a name to its measurement, in the order of execution."""
 
 if __name__ == "__main__":
     sys.exit("run: python -m benchmarks")

@@ -1,4 +1,4 @@
-"""uvicorn without its access log, started by a script: the app of examples/asgi_app.py on the port that PORT says."""
+"""Run uvicorn without its access log, from a script: serve the app of examples/asgi_app.py on the port in PORT."""
 
 import os
 import sys

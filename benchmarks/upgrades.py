@@ -1,7 +1,7 @@
-"""Upgrades in a row under load: python -m benchmarks.upgrades [app|script] [--import-seconds S] [--times N].
+"""Consecutive upgrades under load: python -m benchmarks.upgrades [app|script] [--import-seconds S] [--times N].
 
-Two kinds of clients, each 200 requests a second: those with a connection a request, and those that keep theirs. What
-counts is the number of failed requests, and the longest one beside how late the generator itself was.
+Two kinds of clients send 200 requests per second each: with one connection per request, and with persistent
+connections. The result is the number of failed requests, and the longest request beside the lag of the load generator.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from tests.tools.ports import free_port
 from tests.tools.service import Service
 
 RATE = 200
-"""Requests a second of each kind of client."""
+"""Requests per second of each kind of client."""
 
 
 def main() -> None:
-    """Upgrade to and fro, and print what became of the requests."""
+    """Upgrade back and forth and print the results of the requests."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.upgrades", description=__doc__)
     parser.add_argument("kind", nargs="?", choices=sorted(releases.FILES), default="app")
     parser.add_argument("--import-seconds", type=float, default=0.0, help="how long the program takes to import")

@@ -1,7 +1,7 @@
-"""Writes the parts of the documentation that the code knows best: python docs/generate.py [--check].
+"""Generate the reference parts of the documentation: python docs/generate.py [--check].
 
-A page is written by hand but for its blocks, each between ``<!-- generated: NAME -->`` and ``<!-- end -->``. A block is
-filled from the table that the program itself runs on, so it cannot be wrong, only stale; a test sees to that.
+Pages are written by hand, except for blocks between ``<!-- generated: NAME -->`` and ``<!-- end -->``. A block is
+generated from the table that the program itself uses, so it can be stale but not wrong; a test checks that it is not.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ BLOCK = re.compile(r"(<!-- generated: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def cell(text: str) -> str:
-    """*text* for a cell of a table."""
+    """Return *text* escaped for a table cell."""
     return text.replace("|", "\\|").replace("\n", " ").replace("``", "`").strip()
 
 
 def table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A Markdown table."""
+    """Return a Markdown table."""
     heads = list(heads)
     lines = [heads, ["--"] * len(heads), *([cell(entry) for entry in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def worker_diagram() -> str:
-    """The life of a worker, from the table of transitions."""
+    """Return the states of a worker as a diagram, from the table of transitions."""
     lines = ["```mermaid", "stateDiagram-v2", "    [*] --> " + next(iter(TRANSITIONS))]
     for state, moves in TRANSITIONS.items():
         into: dict[str, list[str]] = {}
@@ -59,7 +59,7 @@ def worker_diagram() -> str:
 
 
 def upgrade_diagram() -> str:
-    """The stages of an upgrade, from their table."""
+    """Return the stages of an upgrade as a diagram, from their table."""
     lines = ["```mermaid", "stateDiagram-v2", "    [*] --> " + next(iter(STAGES))]
     for stage, moves in STAGES.items():
         lines += [f"    {stage} --> {other}: {event}" for event, other in moves.items()]
@@ -69,17 +69,17 @@ def upgrade_diagram() -> str:
 
 
 def upgrade_arguments() -> str:
-    """The arguments of ``upgrade``, from the registry."""
+    """Return the arguments of ``upgrade``, from the registry."""
     return table(("argument", "meaning"), (parameter_row(entry) for entry in COMMANDS.get("upgrade").parameters))
 
 
 def command_reference() -> str:
-    """Every command with its arguments, from the registry."""
+    """Return every command with its arguments, from the registry."""
     return "\n\n".join(command_entry(command) for command in COMMANDS.all())
 
 
 def command_entry(command: Command) -> str:
-    """One command."""
+    """Return the entry of one command."""
     facts = [f"access: {command.access}"]
     facts += ["a long operation (`--no-wait`)"] if command.operation else []
     facts += ["REST: `POST /api/v1/commands/" + command.name + "`"]
@@ -91,7 +91,7 @@ def command_entry(command: Command) -> str:
 
 
 def parameter_row(parameter: Parameter) -> tuple[str, str]:
-    """One argument: how it is written, and what it means."""
+    """Return the syntax and the meaning of one argument."""
     value = "" if parameter.kind == "flag" else f" {parameter.label}"
     written = [f"`{parameter.label}`"] if parameter.positional else []
     written += [f"`{name}{value}`" for name in (parameter.short, parameter.option) if name]
@@ -102,7 +102,7 @@ def parameter_row(parameter: Parameter) -> tuple[str, str]:
 
 
 def settings_reference() -> str:
-    """Every setting, from the configuration's table."""
+    """Return every setting, from the configuration's table."""
     heads = ("setting", "option", "environment", "default", "meaning")
     parts = []
     for scope, title in ((SERVICE, "The service"), ("group", "The workers")):
@@ -112,7 +112,7 @@ def settings_reference() -> str:
 
 
 def setting_row(setting: Setting) -> tuple[str, str, str, str, str]:
-    """One setting."""
+    """Return the row of one setting."""
     also = f" (also {', '.join(f'`{name}`' for name in setting.also)})" if setting.also else ""
     value = f" {setting.metavar}" if setting.metavar else ""
     options = ", ".join(f"`{flag}{value if flag.startswith('--') else ''}`" for flag in setting.flags)
@@ -123,7 +123,7 @@ def setting_row(setting: Setting) -> tuple[str, str, str, str, str]:
 
 
 def events_reference() -> str:
-    """Every event with its fields, from the records."""
+    """Return every event with its fields, from the records."""
     entries = []
     for cls in events.EVENTS:
         fields = ", ".join(f"`{field.name}`" for field in dataclasses.fields(cls))
@@ -134,18 +134,18 @@ def events_reference() -> str:
 
 
 def reasons() -> str:
-    """Why workers start and end."""
+    """Return the reasons for which workers start and end."""
     return ", ".join(f"`{reason}`" for reason in events.REASONS)
 
 
 def error_codes() -> str:
-    """Every error code, with what it is at each door."""
+    """Return every error code, with its HTTP status and exit code."""
     rows = ((f"`{code}`", str(status), str(exit_code)) for code, (status, exit_code) in CODES.items())
     return table(("code", "HTTP status", "exit code"), rows)
 
 
 def rest_reference() -> str:
-    """Every path of the HTTP doors, from their OpenAPI document."""
+    """Return every path of the HTTP endpoints, from their OpenAPI document."""
     rows = []
     for path, operations in openapi.document(COMMANDS.all())["paths"].items():
         for method, operation in operations.items():
@@ -166,34 +166,34 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "error-codes": error_codes,
     "rest": rest_reference,
 }
-"""Name of a block -> what fills it."""
+"""Maps the name of a block to the function that generates it."""
 
 WHOLE: dict[Path, Callable[[], str]] = {DOCS / "cservice.1": manpage.page}
-"""Pages of which nothing is written by hand."""
+"""Pages that are generated completely."""
 
 
 def filled(page: str) -> str:
-    """The text of a page with its blocks made anew. Raises KeyError for a block that nothing fills."""
+    """Return *page* with its blocks regenerated. Raises KeyError for an unknown block."""
     return BLOCK.sub(lambda match: f"{match[1]}{BLOCKS[match[2]]()}\n{match[3]}", page)
 
 
 def whole(page: Path) -> str:
-    """What *page* is to be: one of ``WHOLE``, or what it is with its blocks made anew."""
+    """Return the up-to-date text of *page*."""
     return WHOLE[page]() if page in WHOLE else filled(page.read_text(encoding="utf-8"))
 
 
 def pages() -> list[Path]:
-    """The pages that may hold blocks."""
+    """Return the pages that may contain blocks."""
     return sorted([*DOCS.rglob("*.md"), *ROOT.glob("*.md")])
 
 
 def stale() -> list[Path]:
-    """The pages whose blocks are not what the code says."""
+    """Return the pages that are not up to date."""
     return [page for page in (*pages(), *WHOLE) if not page.exists() or whole(page) != page.read_text(encoding="utf-8")]
 
 
 def main() -> int:
-    """Write the stale pages, or with ``--check`` name them and return 1."""
+    """Write the stale pages; with ``--check``, print them and return 1."""
     found = stale()
     for page in found:
         print(page.relative_to(ROOT))

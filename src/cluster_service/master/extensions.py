@@ -1,10 +1,10 @@
-"""Custom commands: turn functions into commands and run them.
+"""Custom commands: make commands of functions and run them.
 
     EXTENSIONS.command("greet", greet, access="local")     add a command to the registry, for every endpoint
     EXTENSIONS.load("commands/", log)                      run the ``.py`` files of a directory, which add theirs
 
-Whatever a handler does, its caller receives a response in time: the result as JSON, the CommandError that the handler
-raised, ``failed`` with an id under which the traceback is logged, or ``timeout``. It never receives a traceback.
+The caller of a command always receives a response within its timeout: the result as JSON, the CommandError that the
+handler raised, ``failed`` with an id under which the traceback is logged, or ``timeout``; never a traceback.
 """
 
 from __future__ import annotations

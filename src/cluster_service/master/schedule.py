@@ -1,4 +1,4 @@
-"""Times of day at which groups are recycled. Only this module uses the wall clock.
+"""Times of day at which groups are recycled. Only here does the wall clock trigger an action.
 
 A new master also looks back, for times that passed while no master ran. Reporting the same time twice is harmless: only
 workers that already ran at that time are due.

@@ -110,7 +110,7 @@ async def run_command(
 
 
 def _environment(env: Mapping[str, str], release: Release, *, by_python: bool) -> dict[str, str]:
-    """Return *env*, for Python with unbuffered output and the import path that the workers of the release use."""
+    """Return *env* with unbuffered output for Python and, for a Python file, the import path of the workers."""
     if not by_python or release.kind == "command":
         return {"PYTHONUNBUFFERED": "1", **env}
     home = release.cwd

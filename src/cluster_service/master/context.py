@@ -57,7 +57,7 @@ class Context:
     def command(self, name: str, /, *args: Any, **options: Any) -> Any:
         """Run another command and return its result (awaitable); of a long one, the operation when it begins.
 
-        The command runs with the rights of the service's program, whatever the rights of the caller. Raises CommandError.
+        It runs with the rights of the service's program, whatever the rights of the caller. Raises CommandError.
         """
         return self._dispatch.inside(name, args, options)
 

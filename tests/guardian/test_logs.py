@@ -99,6 +99,16 @@ def test_the_tail_is_forty_lines_of_five_hundred_characters(kernel: RealKernel) 
     assert kernel.wrote("[web.1] line 1\n")
 
 
+def test_a_tail_too_large_for_a_message_loses_its_first_lines(kernel: RealKernel) -> None:
+    before = writer(kernel)
+    code = "print((chr(0x1F600) * 500 + chr(10)) * 39 + chr(108))"
+    shell(kernel, 1, f"exec {sys.executable} -X utf8 -c '{code}'")
+    lines = tail(kernel, 1)
+    assert lines[-1] == "l"
+    assert 10 < len(lines) < 40
+    assert writer(kernel) == before
+
+
 def test_requests_in_an_access_log_are_no_last_words(kernel: RealKernel) -> None:
     uvicorn = 'INFO:     127.0.0.1:4 - "GET /a%20b?c=d HTTP/1.1" 200 OK'
     common = '127.0.0.1 - - [24/Nov/2026 14:00:00] "POST / HTTP/1.0" 500 -'

@@ -28,7 +28,7 @@ from cluster_service.machine.identity import OWN
 from . import child, spawn
 from .discard import INTERVAL, Discarder
 from .logleft import HALF_FULL, Left, Unread, left
-from .logsources import Outbox, Source
+from .logsources import ANSWER_BYTES, TAIL_CHARACTERS, TAIL_LINES, Outbox, Source
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,7 +42,6 @@ WRITER_TIMEOUT = 10.0
 """Seconds without an answer after which the writer is replaced and the workers' output is discarded."""
 TAIL_PATIENCE = 2.0
 """Seconds to wait for the last lines of a worker after its exit."""
-TAIL_LINES, TAIL_CHARACTERS = 40, 500
 LINGER = 5.0
 """Seconds beyond the longest stop timeout for which the writer keeps writing after the guardian has ended."""
 EXITED_LIMIT = 500
@@ -52,8 +51,6 @@ _RESTART_PAUSE, _LONGEST_PAUSE = 1.0, 10.0
 _PROVEN = 60.0
 _LOST_PAUSE = 1.0
 """Seconds until a pipe that was lost for want of a descriptor is sent again."""
-ANSWER_BYTES = 64 * 1024
-"""Maximum size of a message from the writer. The largest are tails: ``TAIL_LINES`` lines of ``TAIL_CHARACTERS``."""
 _ANSWERS = 100
 """Maximum number of messages read from the writer at a time."""
 _ENVIRONMENT = ("NO_COLOR", "TERM", "TZ", "LANG", "LC_ALL", "PATH")

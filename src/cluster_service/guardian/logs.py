@@ -51,7 +51,8 @@ from cluster_service.machine import files, passing, shortage
 from . import logtext
 from .calls import PATIENCE_SECONDS, Calls
 from .limits import raise_descriptors
-from .logstreams import TAIL_CHARACTERS, TAIL_LINES, Source, Stream, Unfinished
+from .logsources import ANSWER_BYTES, TAIL_CHARACTERS, TAIL_LINES
+from .logstreams import Source, Stream, Unfinished
 from .sink import CHUNK, Sink
 
 if TYPE_CHECKING:
@@ -423,6 +424,8 @@ class Writer:
         if not source.streams:
             self.sources.pop(number, None)
         tail = [logtext.without_colours(line, TAIL_CHARACTERS) for line in source.tail]
+        while _size(tail) > ANSWER_BYTES - 1024:
+            del tail[0]
         self._tell({"tail": number, "lines": tail})
 
     def _on_line(self, message: dict[str, Any]) -> None:
@@ -477,3 +480,8 @@ def main(descriptor: int) -> None:
         signal.signal(number, signal.SIG_IGN)  # exit only when all inputs have ended
     raise_descriptors()
     Writer(socket.socket(fileno=descriptor)).run()
+
+
+def _size(lines: list[str]) -> int:
+    """Return the size of *lines* in a message, in bytes."""
+    return len(json.dumps(lines, ensure_ascii=False).encode())

@@ -14,6 +14,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+TAIL_LINES, TAIL_CHARACTERS = 40, 500
+"""Maximum number of a source's last lines that the log writer reports, and their length."""
+ANSWER_BYTES = 64 * 1024
+"""Maximum size of a message from the log writer. The largest are tails; the writer drops their first lines."""
 LINE_CHARACTERS = 8 * 1024
 """Maximum characters per message; a longer line is sent in pieces.
 

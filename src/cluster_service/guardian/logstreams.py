@@ -6,11 +6,11 @@ import re
 from collections import deque
 
 from . import logtext
+from .logsources import TAIL_LINES
 
 LONGEST_LINE = 64 * 1024
 SILENCE_SECONDS = 1.0
 """Seconds of silence in the middle of a line after which the incomplete part is written as a line of its own."""
-TAIL_LINES, TAIL_CHARACTERS = 40, 500
 _DIGITS = re.compile(rb"0x[0-9a-f]+|\d+")
 
 

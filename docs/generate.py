@@ -21,9 +21,10 @@ from cluster_service.core import events
 from cluster_service.core.stages import STAGES
 from cluster_service.core.worker import LEAVING, PUBLIC, TRANSITIONS
 from cluster_service.wire.records import name_of
+from cluster_service.worker import stop_sequence
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
@@ -43,29 +44,34 @@ def table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def worker_diagram() -> str:
-    """Return the states of a worker as a diagram, from the table of transitions."""
-    lines = ["```mermaid", "stateDiagram-v2", "    [*] --> " + next(iter(TRANSITIONS))]
-    for state, moves in TRANSITIONS.items():
+def diagram(transitions: Mapping[str, Mapping[str, str]]) -> str:
+    """Return a state diagram of a table of transitions."""
+    lines = ["```mermaid", "stateDiagram-v2", "    [*] --> " + next(iter(transitions))]
+    for state, moves in transitions.items():
         into: dict[str, list[str]] = {}
         for event, other in moves.items():
             into.setdefault(other, []).append(event)
         lines += [f"    {state} --> {other}: {', '.join(names)}" for other, names in into.items()]
         if not moves:
             lines.append(f"    {state} --> [*]")
+    return "\n".join([*lines, "```"])
+
+
+def worker_diagram() -> str:
+    """Return the states of a worker as a diagram, from the table of transitions."""
     shown = ", ".join(f"`{state}` is shown as `{name}`" for state, name in PUBLIC.items())
     leaving = ", ".join(f"`{state}`" for state in TRANSITIONS if state in LEAVING)
-    return "\n".join([*lines, "```", "", f"A worker that was asked to end is in {leaving}. To users {shown}."])
+    return f"{diagram(TRANSITIONS)}\n\nA worker that was asked to end is in {leaving}. To users {shown}."
+
+
+def stop_diagram() -> str:
+    """Return the states of a stop as a diagram, from the table that the worker runtime follows."""
+    return diagram(stop_sequence.TRANSITIONS)
 
 
 def upgrade_diagram() -> str:
     """Return the stages of an upgrade as a diagram, from their table."""
-    lines = ["```mermaid", "stateDiagram-v2", "    [*] --> " + next(iter(STAGES))]
-    for stage, moves in STAGES.items():
-        lines += [f"    {stage} --> {other}: {event}" for event, other in moves.items()]
-        if not moves:
-            lines.append(f"    {stage} --> [*]")
-    return "\n".join([*lines, "```"])
+    return diagram(STAGES)
 
 
 def upgrade_arguments() -> str:
@@ -157,6 +163,7 @@ def rest_reference() -> str:
 
 BLOCKS: dict[str, Callable[[], str]] = {
     "worker-diagram": worker_diagram,
+    "stop-diagram": stop_diagram,
     "upgrade-diagram": upgrade_diagram,
     "upgrade-arguments": upgrade_arguments,
     "commands": command_reference,

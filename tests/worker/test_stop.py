@@ -108,6 +108,23 @@ def test_an_async_cleanup_runs_on_the_programs_loop(python: str, tmp_path: Path)
         assert worker.lines == ["same loop True", "cancelled"]
 
 
+def test_a_signal_during_the_cleanup_at_the_end_of_the_program_is_ignored(python: str, tmp_path: Path) -> None:
+    script = write(
+        tmp_path / "worker.py",
+        """
+        import os, signal, cluster_service
+        def cleanup():
+            os.kill(os.getpid(), signal.SIGTERM)
+            print("cleanup")
+        cluster_service.worker_ready(on_worker_stop=cleanup)
+        """,
+    )
+    with Worker("script", script, python=python) as worker:
+        worker.channel.send(json.dumps({"type": "stop", "timeout": 600.0, "reason": "restart"}).encode())
+        assert worker.wait() == 0, worker.output
+        assert worker.lines == ["cleanup"]
+
+
 @pytest.mark.parametrize("kind", ["def", "async def"])
 def test_a_program_with_a_handler_of_its_own_keeps_it(python: str, tmp_path: Path, kind: str) -> None:
     script = write(

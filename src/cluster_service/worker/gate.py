@@ -21,8 +21,9 @@ import signal
 from typing import TYPE_CHECKING, Any, Callable, List
 
 from .serving import Serving, guarded
+from .stop_sequence import HELD
 from .threads import run_beside
-from .unpatched import get_ident, os
+from .unpatched import get_ident
 
 if TYPE_CHECKING:
     from .runtime import Runtime
@@ -45,7 +46,6 @@ class Gate:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._main = get_ident()
-        self._begun = self._open = False
         self._watched = False
         """True if libev (gevent) handles the signal, which Python does not know."""
         self._signal, self._getsignal = signal.signal, signal.getsignal
@@ -95,19 +95,27 @@ class Gate:
 
     def is_open(self) -> bool:
         """Return True if the program's handler may run now; start settling at the first call. Main thread only."""
-        if self._open or self._runtime.pid != os.getpid():
+        runtime = self._runtime
+        if runtime.is_fork:
             return True
-        if not self._begun:
-            self._begun = True
-            waits = self._begin()
-            if not waits or not run_beside(self._settle, waits):
-                self._let_run()
-        return self._open
+        runtime.begin()
+        entered = runtime.sequence.move("hold")
+        if entered is not None:  # the thread that settles or drains sends the signal again
+            return entered == "settling" and not self._settles()
+        return runtime.sequence.state not in HELD
+
+    def _settles(self) -> bool:
+        """Stop accepting; return True if a thread waits for requests, and False if the handler may run now."""
+        servings = self._begin()
+        if servings and run_beside(self._settle, servings):
+            return True
+        if self._runtime.sequence.move("settled"):
+            self._runtime.stop_beside()
+        return False
 
     def _begin(self) -> List[Serving]:
         """Stop accepting; return the servers to wait for."""
         runtime = self._runtime
-        runtime.begin()
         if runtime.server_runs_callback:
             return []
         from .drains.rest import Rest  # noqa: PLC0415 - only needed at a stop
@@ -119,12 +127,13 @@ class Gate:
     def _settle(self, servings: List[Serving]) -> None:
         for serving in servings:
             guarded(serving, serving.settle, self._runtime.deadline)
-        self._let_run()
-        signal.pthread_kill(self._main, signal.SIGTERM)
+        if self._runtime.sequence.move("settled"):
+            self.release()
 
-    def _let_run(self) -> None:
-        self._open = True
+    def release(self) -> None:
+        """Send the signal again, which a drain has held back from the program's handler."""
         self._runtime.stop_beside()
+        signal.pthread_kill(self._main, signal.SIGTERM)
 
 
 def _bare(handler: Any) -> Any:

@@ -1,7 +1,8 @@
 """The worker's side of the service: readiness and stopping.
 
 A stop begins with the message ``stop`` on the channel (which announces its timeout), with SIGTERM, or with the end of
-the channel if the guardian has died. Then:
+the channel if the guardian has died. From there it follows the table in ``stop_sequence``; the methods below carry it
+out, in the order in which they are used:
 
 - SIGTERM is handled here, unless the program has its own handler. That one runs once the worker has stopped accepting
   and its requests are answered (``gate``), and ``on_worker_stop`` runs concurrently.
@@ -34,9 +35,9 @@ from .midst import importing, running_loop
 from .say import complain
 from .serving import guarded
 from .sockets import is_listening
-from .stop import DEFAULT_TIMEOUT, Stop
+from .stop_sequence import CLOSED, DEFAULT_TIMEOUT, DRAINING, SHUTTING_DOWN, UNASKED, StopSequence
 from .threads import run_beside
-from .unpatched import allocate_lock, get_ident, os
+from .unpatched import get_ident, os
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -44,6 +45,11 @@ if TYPE_CHECKING:
     from .pulse import Pulse
     from .serving import Serving
     from .titles import Titles
+
+_REPEAT_SECONDS = 0.5
+"""Seconds after which a SIGTERM that had no effect is sent again."""
+_LOOP_SECONDS = 0.05
+"""Seconds that an asyncio loop which may be about to end gets before the program is ended in it."""
 
 
 class Runtime:
@@ -55,24 +61,15 @@ class Runtime:
         self.check: Optional[int] = None
         """The descriptor of the socket for health checks of the worker, if enabled."""
         self.titles = titles
-        self.pid = os.getpid()
-        """The pid of the worker; a fork of it has another."""
         self.callback = StopCallback()
-        self._stop = Stop()
-        self._told: Optional[bool] = None
-        self._was_ready = False
-        self._main = get_ident()
-        self._parent = os.getppid()
         self.servings: List[Serving] = []
-        self._draining = False
-        self._drained = allocate_lock()
-        self._drained.acquire()
-        self._leaving = False
-        self._exiting = False
-        self._left = allocate_lock()
-        self._left.acquire()
-        self._handled = allocate_lock()
-        self._handled.acquire()
+        self.sequence = StopSequence()
+        self._pid = os.getpid()
+        self._parent = os.getppid()
+        self._main = get_ident()
+        self._told: Optional[bool] = None
+        """The readiness reported last; None: not reported yet."""
+        self._was_ready = False
         self._channel: Optional[Channel] = None
         if channel is not None:
             self._channel = Channel(
@@ -91,16 +88,16 @@ class Runtime:
             self._channel.start()
 
     @property
+    def is_fork(self) -> bool:
+        """True in a process that the worker has forked, which is not a worker."""
+        return self._pid != os.getpid()
+
+    @property
     def channel_fd(self) -> Optional[int]:
         """The descriptor of the channel, to pass to another process."""
         return None if self._channel is None else self._channel.fd
 
     # Readiness
-
-    @property
-    def told(self) -> Optional[bool]:
-        """The readiness reported last; None: not reported yet."""
-        return self._told
 
     def tell_ready(self, ready: bool) -> None:  # noqa: FBT001 - the field of the message
         """Report that the worker is ready, or (False) not ready yet. Repeated calls are ignored."""
@@ -111,24 +108,24 @@ class Runtime:
         if self._channel is not None:
             self._channel.send({"type": "ready", "ready": ready})
 
-    def notify(self, fields: Dict[str, str]) -> None:
-        """Send *fields* of sd_notify(3)."""
-        if self._channel is not None:
-            self._channel.send({"type": "notify", "fields": fields})
-
     def server_started(self) -> None:
         """Report readiness when the server of an app serves, unless the app has reported its readiness."""
         if self._told is None:
             self.tell_ready(True)  # noqa: FBT003
 
-    # Stopping
+    def notify(self, fields: Dict[str, str]) -> None:
+        """Send *fields* of sd_notify(3)."""
+        if self._channel is not None:
+            self._channel.send({"type": "notify", "fields": fields})
+
+    # Servers
 
     def serves(self, serving: Serving) -> None:
         """Drain *serving* when the worker stops. Repeated calls do nothing."""
         if serving in self.servings:
             return
         self.servings.append(serving)
-        if self._draining or self._leaving:  # the program has caught SystemExit and continues
+        if self.draining:  # the program has caught SystemExit and continues
             serving.begin()
 
     def serves_no_more(self, serving: Optional[Serving]) -> None:
@@ -137,59 +134,18 @@ class Runtime:
             self.servings.remove(serving)
 
     @property
-    def stopping(self) -> bool:
-        """True if the worker has been asked to stop."""
-        return self._stop.begun
+    def server_runs_callback(self) -> bool:
+        """True if a server drains itself on the signal and runs ``on_worker_stop``."""
+        return any(each.runs_callback for each in self.servings)
 
-    @property
-    def draining(self) -> bool:
-        """True if the servers have been told to stop accepting."""
-        return self._draining
-
-    @property
-    def deadline(self) -> float:
-        """The time (``time.monotonic()``) by which the worker should have exited; infinite before a stop."""
-        return self._stop.deadline
-
-    def remaining(self) -> float:
-        """Return the seconds left to stop; the default timeout if no stop was announced."""
-        return self._stop.remaining()
-
-    def begin(self, timeout: Optional[float] = None) -> None:
-        """Record that the worker must stop within *timeout* seconds, if known. Only the first call counts."""
-        if timeout is None:
-            if self._channel is not None and not self.stopping:
-                self._channel.catch_up()  # if the service sent the signal, its announcement is already on the channel
-            timeout = DEFAULT_TIMEOUT
-        self._stop.begin(timeout)
-        self.pulse.accepting.end()
-        self.titles.show_end()
-
-    def await_exit(self) -> None:
-        """End the calling thread, which has no more work, when the worker is drained."""
-        self._await_drained()  # in the main thread, the SIGTERM handler may raise SystemExit here
-        self.leave()
-        raise SystemExit(0)
-
-    def leave(self) -> None:
-        """End the program like a stopped worker, if called in its main thread."""
-        if get_ident() == self._main and self.pid == os.getpid():
-            self._leave()
-
-    def _await_drained(self) -> None:
-        if self._draining and self._drained.acquire(timeout=self.remaining()):
-            self._drained.release()
-
-    def handles_sigterm(self) -> bool:
-        """Return True if SIGTERM is handled here rather than by a handler of the program."""
-        return not self.gate.holds() and signal.getsignal(signal.SIGTERM) == self.on_sigterm
+    # A stop is announced: running -> announced
 
     def _on_message(self, message: Dict[str, Any]) -> None:
         if message["type"] == "stop":
             timeout = message.get("timeout")
             self.begin(float(timeout) if isinstance(timeout, (int, float)) else DEFAULT_TIMEOUT)
             if self.handles_sigterm():
-                run_beside(self._insist, self._handled)
+                run_beside(self._insist, "announced")
             elif not self.gate.holds():
                 self.stop_beside()
         elif message["type"] == "state":
@@ -197,24 +153,6 @@ class Runtime:
             self.titles.show(str(message.get("state")))
         elif message["type"] in BUS and self.bus is not None:
             self.bus.heard(message)
-
-    def _insist(self, done: Any) -> None:
-        """Send SIGTERM to the main thread repeatedly, until *done* is released.
-
-        A system call that the thread enters just as the signal arrives is not interrupted; Python runs handlers between
-        system calls, so it might wait forever. This is only done with our own handler, which tolerates repeated
-        signals.
-        """
-        while not done.acquire(timeout=0.5):
-            if not self.handles_sigterm():
-                return
-            signal.pthread_kill(self._main, signal.SIGTERM)
-        done.release()
-
-    def _on_channel_end(self) -> None:
-        if self.bus is not None:
-            self.bus.end()
-        run_beside(self._service_is_gone)
 
     def _on_channel_lost(self) -> None:
         """Continue without the channel, which the program has closed. The service sends SIGTERM to stop the worker."""
@@ -224,6 +162,11 @@ class Runtime:
             "the program has closed the descriptor of its channel to the service; it serves on, but cannot report its "
             "readiness, and is stopped by SIGTERM alone. Close no descriptor that the program has not opened"
         )
+
+    def _on_channel_end(self) -> None:
+        if self.bus is not None:
+            self.bus.end()
+        run_beside(self._service_is_gone)
 
     def _service_is_gone(self) -> None:
         if not has_died(self._parent):
@@ -235,16 +178,56 @@ class Runtime:
         # it is sent from here only if our own handler is set, which tolerates repeated signals.
         if self.handles_sigterm():
             os.kill(os.getpid(), signal.SIGTERM)
-        self._insist(self._handled)
+        self._insist("announced")
+
+    def begin(self, timeout: Optional[float] = None) -> None:
+        """Record that the worker must stop within *timeout* seconds, if known. Only the first call counts."""
+        if timeout is None:
+            if self._channel is not None and not self.stopping:
+                self._channel.catch_up()  # if the service sent the signal, its announcement is already on the channel
+            timeout = DEFAULT_TIMEOUT
+        self.sequence.announce(timeout)
+        self.pulse.accepting.end()
+        self.titles.show_end()
 
     @property
-    def server_runs_callback(self) -> bool:
-        """True if a server drains itself on the signal and runs ``on_worker_stop``."""
-        return any(each.runs_callback for each in self.servings)
+    def stopping(self) -> bool:
+        """True if the worker has been asked to stop."""
+        return self.sequence.state not in UNASKED
+
+    @property
+    def deadline(self) -> float:
+        """The time (``time.monotonic()``) by which the worker should have exited; infinite before a stop."""
+        return self.sequence.deadline
+
+    def remaining(self) -> float:
+        """Return the seconds left to stop; the default timeout if no stop was announced."""
+        return self.sequence.remaining()
+
+    def handles_sigterm(self) -> bool:
+        """Return True if SIGTERM is handled here rather than by a handler of the program."""
+        return not self.gate.holds() and signal.getsignal(signal.SIGTERM) == self.on_sigterm
+
+    def _insist(self, state: str) -> None:
+        """Send SIGTERM to the main thread repeatedly, while the stop is in *state* and SIGTERM is handled here.
+
+        A system call that the thread enters just as the signal arrives is not interrupted; Python runs handlers between
+        system calls, so it might wait forever. This is only done with our own handler, which tolerates repeated
+        signals.
+        """
+        while not self.sequence.wait_while((state,), _REPEAT_SECONDS):
+            if not self.handles_sigterm():
+                return
+            signal.pthread_kill(self._main, signal.SIGTERM)
 
     def stop_beside(self) -> None:
         """Run ``on_worker_stop`` in a thread if the program handles SIGTERM itself, unless a drain will run it."""
-        if not self.callback.given or self._exiting or self.handles_sigterm() or self.server_runs_callback:
+        if (
+            not self.callback.given
+            or self.sequence.state in SHUTTING_DOWN
+            or self.handles_sigterm()
+            or self.server_runs_callback
+        ):
             return
         # Not a daemon thread: the interpreter waits for it, so the end of the program does not interrupt the cleanup.
         try:
@@ -254,103 +237,123 @@ class Runtime:
         except RuntimeError:
             pass  # the interpreter is shutting down: _at_exit runs it
 
-    def _at_exit(self) -> None:
-        """Run ``on_worker_stop`` if a stop was announced meanwhile, or wait for it if it is running."""
-        self._exiting = True
-        if self.pid != os.getpid():
-            return
-        self._await_drained()  # the main thread may have ended before the drain
-        if self.callback.given and self._channel is not None:
-            self._channel.catch_up()
-        if self.stopping:
-            self.callback.run(self.remaining)
+    # SIGTERM arrives: announced -> draining -> drained
 
     def on_sigterm(self, signum: int, frame: Optional[FrameType]) -> None:
-        """Handle SIGTERM, if the program does not."""
+        """Handle SIGTERM, if the program does not. It may arrive again at any time."""
         del frame
-        if self.pid != os.getpid():  # a fork that Python's fork hooks have not seen
+        if self.is_fork:  # a fork that Python's fork hooks have not seen
             signal.signal(signum, signal.SIG_DFL)
             os.kill(os.getpid(), signum)
             return
-        if self._handled.locked():
-            self._handled.release()
         self.begin()
-        if self._draining:
-            if not self._drained.locked():
-                self._leave()
-        elif self.servings or is_listening():
-            self._draining = True
-            if not self.server_runs_callback:
-                from .drains.rest import Rest  # noqa: PLC0415 - only needed at a stop
-
-                self.servings.append(Rest())
-            for serving in list(self.servings):
-                guarded(serving, serving.begin)
-            run_beside(self._drain)
+        if self.sequence.can("drain") and (self.servings or is_listening()):
+            if self.sequence.move("drain"):
+                self._begin_drain()
         else:
             self._leave()
+
+    def _begin_drain(self) -> None:
+        if not self.server_runs_callback:
+            from .drains.rest import Rest  # noqa: PLC0415 - only needed at a stop
+
+            self.servings.append(Rest())
+        for serving in list(self.servings):
+            guarded(serving, serving.begin)
+        if not run_beside(self._drain):
+            self.sequence.move("drained")  # the interpreter is shutting down
 
     def _drain(self) -> None:
         for serving in list(self.servings):
             guarded(serving, serving.drain, self.deadline)
-        self._drained.release()
-        if self.handles_sigterm():
-            signal.pthread_kill(self._main, signal.SIGTERM)
-        self._insist(self._left)
+        entered = self.sequence.move("drained")
+        if entered == "released":
+            self.gate.release()  # the program has set its own handler meanwhile
+        elif entered == "drained":
+            if self.handles_sigterm():
+                signal.pthread_kill(self._main, signal.SIGTERM)
+            self._insist("drained")
+
+    @property
+    def draining(self) -> bool:
+        """True if the servers have been told to stop accepting."""
+        return self.sequence.state in CLOSED
+
+    # The program ends: drained -> leaving -> stopped
+
+    def await_exit(self) -> None:
+        """End the calling thread, which has no more work, when the worker is drained."""
+        self._await_drained()  # in the main thread, the SIGTERM handler may raise SystemExit here
+        self.leave()
+        raise SystemExit(0)
+
+    def leave(self) -> None:
+        """End the program like a stopped worker when it is drained, if called in its main thread."""
+        if get_ident() == self._main and not self.is_fork:
+            self._await_drained()
+            self._leave()
+
+    def _await_drained(self) -> None:
+        if not self.sequence.wait_while(DRAINING, self.remaining()):
+            self.sequence.move("expired")
 
     def _leave(self) -> None:
         """Run ``on_worker_stop`` and end the program. Runs in the main thread, usually in the SIGTERM handler."""
-        if self._leaving:
-            return
         loop = running_loop()
         if loop is not None:
             # Raise between two callbacks of the loop, not in the middle of the program's frames; and not immediately,
             # because the loop may be about to end by itself. In that case the signal is sent again.
-            loop.call_soon_threadsafe(loop.call_later, 0.05, self._leave_loop, loop)
-            run_beside(self._insist, self._left)
+            if self.sequence.can("leave"):
+                loop.call_soon_threadsafe(loop.call_later, _LOOP_SECONDS, self._leave_loop, loop)
+            if self.sequence.move("end_loop"):
+                run_beside(self._insist, "ending_loop")
+        elif self.sequence.move("leave"):
+            self.must_end()
+            self.callback.run(self.remaining)
+            if not self._was_ready and importing(sys._getframe()):  # noqa: SLF001 - documented
+                end_now()  # as SIGTERM ends any Python program that is still starting
+            sys.unraisablehook = functools.partial(self._come_again, sys.unraisablehook)
+            raise SystemExit(0)
+
+    def _leave_loop(self, loop: Any) -> None:
+        if not self.sequence.move("leave"):
             return
-        self._go()
-        self.callback.run(self.remaining)
-        if not self._was_ready and importing(sys._getframe()):  # noqa: SLF001 - documented
-            end_now()  # as SIGTERM ends any Python program that is still starting
-        sys.unraisablehook = functools.partial(self._come_again, sys.unraisablehook)
-        raise SystemExit(0)
-
-    def _come_again(self, hook: Callable[[Any], None], ignored: Any) -> None:
-        """Repeat a SystemExit that was raised where exceptions are ignored: in ``__del__``, or a callback from C."""
-        if ignored.exc_type is not SystemExit:
-            hook(ignored)
-        elif self._leaving:
-            self._leaving = False
-            self._left.acquire(blocking=False)
-            run_beside(self._insist, self._left)
-
-    def _go(self) -> None:
-        """Mark the program as exiting."""
-        self._leaving = True
-        self._left.release()
         self.must_end()
+        if not self.callback.given:
+            raise SystemExit(0)
+        task = loop.create_task(self.callback.run_in_loop(self.remaining))
+        task.add_done_callback(_exit)
 
     def must_end(self, *, hurry: bool = False) -> None:
         """Ensure that the process exits when its time is over (``leaving``), even if SystemExit does not end it."""
         run_beside(functools.partial(end_in_time, self.remaining, hurry=hurry, say=complain))
 
-    def _leave_loop(self, loop: Any) -> None:
-        if self._leaving:
+    def _come_again(self, hook: Callable[[Any], None], ignored: Any) -> None:
+        """Repeat a SystemExit that was raised where exceptions are ignored: in ``__del__``, or a callback from C."""
+        if ignored.exc_type is not SystemExit:
+            hook(ignored)
+        elif self.sequence.move("ignored"):
+            run_beside(self._insist, "drained")
+
+    def _at_exit(self) -> None:
+        """Run ``on_worker_stop`` if a stop was announced meanwhile, or wait for it if it is running."""
+        if self.is_fork:
             return
-        self._go()
-        if not self.callback.given:
-            raise SystemExit(0)
-        task = loop.create_task(self.callback.run_in_loop(self.remaining))
-        task.add_done_callback(_exit)
+        self.sequence.move("exit")
+        self._await_drained()
+        if self.callback.given and self._channel is not None:
+            self._channel.catch_up()
+        if self.stopping:
+            self.callback.run(self.remaining)
+
+    # A fork
 
     def _be_fork(self) -> None:
         """Reset the state in a fork, which is not a worker: it has no servers, and SIGTERM ends it as usual."""
         if self.handles_sigterm():
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
         self.servings.clear()
-        self._draining = self._leaving = False
-        self._stop.forget()
+        self.sequence.reset()
         self.callback = StopCallback()
         if self.bus is not None:
             self.bus.restart()

@@ -35,7 +35,7 @@ ALLOWED = {
     "rundir/locks.py": "the lock, in a directory that was checked to be ours, mode 0700",
     "guardian/paths.py": "Unix sockets, in a directory that it holds open",
     "guardian/opening.py": "a Unix socket, with the rights of the worker that asked for it",
-    "worker/listeners.py": "a Unix socket, with the rights of the worker itself",
+    "worker/app_sockets.py": "a Unix socket, with the rights of the worker itself",
 }
 """Modules that open for writing, rename or remove by themselves, and what."""
 

@@ -70,9 +70,8 @@ def test_a_part_imports_only_what_it_may(path: Path) -> None:
 
 
 OPTIONAL: dict[str, set[str]] = {
-    "worker/granian_child.py": {"granian"},
-    "worker/serve_granian.py": {"granian"},
-    "worker/serve_uvicorn.py": {"uvicorn", "a2wsgi"},
+    "worker/granian_server.py": {"granian"},
+    "worker/drains/uvicorn_server.py": {"uvicorn", "a2wsgi"},
 }
 """Files of the worker that run a server of the user's, and so import it from the user's environment."""
 
@@ -81,17 +80,17 @@ PATCHABLE = {"os", "select", "time", "socket", "_thread", "threading", "selector
 """Modules of which gevent and eventlet replace functions."""
 BEFORE_THE_PROGRAM = {
     # These run before the program, or take nothing from there that is replaced, or must be seen by the program.
-    "boot.py", "run.py", "script.py", "app.py", "loading.py", "titles.py", "api.py", "shadowed.py", "job.py",
-    "unpatched.py", "ports.py", "listeners.py", "serve_granian.py", "serve_uvicorn.py", "stacks.py", "children.py",
-    "loops.py", "pools.py", "green.py",
+    "entry_point.py", "startup.py", "script.py", "app_loader.py", "app_sockets.py", "program_api.py", "job.py",
+    "unpatched.py", "port_sharing.py",
 }  # fmt: skip
 SEEN_BY_THE_PROGRAM = {
     # file: what it shares with the program's own threads and sockets
     "runtime.py": {"threading"},
-    "leaving.py": {"threading"},
+    "forced_exit.py": {"threading"},
+    "granian_server.py": {"socket"},
     "drains/socket_server.py": {"socket", "threading", "selectors"},
     "drains/uvicorn_server.py": {"socket", "threading"},
-    "drains/events.py": {"threading"},
+    "drains/http_server.py": {"threading"},
 }
 
 WORKER = SOURCE / "worker"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .control.results import Event, Health, Info, Operation, Worker
     from .master.api import broadcast, command, disable, on, start, trigger
     from .master.context import Context
-    from .worker.api import extend_deadline, is_master, is_worker, on_message, worker_ready
+    from .worker.program_api import extend_deadline, is_master, is_worker, on_message, worker_ready
 
 __version__ = "0.1.0"
 
@@ -23,11 +23,11 @@ _ANYWHERE = {
     **dict.fromkeys(("Client", "connect"), "cluster_service.control.client"),
     **dict.fromkeys(("AsyncClient", "aconnect"), "cluster_service.control.aclient"),
     **dict.fromkeys(("Event", "Health", "Info", "Operation", "Worker"), "cluster_service.control.results"),
-    "extend_deadline": "cluster_service.worker.api",
-    "is_master": "cluster_service.worker.api",
-    "is_worker": "cluster_service.worker.api",
+    "extend_deadline": "cluster_service.worker.program_api",
+    "is_master": "cluster_service.worker.program_api",
+    "is_worker": "cluster_service.worker.program_api",
     "start": "cluster_service.master.api",
-    "worker_ready": "cluster_service.worker.api",
+    "worker_ready": "cluster_service.worker.program_api",
 }
 _OUTSIDE = {
     "command": "cluster_service.master.api",
@@ -35,12 +35,15 @@ _OUTSIDE = {
     "on": "cluster_service.master.api",
     "CommandError": "cluster_service.control.errors",
     "Context": "cluster_service.master.context",
-    "trigger": "cluster_service.worker.api",
-    "broadcast": "cluster_service.worker.api",
-    "on_message": "cluster_service.worker.api",
+    "trigger": "cluster_service.worker.program_api",
+    "broadcast": "cluster_service.worker.program_api",
+    "on_message": "cluster_service.worker.program_api",
 }
 _IN_A_MASTER = {**_OUTSIDE, "trigger": "cluster_service.master.api", "broadcast": "cluster_service.master.api"}
-_IN_A_WORKER = {**dict.fromkeys(_OUTSIDE, "cluster_service.worker.api"), "CommandError": "cluster_service.worker.bus"}
+_IN_A_WORKER = {
+    **dict.fromkeys(_OUTSIDE, "cluster_service.worker.program_api"),
+    "CommandError": "cluster_service.worker.message_bus",
+}
 
 __all__ = [
     "AsyncClient", "Client", "CommandError", "Context", "Event", "Health", "Info", "Operation", "Worker", "__version__",
@@ -60,7 +63,7 @@ def __getattr__(name: str) -> Any:
 
 def _here() -> dict[str, str]:
     """Where the other names are: not the same in the master, in a worker, and outside of a service."""
-    from .worker.api import is_master, is_worker  # noqa: PLC0415
+    from .worker.program_api import is_master, is_worker  # noqa: PLC0415
 
     return _IN_A_MASTER if is_master() else _IN_A_WORKER if is_worker() else _OUTSIDE
 

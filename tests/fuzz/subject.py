@@ -78,7 +78,10 @@ def hostile_python() -> str:
     for python in (sys.executable, SYSTEM_PYTHON):
         with contextlib.suppress(OSError):
             done = subprocess.run(
-                [python, "-c", f"import sys; sys.path.insert(0, {str(package)!r}); import cluster_service.worker.boot"],
+                [
+                    python, "-c",
+                    f"import sys; sys.path.insert(0, {str(package)!r}); import cluster_service.worker.entry_point",
+                ],
                 user=account.pw_uid, group=account.pw_gid, extra_groups=(), capture_output=True, check=False,
                 cwd="/", timeout=DEADLINE,
             )  # fmt: skip

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 MAIN = ['  File "/srv/app.py", line 9 in wait', '  File "/srv/app.py", line 2 in <module>']
 WOKEN = ['  File "/srv/app.py", line 11 in work', '  File "/srv/app.py", line 2 in <module>']
 POOL = ['  File "/srv/pool.py", line 5 in answer', '  File "/lib/threading.py", line 7 in _bootstrap']
-OURS = ['  File "/lib/cluster_service/worker/channel.py", line 5 in _read']
+OURS = ['  File "/lib/cluster_service/worker/guardian_channel.py", line 5 in _read']
 
 
 def test_the_main_thread_comes_first_and_once_as_it_was_at_first() -> None:

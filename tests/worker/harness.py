@@ -37,7 +37,7 @@ def wait():
 """
 """For programs: ``wait()`` until a signal, also one that comes the moment before (as ``signal.pause`` does not)."""
 
-BOOT = Path(__file__).resolve().parents[2] / "src" / "cluster_service" / "worker" / "boot.py"
+ENTRY_POINT = Path(__file__).resolve().parents[2] / "src" / "cluster_service" / "worker" / "entry_point.py"
 
 
 def interpreters() -> list[str]:
@@ -92,7 +92,7 @@ class Worker:
         self.lines: list[str] = []
         self._grown = threading.Condition()
         self.process = subprocess.Popen(
-            [python, *before, str(BOOT), *argv],
+            [python, *before, str(ENTRY_POINT), *argv],
             env=environment | (env or {}),
             cwd=cwd,
             pass_fds=fds,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cluster_service.worker.interface import interface_of, makes_an_app
+from cluster_service.worker.app_loader import interface_of, makes_an_app
 from tests.tools.ports import free_port
 from tests.worker.harness import Worker, get, write
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.worker.harness import BOOT, DEADLINE, WAIT, Worker, write
+from tests.worker.harness import DEADLINE, ENTRY_POINT, WAIT, Worker, write
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -258,7 +258,7 @@ def test_the_guardians_death_is_one_sigterm_and_not_two(tmp_path: Path) -> None:
         """,
     )
     with subprocess.Popen(
-        [sys.executable, "-c", GUARDIAN, str(BOOT), "script", script], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", GUARDIAN, str(ENTRY_POINT), "script", script], stdout=subprocess.PIPE, text=True
     ) as guardian:
         assert guardian.stdout is not None
         assert select.select([guardian.stdout], [], [], DEADLINE)[0]
@@ -460,7 +460,7 @@ def test_without_a_service_nothing_happens(python: str, tmp_path: Path) -> None:
         print(cservice.is_worker(), cservice.is_master(), signal.getsignal(signal.SIGTERM) == signal.SIG_DFL)
         """,
     )
-    env = os.environ | {"PYTHONPATH": str(BOOT.parents[2]), "NOTIFY_SOCKET": "@nobody"}
+    env = os.environ | {"PYTHONPATH": str(ENTRY_POINT.parents[2]), "NOTIFY_SOCKET": "@nobody"}
     done = subprocess.run([python, script], capture_output=True, text=True, check=True, env=env)
     assert done.stdout == "False False True\n"
 
@@ -471,7 +471,7 @@ def test_a_command_says_ready_by_sd_notify(tmp_path: Path) -> None:
         notify.bind(str(tmp_path / "notify"))
         notify.settimeout(DEADLINE)
         env = os.environ | {
-            "PYTHONPATH": str(BOOT.parents[2]), "NOTIFY_SOCKET": str(tmp_path / "notify"), "CSERVICE_SLOT": "1",
+            "PYTHONPATH": str(ENTRY_POINT.parents[2]), "NOTIFY_SOCKET": str(tmp_path / "notify"), "CSERVICE_SLOT": "1",
         }  # fmt: skip
         subprocess.run([sys.executable, script], check=True, env=env, start_new_session=True)
         assert notify.recv(100) == b"READY=1"

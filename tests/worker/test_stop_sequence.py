@@ -17,10 +17,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from cluster_service.worker import gate, runtime
-from cluster_service.worker.drains import rest
+from cluster_service.worker import program_handlers, runtime
+from cluster_service.worker.drains import Serving, unknown_servers
 from cluster_service.worker.runtime import Runtime
-from cluster_service.worker.serving import Serving
 from cluster_service.worker.stop_sequence import (
     CLOSED,
     DRAINING,
@@ -215,9 +214,9 @@ class World(RuleBasedStateMachine):
         self.reaction = "unwinds"
         self.signals = Signals(self)
         self.patch = pytest.MonkeyPatch()
-        for module in (runtime, gate):
+        for module in (runtime, program_handlers):
             self.patch.setattr(module, "signal", self.signals)
-            self.patch.setattr(module, "run_beside", self._start)
+            self.patch.setattr(module, "start_thread", self._start)
             self.patch.setattr(module, "get_ident", lambda: "main" if self.in_main else "thread")
         self.patch.setattr(runtime, "os", SimpleNamespace(getpid=lambda: self.pid, getppid=lambda: 1, kill=self._kill))
         self.patch.setattr(runtime, "threading", SimpleNamespace(Thread=self._thread))
@@ -225,14 +224,14 @@ class World(RuleBasedStateMachine):
         self.patch.setattr(runtime, "on_fork", lambda _function: None)
         self.patch.setattr(runtime, "is_listening", lambda: False)
         self.patch.setattr(runtime, "running_loop", lambda: self.loop if self.in_main else None)
-        self.patch.setattr(runtime, "importing", lambda _frame: self.importing)
+        self.patch.setattr(runtime, "is_importing", lambda _frame: self.importing)
         self.patch.setattr(runtime, "has_died", lambda _parent: self.guardian_died)
         self.patch.setattr(runtime, "end_now", self._end_now)
         self.patch.setattr(runtime, "end_in_time", _end_in_time)
         self.interpreter: Any = SimpleNamespace(_getframe=lambda: None, unraisablehook=None)
         self.patch.setattr(runtime, "sys", self.interpreter)
         self.patch.setattr(runtime, "DEFAULT_TIMEOUT", 0.0)  # a callback that waits for itself would wait in vain
-        self.patch.setattr(rest, "Rest", lambda: Server(busy=False))
+        self.patch.setattr(unknown_servers, "Rest", lambda: Server(busy=False))
         pulse: Any = SimpleNamespace(accepting=SimpleNamespace(end=lambda: None))
         self.runtime = Runtime(None, "none", pulse, SimpleNamespace(show_end=lambda: None, show=lambda _state: None))  # type: ignore[arg-type]
         self.patch.setattr(self.runtime, "_insist", self.repeated.add)
@@ -318,7 +317,7 @@ class World(RuleBasedStateMachine):
             assert self.was_forked, "SIGTERM would kill the worker"
             self.exited = True
             return
-        if isinstance(handler, gate._Held) and self.runtime.sequence.state in ("running", "announced"):
+        if isinstance(handler, program_handlers._Held) and self.runtime.sequence.state in ("running", "announced"):
             self.owed = list(self.runtime.servings)
         handler(self.signals.SIGTERM, None)
 

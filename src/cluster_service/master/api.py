@@ -123,7 +123,7 @@ def start(target: str | None = None, *, on_worker_stop: Callable[..., Any] | Non
 
     Raises SystemExit with a message on stderr: 2 for an invalid setting, 3 if a service of that name is running.
     """
-    from cluster_service.worker.api import is_master, is_worker, worker_ready  # noqa: PLC0415
+    from cluster_service.worker.program_api import is_master, is_worker, worker_ready  # noqa: PLC0415
 
     if is_worker():
         worker_ready(on_worker_stop=on_worker_stop)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from cluster_service.core.actions import Start
     from cluster_service.core.spec import GroupSpec, Release
 
-BOOT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "worker", "boot.py")
+ENTRY_POINT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "worker", "entry_point.py")
 """Script run by the interpreter of a worker, which need not have this package installed."""
 
 PRIVATE = frozenset(
@@ -47,10 +47,10 @@ def argv(release: Release, names: Mapping[str, str]) -> list[str]:
     if release.kind == "command":
         return [release.target, *args]
     if release.kind == "script":
-        return [release.python, BOOT, "script", release.target, *args]
+        return [release.python, ENTRY_POINT, "script", release.target, *args]
     if release.kind == "module":
-        return [release.python, BOOT, "module", release.target.removeprefix("-m "), *args]
-    return [release.python, BOOT, "app", release.target, release.server, ",".join(release.binds), *args]
+        return [release.python, ENTRY_POINT, "module", release.target.removeprefix("-m "), *args]
+    return [release.python, ENTRY_POINT, "app", release.target, release.server, ",".join(release.binds), *args]
 
 
 def stop_signal(release: Release) -> int:

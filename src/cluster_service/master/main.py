@@ -9,7 +9,7 @@ import signal
 import socket
 
 from cluster_service.config import Settings
-from cluster_service.worker.api import be_master
+from cluster_service.worker.program_api import be_master
 
 from .hooks import HOOKS, Hooks
 

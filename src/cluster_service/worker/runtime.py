@@ -25,26 +25,24 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional
 
 from cluster_service.wire.channel import BUS
 
-from .bus import Bus
-from .callback import StopCallback
-from .channel import Channel
-from .family import has_died, on_fork
-from .gate import Gate
-from .leaving import CALLBACK, end_in_time, end_now
-from .midst import importing, running_loop
-from .say import complain
-from .serving import guarded
-from .sockets import is_listening
+from .descriptors import is_listening
+from .drains import guarded
+from .forced_exit import CALLBACK, end_in_time, end_now, is_importing
+from .guardian_channel import Channel
+from .message_bus import Bus
+from .program_handlers import Gate
+from .reporting import complain
+from .stop_callback import StopCallback
 from .stop_sequence import CLOSED, DEFAULT_TIMEOUT, DRAINING, SHUTTING_DOWN, UNASKED, StopSequence
-from .threads import run_beside
-from .unpatched import get_ident, os
+from .unpatched import get_ident, os, running_loop, start_thread
+from .worker_process import has_died, on_fork
 
 if TYPE_CHECKING:
     from types import FrameType
 
-    from .pulse import Pulse
-    from .serving import Serving
-    from .titles import Titles
+    from .drains import Serving
+    from .heartbeat import Pulse
+    from .worker_process import Titles
 
 _REPEAT_SECONDS = 0.5
 """Seconds after which a SIGTERM that had no effect is sent again."""
@@ -145,7 +143,7 @@ class Runtime:
             timeout = message.get("timeout")
             self.begin(float(timeout) if isinstance(timeout, (int, float)) else DEFAULT_TIMEOUT)
             if self.handles_sigterm():
-                run_beside(self._insist, "announced")
+                start_thread(self._insist, "announced")
             elif not self.gate.holds():
                 self.stop_beside()
         elif message["type"] == "state":
@@ -166,7 +164,7 @@ class Runtime:
     def _on_channel_end(self) -> None:
         if self.bus is not None:
             self.bus.end()
-        run_beside(self._service_is_gone)
+        start_thread(self._service_is_gone)
 
     def _service_is_gone(self) -> None:
         if not has_died(self._parent):
@@ -255,12 +253,12 @@ class Runtime:
 
     def _begin_drain(self) -> None:
         if not self.server_runs_callback:
-            from .drains.rest import Rest  # noqa: PLC0415 - only needed at a stop
+            from .drains.unknown_servers import Rest  # noqa: PLC0415 - only needed at a stop
 
             self.servings.append(Rest())
         for serving in list(self.servings):
             guarded(serving, serving.begin)
-        if not run_beside(self._drain):
+        if not start_thread(self._drain):
             self.sequence.move("drained")  # the interpreter is shutting down
 
     def _drain(self) -> None:
@@ -306,11 +304,11 @@ class Runtime:
             if self.sequence.can("leave"):
                 loop.call_soon_threadsafe(loop.call_later, _LOOP_SECONDS, self._leave_loop, loop)
             if self.sequence.move("end_loop"):
-                run_beside(self._insist, "ending_loop")
+                start_thread(self._insist, "ending_loop")
         elif self.sequence.move("leave"):
             self.must_end()
             self.callback.run(self.remaining)
-            if not self._was_ready and importing(sys._getframe()):  # noqa: SLF001 - documented
+            if not self._was_ready and is_importing(sys._getframe()):  # noqa: SLF001 - documented
                 end_now()  # as SIGTERM ends any Python program that is still starting
             sys.unraisablehook = functools.partial(self._come_again, sys.unraisablehook)
             raise SystemExit(0)
@@ -326,14 +324,14 @@ class Runtime:
 
     def must_end(self, *, hurry: bool = False) -> None:
         """Ensure that the process exits when its time is over (``leaving``), even if SystemExit does not end it."""
-        run_beside(functools.partial(end_in_time, self.remaining, hurry=hurry, say=complain))
+        start_thread(functools.partial(end_in_time, self.remaining, hurry=hurry, say=complain))
 
     def _come_again(self, hook: Callable[[Any], None], ignored: Any) -> None:
         """Repeat a SystemExit that was raised where exceptions are ignored: in ``__del__``, or a callback from C."""
         if ignored.exc_type is not SystemExit:
             hook(ignored)
         elif self.sequence.move("ignored"):
-            run_beside(self._insist, "drained")
+            start_thread(self._insist, "drained")
 
     def _at_exit(self) -> None:
         """Run ``on_worker_stop`` if a stop was announced meanwhile, or wait for it if it is running."""

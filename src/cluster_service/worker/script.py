@@ -1,29 +1,35 @@
 """Runs a Python file, module, directory or zip file as ``__main__``, as if it were run alone.
 
-The interpreter created ``__main__`` for ``boot.py``. Its namespace is cleared and used for the script, so that it is
-the module that the interpreter manages: ``multiprocessing`` finds its file, ``pickle`` its classes, and it is torn down
-last. An exception propagates to the interpreter, which prints it with the program's own hook and sets the exit code;
-only our frames are removed.
+The interpreter created ``__main__`` for ``entry_point.py``. Its namespace is cleared and used for the script, so that
+it is the module that the interpreter manages: ``multiprocessing`` finds its file, ``pickle`` its classes, and it is
+torn down last. An exception propagates to the interpreter, which prints it with the program's own hook and sets the
+exit code; only our frames are removed.
+
+Modules beside the script may have names from the standard library: ``python app.py`` finds ``queue.py`` beside
+``app.py`` before that of the library. In a worker, the runtime has imported some of the library before the script
+begins, and ``import queue`` would return that. So ``uncover`` removes the modules that the script's directory shadows
+from ``sys.modules``, and the script imports its own. The runtime keeps using those of the library: its modules import
+at their top, and are all imported before the removal.
 """
 
 from __future__ import annotations
 
+import importlib
 import io
 import os
 import sys
-from importlib.machinery import BuiltinImporter, SourceFileLoader
+from importlib.machinery import BuiltinImporter, FrozenImporter, PathFinder, SourceFileLoader
 from typing import Any, Collection, Dict, List, Sequence
 
-from .run import hide_our_frames, refuse
-from .say import complain
-from .shadowed import uncover
+from .reporting import complain, hide_our_frames, refuse
+from .unpatched import keep_library
 
 NOT_RUNNABLE = 2
 """Exit code if a file cannot be run; the same as the interpreter's."""
 
 
 def run_script(path: str, arguments: Sequence[str], at_start: Collection[str]) -> None:
-    """Run the file at *path*; ``sys.argv`` is *path* and *arguments*. *at_start*: see ``shadowed.uncover``.
+    """Run the file at *path*; ``sys.argv`` is *path* and *arguments*. *at_start*: see ``uncover``.
 
     A directory or a zip file is run if it contains a module ``__main__``.
     """
@@ -127,3 +133,51 @@ def _read(path: str) -> bytes:
     if b"\0" in source[:4096]:
         refuse(f"{path} is not a Python file. Run any other program after '--': cservice start -- {path}", NOT_RUNNABLE)
     return source
+
+
+_PACKAGE = "cluster_service"
+_LATER = ("traceback", "ctypes", "socket")
+"""Modules that the runtime imports inside functions only, because they are rarely needed."""
+
+
+
+
+def uncover(directory: str, at_start: Collection[str]) -> None:
+    """Remove library modules that a script in *directory* would not see if it ran alone.
+
+    *at_start*: names of modules imported by the interpreter itself; these stay, as they would alone.
+    """
+    if not _replaced(directory, at_start):
+        return
+    _import_runtime()  # later imports would find the script's modules
+    keep_library(_LATER)
+    gone = _replaced(directory, at_start)
+    for name in [name for name in sys.modules if name.partition(".")[0] in gone]:
+        del sys.modules[name]
+
+
+def _replaced(directory: str, at_start: Collection[str]) -> List[str]:
+    """Return the names of modules imported since the start that *directory* contains too."""
+    importlib.invalidate_caches()
+    names = [name for name in sys.modules if "." not in name and name not in at_start and name != _PACKAGE]
+    return [name for name in names if _is_found(name, directory)]
+
+
+def _is_found(name: str, directory: str) -> bool:
+    if BuiltinImporter.find_spec(name) is not None or FrozenImporter.find_spec(name) is not None:
+        return False  # these precede any directory
+    spec = PathFinder.find_spec(name, [directory])
+    return spec is not None and spec.loader is not None and spec.origin is not None  # a namespace package comes last
+
+
+def _import_runtime() -> None:
+    """Import every module of the runtime, except those that need the package of a server."""
+    home = os.path.dirname(__file__)
+    for package, place in ((__package__, home), (f"{__package__}.drains", os.path.join(home, "drains"))):
+        for entry in sorted(os.listdir(place)):
+            name, kind = os.path.splitext(entry)
+            if kind == ".py" and name not in ("__init__", "entry_point"):
+                try:
+                    importlib.import_module(f"{package}.{name}")
+                except ImportError:  # a server that is not installed for this interpreter
+                    continue

@@ -9,8 +9,8 @@ import asyncio
 import functools
 from typing import TYPE_CHECKING, Any
 
-from ..serving import Serving
 from ..unpatched import time
+from . import Serving
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -37,7 +37,7 @@ class Running(Serving):
             stopping.wait(grace + _MARGIN)
 
 
-def install(module: ModuleType, runtime: Runtime) -> None:
+def drain_servers(module: ModuleType, runtime: Runtime) -> None:
     """Drain the servers of ``grpc._server`` or ``grpc.aio._server``."""
     server_class: Any = getattr(module, "_Server", None) or module.Server
     start = server_class.start

@@ -20,11 +20,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Callable, List, Optional
 
 from ..descriptors import pipe
-from ..pulse import PACE
-from ..serving import Serving
-from ..threads import run_beside
-from ..unpatched import os, select, time
-from .connections import connections
+from ..heartbeat import PACE
+from ..unpatched import os, select, start_thread, time
+from . import Serving
+from .open_connections import connections
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -98,7 +97,7 @@ def _await_child(pid: int, deadline: float) -> None:
     os.close(fd)
 
 
-def install(module: ModuleType, runtime: Runtime) -> None:
+def drain_servers(module: ModuleType, runtime: Runtime) -> None:
     """Drain the servers made from the classes of *module*."""
     _wrap_loops(module.BaseServer, runtime)
     _wrap_processing(module)
@@ -236,7 +235,7 @@ def _wrap_forking(module: ModuleType, runtime: Runtime) -> None:
         request, loop = getattr(_local, "forking", None), getattr(_local, "loop", None)
         if request is not None and loop is not None:
             connections.open(request)
-            run_beside(_stop_with_parent, loop, runtime)
+            start_thread(_stop_with_parent, loop, runtime)
 
     module.ForkingMixIn.process_request = process_request
     os.register_at_fork(after_in_child=in_child)

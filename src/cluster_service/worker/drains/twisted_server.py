@@ -1,7 +1,7 @@
 """Twisted's HTTP server, also in Daphne: tracking of its connections, and ``Connection: close`` once the worker stops.
 
 The reactor handles SIGTERM itself and closes every connection, even if a request is in progress. So the connections are
-settled first (``gate``). A connection that asks for another protocol (a WebSocket, HTTP/2) is no longer tracked.
+settled first (``program_handlers``). A connection that asks for another protocol (a WebSocket, HTTP/2) is no longer tracked.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ import sys
 from math import inf as infinity
 from typing import TYPE_CHECKING, Any
 
-from ..endless import endless
-from .connections import connections, kept
+from .open_connections import connections, is_endless, kept
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -48,7 +47,7 @@ class Events:
             request.finish()
 
 
-def install(module: ModuleType, runtime: Runtime) -> None:
+def track_channels(module: ModuleType, runtime: Runtime) -> None:
     """Track the channels of ``twisted.web.http``."""
     _follow(module.HTTPChannel, runtime)
     _close_answers(module.HTTPChannel, runtime)
@@ -122,7 +121,7 @@ def _end_events(request_class: Any) -> None:
     def write(self: Any, data: Any) -> Any:
         begins = not self.startedWriting
         result = original(self, data)
-        if begins and self.startedWriting and endless(_text(self.method), list(_pairs(self.responseHeaders))):
+        if begins and self.startedWriting and is_endless(_text(self.method), list(_pairs(self.responseHeaders))):
             connection = connections.of(self.channel)
             if connection is not None:
                 connection.events = Events(self)

@@ -5,12 +5,14 @@ accepted and whose request is on its way: that request is lost. Here its shutdow
 
 1. The listeners are closed, so that other workers accept new connections (the guardian keeps the sockets open).
 2. Every further answer says ``Connection: close``.
-3. Each connection gets its time (``connections``): a new one for its first request, an idle one for the next request of
-   a busy client, a busy one until it is answered. WebSockets and event streams are ended (``streams``).
+3. Each connection gets its time (``open_connections``): a new one for its first request, an idle one for the next
+   request of a busy client, a busy one until it is answered. WebSockets and event streams are ended (``app_wrappers``).
 4. When all are closed, or the deadline is near, uvicorn's own shutdown ends the rest, and the lifespan.
 
 Then ``on_worker_stop`` runs on the loop of the server. If this version of uvicorn lacks something, uvicorn shuts down
 in its own way.
+
+An app that the service serves runs with uvicorn's default configuration, our sockets and our readiness report.
 """
 
 from __future__ import annotations
@@ -20,15 +22,15 @@ import functools
 import signal
 import socket
 import threading
-from typing import TYPE_CHECKING, Any, Dict, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 
-from ..aside import borrowed
-from ..pulse import counting_asgi
-from ..say import complain
-from ..serving import Serving
-from ..streams import GRACE, Streams
+from ..app_wrappers import GRACE, Streams, counting_asgi, ending_wsgi
+from ..descriptors import borrowed
+from ..heartbeat import Pool
+from ..reporting import complain
 from ..unpatched import select
-from .grace import IDLE_GRACE, NEW_GRACE
+from . import Serving
+from .open_connections import IDLE_GRACE, NEW_GRACE
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -63,7 +65,7 @@ class Running(Serving):
         self.ended.wait()
 
 
-def install(module: ModuleType, runtime: Runtime) -> None:
+def drain_servers(module: ModuleType, runtime: Runtime) -> None:
     """Drain every server of the class ``module.Server`` before it shuts down."""
     server_class = module.Server
     streams = Streams()
@@ -229,3 +231,34 @@ def _has_come(connection: Any) -> bool:
     poll = select.poll()
     poll.register(peer.fileno(), select.POLLIN)
     return bool(poll.poll(0))
+
+
+WSGI_THREADS = 40
+"""Number of requests that a WSGI app answers concurrently, as starlette does for synchronous endpoints."""
+
+
+def serve(app: Any, interface: str, binds: List[str], runtime: Runtime) -> None:
+    """Serve *app* until the worker stops. Ends with SystemExit; the code is not 0 if the startup of the app failed."""
+    import uvicorn  # noqa: PLC0415 - this module also drains servers that the program starts
+
+    from ..app_sockets import open_listeners, own_listener  # noqa: PLC0415
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: Optional[List[socket.socket]] = None) -> None:
+            await super().startup(sockets=sockets)
+            if self.started and not self.should_exit:
+                uvicorn.server.logger.info("Uvicorn running on %s", ", ".join(binds))
+                runtime.server_started()
+
+    if interface == "wsgi":
+        from a2wsgi import WSGIMiddleware  # noqa: PLC0415 - only for WSGI
+
+        pool = Pool(WSGI_THREADS)
+        runtime.pulse.needs(pool.stuck)
+        ending = ending_wsgi(pool.runs(app), lambda: runtime.stopping)
+        app, interface = WSGIMiddleware(ending, workers=WSGI_THREADS), "asgi3"
+    config = uvicorn.Config(app, interface=interface, workers=1)  # type: ignore[arg-type]
+    listeners = open_listeners(binds, runtime.share)
+    server = Server(config)
+    server.run(sockets=[*listeners, *own_listener(runtime)])
+    raise SystemExit(0 if server.started else 3)

@@ -9,9 +9,9 @@ import asyncio
 import functools
 from typing import TYPE_CHECKING, Any, Set
 
-from ..serving import Serving
-from ..streams import GOING_AWAY
+from ..app_wrappers import GOING_AWAY
 from ..unpatched import allocate_lock, time
+from . import Serving
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -56,7 +56,7 @@ class Running(Serving):
             self.begin()
 
 
-def install(module: ModuleType, runtime: Runtime) -> None:
+def drain_servers(module: ModuleType, runtime: Runtime) -> None:
     """Drain the servers of the class ``module.Server``."""
     server_class: Any = module.Server
     make, close = server_class.__init__, server_class.close

@@ -1,0 +1,151 @@
+"""The program's own SIGTERM handlers: they run once the requests of the worker are answered.
+
+A program that handles SIGTERM closes connections in its own way. Some servers call shutdown(2) on the listening socket,
+which all workers share; others close a connection whose request is on its way. A thread of the runtime cannot reliably
+act before such a handler, because Python runs it as soon as the main thread can. So the handlers are wrapped when the
+program sets them: with ``signal.signal``, a loop's ``add_signal_handler``, or ``gevent.signal_handler``. The first
+SIGTERM
+
+1. replaces the listening sockets (``listener_parking``), so that the program closes or shuts down a replacement;
+2. starts a thread that waits until the requests in progress are answered (``Serving.settle``);
+3. is then sent again, and the program's handler runs.
+
+If there is nothing to wait for, the handler runs at the first SIGTERM. ``signal.getsignal`` returns the program's own.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import signal
+from typing import TYPE_CHECKING, Any, Callable, List
+
+from .drains import Serving, guarded
+from .stop_sequence import HELD
+from .unpatched import get_ident, start_thread
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from .runtime import Runtime
+
+
+class _Held:
+    """A wrapped handler of the program."""
+
+    def __init__(self, gate: Gate, handler: Callable[..., Any]) -> None:
+        self.handler = handler
+        self._gate = gate
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.handler(*args, **kwargs) if self._gate.is_open() else None
+
+
+class Gate:
+    """Delays the program's SIGTERM handlers. Created once, in the main thread."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._main = get_ident()
+        self._watched = False
+        """True if libev (gevent) handles the signal, which Python does not know."""
+        self._signal, self._getsignal = signal.signal, signal.getsignal
+
+    def install(self) -> None:
+        """Wrap every SIGTERM handler that is set from now on, except that of the runtime."""
+
+        @functools.wraps(self._signal)
+        def set_handler(signalnum: Any, handler: Any) -> Any:
+            if signalnum == signal.SIGTERM and callable(handler) and handler != self._runtime.on_sigterm:
+                handler = _Held(self, handler)
+            return _bare(self._signal(signalnum, handler))
+
+        @functools.wraps(self._getsignal)
+        def get_handler(signalnum: Any) -> Any:
+            return _bare(self._getsignal(signalnum))
+
+        signal.signal, signal.getsignal = set_handler, get_handler
+
+    def holds(self) -> bool:
+        """Return True if the program has set a handler, which is wrapped."""
+        return self._watched or isinstance(self._getsignal(signal.SIGTERM), _Held)
+
+    def hold(self, loop_class: Any) -> None:
+        """Wrap the handlers that the program adds to loops of *loop_class*, which receive signals through a pipe."""
+        original = loop_class.add_signal_handler
+
+        @functools.wraps(original)
+        def add_signal_handler(loop: Any, sig: Any, callback: Any, *args: Any) -> Any:
+            if sig == signal.SIGTERM and callable(callback) and not inspect.iscoroutinefunction(callback):
+                callback = _Held(self, callback)
+            return original(loop, sig, callback, *args)
+
+        loop_class.add_signal_handler = add_signal_handler
+
+    def hold_watchers(self, watcher_class: Any) -> None:
+        """Wrap the handlers that the program passes to ``gevent.signal_handler``, whose class is *watcher_class*."""
+        original = watcher_class.__init__
+
+        @functools.wraps(original)
+        def watch(watcher: Any, signalnum: Any, handler: Any, *args: Any, **kwargs: Any) -> None:
+            if signalnum == signal.SIGTERM and callable(handler):
+                handler, self._watched = _Held(self, handler), True
+            original(watcher, signalnum, handler, *args, **kwargs)
+
+        watcher_class.__init__ = watch
+
+    def is_open(self) -> bool:
+        """Return True if the program's handler may run now; start settling at the first call. Main thread only."""
+        runtime = self._runtime
+        if runtime.is_fork:
+            return True
+        runtime.begin()
+        entered = runtime.sequence.move("hold")
+        if entered is not None:  # the thread that settles or drains sends the signal again
+            return entered == "settling" and not self._settles()
+        return runtime.sequence.state not in HELD
+
+    def _settles(self) -> bool:
+        """Stop accepting; return True if a thread waits for requests, and False if the handler may run now."""
+        servings = self._begin()
+        if servings and start_thread(self._settle, servings):
+            return True
+        if self._runtime.sequence.move("settled"):
+            self._runtime.stop_beside()
+        return False
+
+    def _begin(self) -> List[Serving]:
+        """Stop accepting; return the servers to wait for."""
+        runtime = self._runtime
+        if runtime.server_runs_callback:
+            return []
+        from .drains.unknown_servers import Rest  # noqa: PLC0415 - only needed at a stop
+
+        servings = [*runtime.servings, Rest()]
+        guarded(servings[-1], servings[-1].begin)
+        return servings if any(each.holds() for each in servings) else []
+
+    def _settle(self, servings: List[Serving]) -> None:
+        for serving in servings:
+            guarded(serving, serving.settle, self._runtime.deadline)
+        if self._runtime.sequence.move("settled"):
+            self.release()
+
+    def release(self) -> None:
+        """Send the signal again, which a drain has held back from the program's handler."""
+        self._runtime.stop_beside()
+        signal.pthread_kill(self._main, signal.SIGTERM)
+
+
+def _bare(handler: Any) -> Any:
+    return handler.handler if isinstance(handler, _Held) else handler
+
+
+def wrap_handlers(module: ModuleType, runtime: Runtime) -> None:
+    """Wrap the SIGTERM handlers that the program sets with functions of asyncio, uvloop or gevent."""
+    if module.__name__ == "gevent.hub":
+        runtime.gate.hold_watchers(module.signal)
+    elif module.__name__ == "uvloop":
+        runtime.gate.hold(module.Loop)
+    else:
+        runtime.gate.hold(module._UnixSelectorEventLoop)  # noqa: SLF001 - base class of all asyncio loops

@@ -1,0 +1,89 @@
+"""From the start of the interpreter to the first line of the program.
+
+    entry_point.py script /abs/worker.py ARGS…                     a file, as if it were run alone
+    entry_point.py module package.module ARGS…                     a module, as with ``python -m``
+    entry_point.py app package.module:app SERVER BIND,BIND ARGS…   an app, on uvicorn or granian
+
+The worker's own variables are removed from the environment first, so that neither the program nor its children see
+them; those documented for programs (``CSERVICE_NAME``, …) remain.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Collection, Dict, Optional, Sequence
+
+from .heartbeat import Pulse
+from .import_hooks import install_hooks
+from .runtime import Runtime, install
+from .worker_process import Titles
+
+PUBLIC = ("CSERVICE_NAME", "CSERVICE_GROUP", "CSERVICE_SLOT", "CSERVICE_GENERATION", "CSERVICE_REASON")
+"""Our variables on which a program may rely."""
+CANNOT_SERVE = 3
+"""Exit code if an app cannot be served: not found, server not installed, address in use, or startup failed."""
+
+
+def main(arguments: Sequence[str], at_start: Collection[str]) -> None:
+    """Run the worker described by *arguments*. *at_start*: modules imported by the interpreter itself."""
+    settings = _take_settings()
+    runtime = Runtime(
+        _descriptor(settings.get("CSERVICE_CHANNEL")),
+        settings.get("CSERVICE_SHARE", "none"),
+        Pulse(_descriptor(settings.get("CSERVICE_BOARD"))),
+        Titles(settings.get("CSERVICE_TITLE")),
+    )
+    runtime.check = _descriptor(settings.get("CSERVICE_CHECK"))
+    ports = _descriptor(settings.get("CSERVICE_PORTS"))
+    install(runtime)
+    runtime.start()
+    if ports is not None:
+        from .port_sharing import share_ports  # noqa: PLC0415 - only in that mode
+
+        share_ports(ports)
+    install_hooks(runtime)
+    _buffer_by_line()
+    kind, target, *rest = arguments
+    if kind == "script":
+        from .script import run_script  # noqa: PLC0415
+
+        run_script(target, rest, at_start)
+    elif kind == "module":
+        from .script import run_module  # noqa: PLC0415
+
+        run_module(target, rest, at_start)
+    else:
+        from .app_loader import serve_app  # noqa: PLC0415
+
+        server, binds, *args = rest
+        serve_app(target, server, [bind for bind in binds.split(",") if bind], args)
+
+
+def _take_settings() -> Dict[str, str]:
+    return {
+        name: os.environ.pop(name) for name in list(os.environ) if name.startswith("CSERVICE_") and name not in PUBLIC
+    }
+
+
+def _descriptor(text: Optional[str]) -> Optional[int]:
+    if not text:
+        return None
+    try:
+        fd = int(text)
+        os.set_inheritable(fd, False)  # noqa: FBT003
+    except (ValueError, OSError):
+        return None  # an invalid descriptor cannot be used; the program runs without it
+    return fd
+
+
+def _buffer_by_line() -> None:
+    """Make standard output and error line-buffered although they are not terminals."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(line_buffering=True)
+
+
+
+

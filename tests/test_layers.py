@@ -85,9 +85,10 @@ BEFORE_THE_PROGRAM = {
 }  # fmt: skip
 SEEN_BY_THE_PROGRAM = {
     # file: what it shares with the program's own threads and sockets
-    "runtime.py": {"threading"},
+    "stop_callback.py": {"threading"},
     "forced_exit.py": {"threading"},
     "granian_server.py": {"socket"},
+    "heartbeat.py": {"os"},
     "drains/socket_server.py": {"socket", "threading", "selectors"},
     "drains/uvicorn_server.py": {"socket", "threading"},
     "drains/http_server.py": {"threading"},

@@ -40,7 +40,7 @@ MARKS = {
     "log writer": re.compile(rb"^cservice: faults log writer|--log-writer"),
     "cleaner": re.compile(rb"^cservice: faults (cleaner|guardian)"),
     "helper": re.compile(rb"^cservice: faults helper"),
-    "worker": re.compile(rb"^cservice: faults (web|script|hostile)\.|worker/boot\.py"),
+    "worker": re.compile(rb"^cservice: faults (web|script|hostile)\.|worker/entry_point\.py"),
 }
 """What a process list says of each: its title, or before it has one, how it was started."""
 BACKGROUND = re.compile(rb"^background child of (\d+)")

@@ -52,7 +52,7 @@ CASES = {
 POOLS = [kind for kind in CASES if kind.startswith("pool")]
 GO_ON = [*POOLS, "event loop, granian"]
 """Those whose servers would go on to take connections."""
-LEFT = "connections are left to other workers"
+LEFT = "paused accepting new connections"
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Listening sockets that are put aside, and taken back: whatever watches them."""
+"""Listening sockets that are put parked, and taken back: whatever watches them."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cluster_service.worker import accept_pause
-from cluster_service.worker.accept_pause import Accepting
-from cluster_service.worker.listener_parking import back, let_go, places, put
+from cluster_service.worker.accept_pause import AcceptPause
+from cluster_service.worker.listener_parking import connected_ports, discard, park, restore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,16 +73,16 @@ async def in_a_loop() -> None:
     with asked(address) as first:
         first.setblocking(False)
         assert await answer(first) == b"welcome"  # it is watched by now
-    aside = put(own.fileno(), keep=True)
-    assert aside is not None
-    assert aside.address == address
+    parked = park(own.fileno(), keep=True)
+    assert parked is not None
+    assert parked.address == address
     with asked(address) as client:
         client.setblocking(False)
         for _ in range(10):
             await asyncio.sleep(0)
         with contextlib.suppress(BlockingIOError):
             raise AssertionError(client.recv(10))
-        back(aside)
+        restore(parked)
         assert await answer(client) == b"welcome"
     server.close()
     await server.wait_closed()
@@ -94,11 +94,11 @@ def test_an_epoll_of_somebody_else_tells_its_own_number_again(listener: socket.s
     with select.epoll() as watching:
         add(watching.fileno(), listener.fileno(), select.EPOLLIN | (select.EPOLLET if edge else 0), 0x1234567890AB)
         before = watched(watching)
-        aside = put(listener.fileno(), keep=True)
-        assert aside is not None
-        with asked(aside.address):
+        parked = park(listener.fileno(), keep=True)
+        assert parked is not None
+        with asked(parked.address):
             assert (watched(watching), watching.poll(0)) == ([], [])
-            back(aside)
+            restore(parked)
             assert watched(watching) == before
             assert [events for _, events in watching.poll(DEADLINE)] == [select.EPOLLIN]
             assert takes(listener)
@@ -118,25 +118,25 @@ def watched(epoll: select.epoll) -> list[list[str]]:
 def test_what_began_to_watch_meanwhile_watches_the_socket_itself(listener: socket.socket) -> None:
     """As asyncio does, which tries again a second after there was no descriptor for a connection."""
     with select.epoll() as watching:
-        aside = put(listener.fileno(), keep=True)
-        assert aside is not None
+        parked = park(listener.fileno(), keep=True)
+        assert parked is not None
         watching.register(listener.fileno(), select.EPOLLIN)
-        back(aside)
-        with asked(aside.address):
+        restore(parked)
+        with asked(parked.address):
             assert watching.poll(DEADLINE) == [(listener.fileno(), select.EPOLLIN)]
 
 
 def test_who_polls_the_stand_in_looks_again(listener: socket.socket) -> None:
-    aside = put(listener.fileno(), keep=True)
-    assert aside is not None
+    parked = park(listener.fileno(), keep=True)
+    assert parked is not None
     poll = select.poll()
     poll.register(listener.fileno(), select.POLLIN)
     polls = threading.Thread(target=poll.poll)
     polls.start()
     while Path(f"/proc/self/task/{polls.native_id}/stat").read_text().rpartition(")")[2].split()[0] != "S":
         os.sched_yield()
-    with asked(aside.address):
-        back(aside)
+    with asked(parked.address):
+        restore(parked)
         polls.join(DEADLINE)
         assert not polls.is_alive()
         assert takes(listener)
@@ -144,7 +144,7 @@ def test_who_polls_the_stand_in_looks_again(listener: socket.socket) -> None:
 
 def test_one_in_whose_accept_somebody_may_wait_is_left_alone(listener: socket.socket) -> None:
     listener.setblocking(True)
-    assert put(listener.fileno(), keep=True) is None
+    assert park(listener.fileno(), keep=True) is None
 
 
 def test_a_unix_socket_is_put_aside_only_for_those_who_take_nobody_from_the_stand_in(tmp_path: Path) -> None:
@@ -152,11 +152,11 @@ def test_a_unix_socket_is_put_aside_only_for_those_who_take_nobody_from_the_stan
         made.bind(str(tmp_path / "door"))
         made.listen()
         made.setblocking(False)
-        assert put(made.fileno(), keep=True) is None
+        assert park(made.fileno(), keep=True) is None
         watching.register(made.fileno(), select.EPOLLIN)
-        aside = put(made.fileno(), keep=True)
-        assert aside is not None
-        back(aside)
+        parked = park(made.fileno(), keep=True)
+        assert parked is not None
+        restore(parked)
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(str(tmp_path / "door"))
             assert watching.poll(DEADLINE) == [(made.fileno(), select.EPOLLIN)]
@@ -167,20 +167,20 @@ def test_a_default_timeout_makes_no_descriptor_non_blocking() -> None:
     with ours, theirs:
         socket.setdefaulttimeout(10.0)
         try:
-            places([ours.fileno()])
+            connected_ports([ours.fileno()])
         finally:
             socket.setdefaulttimeout(None)
         assert os.get_blocking(ours.fileno())
 
 
 def test_a_descriptor_that_is_another_by_now_is_left_alone(listener: socket.socket) -> None:
-    aside = put(listener.fileno(), keep=True)
-    assert aside is not None
+    parked = park(listener.fileno(), keep=True)
+    assert parked is not None
     number = listener.detach()
     os.close(number)
     reading, writing = os.pipe()
     assert number in (reading, writing)
-    back(aside)
+    restore(parked)
     os.write(writing, b"still a pipe")
     assert os.read(reading, 20) == b"still a pipe"
     os.close(reading)
@@ -188,29 +188,29 @@ def test_a_descriptor_that_is_another_by_now_is_left_alone(listener: socket.sock
 
 
 def test_one_that_is_aside_is_known_by_its_own_address_and_not_put_aside_twice(listener: socket.socket) -> None:
-    first = put(listener.fileno(), keep=True)
-    second = put(listener.fileno(), keep=False)
+    first = park(listener.fileno(), keep=True)
+    second = park(listener.fileno(), keep=False)
     assert first is not None
     assert second is not None
     assert second.address == first.address
-    let_go(first)
+    discard(first)
 
 
 def test_only_what_listens_is_put_aside_and_only_where_it_is_wanted(listener: socket.socket) -> None:
     address = listener.getsockname()
-    assert put(listener.fileno(), keep=True, at={"elsewhere"}) is None
+    assert park(listener.fileno(), keep=True, at={"elsewhere"}) is None
     with asked(address) as client:
-        assert address[1] not in places([client.fileno(), listener.fileno()])
+        assert address[1] not in connected_ports([client.fileno(), listener.fileno()])
         taken, _ = listener.accept()
         with taken:
-            assert places([client.fileno(), listener.fileno(), taken.fileno()]) > {address[1]}
+            assert connected_ports([client.fileno(), listener.fileno(), taken.fileno()]) > {address[1]}
     with asked(address) as client:
-        assert put(client.fileno(), keep=True) is None
+        assert park(client.fileno(), keep=True) is None
         assert takes(listener)
 
 
 class Now:
-    """What ``Accepting`` takes for the time, and for the sockets of this process."""
+    """What ``AcceptPause`` takes for the time, and for the sockets of this process."""
 
     def __init__(self) -> None:
         self.at = 100.0
@@ -228,17 +228,17 @@ def now(listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
         yield made
 
 
-def stuck(own: Accepting, now: Now) -> None:
+def stuck(own: AcceptPause, now: Now) -> None:
     """Have it be stuck for long enough."""
-    own.look(stuck=True)
+    own.update(stuck=True)
     now.at += 1.0
-    own.look(stuck=True)
+    own.update(stuck=True)
 
 
 def test_connections_are_left_while_it_is_stuck(
     listener: socket.socket, now: Now, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    own = Accepting()
+    own = AcceptPause()
     address = listener.getsockname()
     for now.at, is_stuck, left in [
         (100.0, True, False),
@@ -250,14 +250,14 @@ def test_connections_are_left_while_it_is_stuck(
         (101.9, True, True),
         (102.0, False, False),
     ]:
-        own.look(stuck=is_stuck)
+        own.update(stuck=is_stuck)
         with asked(address):
             assert takes(listener) != left, now.at
-    assert capsys.readouterr().err.count("left to other workers") == 1
+    assert capsys.readouterr().err.count("paused accepting new connections") == 1
 
 
 def test_what_the_program_listens_on_for_itself_is_left_alone(listener: socket.socket, now: Now) -> None:
-    own = Accepting()
+    own = AcceptPause()
     address = listener.getsockname()
     with socket.create_server(("127.0.0.1", 0)) as another:
         another.setblocking(False)
@@ -265,13 +265,13 @@ def test_what_the_program_listens_on_for_itself_is_left_alone(listener: socket.s
         stuck(own, now)
         with asked(address), asked(another.getsockname()):
             assert (takes(listener), takes(another)) == (False, True)
-        own.look(stuck=False)
+        own.update(stuck=False)
 
 
 def test_where_no_connection_is_held_the_first_one_shows_where_they_come_in(
     listener: socket.socket, now: Now, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    own = Accepting()
+    own = AcceptPause()
     address = listener.getsockname()
     held = now.sockets.pop()
     stuck(own, now)
@@ -280,14 +280,14 @@ def test_where_no_connection_is_held_the_first_one_shows_where_they_come_in(
     assert capsys.readouterr().err == ""
     now.sockets.append(held)
     now.at += 1.0
-    own.look(stuck=True)
+    own.update(stuck=True)
     with asked(address):
         assert not takes(listener)
-    own.look(stuck=False)
+    own.update(stuck=False)
 
 
 def test_a_second_address_is_left_as_soon_as_a_connection_is_held_there(listener: socket.socket, now: Now) -> None:
-    own = Accepting()
+    own = AcceptPause()
     with socket.create_server(("127.0.0.1", 0)) as second:
         second.setblocking(False)
         address = second.getsockname()
@@ -296,26 +296,26 @@ def test_a_second_address_is_left_as_soon_as_a_connection_is_held_there(listener
         with asked(address), second.accept()[0] as held:
             now.sockets.append(held.fileno())
             now.at += 1.0
-            own.look(stuck=True)
+            own.update(stuck=True)
             with asked(address):
                 assert not takes(second)
-                own.look(stuck=False)
+                own.update(stuck=False)
                 assert takes(second)
 
 
 def test_where_there_is_no_descriptor_nothing_is_left_and_nothing_breaks(listener: socket.socket, now: Now) -> None:
-    own = Accepting()
+    own = AcceptPause()
     address = listener.getsockname()
-    own.look(stuck=True)
+    own.update(stuck=True)
     now.at += 1.0
     with none_left():
-        own.look(stuck=True)
+        own.update(stuck=True)
     with asked(address):
         assert takes(listener)
     now.at += 1.0
-    own.look(stuck=True)
+    own.update(stuck=True)
     with none_left():
-        own.look(stuck=False)
+        own.update(stuck=False)
     with asked(address):
         assert takes(listener)
 
@@ -334,20 +334,20 @@ def none_left() -> Iterator[None]:
 
 
 def test_at_a_stop_they_stay_as_they_are_and_nothing_is_kept(listener: socket.socket, now: Now) -> None:
-    own = Accepting()
+    own = AcceptPause()
     address = listener.getsockname()
     stuck(own, now)
     own.end()
-    own.look(stuck=False)
+    own.update(stuck=False)
     with pytest.raises(ConnectionRefusedError):
         asked(address)
-    assert put(listener.fileno(), keep=False).address == address  # type: ignore[union-attr]
+    assert park(listener.fileno(), keep=False).address == address  # type: ignore[union-attr]
 
 
 def test_a_stop_in_the_middle_of_it_is_heard_at_its_end(
     listener: socket.socket, now: Now, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own = Accepting()
+    own = AcceptPause()
 
     def sockets() -> list[int]:
         own.end()  # as a signal's handler does

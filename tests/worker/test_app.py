@@ -165,8 +165,8 @@ def test_an_app_is_found(tmp_path: Path, expression: str, answer: bytes) -> None
         assert worker.wait() == 0, worker.output
 
 
-NOWHERE = "in {cwd}, nor is it installed for {python}"
-FORM = "after the colon stands a name, or a call with constant arguments: app, api.app, create_app()"
+NOWHERE = "in {cwd}, and none is installed for {python}"
+FORM = "expected a name or a call with constant arguments after the colon: app, api.app, create_app()"
 
 
 @pytest.mark.parametrize("server", ["uvicorn", "granian"])
@@ -177,13 +177,13 @@ FORM = "after the colon stands a name, or a call with constant arguments: app, a
         ("package.wbe:application", f"there is no module 'package.wbe' {NOWHERE}. Did you mean web?"),
         ("package.web:aplication", "package.web has no 'aplication'. Did you mean application?"),
         ("package.web:api.ap", "package.web:api has no 'ap'. Did you mean app?"),
-        ("package.web:number", "package.web:number is no app: int objects cannot be called"),
+        ("package.web:number", "package.web:number is not an app: int objects are not callable"),
         ("package.web:a b", f"package.web:a b: {FORM}"),
         (
             "package.web:make_app",
             (
-                "package.web:make_app is called for the app, and needs an argument. Write constants in quotes, as in "
-                "'package.web:make_app(\"production\")', or a function without arguments that calls it"
+                "cannot create the app: package.web:make_app needs an argument. Pass constants in quotes, as in "
+                "'package.web:make_app(\"production\")', or name a function without arguments that calls it"
             ),
         ),
     ],
@@ -217,16 +217,16 @@ def test_a_missing_dependency_of_the_app_is_named(tmp_path: Path) -> None:
     with Worker("app", "web:app", "uvicorn", f"127.0.0.1:{free_port()}", cwd=tmp_path) as worker:
         assert worker.wait() == 1, worker.output
         assert "ModuleNotFoundError: No module named 'no_such_package'" in worker.output
-        assert f"web needs no_such_package, which is not installed for {worker.python}" in worker.output
+        assert f"web imports no_such_package, which is not installed for {worker.python}" in worker.output
         assert "-m pip install no_such_package" in worker.output
 
 
 @pytest.mark.parametrize(
     ("missing", "told"),
     [
-        ("json.nosuch", "web needs json.nosuch, and the json that is there has no such module"),
-        ("helper.nosuch", "web needs helper.nosuch, and the helper that is there has no such module"),
-        ("hleper", "web needs hleper, which is neither in {cwd} nor installed. Did you mean helper?"),
+        ("json.nosuch", "web imports json.nosuch, but the installed json has no such module"),
+        ("helper.nosuch", "web imports helper.nosuch, but the installed helper has no such module"),
+        ("hleper", "web imports hleper, which is neither in {cwd} nor installed. Did you mean helper?"),
     ],
 )
 def test_what_is_there_or_the_program_s_own_is_not_to_be_installed(tmp_path: Path, missing: str, told: str) -> None:
@@ -249,7 +249,7 @@ def test_a_server_that_is_not_installed_is_named(tmp_path: Path, server: str) ->
     with Worker("app", "web:application", server, f"127.0.0.1:{free_port()}", cwd=tmp_path, env=env) as worker:
         assert worker.wait() == 3, worker.output
         assert worker.output == (
-            f"cservice: the app is to be served by {server}, and {server} is not installed for {worker.python}. "
+            f"cservice: the app is served by {server}, but {server} is not installed for {worker.python}. "
             f"Install it: {worker.python} -m pip install {server}"
         )
 

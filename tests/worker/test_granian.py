@@ -145,7 +145,7 @@ def test_it_serves_one_address(tmp_path: Path) -> None:
     write(tmp_path / "served.py", WSGI)
     with Worker("app", "served:app", "granian", "127.0.0.1:1,127.0.0.1:2", cwd=tmp_path) as worker:
         assert worker.wait() == 3
-        assert worker.output == ("cservice: granian serves one address, not 2: give one --bind, or --server uvicorn")
+        assert worker.output == ("cservice: granian serves one address, not 2: use one --bind, or --server uvicorn")
 
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])

@@ -204,11 +204,11 @@ def test_the_main_threads_loop_is_the_one_that_counts(tmp_path: Path, memory: in
         """
         import threading
         from cluster_service.worker.runtime import current
-        pulse = current().pulse
+        heartbeat = current().heartbeat
         def beats(loop):
-            cells = pulse._cells
+            cells = heartbeat._cells
             cells[0] = 0
-            pulse.beat(loop)
+            heartbeat.beat(loop)
             return cells[0] > 0
         def aside(what, loop):
             found = []
@@ -217,9 +217,9 @@ def test_the_main_threads_loop_is_the_one_that_counts(tmp_path: Path, memory: in
             thread.join()
             return found[0]
         print(aside(beats, "metrics"), aside(beats, "other"), beats("main"), aside(beats, "metrics"), beats("second"))
-        pulse.ended("metrics")
-        pulse.ended("main")
-        print(pulse._cells[0], aside(beats, "metrics"))
+        heartbeat.loop_ended("metrics")
+        heartbeat.loop_ended("main")
+        print(heartbeat._cells[0], aside(beats, "metrics"))
         """,
     )
     with worker(memory, "script", path) as each:
@@ -235,11 +235,11 @@ def test_a_fork_writes_nothing(tmp_path: Path, memory: int) -> None:
         from cluster_service.worker.runtime import current
         assert "CSERVICE_BOARD" not in os.environ
         if os.fork() == 0:
-            current().pulse.answered(500)
-            current().pulse.beat("loop")
+            current().heartbeat.count_answer(500)
+            current().heartbeat.beat("loop")
             os._exit(0)
         os.wait()
-        current().pulse.answered(200)
+        current().heartbeat.count_answer(200)
         """,
     )
     with worker(memory, "script", path) as each:
@@ -247,8 +247,30 @@ def test_a_fork_writes_nothing(tmp_path: Path, memory: int) -> None:
         assert row(memory)[1:3] == (1, 0)
 
 
+@pytest.mark.parametrize(
+    "call", ["os.execv(path, argv)", "os.execve(path=path, argv=argv, env={})", "os.execlp(path, *argv)"]
+)
+def test_a_program_that_is_executed_sends_no_heartbeat(call: str, tmp_path: Path, memory: int) -> None:
+    path = write(
+        tmp_path / "executes.py",
+        f"""
+        import os, sys
+        from cluster_service.worker.runtime import current
+        path, argv = sys.executable, [sys.executable, "-c", "print('executed')"]
+        current().heartbeat.beat_without_loop()
+        print("beats", current().heartbeat._cells[0] > 0)
+        {call}
+        """,
+    )
+    with worker(memory, "script", path) as each:
+        assert each.wait() == 0, each.output
+        assert each.lines == ["beats True", "executed"]
+        assert row(memory)[0] == 0
+
+
 @pytest.mark.parametrize("place", ["", "nonsense", "99", "0", "3:1"])
 def test_a_worker_does_without(place: str, tmp_path: Path) -> None:
-    path = write(tmp_path / "main.py", "from cluster_service.worker.runtime import current\ncurrent().pulse.beat(1)")
+    source = "from cluster_service.worker.runtime import current\ncurrent().heartbeat.beat(1)"
+    path = write(tmp_path / "main.py", source)
     with Worker("script", path, env={"CSERVICE_BOARD": place}) as each:
         assert each.wait() == 0, each.output

@@ -134,16 +134,16 @@ def test_the_end_of_the_service_is_an_answer(python: str, tmp_path: Path) -> Non
     with Worker("script", path, python=python) as worker:
         asked(worker)
         worker.channel.close()
-        assert "raised CommandError unavailable x: the service is gone" in worker.line("raised")
+        assert "raised CommandError unavailable x: the service has ended" in worker.line("raised")
 
 
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
-        ("cservice.trigger, 'x', {1}", "raised TypeError None what is sent on the bus must be JSON"),
-        ("cservice.trigger, 'x', float('nan')", "raised TypeError None what is sent on the bus must be JSON"),
-        ("cservice.broadcast, object()", "raised TypeError None what is sent on the bus must be JSON"),
-        ("cservice.broadcast, 'x' * 61440", "is over the bus's limit of 61440"),
+        ("cservice.trigger, 'x', {1}", "raised TypeError None a message of the bus must be JSON"),
+        ("cservice.trigger, 'x', float('nan')", "raised TypeError None a message of the bus must be JSON"),
+        ("cservice.broadcast, object()", "raised TypeError None a message of the bus must be JSON"),
+        ("cservice.broadcast, 'x' * 61440", "exceeds the limit of 61440"),
         ("cservice.on_message, 3", "raised TypeError None the handler of messages must be callable"),
     ],
 )
@@ -172,7 +172,8 @@ def test_a_service_that_does_not_read_blocks_nobody(tmp_path: Path) -> None:
         """,
     )
     with Worker("script", path) as worker:
-        assert "x: the service does not read what this worker says; it was not asked" in worker.line("raised")
+        refused = worker.line("raised")
+        assert "x: the service does not read the messages of this worker; the request was not sent" in refused
         count = int(worker.line("count").split()[1])
         assert count >= 500
         for _ in range(count):

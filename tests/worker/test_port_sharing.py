@@ -286,4 +286,4 @@ def test_a_program_that_closed_the_descriptor_is_told_why_its_port_is_not_shared
         )  # fmt: skip
         assert not ports.held
     assert "bound" in lines
-    assert sum("closed the descriptor by which its ports are shared" in line for line in lines) == 1
+    assert sum("closed the descriptor through which its ports are shared" in line for line in lines) == 1

@@ -213,7 +213,7 @@ def test_the_runtime_writes_to_no_file_that_has_the_number_of_its_descriptor(pyt
     with Worker("script", script, str(tmp_path), python=python) as worker:
         worker.line("serving")
         lost = worker.line("the program has closed")
-        assert "Close no descriptor" in lost
+        assert "Do not close descriptors" in lost
         worker.process.terminate()
         assert worker.wait() == 0, worker.output
     assert [(tmp_path / f"data-{number}").read_bytes() for number in range(24)] == [b"precious;"] * 24
@@ -393,7 +393,7 @@ def test_a_program_that_swallows_everything_is_ended_in_time(python: str, tmp_pa
         assert worker.wait() == 0, worker.output
         assert worker.lines == [
             "swallowed SystemExit",
-            "cservice: the time to stop is over; ended with threads still at work: forever",
+            "cservice: stop timeout expired; forced to exit while these threads were running: forever",
         ]
 
 
@@ -415,8 +415,8 @@ def test_an_ordinary_thread_does_not_take_the_whole_time(python: str, tmp_path: 
         assert worker.wait() == 0, worker.output
         assert worker.lines == [
             "cleaned up",
-            ("cservice: waited 3 s for threads that do not end; make them daemon threads, or join them in "
-            "on_worker_stop; ended with threads still at work: refresh"),
+            ("cservice: waited 3 s for threads that do not end (make them daemon threads, or join them in "
+            "on_worker_stop); forced to exit while these threads were running: refresh"),
         ]
 
 

@@ -17,8 +17,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from cluster_service.worker import program_handlers, runtime
-from cluster_service.worker.drains import Serving, unknown_servers
+from cluster_service.worker import program_handlers, runtime, stop_callback
+from cluster_service.worker.drains import RunningServer, unknown_servers
 from cluster_service.worker.runtime import Runtime
 from cluster_service.worker.stop_sequence import (
     CLOSED,
@@ -122,7 +122,7 @@ class Gone(BaseException):
     """The process has exited."""
 
 
-class Server(Serving):
+class Server(RunningServer):
     """A server that answers its open requests in ``drain`` and ``settle``."""
 
     def __init__(self, *, busy: bool) -> None:
@@ -136,7 +136,7 @@ class Server(Serving):
         del deadline
         self.busy = False
 
-    def holds(self) -> bool:
+    def has_open_requests(self) -> bool:
         return self.busy
 
     def settle(self, deadline: float) -> None:
@@ -207,7 +207,7 @@ class World(RuleBasedStateMachine):
         self.threads: list[Callable[[], Any]] = []
         self.repeated: set[str] = set()
         """States in which a thread repeats SIGTERM."""
-        self.owed: list[Serving] = []
+        self.owed: list[RunningServer] = []
         """Servers with a request that the program's handler must not cut off."""
         self.own_calls = self.cleanups = self.raised = self.ignored = 0
         self.deadline = float("inf")
@@ -219,7 +219,7 @@ class World(RuleBasedStateMachine):
             self.patch.setattr(module, "start_thread", self._start)
             self.patch.setattr(module, "get_ident", lambda: "main" if self.in_main else "thread")
         self.patch.setattr(runtime, "os", SimpleNamespace(getpid=lambda: self.pid, getppid=lambda: 1, kill=self._kill))
-        self.patch.setattr(runtime, "threading", SimpleNamespace(Thread=self._thread))
+        self.patch.setattr(stop_callback, "threading", SimpleNamespace(Thread=self._thread))
         self.patch.setattr(runtime, "atexit", SimpleNamespace(register=lambda _function: None))
         self.patch.setattr(runtime, "on_fork", lambda _function: None)
         self.patch.setattr(runtime, "is_listening", lambda: False)
@@ -231,10 +231,11 @@ class World(RuleBasedStateMachine):
         self.interpreter: Any = SimpleNamespace(_getframe=lambda: None, unraisablehook=None)
         self.patch.setattr(runtime, "sys", self.interpreter)
         self.patch.setattr(runtime, "DEFAULT_TIMEOUT", 0.0)  # a callback that waits for itself would wait in vain
-        self.patch.setattr(unknown_servers, "Rest", lambda: Server(busy=False))
-        pulse: Any = SimpleNamespace(accepting=SimpleNamespace(end=lambda: None))
-        self.runtime = Runtime(None, "none", pulse, SimpleNamespace(show_end=lambda: None, show=lambda _state: None))  # type: ignore[arg-type]
-        self.patch.setattr(self.runtime, "_insist", self.repeated.add)
+        self.patch.setattr(unknown_servers, "UnknownServers", lambda: Server(busy=False))
+        heartbeat: Any = SimpleNamespace(accepting=SimpleNamespace(end=lambda: None))
+        title: Any = SimpleNamespace(show_stop=lambda: None, show=lambda _state: None)
+        self.runtime = Runtime(None, "none", heartbeat, title)
+        self.patch.setattr(self.runtime, "_repeat_sigterm", self.repeated.add)
         self.patch.setattr(self.runtime.sequence, "wait_while", self._wait)
         self.runtime.start()
 
@@ -307,7 +308,7 @@ class World(RuleBasedStateMachine):
     def _own_handler(self, *_args: Any) -> None:
         self.own_calls += 1
         if not self.was_forked and self.runtime.sequence.state not in SHUTTING_DOWN:
-            assert not any(server.holds() for server in self.owed), "a request was cut off"
+            assert not any(server.has_open_requests() for server in self.owed), "a request was cut off"
 
     def _deliver(self) -> None:
         """Handle SIGTERM in the main thread."""
@@ -317,8 +318,9 @@ class World(RuleBasedStateMachine):
             assert self.was_forked, "SIGTERM would kill the worker"
             self.exited = True
             return
-        if isinstance(handler, program_handlers._Held) and self.runtime.sequence.state in ("running", "announced"):
-            self.owed = list(self.runtime.servings)
+        wrapped = isinstance(handler, program_handlers._HeldHandler)
+        if wrapped and self.runtime.sequence.state in ("running", "announced"):
+            self.owed = list(self.runtime.servers)
         handler(self.signals.SIGTERM, None)
 
     # What may happen
@@ -367,14 +369,14 @@ class World(RuleBasedStateMachine):
     @rule(busy=st.booleans())
     def serve(self, busy: bool) -> None:
         server = Server(busy=busy)
-        self.runtime.serves(server)
+        self.runtime.add_server(server)
         assert server.begun == self.runtime.draining
 
-    @precondition(lambda self: self.runtime.servings and not self.exited)
+    @precondition(lambda self: self.runtime.servers and not self.exited)
     @rule(which=st.integers(0, 9))
     def serve_no_more(self, which: int) -> None:
-        server = self.runtime.servings[which % len(self.runtime.servings)]
-        self.runtime.serves_no_more(server)
+        server = self.runtime.servers[which % len(self.runtime.servers)]
+        self.runtime.remove_server(server)
         if server in self.owed:
             self.owed.remove(server)
 
@@ -425,10 +427,10 @@ class World(RuleBasedStateMachine):
         self.pid, self.was_forked, self.pending, self.loop = 101, True, False, None
         self.threads.clear()
         self.repeated.clear()
-        self.runtime._be_fork()
+        self.runtime._after_fork()
         assert self.runtime.sequence.state == "running"
-        assert not self.runtime.servings
-        assert not self.runtime.callback.given
+        assert not self.runtime.servers
+        assert not self.runtime.callback.is_set
         assert not self.runtime.handles_sigterm()
         self.deadline = float("inf")
 

@@ -94,7 +94,7 @@ LOOPS = ["asyncio"] + (["uvloop"] if importlib.util.find_spec("uvloop") else [])
 PARSERS = ["h11"] + (["httptools"] if importlib.util.find_spec("httptools") else [])
 
 
-class Serving:
+class RunningServer:
     """Workers of one program on one port."""
 
     def __init__(self, stack: contextlib.ExitStack, cwd: Path, ports: Ports, *argv: str, **env: str) -> None:
@@ -130,9 +130,9 @@ def port() -> int:
 
 def as_app(
     stack: contextlib.ExitStack, tmp_path: Path, ports: Ports, port: int, *, more: str = "", **env: str
-) -> Serving:
+) -> RunningServer:
     write(tmp_path / "served.py", APP + more)
-    return Serving(stack, tmp_path, ports, "app", "served:app", "uvicorn", f"127.0.0.1:{port}", **env)
+    return RunningServer(stack, tmp_path, ports, "app", "served:app", "uvicorn", f"127.0.0.1:{port}", **env)
 
 
 @pytest.mark.parametrize("parser", PARSERS)
@@ -142,7 +142,7 @@ def test_scripts_lose_no_request(
     tmp_path: Path, stack: contextlib.ExitStack, ports: Ports, port: int, kind: str, parser: str, loop: str
 ) -> None:
     script = write(tmp_path / "worker.py", APP + SCRIPT + KINDS[kind])
-    serving = Serving(stack, tmp_path, ports, "script", script, str(port), parser, loop)
+    serving = RunningServer(stack, tmp_path, ports, "script", script, str(port), parser, loop)
     workers = [serving.start(), serving.start()]
     with Load(port) as load:
         for _ in range(3):

@@ -1,7 +1,7 @@
 """Python stacks of a worker that hangs, written by faulthandler, which needs neither a running event loop nor the GIL.
 
-The worker runtime has prepared this (``worker.heartbeat``): on a signal, the process writes its stacks to the board of the
-worker. The board names the process; it receives the signal only if it is proved to belong to the worker
+The worker runtime has prepared this (``worker.heartbeat``): on a signal, the process writes its stacks to the board of
+the worker. The board names the process; it receives the signal only if it is proved to belong to the worker
 (``processes``). The text is untrusted and may change while it is read.
 """
 

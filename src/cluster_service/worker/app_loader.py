@@ -24,7 +24,7 @@ import re
 import sys
 from typing import Any, Callable, Dict, List, NoReturn, Optional, Sequence, Tuple
 
-from .reporting import complain, hide_our_frames, refuse
+from .reporting import exit_with_message, hide_our_frames, warn
 from .runtime import current
 from .startup import CANNOT_SERVE
 
@@ -54,9 +54,9 @@ def serve_app(target: str, server: str, binds: List[str], arguments: Sequence[st
 def require(package: str, why: str = "") -> None:
     """Exit with an error message if *package* is not installed for this interpreter."""
     if importlib.util.find_spec(package) is None:
-        why = why or f"the app is to be served by {package}"
-        refuse(
-            f"{why}, and {package} is not installed for {sys.executable}. "
+        why = why or f"the app is served by {package}"
+        exit_with_message(
+            f"{why}, but {package} is not installed for {sys.executable}. "
             f"Install it: {sys.executable} -m pip install {package}",
             CANNOT_SERVE,
         )
@@ -75,16 +75,16 @@ def load_app(target: str) -> Any:
     if call is not None:
         app = _make(app, *call)
     elif makes_an_app(app):
-        complain(f"{target} takes no argument: it is called, as {target}(), for the app")
+        warn(f"{target} takes no arguments: calling {target}() to create the app")
         app = _make(app, [], {})
     elif needs_arguments(app):
-        refuse(
-            f"{target} is called for the app, and needs an argument. Write constants in quotes, as in "
-            f"'{target}(\"production\")', or a function without arguments that calls it",
+        exit_with_message(
+            f"cannot create the app: {target} needs an argument. Pass constants in quotes, as in "
+            f"'{target}(\"production\")', or name a function without arguments that calls it",
             CANNOT_SERVE,
         )
     if not callable(app):
-        refuse(f"{target} is no app: {type(app).__name__} objects cannot be called", CANNOT_SERVE)
+        exit_with_message(f"{target} is not an app: {type(app).__name__} objects are not callable", CANNOT_SERVE)
     return app
 
 
@@ -104,8 +104,8 @@ def _parse(target: str, expression: str) -> Tuple[str, Any]:
         if not isinstance(tree, ast.Name):
             raise ValueError("not a name")  # noqa: TRY004 - caught below
     except (SyntaxError, ValueError):
-        refuse(
-            f"{target}: after the colon stands a name, or a call with constant arguments: app, api.app, create_app()",
+        exit_with_message(
+            f"{target}: expected a name or a call with constant arguments after the colon: app, api.app, create_app()",
             CANNOT_SERVE,
         )
     return ".".join([tree.id, *reversed(parts)]), call
@@ -119,7 +119,7 @@ def _import(name: str) -> Any:
         if missing == name or name.startswith(missing + "."):
             _no_module(missing)
         hide_our_frames(error)
-        complain(f"{name} {_why_missing(missing)}")
+        warn(f"{name} {_why_missing(missing)}")
         raise
     except SystemExit:
         raise
@@ -133,12 +133,12 @@ def _why_missing(missing: str) -> str:
     """Explain why the module *missing* is not found; suggest pip only if nothing of that name is installed."""
     top = missing.partition(".")[0]
     if top in sys.modules or _is_there(top):
-        return f"needs {missing}, and the {top} that is there has no such module: a slip, or another version of it?"
+        return f"imports {missing}, but the installed {top} has no such module. Check the name and the version of {top}"
     near = _did_you_mean(top, _modules_in(os.getcwd()))
     if near:
-        return f"needs {missing}, which is neither in {os.getcwd()} nor installed{near}"
+        return f"imports {missing}, which is neither in {os.getcwd()} nor installed{near}"
     return (
-        f"needs {missing}, which is not installed for {sys.executable}. If that is a package's name, too: "
+        f"imports {missing}, which is not installed for {sys.executable}. If the package has the same name, run: "
         f"{sys.executable} -m pip install {top}"
     )
 
@@ -153,8 +153,9 @@ def _is_there(name: str) -> bool:
 def _no_module(missing: str) -> NoReturn:
     directory = os.path.join(os.getcwd(), *missing.split(".")[:-1])
     hint = _did_you_mean(missing.rpartition(".")[2], _modules_in(directory))
-    refuse(
-        f"there is no module {missing!r} in {os.getcwd()}, nor is it installed for {sys.executable}{hint}", CANNOT_SERVE
+    exit_with_message(
+        f"there is no module {missing!r} in {os.getcwd()}, and none is installed for {sys.executable}{hint}",
+        CANNOT_SERVE,
     )
 
 
@@ -174,7 +175,7 @@ def _no_attribute(module_name: str, name: str, owner: Any, part: str) -> NoRetur
     public = [each for each in vars(owner) if not each.startswith("_")] if hasattr(owner, "__dict__") else []
     hint = _did_you_mean(part, public)
     place = module_name if name.split(".", maxsplit=1)[0] == part else f"{module_name}:{name.rpartition('.' + part)[0]}"
-    refuse(f"{place} has no {part!r}{hint}", CANNOT_SERVE)
+    exit_with_message(f"{place} has no {part!r}{hint}", CANNOT_SERVE)
 
 
 def _did_you_mean(name: str, known: List[str]) -> str:

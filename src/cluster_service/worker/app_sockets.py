@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, List
 from cluster_service.wire import addresses
 from cluster_service.wire.channel import CHECK_ADDRESS
 
-from .reporting import complain, refuse
+from .reporting import exit_with_message, warn
 from .startup import CANNOT_SERVE
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def open_listeners(binds: List[str], share: str) -> List[socket.socket]:
     if inherited:
         return inherited
     if share == "inherit":
-        complain("there are no inherited sockets (LISTEN_FDS); the worker binds its own")
+        warn("no inherited sockets (LISTEN_FDS); the worker binds its own")
     return [_open(bind, shared=share in ("seccomp", "python")) for bind in binds]
 
 
@@ -54,7 +54,7 @@ def _open(bind: str, *, shared: bool) -> socket.socket:
     try:
         address = addresses.parse(bind)
     except addresses.AddressError as error:
-        refuse(str(error), CANNOT_SERVE)
+        exit_with_message(str(error), CANNOT_SERVE)
     tcp = address.kind != "unix"
     listener = socket.socket(address.family, socket.SOCK_STREAM, socket.IPPROTO_TCP if tcp else 0)
     if tcp:
@@ -64,7 +64,7 @@ def _open(bind: str, *, shared: bool) -> socket.socket:
     try:
         _bind(listener, address, shared=shared)
     except OSError as error:
-        refuse(f"cannot listen on {bind}: {error.strerror}", CANNOT_SERVE)
+        exit_with_message(f"cannot listen on {bind}: {error.strerror}", CANNOT_SERVE)
     return listener
 
 
@@ -108,9 +108,9 @@ def own_listener(runtime: Runtime) -> List[socket.socket]:
         listener = socket.socket(fileno=runtime.check)
         name = listener.getsockname()  # bytes if it is abstract, else a path
     except OSError as error:
-        complain(f"the worker cannot be checked: {error.strerror}")
+        warn(f"cannot open the socket for health checks: {error.strerror}")
         return []
-    runtime.pulse.accepting.spared.add(name)
+    runtime.heartbeat.accepting.exempt.add(name)
     shown = name if isinstance(name, str) else f"@{name[1:].decode('ascii')}"
     runtime.notify({CHECK_ADDRESS: f"unix:{shown}"})
     return [listener]

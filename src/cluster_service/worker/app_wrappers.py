@@ -20,7 +20,7 @@ from .heartbeat import AnyioPool
 from .unpatched import allocate_lock, time
 
 if TYPE_CHECKING:
-    from .heartbeat import Pulse
+    from .heartbeat import Heartbeat
 
 GRACE = 1.0
 """Seconds for an app to notice that its client has gone, and again to end when it is cancelled."""
@@ -54,7 +54,7 @@ class Stream:
             return
         self.ended = True
         if not (self.websocket and self.cancel_first):
-            await self.say_goodbye()
+            await self.send_end()
             await self._task_ended()
         if self.task is not None and not self.task.done():
             self.cancelled = True
@@ -65,7 +65,7 @@ class Stream:
         if self.task is not None and not self.task.done():
             await asyncio.wait({self.task}, timeout=GRACE)
 
-    async def say_goodbye(self) -> None:
+    async def send_end(self) -> None:
         """Send the end to the client."""
         close: Dict[str, Any] = {"type": "websocket.close", "code": GOING_AWAY}
         if not self.websocket:
@@ -128,7 +128,7 @@ class Streams:
             if not stream.cancelled:
                 raise
             if self._cancel_first:
-                await stream.say_goodbye()
+                await stream.send_end()
         finally:
             self._remove(stream)
 
@@ -183,7 +183,7 @@ async def _nothing() -> None:
     """Replaces a send to a client that has gone."""
 
 
-def ending_wsgi(app: Callable[..., Any], stopping: Callable[[], bool]) -> Callable[..., Any]:
+def end_wsgi_streams(app: Callable[..., Any], stopping: Callable[[], bool]) -> Callable[..., Any]:
     """Return the WSGI app *app*, wrapped to end event streams at their next event while *stopping* returns True."""
 
     def ending(environ: Dict[str, Any], start_response: Any) -> Any:
@@ -228,7 +228,7 @@ class _Body:
             close()
 
 
-def counting_asgi(app: Callable[..., Any], pulse: Pulse, streams: Streams) -> Callable[..., Any]:
+def count_asgi_answers(app: Callable[..., Any], heartbeat: Heartbeat, streams: Streams) -> Callable[..., Any]:
     """Return the ASGI 3 app *app*, wrapped to count its answers and track its *streams*.
 
     An app that is already wrapped is returned unchanged.
@@ -236,7 +236,7 @@ def counting_asgi(app: Callable[..., Any], pulse: Pulse, streams: Streams) -> Ca
     if getattr(app, "cservice_counts", False):
         return app
     pool = AnyioPool()
-    pulse.needs(pool.stuck)
+    heartbeat.add_pool(pool.is_stuck)
 
     async def counted(scope: Dict[str, Any], receive: Any, send: Any) -> None:
         pool.find()
@@ -252,23 +252,23 @@ def counting_asgi(app: Callable[..., Any], pulse: Pulse, streams: Streams) -> Ca
             nonlocal begun
             if not begun and message["type"] == "http.response.start":
                 begun = True
-                pulse.answered(message["status"])
+                heartbeat.count_answer(message["status"])
             return send(message)
 
         try:
             await streams.http(app, scope, receive, noting)
         except Exception:
             if not begun:
-                pulse.answered(500)  # the answer that the server will send
+                heartbeat.count_answer(500)  # the answer that the server will send
             raise
         if not begun and getattr(getattr(send, "__self__", None), "disconnected", True) is False:
-            pulse.answered(500)  # uvicorn's answer if an app sends none while the client is connected
+            heartbeat.count_answer(500)  # uvicorn's answer if an app sends none while the client is connected
 
     counted.cservice_counts = True  # type: ignore[attr-defined]
     return counted
 
 
-def counting_wsgi(app: Callable[..., Any], pulse: Pulse) -> Callable[..., Any]:
+def count_wsgi_answers(app: Callable[..., Any], heartbeat: Heartbeat) -> Callable[..., Any]:
     """Return the WSGI app *app*, wrapped to count its answers."""
 
     def counted(environ: Dict[str, Any], start_response: Any) -> Any:
@@ -278,14 +278,14 @@ def counting_wsgi(app: Callable[..., Any], pulse: Pulse) -> Callable[..., Any]:
             nonlocal begun
             if not begun:
                 begun = True
-                pulse.answered(int(status[:3]) if status[:3].isdigit() else 0)
+                heartbeat.count_answer(int(status[:3]) if status[:3].isdigit() else 0)
             return start_response(status, headers, *exc_info)
 
         try:
             return app(environ, noting)
         except Exception:
             if not begun:
-                pulse.answered(500)
+                heartbeat.count_answer(500)
             raise
 
     return counted

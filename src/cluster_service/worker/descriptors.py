@@ -1,8 +1,8 @@
 """Descriptors of this process. Does not import ``socket``, which may be partially imported.
 
 A program that becomes a daemon closes every descriptor above 2, and the next files that it opens get the same numbers.
-So before the runtime writes, reads or closes one of its own descriptors (``Owned``), it checks that the number still
-refers to its file, by the inode, which no other open file can have while ours is open anywhere.
+So before the runtime writes, reads or closes one of its own descriptors (``OwnedDescriptor``), it checks that the
+number still refers to its file, by the inode, which no other open file can have while ours is open anywhere.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, List, Optional, Tuple
 from .unpatched import os
 
 
-class Owned:
+class OwnedDescriptor:
     """A descriptor that the runtime opened or received."""
 
     def __init__(self, fd: int) -> None:
@@ -23,7 +23,7 @@ class Owned:
         self._identity = _identity(fd)
 
     def __repr__(self) -> str:
-        return f"<Owned {self.fd}: {'ours' if self.is_ours() else 'closed by the program'}>"
+        return f"<OwnedDescriptor {self.fd}: {'ours' if self.is_ours() else 'closed by the program'}>"
 
     def is_ours(self) -> bool:
         """Return True if the number still refers to this descriptor."""
@@ -50,12 +50,12 @@ class Owned:
             raise OSError(errno.EBADF, "the program has closed the runtime's descriptor")
 
 
-def pipe() -> Tuple[Owned, Owned]:
+def pipe() -> Tuple[OwnedDescriptor, OwnedDescriptor]:
     """Return the ends of a new non-blocking pipe, the read end first."""
     ends = os.pipe()
     for fd in ends:
         os.set_blocking(fd, False)
-    return Owned(ends[0]), Owned(ends[1])
+    return OwnedDescriptor(ends[0]), OwnedDescriptor(ends[1])
 
 
 def _identity(fd: int) -> Optional[Tuple[int, int]]:
@@ -66,7 +66,7 @@ def _identity(fd: int) -> Optional[Tuple[int, int]]:
     return status.st_dev, status.st_ino
 
 
-class borrowed:  # noqa: N801 - reads as a function
+class borrowed_socket:  # noqa: N801 - reads as a function
     """Temporary socket object for a descriptor owned by other code; it is not closed."""
 
     def __init__(self, fd: int) -> None:
@@ -102,7 +102,7 @@ def is_listening() -> bool:
 
 def _accepts(module: Any, fd: int) -> bool:
     try:
-        each = module.socket(type=module.SOCK_STREAM | module.SOCK_NONBLOCK, fileno=fd)  # see ``borrowed``
+        each = module.socket(type=module.SOCK_STREAM | module.SOCK_NONBLOCK, fileno=fd)  # see ``borrowed_socket``
     except OSError:
         return False  # closed meanwhile
     try:

@@ -5,8 +5,8 @@ it has reached its end and only waits for threads, two kinds of threads get less
 
 - Ordinary threads that do not end by themselves (``while True: refresh(); sleep(5)``): ``THREAD_SECONDS``. Without a
   service, SIGTERM would have ended the program immediately. ``on_worker_stop`` has the full time, and may join them.
-- Threads of a pool, if one of them serves a client that was disconnected (``hurry``): ``HURRY``. Such a thread may wait
-  for its next event forever, and cannot be cancelled.
+- Threads of a pool, if one of them serves a client that was disconnected (``hurry``): ``POOL_SECONDS``. Such a thread
+  may wait for its next event forever, and cannot be cancelled.
 """
 
 from __future__ import annotations
@@ -15,17 +15,16 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Callable, List, NoReturn, Optional
 
+from .stop_callback import THREAD_NAME
 from .unpatched import allocate_lock, os, time
 
 if TYPE_CHECKING:
     from types import FrameType
 
-HURRY = 3.0
+POOL_SECONDS = 3.0
 """Seconds that threads of a pool get to end."""
 THREAD_SECONDS = 3.0
 """Seconds that ordinary threads get to end."""
-CALLBACK = "on_worker_stop"
-"""The name of the thread that runs the program's own cleanup."""
 _LOOK_SECONDS = 0.1
 _MARGIN = 1.0
 """Seconds added to the time to stop."""
@@ -51,7 +50,7 @@ def end_in_time(remaining: Callable[[], float], *, hurry: bool, say: Callable[[s
     never = allocate_lock()
     never.acquire()
     since: Optional[float] = None
-    why = "the time to stop is over"
+    why = "stop timeout expired"
     while time.monotonic() < end:
         never.acquire(timeout=min(_LOOK_SECONDS, max(0.0, end - time.monotonic())))
         now = time.monotonic()
@@ -60,17 +59,17 @@ def end_in_time(remaining: Callable[[], float], *, hurry: bool, say: Callable[[s
             since = None
             continue
         since = now if since is None else since
-        if hurry and now >= start + HURRY and all(name.startswith(_POOLS) for name in names):
-            why = "only threads without a client are left"
+        if hurry and now >= start + POOL_SECONDS and all(name.startswith(_POOLS) for name in names):
+            why = "only threads whose clients have disconnected are left"
             break
-        if now >= since + THREAD_SECONDS and not any(name.startswith((*_POOLS, CALLBACK)) for name in names):
+        if now >= since + THREAD_SECONDS and not any(name.startswith((*_POOLS, THREAD_NAME)) for name in names):
             why = (
-                f"waited {THREAD_SECONDS:g} s for threads that do not end; make them daemon threads, "
-                "or join them in on_worker_stop"
+                f"waited {THREAD_SECONDS:g} s for threads that do not end (make them daemon threads, "
+                "or join them in on_worker_stop)"
             )
             break
     names = _threads()
-    say(f"{why}; ended with {'threads still at work: ' + ', '.join(names) if names else 'force'}")
+    say(f"{why}; forced to exit{' while these threads were running: ' + ', '.join(names) if names else ''}")
     end_now()
 
 

@@ -25,15 +25,15 @@ from cluster_service.wire import addresses
 
 from .app_loader import interface_of, load_app
 from .app_sockets import open_listeners
-from .app_wrappers import Streams, counting_asgi, counting_wsgi, ending_wsgi
+from .app_wrappers import Streams, count_asgi_answers, count_wsgi_answers, end_wsgi_streams
 from .descriptors import is_listening
-from .drains.unknown_servers import Outside
-from .heartbeat import Beating, Pool, Pulse
-from .reporting import hide_our_frames, refuse
+from .drains.unknown_servers import OutsideDrain
+from .heartbeat import Heartbeat, LoopHeartbeat, Pool
+from .reporting import exit_with_message, hide_our_frames
 from .runtime import Runtime, current, install
 from .startup import CANNOT_SERVE
 from .unpatched import allocate_lock, get_ident, start_thread, time
-from .worker_process import Titles
+from .worker_process import ProcessTitle
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -44,11 +44,13 @@ BACKLOG = 1024
 def serve(target: str, binds: List[str], runtime: Runtime) -> None:
     """Serve *target* until the worker stops. Ends with SystemExit."""
     if len(binds) != 1:
-        refuse(f"granian serves one address, not {len(binds)}: give one --bind, or --server uvicorn", CANNOT_SERVE)
+        exit_with_message(
+            f"granian serves one address, not {len(binds)}: use one --bind, or --server uvicorn", CANNOT_SERVE
+        )
     try:
         address = addresses.parse(binds[0])
     except addresses.AddressError as error:
-        refuse(str(error), CANNOT_SERVE)
+        exit_with_message(str(error), CANNOT_SERVE)
     place: Dict[str, Any] = {"address": address.host, "port": address.port}
     if address.path is not None:
         place = {"uds": Path(address.path)}
@@ -73,13 +75,13 @@ class _Granian(granian.Granian):  # type: ignore[misc,valid-type]
     def prepare(self, target: str) -> Child:
         """Return the callable for the child."""
         self._child, self._childs_end = Pipe()
-        pulse, bus, relay = self.worker.pulse, self.worker.bus, None
+        heartbeat, bus, relay = self.worker.heartbeat, self.worker.bus, None
         if bus is not None:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             bus.relay(ours.detach())
             relay = theirs.detach()
-        pulse.leave()  # the child writes to the board from now on
-        return Child(target, self._childs_end, self.worker.channel_fd, relay, pulse.descriptor)
+        heartbeat.stop_writing()  # the child writes to the board from now on
+        return Child(target, self._childs_end, self.worker.channel_fd, relay, heartbeat.descriptor)
 
     def serve(self, *args: Any, **kwargs: Any) -> None:
         try:
@@ -151,12 +153,12 @@ class Child:
 
         runtime = current()
         if runtime is None:
-            pulse = Pulse(self.board if self.board >= 0 else None)
-            runtime = Runtime(self.channel, "none", pulse, Titles(None))
+            heartbeat = Heartbeat(self.board if self.board >= 0 else None)
+            runtime = Runtime(self.channel, "none", heartbeat, ProcessTitle(None))
             install(runtime)
         else:
-            runtime.pulse.take_over()
-            runtime.titles.of_fork("server")
+            runtime.heartbeat.start_writing()
+            runtime.title.show_fork_role("server")
         if runtime.bus is not None and self.relay is not None:
             runtime.bus.listen(self.relay)
         try:
@@ -165,7 +167,7 @@ class Child:
             hide_our_frames(error)
             sys.excepthook(type(error), error, error.__traceback__)
             raise SystemExit(1) from None
-        closing = Closing(app, interface_of(app), runtime)
+        closing = GranianApp(app, interface_of(app), runtime)
         _app[:] = [closing]
         wsgi = closing.interface == "wsgi"
         spawn = Server._spawn_wsgi_worker if wsgi else Server._spawn_asgi_lifespan_worker  # noqa: SLF001
@@ -181,9 +183,9 @@ class Child:
             self.ended.release()
         if runtime.stopping:
             runtime.callback.run(runtime.remaining)
-            runtime.must_end(hurry=closing.streams.cancelled)
+            runtime.ensure_exit(hurry=closing.streams.cancelled)
 
-    def _insist(self, main: int) -> None:
+    def _repeat_sigterm(self, main: int) -> None:
         """Send SIGTERM to the main thread repeatedly until granian has ended.
 
         With WSGI the main thread waits on a lock, from which only a signal to that thread wakes it; a signal to the
@@ -192,20 +194,20 @@ class Child:
         while not self.ended.acquire(timeout=0.5):
             signal.pthread_kill(main, signal.SIGTERM)
 
-    def _drain_when_told(self, runtime: Runtime, closing: Closing, main: int) -> None:
+    def _drain_when_told(self, runtime: Runtime, closing: GranianApp, main: int) -> None:
         try:
-            runtime.begin(self.pipe.recv())
+            runtime.begin_stop(self.pipe.recv())
         except (EOFError, OSError):
             return  # the parent has died, and the child is about to end
         closing.begin()
         try:
             closing.streams.await_end(runtime.deadline)
-            Outside().drain(runtime.deadline)
+            OutsideDrain().drain(runtime.deadline)
         finally:
             closing.await_serving(runtime.deadline)
-            runtime.must_end()
+            runtime.ensure_exit()
             self.pipe.send(None)
-            self._insist(main)
+            self._repeat_sigterm(main)
 
 
 def _arrive(target: str, pipe: Connection, channel: Any, relay: Any, board: Any) -> Child:
@@ -223,7 +225,7 @@ def _with(args: Tuple[Any, ...], spawn: Callable[..., Any], **changes: Any) -> T
     return tuple(found)
 
 
-class Closing:
+class GranianApp:
     """Wraps the app and adds ``Connection: close`` to its answers once the worker stops."""
 
     def __init__(self, app: Any, interface: str, runtime: Runtime) -> None:
@@ -238,10 +240,11 @@ class Closing:
         self.streams = Streams(cancel_first=True)
         if interface == "wsgi":
             pool = Pool(WSGI_THREADS)
-            runtime.pulse.needs(pool.stuck)
-            self._answer = counting_wsgi(ending_wsgi(pool.runs(app), lambda: runtime.stopping), runtime.pulse)
+            runtime.heartbeat.add_pool(pool.is_stuck)
+            ending = end_wsgi_streams(pool.wrap(app), lambda: runtime.stopping)
+            self._answer = count_wsgi_answers(ending, runtime.heartbeat)
         else:
-            self._answer = counting_asgi(self._answer, runtime.pulse, self.streams)
+            self._answer = count_asgi_answers(self._answer, runtime.heartbeat, self.streams)
         self._plain: Callable[..., Any] = self._answer
         if interface != "wsgi":
             self._answer = self._lifespan_first
@@ -281,15 +284,15 @@ class Closing:
             self._serves()
         else:
             loop.call_soon_threadsafe(self._serves)
-            loop.call_soon_threadsafe(Beating, self.runtime.pulse, loop)
+            loop.call_soon_threadsafe(LoopHeartbeat, self.runtime.heartbeat, loop)
 
     def _beat(self) -> None:
         """Send the heartbeat of the worker: its threads belong to granian, and there is no loop."""
         never = allocate_lock()
         never.acquire()
         while True:
-            self.runtime.pulse.interpreter_turns()
-            never.acquire(timeout=self.runtime.pulse.pace)
+            self.runtime.heartbeat.beat_without_loop()
+            never.acquire(timeout=self.runtime.heartbeat.interval)
 
     def await_serving(self, deadline: float) -> None:
         """Wait until granian handles SIGTERM: one that arrives before its loop serves is lost."""
@@ -302,7 +305,7 @@ class Closing:
         self.serving = True
         self.runtime.server_started()
         if self.interface != "wsgi":  # with WSGI, no loop sends the heartbeat
-            self.runtime.pulse.watch()
+            self.runtime.heartbeat.watch_loop()
 
     def begin(self) -> None:
         """Close connections after their next answer, and end endless answers."""

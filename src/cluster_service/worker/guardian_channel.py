@@ -15,7 +15,7 @@ from typing import Any, Callable, Deque, Dict, Optional
 
 from cluster_service.wire import channel as wire
 
-from .descriptors import Owned, pipe
+from .descriptors import OwnedDescriptor, pipe
 from .unpatched import allocate_lock, get_ident, get_native_id, os, select, start_thread
 
 _OUTBOX = 1000
@@ -43,7 +43,7 @@ class Channel:
     ) -> None:
         os.set_inheritable(fd, False)  # noqa: FBT003
         os.set_blocking(fd, False)
-        self._socket = Owned(fd)
+        self._socket = OwnedDescriptor(fd)
         self._on_message = on_message
         self._on_end = on_end
         self._on_idle = on_idle
@@ -53,8 +53,8 @@ class Channel:
         self._reads = False
         self._reader = self._reader_id = 0
         self._forking = 0
-        self._wake_r: Owned
-        self._wake_w: Owned
+        self._wake_r: OwnedDescriptor
+        self._wake_w: OwnedDescriptor
         self._gone = allocate_lock()
         self._guard = allocate_lock()
         self._receiving = allocate_lock()
@@ -217,7 +217,7 @@ class Channel:
         return self._socket.fd if self._socket.is_ours() else None
 
 
-def _empty(end: Owned) -> None:
+def _empty(end: OwnedDescriptor) -> None:
     try:
         end.read(4096)
     except OSError:

@@ -10,7 +10,7 @@ import importlib
 import sys
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Sequence
 
-from .reporting import complain
+from .reporting import warn
 
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
@@ -66,7 +66,7 @@ def _guarded(functions: Sequence[str], runtime: Runtime) -> Hook:
                 place, _, function = each.partition(":")
                 getattr(importlib.import_module(f"{__package__}.{place}"), function)(module, runtime)
         except Exception as error:  # noqa: BLE001 - the program runs without the hook
-            complain(f"cannot modify {module.__name__}, and leaves it unchanged: {error!r}")
+            warn(f"cannot modify {module.__name__}, and leaves it unchanged: {error!r}")
 
     return hook
 

@@ -1,8 +1,8 @@
 """Replacement of listening sockets, to stop accepting in servers that have no way to do so.
 
 Every descriptor of a listening socket is replaced by another socket whose address no client knows. The server continues
-to poll and accept, but gets no connections; those on the shared socket go to other workers. ``back`` restores the
-socket from the value that ``put`` returned.
+to poll and accept, but gets no connections; those on the shared socket go to other workers. ``restore`` restores the
+socket from the value that ``park`` returned.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import _socket as socket  # the C module, which monkey patching leaves alone
 import struct
 from typing import Container, Dict, Iterable, List, NamedTuple, Optional, Set
 
-from .descriptors import borrowed
+from .descriptors import borrowed_socket
 from .unpatched import library, os, select
 
 
@@ -24,137 +24,138 @@ class Watch(NamedTuple):
     """The epoll user data: the descriptor in Python and libuv, an own value in others."""
 
 
-class Aside(NamedTuple):
+class ParkedListener(NamedTuple):
     """A listening socket that was replaced."""
 
     fd: int
     """The descriptor that the server uses."""
-    stand_in: int
+    replacement: int
     """The inode of the replacement socket."""
     address: object
-    kept: int
+    original: int
     """A duplicate descriptor of the original socket; -1: it will not be restored."""
     watches: List[Watch]
 
 
-_stand_ins: Dict[int, object] = {}
+_replacements: Dict[int, object] = {}
 """Inode of a replacement -> the address of the original socket."""
 
 
-def put(fd: int, *, keep: bool, at: Optional[Container[object]] = None) -> Optional[Aside]:
+def park(fd: int, *, keep: bool, at: Optional[Container[object]] = None) -> Optional[ParkedListener]:
     """Replace the socket of *fd* and return the data to restore it; None if it does not listen or on an error.
 
     A socket that is already replaced stays so. *keep*: it will be restored; then return None for a socket that is
     already replaced, or whose restoration could fail because a thread may block in its ``accept``. *at*: replace it
-    only if its place (``place_of``) is one of these.
+    only if its place (``port_of``) is one of these.
     """
-    kept = -1
+    original = -1
     try:
-        with borrowed(fd) as each:
+        with borrowed_socket(fd) as each:
             address, family = each.getsockname(), each.family
             if not each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
                 return None
-        stands_for = _stand_ins.get(os.fstat(fd).st_ino)
-        if keep and (stands_for is not None or os.get_blocking(fd) or (at is not None and place_of(address) not in at)):
+        stands_for = _replacements.get(os.fstat(fd).st_ino)
+        if keep and (stands_for is not None or os.get_blocking(fd) or (at is not None and port_of(address) not in at)):
             return None
         if stands_for is not None:
-            return Aside(fd, -1, stands_for, -1, [])
-        nowhere = _nowhere(family)
+            return ParkedListener(fd, -1, stands_for, -1, [])
+        replacement = _make_replacement(family)
         try:
-            os.set_blocking(nowhere.fileno(), os.get_blocking(fd))
+            os.set_blocking(replacement.fileno(), os.get_blocking(fd))
             if keep:
-                kept = os.dup(fd)
+                original = os.dup(fd)
                 os.close(os.dup(fd))  # removal from an epoll needs one spare descriptor; at a stop it is tried without
             watches = _unwatch(fd)
             if keep and family == socket.AF_UNIX and not watches:
                 # Any process could connect to the replacement, even one that the mode of the socket file keeps out. A
                 # server that uses epoll would not accept from it, one that uses poll or select would.
-                os.close(kept)
+                os.close(original)
                 return None
-            aside = Aside(fd, os.fstat(nowhere.fileno()).st_ino, address, kept, watches)
-            _stand_ins[aside.stand_in] = address
-            os.dup2(nowhere.fileno(), fd, inheritable=os.get_inheritable(fd))
+            parked = ParkedListener(fd, os.fstat(replacement.fileno()).st_ino, address, original, watches)
+            _replacements[parked.replacement] = address
+            os.dup2(replacement.fileno(), fd, inheritable=os.get_inheritable(fd))
         finally:
-            nowhere.close()
+            replacement.close()
     except OSError:  # the connection has ended, or no descriptor is left
-        if kept >= 0:
-            os.close(kept)
+        if original >= 0:
+            os.close(original)
         return None
-    return aside
+    return parked
 
 
-def back(aside: Aside) -> None:
+def restore(parked: ParkedListener) -> None:
     """Restore the server's socket, unless the server has closed it."""
-    stand_in, watches = -1, aside.watches
+    replacement, watches = -1, parked.watches
     try:
-        if os.fstat(aside.fd).st_ino == aside.stand_in:
-            stand_in = os.dup(aside.fd)
-            meanwhile = _unwatch(aside.fd)  # the server may have registered it again
+        if os.fstat(parked.fd).st_ino == parked.replacement:
+            replacement = os.dup(parked.fd)
+            meanwhile = _unwatch(parked.fd)  # the server may have registered it again
             again = {watch.epoll for watch in meanwhile}
-            watches = meanwhile + [watch for watch in aside.watches if watch.epoll not in again]
+            watches = meanwhile + [watch for watch in parked.watches if watch.epoll not in again]
     except OSError:
         pass  # it was just closed, or no descriptor is left
     try:
-        if os.fstat(aside.fd).st_ino == aside.stand_in:
-            os.dup2(aside.kept, aside.fd, inheritable=os.get_inheritable(aside.fd))
+        if os.fstat(parked.fd).st_ino == parked.replacement:
+            os.dup2(parked.original, parked.fd, inheritable=os.get_inheritable(parked.fd))
             for watch in watches:
-                _watch(aside.fd, watch)
+                _watch(parked.fd, watch)
     except OSError:
         pass
-    if stand_in >= 0:
-        with borrowed(stand_in) as each:
+    if replacement >= 0:
+        with borrowed_socket(replacement) as each:
             each.shutdown(socket.SHUT_RDWR)  # wakes threads that wait for it in poll or select
-        os.close(stand_in)
-    let_go(aside)
-    del _stand_ins[aside.stand_in]
+        os.close(replacement)
+    discard(parked)
+    del _replacements[parked.replacement]
 
 
-def let_go(aside: Aside) -> None:
+def discard(parked: ParkedListener) -> None:
     """Close the duplicate of the original socket, which will not be restored."""
-    os.close(aside.kept)
+    os.close(parked.original)
 
 
-def place_of(address: object) -> object:
+def port_of(address: object) -> object:
     """Return where a socket listens or its connection arrived: a port, or the name of a Unix socket."""
     return address[1] if isinstance(address, tuple) else address
 
 
-def places(fds: Iterable[int]) -> Set[object]:
+def connected_ports(fds: Iterable[int]) -> Set[object]:
     """Return the places of the connected sockets in *fds*; those of outgoing ones match no listener."""
     found = set()
     for fd in fds:
         try:
-            with borrowed(fd) as each:
+            with borrowed_socket(fd) as each:
                 each.getpeername()
-                found.add(place_of(each.getsockname()))
+                found.add(port_of(each.getsockname()))
         except OSError:
             pass  # not connected, or closed meanwhile
     return found
 
 
-def _nowhere(family: int) -> socket.socket:
+def _make_replacement(family: int) -> socket.socket:
     """Return a listening socket of *family*, which a server may check, with a private address.
 
-    It is not shared, and the guardian is not asked for it, because this may run during another request (``ports``).
+    It is not shared, and not requested from the guardian, because this may run during another request
+    (``port_sharing``).
     """
-    nowhere = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    replacement = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
-        _bind(nowhere)
-        nowhere.listen(1)
+        _bind(replacement)
+        replacement.listen(1)
     except OSError:
-        nowhere.close()
+        replacement.close()
         raise
-    return nowhere
+    return replacement
 
 
-def _bind(nowhere: socket.socket) -> None:
-    if nowhere.family != socket.AF_INET6:
-        nowhere.bind(("127.0.0.1", 0) if nowhere.family == socket.AF_INET else "")
+def _bind(replacement: socket.socket) -> None:
+    if replacement.family != socket.AF_INET6:
+        replacement.bind(("127.0.0.1", 0) if replacement.family == socket.AF_INET else "")
         return
     try:
-        nowhere.bind(("::1", 0))
+        replacement.bind(("::1", 0))
     except OSError:  # many containers have no ::1
-        nowhere.bind(("::ffff:127.0.0.1", 0))
+        replacement.bind(("::ffff:127.0.0.1", 0))
 
 
 def _unwatch(fd: int) -> List[Watch]:

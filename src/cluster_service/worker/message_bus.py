@@ -25,9 +25,9 @@ from cluster_service.wire import validation
 
 from .unpatched import allocate_lock, library, os, running_loop, start_thread
 
-QUESTIONS = 1000
+MAX_REQUESTS = 1000
 """Maximum number of open requests."""
-INBOX = 1000
+MAX_MESSAGES = 1000
 """Maximum number of messages waiting for the handlers."""
 
 MessageHandler = Callable[[Any], Any]
@@ -43,7 +43,7 @@ class CommandError(Exception):
         self.hint = hint
 
 
-class Question:
+class Request:
     """A request that waits for its answer."""
 
     def __init__(self, message: Dict[str, Any]) -> None:
@@ -79,7 +79,7 @@ class Bus:
         self._offer = offer
         self._pid = os.getpid()
         self._numbers = count(1)
-        self._questions: Dict[str, Question] = {}
+        self._requests: Dict[str, Request] = {}
         self._handlers: List[Tuple[MessageHandler, Any]] = []
         self._inbox: Deque[Any] = deque()
         self._lock = allocate_lock()
@@ -91,7 +91,7 @@ class Bus:
 
     # Requests
 
-    def ask(self, message: Dict[str, Any], on_end: Optional[Callable[[], None]] = None) -> Question:
+    def ask(self, message: Dict[str, Any], on_end: Optional[Callable[[], None]] = None) -> Request:
         """Send a request; its answer settles it.
 
         Raises CommandError if it cannot be sent, TypeError if it is not JSON, ValueError if it is too long.
@@ -100,27 +100,27 @@ class Bus:
             raise CommandError(
                 "unavailable",
                 "a process that a worker has forked has no bus",
-                "Ask in the worker's own process: hand the question over by a pipe or a queue.",
+                "Send the request from the worker's own process: pass it there through a pipe or a queue.",
             )
         check_size(message)
         message["id"] = f"{self._pid}.{next(self._numbers)}"
-        question = Question(message)
-        question.on_end = on_end
-        if len(self._questions) >= QUESTIONS:
-            raise CommandError("too_many_requests", f"{QUESTIONS} questions of this worker are not answered yet")
-        self._questions[message["id"]] = question
+        request = Request(message)
+        request.on_end = on_end
+        if len(self._requests) >= MAX_REQUESTS:
+            raise CommandError("too_many_requests", f"{MAX_REQUESTS} requests of this worker are still unanswered")
+        self._requests[message["id"]] = request
         if self._gone or not self._offer(message):
-            self._questions.pop(message["id"], None)
-            why = "the service is gone" if self._gone else "the service does not read what this worker says"
-            raise CommandError("unavailable", f"{question.what}: {why}; it was not asked")
-        return question
+            self._requests.pop(message["id"], None)
+            why = "the service has ended" if self._gone else "the service does not read the messages of this worker"
+            raise CommandError("unavailable", f"{request.what}: {why}; the request was not sent")
+        return request
 
-    def give_up(self, question: Question, seconds: float) -> None:
+    def give_up(self, request: Request, seconds: float) -> None:
         """Settle a request whose timeout has expired."""
-        if self._questions.pop(question.message["id"], None) is not None:
-            begun = "it was begun, and may go on" if question.taken else "it may not have been begun"
-            text = f"{question.what} was not answered within {seconds:g} s: {begun}"
-            question.settle(None, CommandError("timeout", text))
+        if self._requests.pop(request.message["id"], None) is not None:
+            begun = "it was started and may still be running" if request.taken else "it may not have been started"
+            text = f"{request.what} was not answered within {seconds:g} s: {begun}"
+            request.settle(None, CommandError("timeout", text))
 
     # Messages
 
@@ -128,7 +128,7 @@ class Bus:
         """Call *handler* for each message from now on."""
         self._handlers.append((handler, running_loop()))
 
-    def heard(self, message: Dict[str, Any]) -> None:
+    def receive(self, message: Dict[str, Any]) -> None:
         """Process a message of the bus. Called in the reader thread, so it must not block."""
         if self._relay >= 0:
             try:
@@ -142,36 +142,36 @@ class Bus:
         elif kind == "master":
             self._new_master()
         elif kind == "taken":
-            question = self._questions.get(str(message.get("id")))
-            if question is not None:
-                question.taken = True
+            request = self._requests.get(str(message.get("id")))
+            if request is not None:
+                request.taken = True
         else:
-            question = self._questions.pop(str(message.get("id")), None)
-            if question is not None:
-                question.settle(message.get("result"), _error_in(message))
+            request = self._requests.pop(str(message.get("id")), None)
+            if request is not None:
+                request.settle(message.get("result"), _error_in(message))
 
     def end(self) -> None:
         """Fail all open requests and refuse new ones: the service has ended."""
         self._gone = True
-        for name in list(self._questions):
-            question = self._questions.pop(name, None)
-            if question is not None:
-                question.settle(None, CommandError("unavailable", f"{question.what}: the service is gone"))
+        for name in list(self._requests):
+            request = self._requests.pop(name, None)
+            if request is not None:
+                request.settle(None, CommandError("unavailable", f"{request.what}: the service has ended"))
 
     def _new_master(self) -> None:
-        for name, question in list(self._questions.items()):
-            if not question.taken:
-                if self._offer(question.message):
+        for name, request in list(self._requests.items()):
+            if not request.taken:
+                if self._offer(request.message):
                     continue
-                text = f"{question.what} could not be sent to the service's new master; it was not begun"
+                text = f"{request.what} could not be sent to the service's new master; it was not started"
             else:
-                text = f"the service's master was replaced while it carried out {question.what}: it may be done or not"
-            if self._questions.pop(name, None) is not None:
-                question.settle(None, CommandError("unavailable", text))
+                text = f"the service's master was replaced while it carried out {request.what}: it may have completed"
+            if self._requests.pop(name, None) is not None:
+                request.settle(None, CommandError("unavailable", text))
 
     def _deliver(self, message: Dict[str, Any]) -> None:
         with self._lock:
-            taken = bool(self._handlers) and len(self._inbox) < INBOX
+            taken = bool(self._handlers) and len(self._inbox) < MAX_MESSAGES
             start = taken and not self._working
             if taken:
                 self._inbox.append(message.get("message"))
@@ -231,14 +231,14 @@ class Bus:
             if not data:
                 return
             try:
-                self.heard(wire.decode(data))
+                self.receive(wire.decode(data))
             except wire.ChannelError:
                 continue
 
     def restart(self) -> None:
         """Reset the state in a forked child."""
         self._lock = allocate_lock()
-        self._questions.clear()
+        self._requests.clear()
         self._inbox.clear()
         self._working = False
         self._relay = -1
@@ -261,10 +261,10 @@ def check_size(message: Dict[str, Any]) -> None:
         data = json.dumps(message, separators=(",", ":"), allow_nan=False).encode()
         validation.loads(data, max(len(data), 1))
     except (TypeError, ValueError, RecursionError, validation.Invalid) as error:  # circular, or NaN
-        raise TypeError(f"what is sent on the bus must be JSON: {error}") from None
+        raise TypeError(f"a message of the bus must be JSON: {error}") from None
     size = len(data)
     if size > wire.BUS_LIMIT:
-        raise ValueError(f"a message of {size} bytes is over the bus's limit of {wire.BUS_LIMIT}")
+        raise ValueError(f"a message of {size} bytes exceeds the limit of {wire.BUS_LIMIT}")
 
 
 def _error_in(message: Dict[str, Any]) -> Optional[CommandError]:
@@ -282,4 +282,4 @@ def _tell(handler: MessageHandler, error: BaseException) -> None:
     text = "".join(traceback.format_exception(type(error), error, trace))
     if sys.stderr is not None:
         name = getattr(handler, "__qualname__", handler)
-        sys.stderr.write(f"cservice: the handler {name} of messages failed:\n{text}")
+        sys.stderr.write(f"cservice: the message handler {name} failed:\n{text}")

@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 from cluster_service.wire import addresses
 from cluster_service.wire import channel as wire
 
-from .descriptors import Owned
-from .reporting import complain
+from .descriptors import OwnedDescriptor
+from .reporting import warn
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -39,11 +39,11 @@ class Guardian:
     """The socket pair for ports: one request, then its reply; one thread of one process at a time."""
 
     def __init__(self, fd: int) -> None:
-        self._pair = Owned(fd)
+        self._pair = OwnedDescriptor(fd)
         self._lock = RLock()
         self._asking = False
-        self._complained = False
-        self._turn = Owned(os.memfd_create("cservice-ports")) if hasattr(os, "memfd_create") else None
+        self._warned = False
+        self._turn = OwnedDescriptor(os.memfd_create("cservice-ports")) if hasattr(os, "memfd_create") else None
         os.register_at_fork(after_in_child=self._after_fork_in_child)
 
     def ask(self, request: Dict[str, Any]) -> Tuple[Optional[Dict[str, Any]], Optional[int]]:
@@ -56,7 +56,7 @@ class Guardian:
             if self._asking:
                 return None, None
             if not self._pair.is_ours():
-                self._complain()
+                self._warn()
                 return None, None
             self._asking = True
             try:
@@ -86,12 +86,12 @@ class Guardian:
             if turn is not None:
                 fcntl.lockf(turn, fcntl.LOCK_UN)
 
-    def _complain(self) -> None:
-        if not self._complained:
-            self._complained = True
-            complain(
-                "the program has closed the descriptor by which its ports are shared; no other worker has them. "
-                "Close no descriptor that the program has not opened, or use --share seccomp"
+    def _warn(self) -> None:
+        if not self._warned:
+            self._warned = True
+            warn(
+                "the program has closed the descriptor through which its ports are shared: it binds its ports alone. "
+                "Do not close descriptors that the program has not opened, or use --share seccomp"
             )
 
     def _after_fork_in_child(self) -> None:

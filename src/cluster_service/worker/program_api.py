@@ -14,7 +14,7 @@ from .runtime import current
 from .unpatched import library, running_loop
 
 if TYPE_CHECKING:
-    from .message_bus import Bus, MessageHandler, Question
+    from .message_bus import Bus, MessageHandler, Request
 
 WITHIN = 60.0
 """Default timeout for an answer, in seconds."""
@@ -43,7 +43,7 @@ def worker_ready(ready: bool = True, *, on_worker_stop: Optional[Callable[[], An
         return
     if on_worker_stop is not None:
         runtime.callback.set(on_worker_stop)
-    runtime.tell_ready(bool(ready))
+    runtime.report_ready(bool(ready))
 
 
 def extend_deadline(seconds: float) -> None:
@@ -94,27 +94,27 @@ def _ask(message: Dict[str, Any], within: float, nothing: Any) -> Any:
         return future
     if loop is not None:
         return _ask_in_loop(bus, loop, message, within)
-    question = bus.ask(message)
+    request = bus.ask(message)
     end = time.monotonic() + within
-    if not question.wait(within):
-        bus.give_up(question, within)
-        question.wait(max(1.0, end - time.monotonic()))  # the answer may have just arrived
-    if question.error is not None:
-        raise question.error
-    return question.result
+    if not request.wait(within):
+        bus.give_up(request, within)
+        request.wait(max(1.0, end - time.monotonic()))  # the answer may have just arrived
+    if request.error is not None:
+        raise request.error
+    return request.result
 
 
 def _ask_in_loop(bus: Bus, loop: Any, message: Dict[str, Any], within: float) -> Any:
     future = loop.create_future()
-    asked: List[Question] = []
+    requests: List[Request] = []
 
     def settle() -> None:
         if future.done():
             return
-        if asked[0].error is not None:
-            future.set_exception(asked[0].error)
+        if requests[0].error is not None:
+            future.set_exception(requests[0].error)
         else:
-            future.set_result(asked[0].result)
+            future.set_result(requests[0].result)
 
     def on_end() -> None:
         try:
@@ -122,8 +122,8 @@ def _ask_in_loop(bus: Bus, loop: Any, message: Dict[str, Any], within: float) ->
         except RuntimeError:
             pass  # the loop is closed; nothing waits for the future
 
-    asked.append(bus.ask(message, on_end))
-    timer = loop.call_later(within, bus.give_up, asked[0], within)
+    requests.append(bus.ask(message, on_end))
+    timer = loop.call_later(within, bus.give_up, requests[0], within)
     future.add_done_callback(lambda _future: timer.cancel())
     return future
 

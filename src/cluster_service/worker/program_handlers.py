@@ -7,7 +7,7 @@ program sets them: with ``signal.signal``, a loop's ``add_signal_handler``, or `
 SIGTERM
 
 1. replaces the listening sockets (``listener_parking``), so that the program closes or shuts down a replacement;
-2. starts a thread that waits until the requests in progress are answered (``Serving.settle``);
+2. starts a thread that waits until the requests in progress are answered (``RunningServer.settle``);
 3. is then sent again, and the program's handler runs.
 
 If there is nothing to wait for, the handler runs at the first SIGTERM. ``signal.getsignal`` returns the program's own.
@@ -20,7 +20,7 @@ import inspect
 import signal
 from typing import TYPE_CHECKING, Any, Callable, List
 
-from .drains import Serving, guarded
+from .drains import RunningServer, call_server
 from .stop_sequence import HELD
 from .unpatched import get_ident, start_thread
 
@@ -30,18 +30,18 @@ if TYPE_CHECKING:
     from .runtime import Runtime
 
 
-class _Held:
+class _HeldHandler:
     """A wrapped handler of the program."""
 
-    def __init__(self, gate: Gate, handler: Callable[..., Any]) -> None:
+    def __init__(self, handlers: ProgramHandlers, handler: Callable[..., Any]) -> None:
         self.handler = handler
-        self._gate = gate
+        self._handlers = handlers
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.handler(*args, **kwargs) if self._gate.is_open() else None
+        return self.handler(*args, **kwargs) if self._handlers.may_run() else None
 
 
-class Gate:
+class ProgramHandlers:
     """Delays the program's SIGTERM handlers. Created once, in the main thread."""
 
     def __init__(self, runtime: Runtime) -> None:
@@ -57,7 +57,7 @@ class Gate:
         @functools.wraps(self._signal)
         def set_handler(signalnum: Any, handler: Any) -> Any:
             if signalnum == signal.SIGTERM and callable(handler) and handler != self._runtime.on_sigterm:
-                handler = _Held(self, handler)
+                handler = _HeldHandler(self, handler)
             return _bare(self._signal(signalnum, handler))
 
         @functools.wraps(self._getsignal)
@@ -66,40 +66,40 @@ class Gate:
 
         signal.signal, signal.getsignal = set_handler, get_handler
 
-    def holds(self) -> bool:
+    def are_set(self) -> bool:
         """Return True if the program has set a handler, which is wrapped."""
-        return self._watched or isinstance(self._getsignal(signal.SIGTERM), _Held)
+        return self._watched or isinstance(self._getsignal(signal.SIGTERM), _HeldHandler)
 
-    def hold(self, loop_class: Any) -> None:
+    def wrap_loop_handlers(self, loop_class: Any) -> None:
         """Wrap the handlers that the program adds to loops of *loop_class*, which receive signals through a pipe."""
         original = loop_class.add_signal_handler
 
         @functools.wraps(original)
         def add_signal_handler(loop: Any, sig: Any, callback: Any, *args: Any) -> Any:
             if sig == signal.SIGTERM and callable(callback) and not inspect.iscoroutinefunction(callback):
-                callback = _Held(self, callback)
+                callback = _HeldHandler(self, callback)
             return original(loop, sig, callback, *args)
 
         loop_class.add_signal_handler = add_signal_handler
 
-    def hold_watchers(self, watcher_class: Any) -> None:
+    def wrap_gevent_handlers(self, watcher_class: Any) -> None:
         """Wrap the handlers that the program passes to ``gevent.signal_handler``, whose class is *watcher_class*."""
         original = watcher_class.__init__
 
         @functools.wraps(original)
         def watch(watcher: Any, signalnum: Any, handler: Any, *args: Any, **kwargs: Any) -> None:
             if signalnum == signal.SIGTERM and callable(handler):
-                handler, self._watched = _Held(self, handler), True
+                handler, self._watched = _HeldHandler(self, handler), True
             original(watcher, signalnum, handler, *args, **kwargs)
 
         watcher_class.__init__ = watch
 
-    def is_open(self) -> bool:
+    def may_run(self) -> bool:
         """Return True if the program's handler may run now; start settling at the first call. Main thread only."""
         runtime = self._runtime
         if runtime.is_fork:
             return True
-        runtime.begin()
+        runtime.begin_stop()
         entered = runtime.sequence.move("hold")
         if entered is not None:  # the thread that settles or drains sends the signal again
             return entered == "settling" and not self._settles()
@@ -107,45 +107,46 @@ class Gate:
 
     def _settles(self) -> bool:
         """Stop accepting; return True if a thread waits for requests, and False if the handler may run now."""
-        servings = self._begin()
-        if servings and start_thread(self._settle, servings):
+        servers = self._stop_accepting()
+        if servers and start_thread(self._settle, servers):
             return True
         if self._runtime.sequence.move("settled"):
-            self._runtime.stop_beside()
+            self._runtime.run_callback_in_thread()
         return False
 
-    def _begin(self) -> List[Serving]:
+    def _stop_accepting(self) -> List[RunningServer]:
         """Stop accepting; return the servers to wait for."""
         runtime = self._runtime
         if runtime.server_runs_callback:
             return []
-        from .drains.unknown_servers import Rest  # noqa: PLC0415 - only needed at a stop
+        from .drains.unknown_servers import UnknownServers  # noqa: PLC0415 - only needed at a stop
 
-        servings = [*runtime.servings, Rest()]
-        guarded(servings[-1], servings[-1].begin)
-        return servings if any(each.holds() for each in servings) else []
+        servers = [*runtime.servers, UnknownServers()]
+        call_server(servers[-1], servers[-1].begin)
+        return servers if any(each.has_open_requests() for each in servers) else []
 
-    def _settle(self, servings: List[Serving]) -> None:
-        for serving in servings:
-            guarded(serving, serving.settle, self._runtime.deadline)
+    def _settle(self, servers: List[RunningServer]) -> None:
+        for serving in servers:
+            call_server(serving, serving.settle, self._runtime.deadline)
         if self._runtime.sequence.move("settled"):
             self.release()
 
     def release(self) -> None:
         """Send the signal again, which a drain has held back from the program's handler."""
-        self._runtime.stop_beside()
+        self._runtime.run_callback_in_thread()
         signal.pthread_kill(self._main, signal.SIGTERM)
 
 
 def _bare(handler: Any) -> Any:
-    return handler.handler if isinstance(handler, _Held) else handler
+    return handler.handler if isinstance(handler, _HeldHandler) else handler
 
 
 def wrap_handlers(module: ModuleType, runtime: Runtime) -> None:
     """Wrap the SIGTERM handlers that the program sets with functions of asyncio, uvloop or gevent."""
     if module.__name__ == "gevent.hub":
-        runtime.gate.hold_watchers(module.signal)
+        runtime.program_handlers.wrap_gevent_handlers(module.signal)
     elif module.__name__ == "uvloop":
-        runtime.gate.hold(module.Loop)
+        runtime.program_handlers.wrap_loop_handlers(module.Loop)
     else:
-        runtime.gate.hold(module._UnixSelectorEventLoop)  # noqa: SLF001 - base class of all asyncio loops
+        loop_class: Any = module._UnixSelectorEventLoop  # noqa: SLF001 - base class of all asyncio loops
+        runtime.program_handlers.wrap_loop_handlers(loop_class)

@@ -8,15 +8,15 @@ from typing import NoReturn
 from .unpatched import os
 
 
-def complain(sentence: str) -> None:
+def warn(sentence: str) -> None:
     """Print a message to the operator that does not end the worker."""
     if sys.stderr is not None:
         sys.stderr.write(f"cservice: {sentence}\n")
 
 
-def refuse(sentence: str, code: int) -> NoReturn:
+def exit_with_message(sentence: str, code: int) -> NoReturn:
     """Exit with an error message for the operator, before the program starts."""
-    complain(sentence)
+    warn(sentence)
     raise SystemExit(code)
 
 

@@ -20,18 +20,17 @@ import atexit
 import functools
 import signal
 import sys
-import threading  # imported in the main thread: the thread that imports it first counts as the main one
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional
 
 from cluster_service.wire.channel import BUS
 
 from .descriptors import is_listening
-from .drains import guarded
-from .forced_exit import CALLBACK, end_in_time, end_now, is_importing
+from .drains import call_server
+from .forced_exit import end_in_time, end_now, is_importing
 from .guardian_channel import Channel
 from .message_bus import Bus
-from .program_handlers import Gate
-from .reporting import complain
+from .program_handlers import ProgramHandlers
+from .reporting import warn
 from .stop_callback import StopCallback
 from .stop_sequence import CLOSED, DEFAULT_TIMEOUT, DRAINING, SHUTTING_DOWN, UNASKED, StopSequence
 from .unpatched import get_ident, os, running_loop, start_thread
@@ -40,9 +39,9 @@ from .worker_process import has_died, on_fork
 if TYPE_CHECKING:
     from types import FrameType
 
-    from .drains import Serving
-    from .heartbeat import Pulse
-    from .worker_process import Titles
+    from .drains import RunningServer
+    from .heartbeat import Heartbeat
+    from .worker_process import ProcessTitle
 
 _REPEAT_SECONDS = 0.5
 """Seconds after which a SIGTERM that had no effect is sent again."""
@@ -53,35 +52,35 @@ _LOOP_SECONDS = 0.05
 class Runtime:
     """The worker's side of the service. Created once, in the main thread, before the program runs."""
 
-    def __init__(self, channel: Optional[int], share: str, pulse: Pulse, titles: Titles) -> None:
+    def __init__(self, channel: Optional[int], share: str, heartbeat: Heartbeat, title: ProcessTitle) -> None:
         self.share = share
-        self.pulse = pulse
+        self.heartbeat = heartbeat
         self.check: Optional[int] = None
         """The descriptor of the socket for health checks of the worker, if enabled."""
-        self.titles = titles
+        self.title = title
         self.callback = StopCallback()
-        self.servings: List[Serving] = []
+        self.servers: List[RunningServer] = []
         self.sequence = StopSequence()
         self._pid = os.getpid()
         self._parent = os.getppid()
         self._main = get_ident()
-        self._told: Optional[bool] = None
+        self._reported: Optional[bool] = None
         """The readiness reported last; None: not reported yet."""
         self._was_ready = False
         self._channel: Optional[Channel] = None
         if channel is not None:
             self._channel = Channel(
-                channel, self._on_message, self._on_channel_end, pulse.interpreter_turns, self._on_channel_lost
+                channel, self._on_message, self._on_channel_end, heartbeat.beat_without_loop, self._on_channel_lost
             )
         self.bus = Bus(self._channel.offer) if self._channel is not None else None
-        self.gate = Gate(self)
+        self.program_handlers = ProgramHandlers(self)
 
     def start(self) -> None:
         """Start handling the channel and SIGTERM."""
-        self.gate.install()
+        self.program_handlers.install()
         signal.signal(signal.SIGTERM, self.on_sigterm)
         atexit.register(self._at_exit)
-        on_fork(self._be_fork)
+        on_fork(self._after_fork)
         if self._channel is not None:
             self._channel.start()
 
@@ -97,19 +96,19 @@ class Runtime:
 
     # Readiness
 
-    def tell_ready(self, ready: bool) -> None:  # noqa: FBT001 - the field of the message
+    def report_ready(self, ready: bool) -> None:  # noqa: FBT001 - the field of the message
         """Report that the worker is ready, or (False) not ready yet. Repeated calls are ignored."""
-        if ready == self._told:
+        if ready == self._reported:
             return
-        self._told = ready
+        self._reported = ready
         self._was_ready |= ready
         if self._channel is not None:
             self._channel.send({"type": "ready", "ready": ready})
 
     def server_started(self) -> None:
         """Report readiness when the server of an app serves, unless the app has reported its readiness."""
-        if self._told is None:
-            self.tell_ready(True)  # noqa: FBT003
+        if self._reported is None:
+            self.report_ready(True)  # noqa: FBT003
 
     def notify(self, fields: Dict[str, str]) -> None:
         """Send *fields* of sd_notify(3)."""
@@ -118,47 +117,47 @@ class Runtime:
 
     # Servers
 
-    def serves(self, serving: Serving) -> None:
+    def add_server(self, serving: RunningServer) -> None:
         """Drain *serving* when the worker stops. Repeated calls do nothing."""
-        if serving in self.servings:
+        if serving in self.servers:
             return
-        self.servings.append(serving)
+        self.servers.append(serving)
         if self.draining:  # the program has caught SystemExit and continues
             serving.begin()
 
-    def serves_no_more(self, serving: Optional[Serving]) -> None:
+    def remove_server(self, serving: Optional[RunningServer]) -> None:
         """Remove a server that has ended; an unknown one is ignored."""
-        if serving in self.servings:
-            self.servings.remove(serving)
+        if serving in self.servers:
+            self.servers.remove(serving)
 
     @property
     def server_runs_callback(self) -> bool:
         """True if a server drains itself on the signal and runs ``on_worker_stop``."""
-        return any(each.runs_callback for each in self.servings)
+        return any(each.runs_callback for each in self.servers)
 
     # A stop is announced: running -> announced
 
     def _on_message(self, message: Dict[str, Any]) -> None:
         if message["type"] == "stop":
             timeout = message.get("timeout")
-            self.begin(float(timeout) if isinstance(timeout, (int, float)) else DEFAULT_TIMEOUT)
+            self.begin_stop(float(timeout) if isinstance(timeout, (int, float)) else DEFAULT_TIMEOUT)
             if self.handles_sigterm():
-                start_thread(self._insist, "announced")
-            elif not self.gate.holds():
-                self.stop_beside()
+                start_thread(self._repeat_sigterm, "announced")
+            elif not self.program_handlers.are_set():
+                self.run_callback_in_thread()
         elif message["type"] == "state":
             self._was_ready = True
-            self.titles.show(str(message.get("state")))
+            self.title.show(str(message.get("state")))
         elif message["type"] in BUS and self.bus is not None:
-            self.bus.heard(message)
+            self.bus.receive(message)
 
     def _on_channel_lost(self) -> None:
         """Continue without the channel, which the program has closed. The service sends SIGTERM to stop the worker."""
         if self.bus is not None:
             self.bus.end()
-        complain(
-            "the program has closed the descriptor of its channel to the service; it serves on, but cannot report its "
-            "readiness, and is stopped by SIGTERM alone. Close no descriptor that the program has not opened"
+        warn(
+            "the program has closed the descriptor of its channel to the service: the worker runs on, but cannot "
+            "report readiness or receive messages. Do not close descriptors that the program has not opened"
         )
 
     def _on_channel_end(self) -> None:
@@ -169,24 +168,24 @@ class Runtime:
     def _service_is_gone(self) -> None:
         if not has_died(self._parent):
             return  # only the channel has ended; SIGTERM announces a stop
-        self.begin()
-        if not self.gate.holds():
-            self.stop_beside()
+        self.begin_stop()
+        if not self.program_handlers.are_set():
+            self.run_callback_in_thread()
         # The kernel sends SIGTERM when the guardian dies. To some programs a second one means an immediate exit, so
         # it is sent from here only if our own handler is set, which tolerates repeated signals.
         if self.handles_sigterm():
             os.kill(os.getpid(), signal.SIGTERM)
-        self._insist("announced")
+        self._repeat_sigterm("announced")
 
-    def begin(self, timeout: Optional[float] = None) -> None:
+    def begin_stop(self, timeout: Optional[float] = None) -> None:
         """Record that the worker must stop within *timeout* seconds, if known. Only the first call counts."""
         if timeout is None:
             if self._channel is not None and not self.stopping:
                 self._channel.catch_up()  # if the service sent the signal, its announcement is already on the channel
             timeout = DEFAULT_TIMEOUT
         self.sequence.announce(timeout)
-        self.pulse.accepting.end()
-        self.titles.show_end()
+        self.heartbeat.accepting.end()
+        self.title.show_stop()
 
     @property
     def stopping(self) -> bool:
@@ -204,9 +203,9 @@ class Runtime:
 
     def handles_sigterm(self) -> bool:
         """Return True if SIGTERM is handled here rather than by a handler of the program."""
-        return not self.gate.holds() and signal.getsignal(signal.SIGTERM) == self.on_sigterm
+        return not self.program_handlers.are_set() and signal.getsignal(signal.SIGTERM) == self.on_sigterm
 
-    def _insist(self, state: str) -> None:
+    def _repeat_sigterm(self, state: str) -> None:
         """Send SIGTERM to the main thread repeatedly, while the stop is in *state* and SIGTERM is handled here.
 
         A system call that the thread enters just as the signal arrives is not interrupted; Python runs handlers between
@@ -218,22 +217,16 @@ class Runtime:
                 return
             signal.pthread_kill(self._main, signal.SIGTERM)
 
-    def stop_beside(self) -> None:
+    def run_callback_in_thread(self) -> None:
         """Run ``on_worker_stop`` in a thread if the program handles SIGTERM itself, unless a drain will run it."""
         if (
-            not self.callback.given
+            not self.callback.is_set
             or self.sequence.state in SHUTTING_DOWN
             or self.handles_sigterm()
             or self.server_runs_callback
         ):
             return
-        # Not a daemon thread: the interpreter waits for it, so the end of the program does not interrupt the cleanup.
-        try:
-            threading.Thread(
-                target=self.callback.run, args=(self.remaining,), name=CALLBACK, daemon=False
-            ).start()
-        except RuntimeError:
-            pass  # the interpreter is shutting down: _at_exit runs it
+        self.callback.run_in_thread(self.remaining)
 
     # SIGTERM arrives: announced -> draining -> drained
 
@@ -244,8 +237,8 @@ class Runtime:
             signal.signal(signum, signal.SIG_DFL)
             os.kill(os.getpid(), signum)
             return
-        self.begin()
-        if self.sequence.can("drain") and (self.servings or is_listening()):
+        self.begin_stop()
+        if self.sequence.can("drain") and (self.servers or is_listening()):
             if self.sequence.move("drain"):
                 self._begin_drain()
         else:
@@ -253,28 +246,28 @@ class Runtime:
 
     def _begin_drain(self) -> None:
         if not self.server_runs_callback:
-            from .drains.unknown_servers import Rest  # noqa: PLC0415 - only needed at a stop
+            from .drains.unknown_servers import UnknownServers  # noqa: PLC0415 - only needed at a stop
 
-            self.servings.append(Rest())
-        for serving in list(self.servings):
-            guarded(serving, serving.begin)
+            self.servers.append(UnknownServers())
+        for serving in list(self.servers):
+            call_server(serving, serving.begin)
         if not start_thread(self._drain):
             self.sequence.move("drained")  # the interpreter is shutting down
 
     def _drain(self) -> None:
-        for serving in list(self.servings):
-            guarded(serving, serving.drain, self.deadline)
+        for serving in list(self.servers):
+            call_server(serving, serving.drain, self.deadline)
         entered = self.sequence.move("drained")
         if entered == "released":
-            self.gate.release()  # the program has set its own handler meanwhile
+            self.program_handlers.release()  # the program has set its own handler meanwhile
         elif entered == "drained":
             if self.handles_sigterm():
                 signal.pthread_kill(self._main, signal.SIGTERM)
-            self._insist("drained")
+            self._repeat_sigterm("drained")
 
     @property
     def draining(self) -> bool:
-        """True if the servers have been told to stop accepting."""
+        """True if the servers have been instructed to stop accepting."""
         return self.sequence.state in CLOSED
 
     # The program ends: drained -> leaving -> stopped
@@ -304,34 +297,34 @@ class Runtime:
             if self.sequence.can("leave"):
                 loop.call_soon_threadsafe(loop.call_later, _LOOP_SECONDS, self._leave_loop, loop)
             if self.sequence.move("end_loop"):
-                start_thread(self._insist, "ending_loop")
+                start_thread(self._repeat_sigterm, "ending_loop")
         elif self.sequence.move("leave"):
-            self.must_end()
+            self.ensure_exit()
             self.callback.run(self.remaining)
             if not self._was_ready and is_importing(sys._getframe()):  # noqa: SLF001 - documented
                 end_now()  # as SIGTERM ends any Python program that is still starting
-            sys.unraisablehook = functools.partial(self._come_again, sys.unraisablehook)
+            sys.unraisablehook = functools.partial(self._raise_again, sys.unraisablehook)
             raise SystemExit(0)
 
     def _leave_loop(self, loop: Any) -> None:
         if not self.sequence.move("leave"):
             return
-        self.must_end()
-        if not self.callback.given:
+        self.ensure_exit()
+        if not self.callback.is_set:
             raise SystemExit(0)
         task = loop.create_task(self.callback.run_in_loop(self.remaining))
         task.add_done_callback(_exit)
 
-    def must_end(self, *, hurry: bool = False) -> None:
+    def ensure_exit(self, *, hurry: bool = False) -> None:
         """Ensure that the process exits when its time is over (``leaving``), even if SystemExit does not end it."""
-        start_thread(functools.partial(end_in_time, self.remaining, hurry=hurry, say=complain))
+        start_thread(functools.partial(end_in_time, self.remaining, hurry=hurry, say=warn))
 
-    def _come_again(self, hook: Callable[[Any], None], ignored: Any) -> None:
+    def _raise_again(self, hook: Callable[[Any], None], ignored: Any) -> None:
         """Repeat a SystemExit that was raised where exceptions are ignored: in ``__del__``, or a callback from C."""
         if ignored.exc_type is not SystemExit:
             hook(ignored)
         elif self.sequence.move("ignored"):
-            start_thread(self._insist, "drained")
+            start_thread(self._repeat_sigterm, "drained")
 
     def _at_exit(self) -> None:
         """Run ``on_worker_stop`` if a stop was announced meanwhile, or wait for it if it is running."""
@@ -339,18 +332,18 @@ class Runtime:
             return
         self.sequence.move("exit")
         self._await_drained()
-        if self.callback.given and self._channel is not None:
+        if self.callback.is_set and self._channel is not None:
             self._channel.catch_up()
         if self.stopping:
             self.callback.run(self.remaining)
 
     # A fork
 
-    def _be_fork(self) -> None:
+    def _after_fork(self) -> None:
         """Reset the state in a fork, which is not a worker: it has no servers, and SIGTERM ends it as usual."""
         if self.handles_sigterm():
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        self.servings.clear()
+        self.servers.clear()
         self.sequence.reset()
         self.callback = StopCallback()
         if self.bus is not None:

@@ -21,7 +21,7 @@ import sys
 from importlib.machinery import BuiltinImporter, FrozenImporter, PathFinder, SourceFileLoader
 from typing import Any, Collection, Dict, List, Sequence
 
-from .reporting import complain, hide_our_frames, refuse
+from .reporting import exit_with_message, hide_our_frames, warn
 from .unpatched import keep_library
 
 NOT_RUNNABLE = 2
@@ -54,7 +54,7 @@ def run_script(path: str, arguments: Sequence[str], at_start: Collection[str]) -
     except BaseException as error:
         hide_our_frames(error)
         if isinstance(error, SyntaxError) and error.filename == path and not path.endswith((".py", ".pyw")):
-            complain(f"{path} was run as a Python file. Run any other program after '--': cservice start -- {path}")
+            warn(f"{path} was run as a Python file. Run any other program after '--': cservice start -- {path}")
         raise
 
 
@@ -127,16 +127,18 @@ def _read(path: str) -> bytes:
         with io.open_code(path) as file:
             source = file.read()
     except IsADirectoryError:
-        refuse(f"{path} is a directory without a __main__.py; name the Python file to run", NOT_RUNNABLE)
+        exit_with_message(f"{path} is a directory without a __main__.py; name the Python file to run", NOT_RUNNABLE)
     except OSError as error:
-        refuse(f"cannot read {path}: {error.strerror}", NOT_RUNNABLE)
+        exit_with_message(f"cannot read {path}: {error.strerror}", NOT_RUNNABLE)
     if b"\0" in source[:4096]:
-        refuse(f"{path} is not a Python file. Run any other program after '--': cservice start -- {path}", NOT_RUNNABLE)
+        exit_with_message(
+            f"{path} is not a Python file. Run any other program after '--': cservice start -- {path}", NOT_RUNNABLE
+        )
     return source
 
 
 _PACKAGE = "cluster_service"
-_LATER = ("traceback", "ctypes", "socket")
+_LATE_IMPORTS = ("traceback", "ctypes", "socket")
 """Modules that the runtime imports inside functions only, because they are rarely needed."""
 
 
@@ -150,7 +152,7 @@ def uncover(directory: str, at_start: Collection[str]) -> None:
     if not _replaced(directory, at_start):
         return
     _import_runtime()  # later imports would find the script's modules
-    keep_library(_LATER)
+    keep_library(_LATE_IMPORTS)
     gone = _replaced(directory, at_start)
     for name in [name for name in sys.modules if name.partition(".")[0] in gone]:
         del sys.modules[name]

@@ -14,10 +14,10 @@ import os
 import sys
 from typing import Collection, Dict, Optional, Sequence
 
-from .heartbeat import Pulse
+from .heartbeat import Heartbeat
 from .import_hooks import install_hooks
 from .runtime import Runtime, install
-from .worker_process import Titles
+from .worker_process import ProcessTitle
 
 PUBLIC = ("CSERVICE_NAME", "CSERVICE_GROUP", "CSERVICE_SLOT", "CSERVICE_GENERATION", "CSERVICE_REASON")
 """Our variables on which a program may rely."""
@@ -31,8 +31,8 @@ def main(arguments: Sequence[str], at_start: Collection[str]) -> None:
     runtime = Runtime(
         _descriptor(settings.get("CSERVICE_CHANNEL")),
         settings.get("CSERVICE_SHARE", "none"),
-        Pulse(_descriptor(settings.get("CSERVICE_BOARD"))),
-        Titles(settings.get("CSERVICE_TITLE")),
+        Heartbeat(_descriptor(settings.get("CSERVICE_BOARD"))),
+        ProcessTitle(settings.get("CSERVICE_TITLE")),
     )
     runtime.check = _descriptor(settings.get("CSERVICE_CHECK"))
     ports = _descriptor(settings.get("CSERVICE_PORTS"))

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import inspect
 import sys
+import threading  # imported in the main thread: the thread that imports it first counts as the main one
 from typing import Any, Callable, List
 
 from .unpatched import allocate_lock, library, running_loop
 
 Remaining = Callable[[], float]
+
+THREAD_NAME = "on_worker_stop"
 
 
 class StopCallback:
@@ -26,7 +29,7 @@ class StopCallback:
         self._running = allocate_lock()
 
     @property
-    def given(self) -> bool:
+    def is_set(self) -> bool:
         """True if a callback is set that has not run."""
         return bool(self._callbacks)
 
@@ -46,6 +49,13 @@ class StopCallback:
         except BaseException:  # noqa: BLE001 - SystemExit too: the worker is already stopping
             _show()
             return None
+
+    def run_in_thread(self, remaining: Remaining) -> None:
+        """Run it in a thread for which the interpreter waits: the end of the program does not interrupt the cleanup."""
+        try:
+            threading.Thread(target=self.run, args=(remaining,), name=THREAD_NAME, daemon=False).start()
+        except RuntimeError:
+            pass  # the interpreter is shutting down: the runtime runs it at exit
 
     def run(self, remaining: Remaining) -> None:
         """Run it in a thread without event loop. Return when it has ended, here or in another thread."""

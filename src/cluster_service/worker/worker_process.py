@@ -82,8 +82,8 @@ def _with_prologue(args: List[Any]) -> List[Any]:
     return args
 
 
-class Titles:
-    """Titles ``cservice: default web.1 STATE``. *prefix* None: no title is set."""
+class ProcessTitle:
+    """ProcessTitle ``cservice: default web.1 STATE``. *prefix* None: no title is set."""
 
     def __init__(self, prefix: Optional[str]) -> None:
         self._prefix = prefix
@@ -98,18 +98,18 @@ class Titles:
             self._state = state
             self._title.set(f"{self._prefix} {state}")
 
-    def show_end(self) -> None:
+    def show_stop(self) -> None:
         """Show that the worker was asked to stop, with the name of the state in the service."""
         if self._state not in ("draining", "stopping"):
             self.show("draining" if self._state == "serving" else "stopping")
 
-    def of_fork(self, what: str) -> None:
+    def show_fork_role(self, what: str) -> None:
         """Show the role *what* of this fork of the worker."""
         if self._prefix is not None:
             self._title.set(f"{self._prefix} {what}")
 
     def give_back(self) -> None:
-        """Restore the original arguments, and set no further titles."""
+        """Restore the original arguments, and set no further title."""
         self._title.give_back()
         self._prefix = None
 
@@ -117,4 +117,4 @@ class Titles:
 def give_title_back(module: ModuleType, runtime: Runtime) -> None:
     """Restore the arguments for setproctitle, which searches for them in memory at its first use."""
     del module
-    runtime.titles.give_back()
+    runtime.title.give_back()

@@ -7,9 +7,9 @@ import sys
 
 from cluster_service.worker.runtime import current
 
-pulse = current().pulse
-memory = mmap.mmap(pulse.descriptor, os.fstat(pulse.descriptor).st_size)
-pulse.leave()  # from here the runtime writes to it no more
+heartbeat = current().heartbeat
+memory = mmap.mmap(heartbeat.descriptor, os.fstat(heartbeat.descriptor).st_size)
+heartbeat.stop_writing()  # from here the runtime writes to it no more
 memory[:] = b"\xff" * len(memory)
 for place, value in enumerate((1, 2**64 - 1, 2**64 - 1, os.getppid())):
     memory[8 * place : 8 * place + 8] = value.to_bytes(8, sys.byteorder)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import Any, Callable
 
-from ..reporting import complain
+from ..reporting import warn
 
 
-class Serving:
-    """A server that can be told to stop accepting and be waited for."""
+class RunningServer:
+    """A running server that the runtime can drain."""
 
     runs_callback = False
     """True if it runs ``on_worker_stop`` itself when it ends."""
@@ -25,7 +25,7 @@ class Serving:
 
     # For a program that handles SIGTERM itself (``program_handlers``): its handler ends the server.
 
-    def holds(self) -> bool:
+    def has_open_requests(self) -> bool:
         """Return True if ``settle`` would wait for an open connection."""
         return False
 
@@ -33,9 +33,9 @@ class Serving:
         """Wait for requests that the server's own shutdown would cut off, at most until *deadline*."""
 
 
-def guarded(serving: Serving, function: Callable[..., None], *args: Any) -> None:
+def call_server(serving: RunningServer, function: Callable[..., None], *args: Any) -> None:
     """Call *function* of *serving*; report an exception rather than raise it, because the worker must stop anyway."""
     try:
         function(*args)
     except Exception as error:  # noqa: BLE001
-        complain(f"{type(serving).__module__}.{type(serving).__name__} could not be drained: {error!r}")
+        warn(f"{type(serving).__module__}.{type(serving).__name__} could not be drained: {error!r}")

@@ -10,7 +10,7 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 from ..unpatched import time
-from . import Serving
+from . import RunningServer
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -21,7 +21,7 @@ _MARGIN = 1.0
 """Seconds for a server to end after calls were cut off."""
 
 
-class Running(Serving):
+class GrpcServer(RunningServer):
     """One started server."""
 
     def __init__(self, server: Any) -> None:
@@ -44,7 +44,7 @@ def drain_servers(module: ModuleType, runtime: Runtime) -> None:
 
     @functools.wraps(start)
     def start_and_tell(self: Any, *args: Any, **kwargs: Any) -> Any:
-        runtime.serves(Running(self))
+        runtime.add_server(GrpcServer(self))
         return start(self, *args, **kwargs)
 
     server_class.start = start_and_tell

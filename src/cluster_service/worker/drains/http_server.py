@@ -34,7 +34,7 @@ def track_requests(module: ModuleType, runtime: Runtime) -> None:
 
     @functools.wraps(parse_request)
     def begin(self: Any) -> Any:
-        connections.moves(connections.of(self.request), "busy")
+        connections.change_state(connections.of(self.request), "busy")
         return parse_request(self)
 
     @functools.wraps(end_headers)
@@ -59,7 +59,7 @@ def _following(original: Any) -> Any:
         connection = connections.of(self.request)
         if connection is not None:
             connection.patience = infinity
-            connections.moves(connection, "idle" if connection.answered else "new")
+            connections.change_state(connection, "idle" if connection.answered else "new")
             connection.answered = True
         return original(self)
 
@@ -98,7 +98,7 @@ def _watch(handler: Any, *, chunked: bool) -> None:
     connection = connections.of(handler.request)
     if connection is not None:
         connection.events = handler.wfile = EventWriter(handler.wfile, handler.request, chunked=chunked)
-        connections.moves(connection, "events")
+        connections.change_state(connection, "events")
 
 
 def _is_interim(handler: Any) -> bool:

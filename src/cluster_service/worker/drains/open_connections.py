@@ -9,8 +9,8 @@
 A connection whose time has expired is shut down for reading, so that a handler waiting for the next request sees its
 end. If data has arrived meanwhile it is left alone, because the handler is about to read it.
 
-If the program handles SIGTERM itself, its connections are settled before its handler runs (``Kept.settle``). In that
-case a busy connection is waited for no longer than ``Connection.patience``.
+If the program handles SIGTERM itself, its connections are settled before its handler runs
+(``TrackedConnections.settle``). In that case a busy connection is waited for no longer than ``Connection.patience``.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from _socket import MSG_DONTWAIT, MSG_PEEK, SHUT_RD
 from _socket import socket as Socket  # noqa: N812 - the C class: also underneath a TLS socket
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Set
 
-from ..descriptors import borrowed
+from ..descriptors import borrowed_socket
 from ..unpatched import Bell, time
-from . import Serving
+from . import RunningServer
 
 if TYPE_CHECKING:
     from typing import Protocol
@@ -93,7 +93,7 @@ class Connection:
         self.answered = False
         self.events: Optional[Endless] = None
 
-    def is_now(self, state: str) -> None:
+    def enter_state(self, state: str) -> None:
         """Change the state."""
         self.state = state
         self.since = time.monotonic()
@@ -104,7 +104,7 @@ class Connection:
         return None if grace is None else self.since + grace
 
     @property
-    def was_ended(self) -> bool:
+    def is_ended_early(self) -> bool:
         """True if its answer was ended on behalf of its handler."""
         return self.state in ("left", "gone")
 
@@ -114,7 +114,7 @@ class Connection:
             self.state = "gone"
             return
         if self.state == "events" and self.events is not None:
-            self.is_now("left")
+            self.enter_state("left")
             self.events.end()
             return
         if shut_for_reading(self.request):
@@ -131,7 +131,7 @@ def shut_for_reading(request: Any) -> bool:
                 return False
             Socket.shutdown(request, SHUT_RD)
         else:
-            with borrowed(request.fileno()) as each:
+            with borrowed_socket(request.fileno()) as each:
                 if _has_come(each):
                     return False
                 each.shutdown(SHUT_RD)
@@ -168,10 +168,10 @@ class Connections:
         """Return the connection of *key*, or None."""
         return self._held.get(id(key))
 
-    def moves(self, connection: Optional[Connection], state: str) -> None:
+    def change_state(self, connection: Optional[Connection], state: str) -> None:
         """Change the state of *connection*, unless it is None."""
         if connection is not None:
-            connection.is_now(state)
+            connection.enter_state(state)
             self.tell()
 
     def tell(self) -> None:
@@ -239,14 +239,14 @@ class Connections:
 connections = Connections()
 
 
-class Kept(Serving):
+class TrackedConnections(RunningServer):
     """The connections of servers that need no signal to stop: asyncio's loops, waitress."""
 
     def drain(self, deadline: float) -> None:
         """Wait until no connection is left."""
         connections.drain(lambda: True, deadline)
 
-    def holds(self) -> bool:
+    def has_open_requests(self) -> bool:
         """Return True if a connection has to settle."""
         return connections.are_unsettled()
 
@@ -255,4 +255,4 @@ class Kept(Serving):
         connections.settle(deadline)
 
 
-kept = Kept()
+tracked = TrackedConnections()

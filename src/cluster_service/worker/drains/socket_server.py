@@ -20,9 +20,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Callable, List, Optional
 
 from ..descriptors import pipe
-from ..heartbeat import PACE
+from ..heartbeat import BEAT_SECONDS
 from ..unpatched import os, select, start_thread, time
-from . import Serving
+from . import RunningServer
 from .open_connections import connections
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _local = threading.local()
 
 
-class Loop(Serving):
+class ServerLoop(RunningServer):
     """One call of ``serve_forever`` or ``handle_request``."""
 
     def __init__(self, server: Any, *, forever: bool) -> None:
@@ -61,7 +61,7 @@ class Loop(Serving):
         for pid in list(getattr(self.server, "active_children", None) or ()):
             _await_child(pid, deadline)
 
-    def holds(self) -> bool:
+    def has_open_requests(self) -> bool:
         """Return True if a connection has to settle."""
         return connections.are_unsettled()
 
@@ -115,18 +115,18 @@ def _wrap_loops(server_class: Any, runtime: Runtime) -> None:
             if runtime.draining:
                 runtime.await_exit()
             _never_block_in_accept(self)
-            serving = Loop(self, forever=name == "serve_forever")
-            outer: Optional[Loop] = getattr(_local, "loop", None)
+            serving = ServerLoop(self, forever=name == "serve_forever")
+            outer: Optional[ServerLoop] = getattr(_local, "loop", None)
             _local.loop = serving
-            runtime.serves(serving)
+            runtime.add_server(serving)
             try:
                 result = original(self, *args, **kwargs)
             finally:
                 _local.loop = outer
-                runtime.pulse.ended(serving)
+                runtime.heartbeat.loop_ended(serving)
                 serving.end()
                 if not serving.stopping:
-                    runtime.serves_no_more(serving)
+                    runtime.remove_server(serving)
             if serving.stopping:
                 runtime.await_exit()
             return result
@@ -149,7 +149,7 @@ def _waking(selector_class: Any, runtime: Runtime) -> Any:
 
         def __init__(self) -> None:
             super().__init__()
-            self._loop: Optional[Loop] = getattr(_local, "loop", None)
+            self._loop: Optional[ServerLoop] = getattr(_local, "loop", None)
             if self._loop is not None:
                 self.register(self._loop.wake.fd, selectors.EVENT_READ)
 
@@ -157,8 +157,8 @@ def _waking(selector_class: Any, runtime: Runtime) -> Any:
             if self._loop is None:
                 return list(super().select(timeout))
             if self._loop.forever:  # it repeats the call by itself, so a shorter timeout is harmless
-                runtime.pulse.beat(self._loop)
-                timeout = PACE if timeout is None else min(timeout, PACE)
+                runtime.heartbeat.beat(self._loop)
+                timeout = BEAT_SECONDS if timeout is None else min(timeout, BEAT_SECONDS)
             ready = super().select(timeout)
             if self._loop.stopping:
                 self._loop.woken(runtime)
@@ -206,7 +206,7 @@ def _wrap_processing(module: ModuleType) -> None:
         @functools.wraps(original)
         def handle_error(self: Any, request: Any, client_address: Any) -> Any:
             connection = connections.of(request)
-            if connection is not None and connection.was_ended and isinstance(sys.exc_info()[1], OSError):
+            if connection is not None and connection.is_ended_early and isinstance(sys.exc_info()[1], OSError):
                 return None  # the error is how the handler was notified
             return original(self, request, client_address)
 
@@ -241,12 +241,12 @@ def _wrap_forking(module: ModuleType, runtime: Runtime) -> None:
     os.register_at_fork(after_in_child=in_child)
 
 
-def _stop_with_parent(loop: Loop, runtime: Runtime) -> None:
+def _stop_with_parent(loop: ServerLoop, runtime: Runtime) -> None:
     """In the child that answers one connection: detect the stop through the pipe that wakes the parent's loop."""
     poll = select.poll()
     poll.register(loop.wake.fd, select.POLLIN)
     poll.poll()
-    runtime.begin()
+    runtime.begin_stop()
     loop.ended.set()
     connections.drain(loop.ended.is_set, runtime.deadline)
 

@@ -15,7 +15,7 @@ from math import inf as infinity
 from typing import TYPE_CHECKING, Any, List
 
 from ..unpatched import running_loop
-from .open_connections import connections, is_endless, kept
+from .open_connections import connections, is_endless, tracked
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -52,7 +52,7 @@ def _track_aiohttp(handler: Any, runtime: Runtime) -> None:
 
     @functools.wraps(connection_made)
     def opened(self: Any, transport: Any) -> Any:
-        runtime.serves(kept)
+        runtime.add_server(tracked)
         connections.open(self, Peer(transport), state="new", patience=0.0)
         return connection_made(self, transport)
 
@@ -65,7 +65,7 @@ def _track_aiohttp(handler: Any, runtime: Runtime) -> None:
     def received(self: Any, data: Any) -> Any:
         connection = connections.of(self)
         if connection is not None and connection.state != "busy":
-            connections.moves(connection, "new")
+            connections.change_state(connection, "new")
         return data_received(self, data)
 
     @functools.wraps(handle_request)
@@ -73,11 +73,11 @@ def _track_aiohttp(handler: Any, runtime: Runtime) -> None:
         connection = connections.of(self)
         if connection is not None:
             connection.patience = 0.0 if request.content.is_eof() else infinity  # aiohttp's stop reads no further body
-        connections.moves(connection, "busy")
+        connections.change_state(connection, "busy")
         try:
             return await handle_request(self, request, *args, **kwargs)
         finally:
-            connections.moves(connection, "idle")
+            connections.change_state(connection, "idle")
 
     handler.connection_made = opened
     handler.connection_lost = closed
@@ -127,7 +127,7 @@ def _track_tornado_connections(server_class: Any, runtime: Runtime) -> None:
 
     @functools.wraps(handle_stream)
     def open_stream(self: Any, stream: Any, *args: Any, **kwargs: Any) -> Any:
-        runtime.serves(kept)
+        runtime.add_server(tracked)
         connections.open(stream, stream.socket, state="new", patience=infinity)
         return handle_stream(self, stream, *args, **kwargs)
 
@@ -151,12 +151,12 @@ def _track_tornado_requests(connection_class: Any, runtime: Runtime) -> None:
     def await_request(self: Any, *args: Any, **kwargs: Any) -> Any:
         connection = connections.of(self.stream)
         if connection is not None and connection.state == "busy":
-            connections.moves(connection, "idle")
+            connections.change_state(connection, "idle")
         return read_response(self, *args, **kwargs)
 
     @functools.wraps(parse_headers)
     def begin(self: Any, *args: Any, **kwargs: Any) -> Any:
-        connections.moves(connections.of(self.stream), "busy")
+        connections.change_state(connections.of(self.stream), "busy")
         return parse_headers(self, *args, **kwargs)
 
     @functools.wraps(write_headers)
@@ -170,7 +170,7 @@ def _track_tornado_requests(connection_class: Any, runtime: Runtime) -> None:
         connection = connections.of(self.stream)
         if connection is not None and request is not None and is_endless(request.method, list(headers.get_all())):
             connection.events = TornadoEvents(self)
-            connections.moves(connection, "events")
+            connections.change_state(connection, "events")
         return result
 
     connection_class.read_response = await_request
@@ -198,24 +198,24 @@ def _track_waitress(channel_class: Any, runtime: Runtime) -> None:
     @functools.wraps(initialize)
     def open_channel(self: Any, server: Any, sock: Any, *args: Any, **kwargs: Any) -> None:
         initialize(self, server, sock, *args, **kwargs)
-        runtime.serves(kept)
+        runtime.add_server(tracked)
         connections.open(self, sock, state="new", patience=infinity)
 
     @functools.wraps(received)
     def receive(self: Any, data: Any) -> Any:
         connection = connections.of(self)
         if connection is not None and connection.state != "busy":
-            connections.moves(connection, "new")
+            connections.change_state(connection, "new")
         return received(self, data)
 
     @functools.wraps(service)
     def serve(self: Any) -> Any:
-        connections.moves(connections.of(self), "busy")
+        connections.change_state(connections.of(self), "busy")
         try:
             return service(self)
         finally:
             if not self.requests:
-                connections.moves(connections.of(self), "new" if self.request is not None else "idle")
+                connections.change_state(connections.of(self), "new" if self.request is not None else "idle")
 
     @functools.wraps(handle_close)
     def close_channel(self: Any) -> Any:
@@ -257,6 +257,6 @@ def _watch_waitress_threads(dispatcher_class: Any, runtime: Runtime) -> None:
             first[:] = waiting
             return same and self.active_count >= len(self.threads)
 
-        runtime.pulse.needs(stuck)
+        runtime.heartbeat.add_pool(stuck)
 
     dispatcher_class.__init__ = initialize

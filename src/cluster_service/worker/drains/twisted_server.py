@@ -1,7 +1,8 @@
 """Twisted's HTTP server, also in Daphne: tracking of its connections, and ``Connection: close`` once the worker stops.
 
 The reactor handles SIGTERM itself and closes every connection, even if a request is in progress. So the connections are
-settled first (``program_handlers``). A connection that asks for another protocol (a WebSocket, HTTP/2) is no longer tracked.
+settled first (``program_handlers``). A connection that requests another protocol (a WebSocket, HTTP/2) is no longer
+tracked.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import sys
 from math import inf as infinity
 from typing import TYPE_CHECKING, Any
 
-from .open_connections import connections, is_endless, kept
+from .open_connections import connections, is_endless, tracked
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -66,7 +67,7 @@ def _follow(channel_class: Any, runtime: Runtime) -> None:
 
     @functools.wraps(made)
     def opened(self: Any) -> Any:
-        runtime.serves(kept)
+        runtime.add_server(tracked)
         connections.open(self, Peer(self), state="new", patience=infinity)
         return made(self)
 
@@ -79,19 +80,19 @@ def _follow(channel_class: Any, runtime: Runtime) -> None:
     def receive(self: Any, data: Any) -> Any:
         connection = connections.of(self)
         if connection is not None and connection.state == "idle":
-            connections.moves(connection, "new")
+            connections.change_state(connection, "new")
         return received(self, data)
 
     @functools.wraps(begin)
     def begin_request(self: Any) -> Any:
         if self.requests[-1].requestHeaders.hasHeader(b"Upgrade"):
             connections.close(self)
-        connections.moves(connections.of(self), "busy")
+        connections.change_state(connections.of(self), "busy")
         return begin(self)
 
     @functools.wraps(done)
     def end_request(self: Any, request: Any) -> Any:
-        connections.moves(connections.of(self), "idle")
+        connections.change_state(connections.of(self), "idle")
         return done(self, request)  # this may begin the next
 
     channel_class.connectionMade = opened
@@ -125,7 +126,7 @@ def _end_events(request_class: Any) -> None:
             connection = connections.of(self.channel)
             if connection is not None:
                 connection.events = Events(self)
-                connections.moves(connection, "events")
+                connections.change_state(connection, "events")
         return result
 
     request_class.write = write

@@ -6,21 +6,22 @@
 - A client that keeps its connection busy gets no ``Connection: close``. After the grace period the connection is shut
   down for reading between two requests; the server sees its end and closes it.
 
-``Rest`` stands for all other ways to accept connections: asyncio's streams, gevent's servers, a loop around ``accept``.
-A program without a SIGTERM handler would exit in the middle of requests. So it stops accepting, and its connections
-with unanswered data are waited for until the deadline of the worker, because the runtime does not know their protocol.
+``UnknownServers`` stands for all other ways to accept connections: asyncio's streams, gevent's servers, a loop around
+``accept``. A program without a SIGTERM handler would exit in the middle of requests. So it stops accepting, and its
+connections with unanswered data are waited for until the deadline of the worker, because the runtime does not know
+their protocol.
 """
 
 from __future__ import annotations
 
-import _socket as socket  # see ``aside``
+import _socket as socket  # see ``listener_parking``
 import struct
 from typing import Callable, Dict, List, NamedTuple, Optional
 
-from ..descriptors import borrowed, sockets
-from ..listener_parking import put
+from ..descriptors import borrowed_socket, sockets
+from ..listener_parking import park
 from ..unpatched import allocate_lock, time
-from . import Serving
+from . import RunningServer
 from .open_connections import IDLE_GRACE, NEW_GRACE, SETTLE_SECONDS, connections, shut_for_reading
 
 _TICK = 0.05
@@ -35,7 +36,7 @@ _BYTES_ACKED, _BYTES_RECEIVED = 120, 128
 _ESTABLISHED = 1
 
 
-class Outside:
+class OutsideDrain:
     """The connections accepted from the listening sockets of this process. Create it before the drain; use it once.
 
     Connections tracked by the runtime (``connections``) are excluded, because they are drained separately. *patient*:
@@ -60,7 +61,7 @@ class Outside:
         """Wait until no request is in progress, at most ``SETTLE_SECONDS``."""
         self._wait(self._is_asked, min(deadline, time.monotonic() + SETTLE_SECONDS))
 
-    def holds(self) -> bool:
+    def has_open_requests(self) -> bool:
         """Return True if a request is in progress."""
         return self._any(self._is_asked)
 
@@ -69,22 +70,22 @@ class Outside:
         if self._addresses:
             return
         for fd in sockets():
-            aside = put(fd, keep=False)
-            if aside is not None:
-                self._addresses.append(aside.address)
+            parked = park(fd, keep=False)
+            if parked is not None:
+                self._addresses.append(parked.address)
 
-    def _wait(self, claims: Callable[[_Seen], bool], deadline: float) -> None:
+    def _wait(self, claims: Callable[[_ConnectionState], bool], deadline: float) -> None:
         never = allocate_lock()
         never.acquire()
         while time.monotonic() < deadline and self._any(claims):
             never.acquire(timeout=_BUSY_TICK if self._goes_on and self._shuts_busy() else _TICK)
 
-    def _any(self, claims: Callable[[_Seen], bool]) -> bool:
+    def _any(self, claims: Callable[[_ConnectionState], bool]) -> bool:
         known = connections.filenos()
         found = False
         for fd in sockets():
             try:
-                with borrowed(fd) as each:
+                with borrowed_socket(fd) as each:
                     stream = each.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE) == socket.SOCK_STREAM
                     if stream and fd not in known and self._is_ours(each):
                         found = claims(self._look(each)) or found  # this may shut it down, so check each
@@ -103,19 +104,19 @@ class Outside:
             return name in self._addresses
         return any(isinstance(address, tuple) and address[1] == name[1] for address in self._addresses)
 
-    def _look(self, each: socket.socket) -> _Seen:
+    def _look(self, each: socket.socket) -> _ConnectionState:
         waited = time.monotonic() - self._began
         info = b"" if each.family == socket.AF_UNIX else each.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 192)
         if len(info) < _BYTES_RECEIVED + 8:  # also on an old kernel
-            return _Seen(each, waited)
+            return _ConnectionState(each, waited)
         (sent_ms,) = struct.unpack_from("=I", info, _SENT)
         (received_ms,) = struct.unpack_from("=I", info, _RECEIVED)
         acked, received = struct.unpack_from("=QQ", info, _BYTES_ACKED)
         first = self._received.setdefault(each.fileno(), received)
         self._goes_on |= received > first
-        return _Seen(each, waited, info[0], sent_ms, received_ms, acked, received, received > first)
+        return _ConnectionState(each, waited, info[0], sent_ms, received_ms, acked, received, received > first)
 
-    def _claims(self, seen: _Seen) -> bool:
+    def _claims(self, seen: _ConnectionState) -> bool:
         """Return True if a connection may still bring a request, or awaits an answer that no other part waits for."""
         if seen.state is None:
             return seen.waited < IDLE_GRACE
@@ -127,14 +128,14 @@ class Outside:
             return not shut_for_reading(seen.connection)
         return min(seen.sent_ms, seen.received_ms) < IDLE_GRACE * 1000
 
-    def _is_asked(self, seen: _Seen) -> bool:
+    def _is_asked(self, seen: _ConnectionState) -> bool:
         """Return True if a request is in progress, or the first one may be on its way."""
         if seen.state is None:
             return False
         return seen.waited < NEW_GRACE if not seen.received else seen.is_asked()
 
 
-class _Seen(NamedTuple):
+class _ConnectionState(NamedTuple):
     """Kernel information about a connection; ``state`` is None if there is none."""
 
     connection: socket.socket
@@ -164,11 +165,11 @@ class _Seen(NamedTuple):
         return self.goes_on and self.sent_ms in _QUIET_MS and self.sent_ms < self.received_ms
 
 
-class Rest(Serving):
+class UnknownServers(RunningServer):
     """All listening sockets of the process. Create and start it in the main thread, where most loops run."""
 
     def __init__(self) -> None:
-        self._outside = Outside(patient=True)
+        self._outside = OutsideDrain(patient=True)
 
     def begin(self) -> None:
         """Stop accepting."""
@@ -178,9 +179,9 @@ class Rest(Serving):
         """Wait until all requests are answered, at most until *deadline*."""
         self._outside.drain(deadline)
 
-    def holds(self) -> bool:
+    def has_open_requests(self) -> bool:
         """Return True if a request is in progress."""
-        return self._outside.holds()
+        return self._outside.has_open_requests()
 
     def settle(self, deadline: float) -> None:
         """Wait until no request is in progress."""

@@ -24,12 +24,12 @@ import socket
 import threading
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 
-from ..app_wrappers import GRACE, Streams, counting_asgi, ending_wsgi
-from ..descriptors import borrowed
+from ..app_wrappers import GRACE, Streams, count_asgi_answers, end_wsgi_streams
+from ..descriptors import borrowed_socket
 from ..heartbeat import Pool
-from ..reporting import complain
+from ..reporting import warn
 from ..unpatched import select
-from . import Serving
+from . import RunningServer
 from .open_connections import IDLE_GRACE, NEW_GRACE
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ _ACCEPTED = 5
 """Iterations of the loop after which an accepted connection is listed by the server."""
 
 
-class Running(Serving):
+class UvicornServer(RunningServer):
     """A running uvicorn server. uvicorn handles SIGTERM itself only in the main thread; else ``begin`` stops it."""
 
     runs_callback = True
@@ -88,26 +88,26 @@ def drain_servers(module: ModuleType, runtime: Runtime) -> None:
 
     @functools.wraps(serve)
     async def serve_and_tell(self: Any, *args: Any, **kwargs: Any) -> Any:
-        running = Running(self)
-        runtime.serves(running)
+        running = UvicornServer(self)
+        runtime.add_server(running)
         self._cservice_running = running
         if runtime.bus is not None:
             runtime.bus.loop = asyncio.get_running_loop()
         try:
             return await serve(self, *args, **kwargs)
         finally:
-            runtime.serves_no_more(running)
-            runtime.pulse.ended(self)
+            runtime.remove_server(running)
+            runtime.heartbeat.loop_ended(self)
             running.ended.set()
 
     @functools.wraps(startup)
     async def count_and_start(self: Any, *args: Any, **kwargs: Any) -> Any:
-        self.config.loaded_app = counting_asgi(self.config.loaded_app, runtime.pulse, streams)
+        self.config.loaded_app = count_asgi_answers(self.config.loaded_app, runtime.heartbeat, streams)
         return await startup(self, *args, **kwargs)
 
     @functools.wraps(on_tick)
     async def beat_and_tick(self: Any, *args: Any, **kwargs: Any) -> Any:
-        runtime.pulse.beat(self)
+        runtime.heartbeat.beat(self)
         return await on_tick(self, *args, **kwargs)
 
     @functools.wraps(shutdown)
@@ -115,23 +115,23 @@ def drain_servers(module: ModuleType, runtime: Runtime) -> None:
         try:
             await Drain(self, runtime, streams).run()
         except Exception as error:  # noqa: BLE001 - an unknown version: it shuts down in its own way
-            complain(f"uvicorn could not be drained, and shuts down in its own way: {error!r}")
+            warn(f"uvicorn could not be drained, and shuts down in its own way: {error!r}")
         result = await shutdown(self, *args, **kwargs)
         if runtime.stopping:
             await runtime.callback.run_in_loop(runtime.remaining)
         # Next, serve() sends itself the signal again, for the previous handler, which is ours. If run() is about to end
         # its loop anyway, that would be too early: run() then replaces the signal.
-        runtime.serves_no_more(getattr(self, "_cservice_running", None))
+        runtime.remove_server(getattr(self, "_cservice_running", None))
         captured = getattr(self, "_captured_signals", [])
         if runtime.stopping and getattr(self, "_cservice_run", False):
             captured[:] = [each for each in captured if each != signal.SIGTERM]
-            runtime.must_end(hurry=streams.cancelled)
+            runtime.ensure_exit(hurry=streams.cancelled)
         return result
 
     @functools.wraps(handle_exit)
     def note_and_exit(self: Any, sig: int, *args: Any, **kwargs: Any) -> Any:
         if sig == signal.SIGTERM:
-            runtime.begin()
+            runtime.begin_stop()
         return handle_exit(self, sig, *args, **kwargs)
 
     server_class.run = run_and_leave
@@ -217,7 +217,7 @@ def _hang_up(connection: Any) -> None:
     if peer is None or connection.transport.get_extra_info("ssl_object") is not None:
         return
     try:
-        with borrowed(peer.fileno()) as each:
+        with borrowed_socket(peer.fileno()) as each:
             each.shutdown(socket.SHUT_WR)
     except OSError:
         pass  # the client has closed it
@@ -254,8 +254,8 @@ def serve(app: Any, interface: str, binds: List[str], runtime: Runtime) -> None:
         from a2wsgi import WSGIMiddleware  # noqa: PLC0415 - only for WSGI
 
         pool = Pool(WSGI_THREADS)
-        runtime.pulse.needs(pool.stuck)
-        ending = ending_wsgi(pool.runs(app), lambda: runtime.stopping)
+        runtime.heartbeat.add_pool(pool.is_stuck)
+        ending = end_wsgi_streams(pool.wrap(app), lambda: runtime.stopping)
         app, interface = WSGIMiddleware(ending, workers=WSGI_THREADS), "asgi3"
     config = uvicorn.Config(app, interface=interface, workers=1)  # type: ignore[arg-type]
     listeners = open_listeners(binds, runtime.share)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Set
 
 from ..app_wrappers import GOING_AWAY
 from ..unpatched import allocate_lock, time
-from . import Serving
+from . import RunningServer
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -22,7 +22,7 @@ _TICK = 0.05
 """Seconds between two checks of the connections: one may have been opening at the previous check."""
 
 
-class Running(Serving):
+class WebSocketServer(RunningServer):
     """One server. Create it in its loop."""
 
     def __init__(self, server: Any) -> None:
@@ -64,13 +64,13 @@ def drain_servers(module: ModuleType, runtime: Runtime) -> None:
     @functools.wraps(make)
     def make_and_tell(self: Any, *args: Any, **kwargs: Any) -> None:
         make(self, *args, **kwargs)
-        self.cservice_running = Running(self)
-        runtime.serves(self.cservice_running)
+        self.cservice_running = WebSocketServer(self)
+        runtime.add_server(self.cservice_running)
 
     @functools.wraps(close)
     def close_and_tell(self: Any, *args: Any, **kwargs: Any) -> Any:
         if not runtime.draining:
-            runtime.serves_no_more(getattr(self, "cservice_running", None))
+            runtime.remove_server(getattr(self, "cservice_running", None))
         return close(self, *args, **kwargs)
 
     server_class.__init__ = make_and_tell

@@ -91,7 +91,7 @@ SEEN_BY_THE_PROGRAM = {
     "heartbeat.py": {"os"},
     "drains/socket_server.py": {"socket", "threading", "selectors"},
     "drains/uvicorn_server.py": {"socket", "threading"},
-    "drains/http_server.py": {"threading"},
+    "drains/http_handlers.py": {"threading"},
 }
 
 WORKER = SOURCE / "worker"

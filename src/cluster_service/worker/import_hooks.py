@@ -28,7 +28,7 @@ HOOKS = {
     "gevent.hub": ("program_handlers:wrap_handlers",),
     "grpc._server": ("drains.grpc_server:drain_servers",),
     "grpc.aio._server": ("drains.grpc_server:drain_servers",),
-    "http.server": ("drains.http_server:track_requests",),
+    "http.server": ("drains.http_handlers:track_requests",),
     "multiprocessing.util": ("worker_process:wrap_spawning",),
     "setproctitle": ("worker_process:give_title_back",),
     "socketserver": ("drains.socket_server:drain_servers",),
@@ -40,7 +40,7 @@ HOOKS = {
     "waitress.channel": ("drains.tracked_servers:track_waitress",),
     "waitress.task": ("drains.tracked_servers:track_waitress",),
     "websockets.asyncio.server": ("drains.websockets_server:drain_servers",),
-    "wsgiref.handlers": ("drains.http_server:track_requests",),
+    "wsgiref.handlers": ("drains.http_handlers:track_requests",),
 }
 
 BEFORE = frozenset(("setproctitle",))

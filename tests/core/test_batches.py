@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from cluster_service.core.batches import BATCH_LIMIT, split
-from cluster_service.core.cluster import Cluster
+from cluster_service.core.cluster import BATCH_LIMIT, Cluster, split
 from cluster_service.core.requests import Tick
 from cluster_service.core.spec import GroupSpec, Release, Spec
 from cluster_service.wire import facts

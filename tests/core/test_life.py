@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from cluster_service.core import events
+from cluster_service.core.exit_causes import ENDED
 from cluster_service.core.requests import Rejected, Restart, Shutdown
 from cluster_service.core.spec import GroupSpec, Release, Spec
-from cluster_service.core.worker import ENDED
 from cluster_service.testing import NEVER, Program, World
 from cluster_service.wire import orders
 

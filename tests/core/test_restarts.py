@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from cluster_service.core.restarts import CAP, JITTER, PERIOD, History, verdict
+from cluster_service.core.restarts import CAP, JITTER, verdict
+from cluster_service.core.slot import PERIOD, History
 from cluster_service.core.spec import RestartPolicy
 
 

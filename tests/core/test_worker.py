@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from cluster_service.core.worker import ENDED, LEAVING, PUBLIC, STAYING, TRANSITIONS, Worker, cause, readiness, seconds
+from cluster_service.core.exit_causes import ENDED, cause, seconds
+from cluster_service.core.liveness import readiness
+from cluster_service.core.worker import LEAVING, PUBLIC, STAYING, TRANSITIONS, Worker
 
 EVENTS = ("spawned", "spawn_failed", "ready", "stop", "kill", "exited", "lost")
 

@@ -15,13 +15,13 @@ from . import actions, events
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from .cluster import Cluster
+    from .step_context import StepContext
     from .worker import Worker
 
 _TAKEN = re.compile(r"\b(?:in use|not free|(?:not |un)available|already|occupied|taken|busy)\b", re.IGNORECASE)
 
 
-def explain(cluster: Cluster, worker: Worker, lines: Iterable[str]) -> str:
+def explain(cluster: StepContext, worker: Worker, lines: Iterable[str]) -> str:
     """Return why *worker* has not started, if it wrote that a port is taken which the service has open; else ''.
 
     *lines*: the last lines that it wrote. A port that no worker uses is closed from now on, as soon as none does.
@@ -41,7 +41,7 @@ def explain(cluster: Cluster, worker: Worker, lines: Iterable[str]) -> str:
     return f"{where}; with singleton = true that ends first"
 
 
-def let_go(cluster: Cluster) -> None:
+def let_go(cluster: StepContext) -> None:
     """Close the ports that no worker uses and whose program does not start while they answer."""
     for address in sorted(cluster.asked & cluster.unused.keys()):
         if any(_uses(worker, address) for worker in cluster.workers.values()) or _is_declared(cluster, address):
@@ -51,7 +51,7 @@ def let_go(cluster: Cluster) -> None:
         cluster.publish(events.PortClosed(address))
 
 
-def _named(cluster: Cluster, lines: Iterable[str]) -> str:
+def _named(cluster: StepContext, lines: Iterable[str]) -> str:
     """Return the shared address whose port a line calls taken."""
     said = [line for line in lines if _TAKEN.search(line)]
     for address in cluster.unused:
@@ -61,7 +61,7 @@ def _named(cluster: Cluster, lines: Iterable[str]) -> str:
     return ""
 
 
-def _is_declared(cluster: Cluster, address: str) -> bool:
+def _is_declared(cluster: StepContext, address: str) -> bool:
     return any(address in release.binds for group in cluster.groups.values() for release in group.releases.values())
 
 

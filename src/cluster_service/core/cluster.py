@@ -11,22 +11,21 @@ procedure spans two turns: whoever restores the notebook and hears the guardian'
 
 from __future__ import annotations
 
-from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from cluster_service.wire import facts
 
-from . import actions, recycle, reload, reports, requests, rollouts, seen, shutdown, wanted, watch
+from . import actions, health_reports, recycle, reload, reports, requests, rollouts, seen, wanted
 from .group import Group
+from .liveness import ready_after
 from .operations import Operation
 from .spec import Spec
-from .turn import LINGER, TRY_AGAIN, end, ready_after, turn
+from .step_context import StepContext
+from .turn import LINGER, TRY_AGAIN, end, turn
 from .worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from . import events
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 LATE = 1.0
 """Seconds by which a turn may miss its deadline before we conclude that we were suspended or starved."""
@@ -35,40 +34,8 @@ PULSE = 2.0
 """Seconds between two turns, at most, while the time of some worker is running: so no suspension goes unnoticed."""
 
 
-class Cluster:
+class Cluster(StepContext):
     """A service: its groups, its workers and its operations."""
-
-    def __init__(self, spec: Spec) -> None:
-        self.spec = spec
-        self.groups = {group.name: Group.new(group) for group in spec.groups}
-        self.workers: dict[int, Worker] = {}
-        self.operations: list[Operation] = []
-        self.last_worker = 0
-        self.operation_count = 0
-        self.ending = ""
-        """Why the service ends (shutdown, failure, exit); empty while it goes on."""
-        self.end_code = 0
-        self.drain_at: float | None = None
-        """When the workers of a service that ends are asked to end too: until then they serve on."""
-        self.ended = False
-        self.begun = False
-        self.unused: dict[str, float | None] = {}
-        """The addresses of the shared sockets, and since when each has had no user (None: it has)."""
-        self.asked: set[str] = set()
-        """The addresses that answered when a program looked, and so kept it from starting."""
-        self.refusing: dict[str, str] = {}
-        """The addresses of the shared sockets that do not accept connections, and why."""
-        self.sees_ports = False
-        """Whether the guardian learns of every port that a worker of a group with share ``auto`` opens."""
-        self.sampled_at = 0.0
-        """When the board was last read."""
-        self._now = 0.0
-        self.judging_time = False
-        """Whether this turn may judge a worker's time to be over: a Tick's only, for facts may be unread."""
-        self.todo: list[actions.Action] = []
-        """What this turn has ordered so far."""
-        self.unsettled = False
-        """The last turn did not come to an end: the next ``Tick`` is not wanted at once."""
 
     # -- the calls ----------------------------------------------------------------------------------------------------
 
@@ -116,7 +83,7 @@ class Cluster:
         self._forgive(now)
 
     def _end_turn(self, now: float) -> list[actions.Action]:
-        self._now = max(now, self._now)
+        self.now = max(now, self.now)
         if not self.ended:
             turn(self, now)
         return self.todo
@@ -138,11 +105,11 @@ class Cluster:
             if group.rollout is not None and group.rollout.due is not None:
                 deadlines.append(group.rollout.due)
         deadlines += [self.drain_at] if self.drain_at is not None else []
-        times = [at for at in times if at > self._now] + deadlines
+        times = [at for at in times if at > self.now] + deadlines
         if deadlines:
-            times.append(self._now + PULSE)
+            times.append(self.now + PULSE)
         if self.unsettled:
-            return max(min(times, default=0.0), self._now + TRY_AGAIN)
+            return max(min(times, default=0.0), self.now + TRY_AGAIN)
         return min(times, default=None)
 
     def snapshot(self) -> dict[str, Any]:
@@ -155,7 +122,7 @@ class Cluster:
             "unused": dict(self.unused),
             "asked": sorted(self.asked),
             **{key: getattr(self, key) for key in _KEPT},
-            "now": self._now,
+            "now": self.now,
         }
 
     @classmethod
@@ -169,52 +136,21 @@ class Cluster:
         cluster.asked = set(data.get("asked", ()))
         for key in _KEPT:
             setattr(cluster, key, data.get(key, getattr(cluster, key)))
-        cluster._now = data["now"]
+        cluster.now = data["now"]
         return cluster
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
-    def operation(self, identity: str) -> Operation:
-        """The operation of that id. Raises LookupError."""
-        for operation in self.operations:
-            if operation.id == identity:
-                return operation
-        raise LookupError(identity)
-
     def pace(self) -> float | None:
         """Seconds from one sample of the board to the next; None: none are wanted."""
-        return watch.pace(self) if not self.ended else None
-
-    def of_group(self, name: str) -> list[Worker]:
-        """The workers of a group that have a process, or are about to."""
-        return [worker for worker in self.workers.values() if worker.group == name and worker.state != "gone"]
-
-    def running(self) -> list[Operation]:
-        """The operations that have not ended."""
-        return [operation for operation in self.operations if operation.running]
-
-    def __repr__(self) -> str:
-        counts: dict[str, int] = defaultdict(int)
-        for worker in self.workers.values():
-            counts[worker.state] += 1
-        seen = ", ".join(f"{count} {state}" for state, count in counts.items()) or "no workers"
-        generation = max((group.generation for group in self.groups.values()), default=0)
-        doing = "".join(f" | {op.command} {op.replaced}/{len(op.slots)}" for op in self.running())
-        return f"<Cluster generation {generation}: {seen}{doing}>"
-
-    def end_service(self, reason: str, code: int) -> None:
-        """Want no worker any more; the service ends with exit code *code* when none is left. See ``shutdown``."""
-        self.ending, self.end_code, self.drain_at = reason, code, None
-        for group in self.groups.values():
-            group.leave_reason, group.leaving = "shutdown", True
-        shutdown.release(self)
+        return health_reports.pace(self) if not self.ended else None
 
     def _forgive(self, now: float) -> None:
         """Where we were not running, nobody is to be killed for the time that passed: it was not theirs either."""
         expected = self.deadline()
         if expected is None or now <= expected + LATE:
             return
-        lost = now - self._now
+        lost = now - self.now
         for worker in self.workers.values():
             if worker.deadline is not None and (worker.state != "gone" or worker.left):
                 worker.deadline += lost
@@ -227,12 +163,6 @@ class Cluster:
         for group in self.groups.values():
             if group.rollout is not None and group.rollout.due is not None:
                 group.rollout.due += lost  # nor has anybody been seen to be healthy
-
-    # -- small things -------------------------------------------------------------------------------------------------
-
-    def publish(self, event: events.Event) -> None:
-        """Tell the world of *event*."""
-        self.todo.append(actions.Publish(event))
 
 
 _KEPT = ("last_worker", "operation_count", "sampled_at", "ending", "end_code", "drain_at", "ended", "begun")
@@ -255,9 +185,9 @@ HANDLERS: dict[type, Callable[[Cluster, Any, float], None]] = {
     reports.Checked: rollouts.checked,
     reports.Tested: rollouts.tested,
     reports.Said: rollouts.said,
-    reports.Sample: watch.sample,
-    reports.Dumped: watch.dumped,
-    reports.Examined: watch.examined,
+    reports.Sample: health_reports.sample,
+    reports.Dumped: health_reports.dumped,
+    reports.Examined: health_reports.examined,
     reports.Due: recycle.due,
     requests.Tick: lambda _cluster, _tick, _now: None,
 }
@@ -275,3 +205,26 @@ REQUESTS: dict[type, Callable[[Cluster, Any], wanted.Apply]] = {
     requests.Test: wanted.test,
 }
 """The plan of each request."""
+
+BATCH_LIMIT = 500
+"""Facts in one step."""
+
+_SHARED = (facts.Spawned, facts.SpawnFailed, facts.Exited, facts.Output, facts.Listening, facts.Ready, facts.Notified)
+
+
+def split(arrived: Iterable[Any]) -> Iterator[list[Any]]:
+    """Yield *arrived*, in their order, as the facts of each step. What is not about a worker has a step of its own."""
+    batch: list[Any] = []
+    last: dict[int, Any] = {}
+    for fact in arrived:
+        worker = getattr(fact, "worker", None) if isinstance(fact, _SHARED) else None
+        before = last.get(worker) if worker is not None else None
+        follows = before is None or (isinstance(fact, facts.Output) and isinstance(before, facts.Exited))
+        if batch and (worker is None or not last or not follows or len(batch) == BATCH_LIMIT):
+            yield batch
+            batch, last = [], {}
+        batch.append(fact)
+        if worker is not None:
+            last[worker] = fact
+    if batch:
+        yield batch

@@ -8,11 +8,10 @@ slot at a time tries it for all (``trial``), since eight workers that all fail a
 from __future__ import annotations
 
 import re
-import zlib
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from .restarts import STEADY, History, verdict
+from .slot import History, Slot, Trial
 from .spec import GroupSpec, Release
 from .stages import Rollout
 
@@ -24,46 +23,6 @@ if TYPE_CHECKING:
 
 PAST = 10
 """Earlier releases that are remembered."""
-
-
-@dataclass
-class Slot:
-    """One place for a worker, and its past."""
-
-    number: int
-    generation: int
-    reason: str = "start"
-    """Why its next worker is started."""
-    timeout: float | None = None
-    """Seconds that an operator gave for each start and stop."""
-    history: History = field(default_factory=History)
-    next_try: float | None = 0.0
-    """When it may be tried; None: not by itself."""
-    broken: bool = False
-    restarts: int = 0
-    hold: bool = False
-    """Its new worker is a canary: the old one stays beside it."""
-    ports: list[str] = field(default_factory=list)
-    """The addresses of the last worker that served here, while none serves."""
-    listened: bool = False
-    """A worker has listened here."""
-    last_exit: dict[str, Any] | None = None
-    """``{"pid", "exit_code", "signal", "was_ready", "detail", "output"}`` of the last worker that failed here."""
-
-    def renew(self, generation: int, reason: str, timeout: float | None) -> None:
-        """Want *generation*, at once, whatever happened before."""
-        self.generation, self.reason, self.timeout = generation, reason, timeout
-        self.history, self.next_try, self.broken = History(), 0.0, False
-
-
-@dataclass
-class Trial:
-    """The attempts at a generation of which no worker has ever become ready."""
-
-    generation: int = 0
-    history: History = field(default_factory=History)
-    next_try: float | None = 0.0
-    failed_at: float = 0.0
 
 
 @dataclass
@@ -205,42 +164,6 @@ class Group:
             if slot.generation == worker.generation and slot.next_try is not None:
                 slot.next_try = min(slot.next_try, worker.ready_at or 0.0)
                 slot.history = slot.history.steady()
-
-    def fail(self, worker: Worker, now: float) -> list[Slot]:
-        """Count a failure of *worker*; return the slots that are broken by it."""
-        slot = self.slots.get(worker.slot)
-        if slot is None or slot.generation != worker.generation:
-            return []
-        if worker.ready_at is not None and now - worker.ready_at >= STEADY:
-            slot.history = slot.history.steady()
-        slot.history = slot.history.failed(now)
-        slot.reason = worker.retire if worker.retire == "hang" else "failure"
-        jitter = zlib.crc32(f"{worker.name}/{worker.number}".encode()) / 2**32
-        judged = verdict(self.spec.restart, slot.history, now, jitter)
-        slot.next_try = judged.at
-        broken = [slot] if judged.broken else []
-        if worker.generation not in self.proven and self.spec.restart.auto_restart:
-            broken = self._fail_trial(worker, now, jitter) or broken
-        fresh = [each for each in broken if not each.broken]
-        for each in broken:
-            each.broken = True
-            each.history = History(each.history.streak, each.history.failures, broken=True)
-        return fresh
-
-    def _fail_trial(self, worker: Worker, now: float, jitter: float) -> list[Slot]:
-        """Count a failure of an unproven generation once a round, however many slots took part in the round."""
-        if self.trial.generation != worker.generation:
-            self.trial = Trial(worker.generation)
-        elif worker.since <= self.trial.failed_at:
-            return []
-        history = self.trial.history.failed(now)
-        judged = verdict(self.spec.restart, history, now, jitter)
-        self.trial = Trial(
-            worker.generation, History(history.streak, history.failures, judged.broken), judged.at, failed_at=now
-        )
-        if not judged.broken:
-            return []
-        return [slot for slot in self.slots.values() if slot.generation == worker.generation]
 
     def prune(self, used: set[int]) -> None:
         """Drop the releases of generations that nothing is, or will be, of."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from . import actions, events, ports
+from .exit_causes import with_lines
 from .operations import Operation, without_forgotten
 from .stages import KINDS
 
 if TYPE_CHECKING:
-    from .cluster import Cluster
-    from .group import Group, Slot
+    from .group import Group
+    from .slot import Slot
+    from .step_context import StepContext
     from .worker import Worker
 
 
@@ -18,7 +20,7 @@ JUDGED_BY_OTHERS = KINDS | {"shutdown", "reload", "test", "exit"}
 """Operations that no failed start ends: stages, other operations, or a report decide how they end."""
 
 
-def judge(cluster: Cluster, operation: Operation, now: float) -> None:
+def judge(cluster: StepContext, operation: Operation, now: float) -> None:
     """End *operation* when every slot that it is about is as wanted, or when one of them is broken."""
     found = [_slot_ended(cluster, operation, name, number) for name, number in operation.slots]
     operation.replaced = found.count("")
@@ -29,7 +31,7 @@ def judge(cluster: Cluster, operation: Operation, now: float) -> None:
         finish(cluster, operation, "done", None, now)
 
 
-def _slot_ended(cluster: Cluster, operation: Operation, name: str, number: int) -> str | None:
+def _slot_ended(cluster: StepContext, operation: Operation, name: str, number: int) -> str | None:
     """Whether a slot is as *operation* wants it: empty; None: not yet; else why it will not be."""
     group = cluster.groups[name]
     slot = group.slots.get(number)
@@ -49,7 +51,7 @@ def _slot_ended(cluster: Cluster, operation: Operation, name: str, number: int) 
     return "" if [(w.serving, w.generation) for w in workers] == [(True, slot.generation)] else None
 
 
-def waits_in_vain(cluster: Cluster, group: Group) -> str:
+def waits_in_vain(cluster: StepContext, group: Group) -> str:
     """Say that *group* waits for one that is broken; empty when it does not."""
     missing = ports.waits_for(cluster, group)
     broken = [each for each in missing if _is_broken(cluster.groups[each])]
@@ -70,7 +72,7 @@ def _is_broken(group: Group) -> bool:
     return any(slot.broken and not is_replaced_by_another(group, slot) for slot in group.slots.values())
 
 
-def failed_boot(cluster: Cluster, worker: Worker, group: Group, detail: str, lines: list[str], now: float) -> None:
+def failed_boot(cluster: StepContext, worker: Worker, group: Group, detail: str, lines: list[str], now: float) -> None:
     """A worker never became ready. That is the verdict if it listens elsewhere than the one that it should replace;
     else if none of its generation ever has become ready, and none is trying.
     """
@@ -85,7 +87,7 @@ def failed_boot(cluster: Cluster, worker: Worker, group: Group, detail: str, lin
             finish(cluster, operation, "failed", with_lines(f"{worker.name} {detail}", lines), now)
 
 
-def killed(cluster: Cluster, worker: Worker, now: float) -> None:
+def killed(cluster: StepContext, worker: Worker, now: float) -> None:
     """*worker* had not ended in its time: every operation that it concerns says so."""
     for operation in cluster.running():
         if operation.concerns(worker.group, worker.slot):
@@ -93,7 +95,7 @@ def killed(cluster: Cluster, worker: Worker, now: float) -> None:
             step(cluster, operation, f"{worker.name} (pid {worker.pid}) is killed: it did not end in time", now)
 
 
-def finish(cluster: Cluster, operation: Operation, state: str, reason: str | None, now: float) -> None:
+def finish(cluster: StepContext, operation: Operation, state: str, reason: str | None, now: float) -> None:
     """End *operation*; where a restart failed, want the old generation again that still serves."""
     if state == "done" and reason is None and operation.killed:
         reason = f"killed after the stop timeout: {', '.join(operation.killed)}"
@@ -122,7 +124,7 @@ def finish(cluster: Cluster, operation: Operation, state: str, reason: str | Non
     )
 
 
-def _turn_back(cluster: Cluster, group: Group, number: int) -> None:
+def _turn_back(cluster: StepContext, group: Group, number: int) -> None:
     """Where the old worker still serves and no new one does, want the old generation again."""
     slot = group.slots[number]
     serving = [worker for worker in cluster.of_group(group.name) if worker.slot == number and worker.serving]
@@ -131,13 +133,13 @@ def _turn_back(cluster: Cluster, group: Group, number: int) -> None:
         slot.renew(old.generation, old.retire or "failure", None)  # it may have been due already
 
 
-def step(cluster: Cluster, operation: Operation, text: str, now: float) -> None:
+def step(cluster: StepContext, operation: Operation, text: str, now: float) -> None:
     """Note progress of *operation*."""
     operation.step(now, text)
     cluster.publish(events.OperationStep(operation.id, operation.command, text))
 
 
-def begin(cluster: Cluster, kind: str, command: str, slots: list[list[Any]], now: float) -> Operation:
+def begin(cluster: StepContext, kind: str, command: str, slots: list[list[Any]], now: float) -> Operation:
     """Begin an operation about *slots* and return it."""
     cluster.operation_count += 1
     operation = Operation(str(cluster.operation_count), command, kind, now, slots)
@@ -146,8 +148,3 @@ def begin(cluster: Cluster, kind: str, command: str, slots: list[list[Any]], now
     return operation
 
 
-def with_lines(text: str, lines: list[str]) -> str:
-    """Return *text* and, indented below it, *lines*; a single one that *text* ends with is not said again."""
-    if len(lines) == 1 and text.endswith(lines[0].strip()):
-        return text
-    return "\n".join([text, *(f"    {line}" for line in lines)])

@@ -22,12 +22,12 @@ from .spec import Release
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .cluster import Cluster
+    from .cluster_state import ClusterState
 
 VERSION = 1
 
 
-def remember(cluster: Cluster, wall_minus_monotonic: float) -> dict[str, Any]:
+def remember(cluster: ClusterState, wall_minus_monotonic: float) -> dict[str, Any]:
     """Return what is to be kept, as a JSON-able object."""
     return {
         "version": VERSION,
@@ -45,7 +45,7 @@ def remember(cluster: Cluster, wall_minus_monotonic: float) -> dict[str, Any]:
 
 
 def recall(
-    cluster: Cluster,
+    cluster: ClusterState,
     data: dict[str, Any],
     wall_minus_monotonic: float,
     usable: Callable[[Release], str],

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from .cluster import Cluster
+    from .cluster_state import ClusterState
     from .group import Group
     from .spec import Release
     from .stages import Rollout
@@ -25,7 +25,7 @@ PORT_WAIT = 5.0
 """Seconds that a successor which is ready has to listen where its predecessor does, while that one serves on."""
 
 
-def elsewhere(cluster: Cluster, group: Group, worker: Worker) -> str:
+def elsewhere(cluster: ClusterState, group: Group, worker: Worker) -> str:
     """Return where *worker*, which is ready, listens instead of where it should, in words; empty when it does not."""
     own = _ports(worker.addresses)
     if not own or worker.slot not in group.slots or _may_change(group, worker):
@@ -44,13 +44,13 @@ def elsewhere(cluster: Cluster, group: Group, worker: Worker) -> str:
     return ""
 
 
-def predecessor_serves(cluster: Cluster, worker: Worker) -> bool:
+def predecessor_serves(cluster: ClusterState, worker: Worker) -> bool:
     """Whether another worker serves in the slot of *worker*."""
     there = cluster.of_group(worker.group)
     return any(each.serving and each.slot == worker.slot and each is not worker for each in there)
 
 
-def expects_port(cluster: Cluster, group: Group, worker: Worker) -> bool:
+def expects_port(cluster: ClusterState, group: Group, worker: Worker) -> bool:
     """Whether *worker* should listen: its group says so, or has an address to bind, or a worker of its slot has.
 
     An address to bind counts only where the guardian learns of every socket (``seccomp``).
@@ -64,7 +64,7 @@ def expects_port(cluster: Cluster, group: Group, worker: Worker) -> bool:
     return bool(release.binds and seen) or (slot.listened and not _may_change(group, worker))
 
 
-def lacks_port(cluster: Cluster, group: Group, worker: Worker) -> str:
+def lacks_port(cluster: ClusterState, group: Group, worker: Worker) -> str:
     """Return what port *worker* should listen on and does not, in words; empty when it does, or need not."""
     if not expects_port(cluster, group, worker):
         return ""
@@ -75,7 +75,7 @@ def lacks_port(cluster: Cluster, group: Group, worker: Worker) -> str:
     return "" if str(port) in {number for _, number in _ports(worker.addresses)} else f"does not listen on port {port}"
 
 
-def is_unheard(cluster: Cluster, group: Group, worker: Worker) -> bool:
+def is_unheard(cluster: ClusterState, group: Group, worker: Worker) -> bool:
     """Whether *worker* listens nowhere and no worker of its group ever did: it may never, or it listens later.
 
     Known only where the guardian learns of every socket. ``expect_port = false`` says that it never does.
@@ -86,24 +86,29 @@ def is_unheard(cluster: Cluster, group: Group, worker: Worker) -> bool:
     return _are_seen(cluster, release)
 
 
-def trouble(cluster: Cluster, group: Group, worker: Worker) -> str:
+def _are_seen(cluster: ClusterState, release: Release) -> bool:
+    """Whether the guardian learns of every socket that workers of *release* bind."""
+    return release.share == "seccomp" or (release.share == "auto" and cluster.sees_ports)
+
+
+def trouble(cluster: ClusterState, group: Group, worker: Worker) -> str:
     """Return why clients cannot reach *worker*, which serves, in words; empty when they can."""
     return _refusal(cluster, worker) or lacks_port(cluster, group, worker)
 
 
-def refused(cluster: Cluster, group: Group) -> str:
+def refused(cluster: ClusterState, group: Group) -> str:
     """Say which port of *group* does not accept connections; empty when all do."""
     return next(filter(None, (_refusal(cluster, each) for each in cluster.of_group(group.name) if each.serving)), "")
 
 
-def _refusal(cluster: Cluster, worker: Worker) -> str:
+def _refusal(cluster: ClusterState, worker: Worker) -> str:
     for address in worker.addresses:
         if address in cluster.refusing:
             return f"{address} does not accept connections: {cluster.refusing[address]}"
     return ""
 
 
-def waits_for(cluster: Cluster, group: Group) -> list[str]:
+def waits_for(cluster: ClusterState, group: Group) -> list[str]:
     """The groups that *group* depends on and that are not there yet: a worker that no client reaches is not."""
 
     def reachable(worker: Worker) -> bool:
@@ -112,14 +117,14 @@ def waits_for(cluster: Cluster, group: Group) -> list[str]:
     return group.waits_for(cluster.groups, cluster.workers.values(), reachable)
 
 
-def has_listened(cluster: Cluster, worker: Worker) -> None:
+def has_listened(cluster: ClusterState, worker: Worker) -> None:
     """*worker* listens: so should those that come after it in its slot."""
     group = cluster.groups.get(worker.group)
     if group is not None and worker.slot in group.slots:
         group.slots[worker.slot].listened = True
 
 
-def remember(cluster: Cluster, worker: Worker) -> None:
+def remember(cluster: ClusterState, worker: Worker) -> None:
     """*worker*, which served, has ended: unless its successor serves by now, that one should listen where it did."""
     group = cluster.groups.get(worker.group)
     slot = group.slots.get(worker.slot) if group is not None else None
@@ -127,16 +132,11 @@ def remember(cluster: Cluster, worker: Worker) -> None:
         slot.ports = list(worker.addresses)
 
 
-def missing_ports(cluster: Cluster, group: Group, rollout: Rollout, canary: Worker) -> str:
+def missing_ports(cluster: ClusterState, group: Group, rollout: Rollout, canary: Worker) -> str:
     """The addresses on which every worker of the old release listens, and the canary does not; for a sentence."""
     old = [each for each in cluster.of_group(group.name) if each.serving and each.generation != rollout.new]
     common = set.intersection(*(set(each.addresses) for each in old)) if old else set()
     return ", ".join(sorted(common - set(canary.addresses)))
-
-
-def _are_seen(cluster: Cluster, release: Release) -> bool:
-    """Whether the guardian learns of every socket that workers of *release* bind."""
-    return release.share == "seccomp" or (release.share == "auto" and cluster.sees_ports)
 
 
 def _may_change(group: Group, worker: Worker) -> bool:

@@ -7,24 +7,21 @@ from typing import TYPE_CHECKING
 
 from . import actions, events, ports
 from .rollout import plan_alone, plan_slot, replacing, surge
+from .shutdown import HANG_STOP, stop_timeout
 from .stages import KINDS
 from .worker import Worker
 
 if TYPE_CHECKING:
-    from .cluster import Cluster
-    from .group import Group, Slot
+    from .group import Group
+    from .slot import Slot
+    from .step_context import StepContext
 
-BOOT_STOP = 10.0
-"""Seconds that a worker which was never ready has to end."""
 
 STOP_EXTENSION = 10
 """Stop timeouts after which a worker that was asked to end is killed, however often it asks for more time."""
 
-HANG_STOP = 5.0
-"""Seconds that a worker which hangs has to end: it will hardly hear that it is asked to."""
 
-
-def reconcile(cluster: Cluster, group: Group, now: float) -> None:
+def reconcile(cluster: StepContext, group: Group, now: float) -> None:
     """Order the difference between the slots of *group* and its workers."""
     workers = cluster.of_group(group.name)
     slots = {slot.number: slot for slot in group.wanted_slots()}
@@ -60,7 +57,7 @@ def reconcile(cluster: Cluster, group: Group, now: float) -> None:
 class _Starts:
     """How many workers of a group are booting and in replacement, counted once and not for each that is started."""
 
-    def __init__(self, cluster: Cluster, group: Group) -> None:
+    def __init__(self, cluster: StepContext, group: Group) -> None:
         workers = cluster.of_group(group.name)
         self._group = group
         self._waits = bool(ports.waits_for(cluster, group))
@@ -91,12 +88,12 @@ class _Starts:
         self._replacing += slot.number in self._group.slots and self._staying[slot.number] == 2
 
 
-def _has_successor(cluster: Cluster, worker: Worker) -> bool:
+def _has_successor(cluster: StepContext, worker: Worker) -> bool:
     there = cluster.of_group(worker.group)
     return any(each.slot == worker.slot and each.number > worker.number and each.staying for each in there)
 
 
-def _start(cluster: Cluster, group: Group, slot: Slot, now: float) -> None:
+def _start(cluster: StepContext, group: Group, slot: Slot, now: float) -> None:
     number = slot.number
     cluster.last_worker += 1
     worker = Worker(cluster.last_worker, group.name, number, slot.generation, slot.reason, now)
@@ -107,7 +104,7 @@ def _start(cluster: Cluster, group: Group, slot: Slot, now: float) -> None:
     cluster.todo.append(actions.Start(*what, private=number == 0))
 
 
-def stop(cluster: Cluster, worker: Worker, timeout: float, reason: str, now: float) -> None:
+def stop(cluster: StepContext, worker: Worker, timeout: float, reason: str, now: float) -> None:
     """Ask *worker* to end within *timeout* seconds, unless it has been asked already."""
     if not worker.can("stop"):
         return
@@ -116,19 +113,6 @@ def stop(cluster: Cluster, worker: Worker, timeout: float, reason: str, now: flo
     worker.stop_by = now + STOP_EXTENSION * timeout
     cluster.todo.append(actions.Stop(worker.number, timeout, reason))
     cluster.publish(events.WorkerStop(worker.group, worker.slot, worker.pid or 0, reason, timeout))
-
-
-def stop_timeout(cluster: Cluster, worker: Worker) -> float:
-    """Seconds that *worker* has to end when it is asked to."""
-    group = cluster.groups.get(worker.group)
-    if worker.retire == "hang":
-        return HANG_STOP
-    if worker.stop_timeout is not None:
-        return worker.stop_timeout
-    slot = group.slots.get(worker.slot) if group else None
-    if slot is not None and slot.timeout is not None:
-        return slot.timeout
-    return group.spec.stop_timeout if group else BOOT_STOP
 
 
 def _why_dropped(group: Group, worker: Worker) -> str:

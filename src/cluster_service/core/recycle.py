@@ -15,10 +15,10 @@ from . import events
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .cluster import Cluster
     from .group import Group
     from .reports import Due
     from .spec import GroupSpec
+    from .step_context import StepContext
     from .worker import Worker
 
 PACE = 2.0
@@ -63,7 +63,7 @@ RULES: tuple[Callable[[GroupSpec, Worker, float], str], ...] = (_memory, _growth
 """``rule(spec, worker, now)`` returns why the worker is due, or nothing."""
 
 
-def look(cluster: Cluster, group: Group, now: float) -> None:
+def look(cluster: StepContext, group: Group, now: float) -> None:
     """Mark the workers of *group* that are due."""
     for worker in _candidates(cluster, group):
         why = next(filter(None, (rule(group.spec, worker, now) for rule in RULES)), "")
@@ -71,7 +71,7 @@ def look(cluster: Cluster, group: Group, now: float) -> None:
             _mark(cluster, group, worker, why)
 
 
-def due(cluster: Cluster, report: Due, now: float) -> None:
+def due(cluster: StepContext, report: Due, now: float) -> None:
     """It is the time of day at which the workers of a group are to be recycled."""
     group = cluster.groups.get(report.group)
     if group is not None:
@@ -80,7 +80,7 @@ def due(cluster: Cluster, report: Due, now: float) -> None:
                 _mark(cluster, group, worker, report.why)
 
 
-def lost_port(cluster: Cluster, worker: Worker, address: str) -> None:
+def lost_port(cluster: StepContext, worker: Worker, address: str) -> None:
     """*worker* no longer listens on *address*: another process had shut down the socket that they share."""
     group = cluster.groups.get(worker.group)
     slot = group.slots.get(worker.slot) if group is not None else None
@@ -97,14 +97,14 @@ def expires_at(spec: GroupSpec, worker: Worker) -> float | None:
     return worker.ready_at + jittered(spec.max_uptime, worker)
 
 
-def expiries(cluster: Cluster) -> list[float]:
+def expiries(cluster: StepContext) -> list[float]:
     """When the workers that serve, and have not been marked, will have served for long enough."""
     groups = [group for group in cluster.groups.values() if group.spec.max_uptime]
     times = [expires_at(group.spec, worker) for group in groups for worker in _candidates(cluster, group)]
     return [at for at in times if at is not None]
 
 
-def _candidates(cluster: Cluster, group: Group) -> list[Worker]:
+def _candidates(cluster: StepContext, group: Group) -> list[Worker]:
     """The workers that can be due: what a slot wants, and not on trial."""
     if cluster.ending:
         return []
@@ -117,7 +117,7 @@ def _candidates(cluster: Cluster, group: Group) -> list[Worker]:
     ]
 
 
-def _mark(cluster: Cluster, group: Group, worker: Worker, why: str) -> None:
+def _mark(cluster: StepContext, group: Group, worker: Worker, why: str) -> None:
     worker.retire = "recycle"
     group.slots[worker.slot].reason = "recycle"
     cluster.publish(events.WorkerRecycle(worker.group, worker.slot, worker.pid or 0, why))

@@ -9,17 +9,18 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from . import judge, masks, refusals, wanted
+from . import judge, masks, selectors, wanted
 from .requests import Rejected, Restart
+from .spec import Check
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from .cluster import Cluster
     from .group import Group
     from .operations import Operation
     from .requests import Reload
     from .spec import GroupSpec, Spec
+    from .step_context import StepContext
 
 PARTS: dict[str, dict[str, str]] = {
     "release": {},
@@ -38,7 +39,7 @@ class Change:
     text: str
 
 
-def plan(cluster: Cluster, spec: Spec) -> list[Change]:
+def plan(cluster: StepContext, spec: Spec) -> list[Change]:
     """Return what taking up *spec* would change."""
     found = [
         Change("", "settings", f"{name}: {shown(getattr(cluster.spec, name))} → {shown(getattr(spec, name))}")
@@ -60,7 +61,7 @@ def plan(cluster: Cluster, spec: Spec) -> list[Change]:
     return found
 
 
-def _configured(cluster: Cluster, group: Group) -> bool:
+def _configured(cluster: StepContext, group: Group) -> bool:
     """Whether *group* came from the configuration; one that an operator has started is the operator's to end."""
     return bool(group.slots) and any(each.name == group.name for each in cluster.spec.groups)
 
@@ -122,24 +123,26 @@ def shown(value: object) -> str:
     if isinstance(value, tuple):
         words = [":".join(item) if isinstance(item, tuple) else str(item) for item in value]
         return " ".join(masks.arguments(words)) or "none"
+    if isinstance(value, Check):
+        return masks.text(_describe_check(value))
     return "none" if value in (None, "") else masks.text(str(value))
 
 
-def reload(cluster: Cluster, request: Reload) -> wanted.Apply:
+def reload(cluster: StepContext, request: Reload) -> wanted.Apply:
     """Take up another spec: one operation, which ends when those that it has begun have ended.
 
     It is judged by what the new spec says, never by the old one: a group that is a singleton no more may have several
     workers at once.
     """
-    refusals.when_no_more(cluster)
+    selectors.when_no_more(cluster)
     changes = plan(cluster, request.spec)
     effects = {(change.group, change.effect) for change in changes if change.group}
     specs = {group.name: group for group in request.spec.groups}
     rolled = {name for name, effect in effects if effect in ("replace", "start", "stop")}
     alone = {name for name in specs.keys() & cluster.groups.keys() if specs[name].singleton}
     rolled |= {name for name in alone if not cluster.groups[name].spec.singleton}
-    refusals.while_rolling(cluster, rolled | (set(cluster.groups) if request.everybody else set()))
-    refusals.while_leaving(cluster, set(specs))
+    selectors.while_rolling(cluster, rolled | (set(cluster.groups) if request.everybody else set()))
+    selectors.while_leaving(cluster, set(specs))
     for name in sorted(name for name, effect in effects if effect == "replace"):
         scaled = (name, "scale") in effects
         if not (specs[name].count if scaled else len(cluster.groups[name].slots)):
@@ -150,7 +153,7 @@ def reload(cluster: Cluster, request: Reload) -> wanted.Apply:
 
 
 def _take_up(
-    cluster: Cluster, request: Reload, changes: list[Change], effects: set[tuple[str, str]], now: float
+    cluster: StepContext, request: Reload, changes: list[Change], effects: set[tuple[str, str]], now: float
 ) -> Operation:
     parent = judge.begin(cluster, "reload", "reload", [], now)
     for change in changes:
@@ -189,7 +192,7 @@ def _take_up(
     return parent
 
 
-def watch(cluster: Cluster, parent: Operation, now: float) -> None:
+def watch(cluster: StepContext, parent: Operation, now: float) -> None:
     """End *parent* when all of its children have ended, and those restarts too that come after them."""
     children = [each for each in cluster.operations if each.id in parent.children]
     parent.slots = [slot for each in children for slot in each.slots]
@@ -198,7 +201,7 @@ def watch(cluster: Cluster, parent: Operation, now: float) -> None:
         return
     bad = [f"{each.command}: {each.state}: {each.reason}" for each in children if each.state != "done"]
     if parent.restarts and not bad and not cluster.ending:
-        if refusals.rolling(cluster, set(cluster.groups)):
+        if selectors.rolling(cluster, set(cluster.groups)):
             return  # they begin as soon as nothing else replaces workers
         refused = _restart(cluster, parent, now)
         bad = [refused] if refused else []
@@ -207,7 +210,7 @@ def watch(cluster: Cluster, parent: Operation, now: float) -> None:
     judge.finish(cluster, parent, "failed" if bad else "done", "\n".join(bad) or None, now)
 
 
-def _restart(cluster: Cluster, parent: Operation, now: float) -> str:
+def _restart(cluster: StepContext, parent: Operation, now: float) -> str:
     """Begin the restarts that are left, of groups that still have workers. Returns why one is refused."""
     left, parent.restarts = parent.restarts, []
     for selector in left:
@@ -218,3 +221,11 @@ def _restart(cluster: Cluster, parent: Operation, now: float) -> str:
                 return f"restart {selector}: {refusal.message}"
             parent.children.append(apply(now).id)
     return ""
+
+
+
+def _describe_check(check: Check) -> str:
+    first, last = check.status
+    what = [" ".join(masks.arguments(check.command))] if check.command else []
+    what += [f"GET {masks.text(check.path)} ({first}-{last})"] if check.path else []
+    return f"{' and '.join(what)} every {check.interval:g} s, {check.timeout:g} s each"

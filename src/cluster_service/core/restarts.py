@@ -11,38 +11,15 @@ With delay 0.1 and per_minute 10 a program that fails at once is started at 0.1,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from .slot import History
     from .spec import RestartPolicy
 
-PERIOD = 60.0
 CAP = 5.0
-STEADY = 10.0
 JITTER = 0.2
 """A delay is lengthened by up to this share, so that slots which failed together do not come back together."""
-
-
-@dataclass(frozen=True)
-class History:
-    """The failures of one slot."""
-
-    streak: int = 0
-    """Failures since a worker last served for ``STEADY`` seconds."""
-    failures: tuple[float, ...] = ()
-    """When it failed, within the last period; oldest first."""
-    broken: bool = False
-    """Was broken, and has not been steady since."""
-
-    def failed(self, now: float) -> History:
-        """The history with one more failure."""
-        recent = tuple(at for at in self.failures if at > now - PERIOD)
-        return History(self.streak + 1, (*recent, now), self.broken)
-
-    def steady(self) -> History:
-        """The history once a worker has served for ``STEADY`` seconds: back-off begins anew, the count stays."""
-        return History(0, self.failures)
 
 
 class Verdict(NamedTuple):

@@ -14,26 +14,27 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from . import actions, judge, masks, ports, watch
-from .group import Slot
+from . import actions, judge, masks, ports
+from .exit_causes import seconds
+from .liveness import is_fresh
+from .slot import Slot
 from .stages import LIVE
-from .worker import seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from . import reports
-    from .cluster import Cluster
     from .group import Group
     from .operations import Operation
     from .stages import Rollout
+    from .step_context import StepContext
     from .worker import Worker
 
 LOOK_AGAIN = 0.5
 """Seconds until a worker that should be healthy by now, and has not shown a sign of life, is looked at again."""
 
 
-def steer(cluster: Cluster, group: Group, now: float) -> None:
+def steer(cluster: StepContext, group: Group, now: float) -> None:
     """Edit what is wanted of *group* as its rollout's stage demands, and enter the next stage when it is time."""
     rollout = group.rollout
     if rollout is None:
@@ -59,7 +60,7 @@ def scope(group: Group, rollout: Rollout) -> list[Slot]:
     return [slot for number, slot in sorted(group.slots.items()) if rollout.whole or number in meant]
 
 
-def blame(cluster: Cluster, group: Group, why: str, now: float, *, culprit: Worker | None = None) -> bool:
+def blame(cluster: StepContext, group: Group, why: str, now: float, *, culprit: Worker | None = None) -> bool:
     """The new release is bad: undo it. Returns whether there was anything to undo.
 
     *why*: empty when the last lines of *culprit* are to tell.
@@ -85,7 +86,7 @@ def blame(cluster: Cluster, group: Group, why: str, now: float, *, culprit: Work
     return True
 
 
-def blamed(cluster: Cluster, worker: Worker, now: float) -> bool:
+def blamed(cluster: StepContext, worker: Worker, now: float) -> bool:
     """*worker* has failed: where it is of a release that is on trial, that is the release's fault, not its slot's."""
     group = cluster.groups[worker.group]
     rollout = group.rollout
@@ -101,14 +102,14 @@ def buried(group: Group, worker: Worker, told: str) -> None:
         rollout.why, rollout.culprit = rollout.why or f"{worker.name} {told}", None
 
 
-def cancel(cluster: Cluster, group: Group, now: float) -> None:
+def cancel(cluster: StepContext, group: Group, now: float) -> None:
     """Undo what has been done so far, because an operator wants it."""
     assert group.rollout is not None  # noqa: S101 - the caller has looked
     group.rollout.cancelled = True
     blame(cluster, group, "cancelled by an operator", now)
 
 
-def freeze(cluster: Cluster, group: Group) -> None:
+def freeze(cluster: StepContext, group: Group) -> None:
     """Leave *group*, which is about to end, as it is: each slot wants what serves there."""
     if group.rollout is None:
         return
@@ -130,7 +131,7 @@ def forget_orders(group: Group) -> None:
 # -- reports ----------------------------------------------------------------------------------------------------------
 
 
-def checked(cluster: Cluster, report: reports.Checked, now: float) -> None:
+def checked(cluster: StepContext, report: reports.Checked, now: float) -> None:
     """The code was looked at."""
     found = _at(cluster, report.operation, "check")
     if found is None:
@@ -149,7 +150,7 @@ def checked(cluster: Cluster, report: reports.Checked, now: float) -> None:
         rollout.move("can run")
 
 
-def tested(cluster: Cluster, report: reports.Tested, now: float) -> None:
+def tested(cluster: StepContext, report: reports.Tested, now: float) -> None:
     """A script has been run: against the dark canary of an upgrade, or because an operator asked for it."""
     for operation in cluster.running():
         if operation.kind == "test" and operation.id == report.operation:
@@ -168,7 +169,7 @@ def tested(cluster: Cluster, report: reports.Tested, now: float) -> None:
     rollout.dark = None
 
 
-def said(cluster: Cluster, report: reports.Said, now: float) -> None:
+def said(cluster: StepContext, report: reports.Said, now: float) -> None:
     """A script wrote something."""
     for operation in cluster.running():
         if operation.id == report.operation:
@@ -176,7 +177,7 @@ def said(cluster: Cluster, report: reports.Said, now: float) -> None:
                 judge.step(cluster, operation, line, now)
 
 
-def _at(cluster: Cluster, operation: str, stage: str) -> tuple[Group, Rollout] | None:
+def _at(cluster: StepContext, operation: str, stage: str) -> tuple[Group, Rollout] | None:
     for group in cluster.groups.values():
         rollout = group.rollout
         if rollout is not None and rollout.operation == operation and rollout.stage == stage and rollout.ordered:
@@ -187,13 +188,13 @@ def _at(cluster: Cluster, operation: str, stage: str) -> tuple[Group, Rollout] |
 # -- the stages -------------------------------------------------------------------------------------------------------
 
 
-def _check(cluster: Cluster, group: Group, rollout: Rollout, _operation: Operation, _now: float) -> None:
+def _check(cluster: StepContext, group: Group, rollout: Rollout, _operation: Operation, _now: float) -> None:
     if not rollout.ordered:
         rollout.ordered = True
         cluster.todo.append(actions.Check(rollout.operation, group.name, rollout.new))
 
 
-def _dark(cluster: Cluster, group: Group, rollout: Rollout, operation: Operation, now: float) -> None:
+def _dark(cluster: StepContext, group: Group, rollout: Rollout, operation: Operation, now: float) -> None:
     worker = next((each for each in cluster.of_group(group.name) if each.slot == 0 and each.serving), None)
     if worker is None or rollout.ordered:
         return
@@ -208,7 +209,7 @@ def _dark(cluster: Cluster, group: Group, rollout: Rollout, operation: Operation
     )
 
 
-def _canary(cluster: Cluster, group: Group, rollout: Rollout, operation: Operation, now: float) -> None:
+def _canary(cluster: StepContext, group: Group, rollout: Rollout, operation: Operation, now: float) -> None:
     slots = scope(group, rollout)
     for slot in slots[1:]:
         if slot.generation == rollout.new:  # it was the first, and a lower one has been added
@@ -239,7 +240,7 @@ def _canary(cluster: Cluster, group: Group, rollout: Rollout, operation: Operati
     _roll(cluster, group, rollout, operation, now)
 
 
-def _roll(cluster: Cluster, group: Group, rollout: Rollout, operation: Operation, now: float) -> None:
+def _roll(cluster: StepContext, group: Group, rollout: Rollout, operation: Operation, now: float) -> None:
     slots = scope(group, rollout)
     _want_new(slots, rollout, operation)
     serving = {worker.slot for worker in _new(cluster, group, rollout) if worker.serving}
@@ -250,7 +251,7 @@ def _roll(cluster: Cluster, group: Group, rollout: Rollout, operation: Operation
         judge.step(cluster, operation, _watched(text, whom, rollout), now)
 
 
-def _bake(cluster: Cluster, group: Group, rollout: Rollout, operation: Operation, now: float) -> None:
+def _bake(cluster: StepContext, group: Group, rollout: Rollout, operation: Operation, now: float) -> None:
     slots = scope(group, rollout)
     _want_new(slots, rollout, operation)
     new = _new(cluster, group, rollout)
@@ -268,7 +269,7 @@ def _bake(cluster: Cluster, group: Group, rollout: Rollout, operation: Operation
     _end(cluster, group, operation, "done", None, now)
 
 
-def _undo(cluster: Cluster, group: Group, rollout: Rollout, operation: Operation, now: float) -> None:
+def _undo(cluster: StepContext, group: Group, rollout: Rollout, operation: Operation, now: float) -> None:
     slots = scope(group, rollout)
     there = [worker for worker in cluster.workers.values() if worker.group == group.name]
     if any(worker.generation == rollout.new for worker in there):
@@ -287,7 +288,7 @@ def _undo(cluster: Cluster, group: Group, rollout: Rollout, operation: Operation
         _end(cluster, group, operation, state, rollout.why, now)
 
 
-_STEER: dict[str, Callable[[Cluster, Group, Rollout, Operation, float], None]] = {
+_STEER: dict[str, Callable[[StepContext, Group, Rollout, Operation, float], None]] = {
     "check": _check,
     "dark": _dark,
     "canary": _canary,
@@ -307,34 +308,34 @@ def _want_new(slots: list[Slot], rollout: Rollout, operation: Operation) -> None
             slot.renew(rollout.new, operation.kind, rollout.timeout)
 
 
-def _new(cluster: Cluster, group: Group, rollout: Rollout) -> list[Worker]:
+def _new(cluster: StepContext, group: Group, rollout: Rollout) -> list[Worker]:
     """The workers of the new release that clients reach."""
     there = cluster.of_group(group.name)
     return [each for each in there if each.generation == rollout.new and each.staying and each.slot in group.slots]
 
 
-def _is_due(cluster: Cluster, group: Group, rollout: Rollout, watched: list[Worker], now: float) -> bool:
+def _is_due(cluster: StepContext, group: Group, rollout: Rollout, watched: list[Worker], now: float) -> bool:
     """Whether *watched* have been healthy for long enough. Judged by the clock alone: facts may be unread before."""
     if rollout.due is None or not cluster.judging_time or now < rollout.due:
         return False
-    if all(watch.is_fresh(group, worker) for worker in watched):
+    if all(is_fresh(group, worker) for worker in watched):
         return True
     rollout.due = now + LOOK_AGAIN
     return False
 
 
-def _alone(cluster: Cluster, slots: list[Slot], operation: Operation) -> bool:
+def _alone(cluster: StepContext, slots: list[Slot], operation: Operation) -> bool:
     """Whether no worker of another release is left in *slots*."""
     there = [each for each in cluster.workers.values() if operation.concerns(each.group, each.slot)]
     return len(there) == len(slots)
 
 
-def _is_replaced(cluster: Cluster, group: Group, rollout: Rollout, slot: Slot) -> bool:
+def _is_replaced(cluster: StepContext, group: Group, rollout: Rollout, slot: Slot) -> bool:
     staying = [each for each in cluster.of_group(group.name) if each.slot == slot.number and each.staying]
     return [(each.serving, each.generation) for each in staying] == [(True, rollout.new)]
 
 
-def _end(cluster: Cluster, group: Group, operation: Operation, state: str, why: str | None, now: float) -> None:
+def _end(cluster: StepContext, group: Group, operation: Operation, state: str, why: str | None, now: float) -> None:
     if group.rollout is not None and group.rollout.allow_port_change and state == "done":
         for slot in group.slots.values():
             slot.listened = any(each.slot == slot.number and each.addresses for each in cluster.of_group(group.name))

@@ -11,17 +11,16 @@ from typing import TYPE_CHECKING
 
 from cluster_service.wire import validation
 from cluster_service.wire.facts import WorkerState
-from cluster_service.wire.signals import signal_name
 
-from . import actions, asked, background, events, judge, ports, recycle, rollouts, wanted, watch
-from .error_lines import excerpt
+from . import actions, events, health_reports, judge, ports, recycle, rollouts, wanted
+from .failures import bury, fail, hung
 from .requests import Rejected, Restart
-from .worker import LEAVING, SOON, Worker, cause
+from .worker import LEAVING, Worker
 
 if TYPE_CHECKING:
     from cluster_service.wire import facts
 
-    from .cluster import Cluster
+    from .step_context import StepContext
 
 CRASH_SWEEP = 2.0
 """Seconds that what a worker has left may take to end, if the worker was not asked to stop."""
@@ -32,11 +31,8 @@ SWEEP_SLACK = 5.0
 LAST_LINES = 1.0
 """Seconds that the log writer has to hand over the last lines of a worker that exited."""
 
-KEPT_LENGTH = 200
-"""How much of them is kept for each slot: the notebook is written often."""
 
-
-def snapshot(cluster: Cluster, fact: facts.Snapshot, now: float) -> None:
+def snapshot(cluster: StepContext, fact: facts.Snapshot, now: float) -> None:
     """Reconcile the notebook with what the guardian holds: after a cold start, a crash or an upgrade of the master."""
     states = {state["worker"]: WorkerState.from_json(state) for state in fact.workers}
     cluster.last_worker = max(cluster.last_worker, fact.last_worker)
@@ -74,7 +70,7 @@ def snapshot(cluster: Cluster, fact: facts.Snapshot, now: float) -> None:
         wanted.shutdown_all(cluster, None, now)
 
 
-def _see(cluster: Cluster, worker: Worker, state: WorkerState, now: float) -> None:
+def _see(cluster: StepContext, worker: Worker, state: WorkerState, now: float) -> None:
     """Bring what the notebook says of *worker* up to what the guardian says."""
     if worker.state == "ordered":
         _spawned(cluster, worker, state.pid, state.started_at)
@@ -102,7 +98,7 @@ def _see(cluster: Cluster, worker: Worker, state: WorkerState, now: float) -> No
         cluster.todo.append(actions.Kill(worker.number))
 
 
-def _adopt_unknown(cluster: Cluster, state: WorkerState, now: float) -> None:
+def _adopt_unknown(cluster: StepContext, state: WorkerState, now: float) -> None:
     """Take in a worker that the notebook does not know of (it was lost): what it was started as comes with it."""
     meta = state.meta
     group = cluster.groups.get(str(meta.get("group")))
@@ -127,20 +123,20 @@ def _adopt_unknown(cluster: Cluster, state: WorkerState, now: float) -> None:
     _see(cluster, worker, state, now)
 
 
-def spawned(cluster: Cluster, fact: facts.Spawned, now: float) -> None:
+def spawned(cluster: StepContext, fact: facts.Spawned, now: float) -> None:
     """There is a process."""
     worker = cluster.workers.get(fact.worker)
     if worker is not None and worker.can("spawned"):
         _spawned(cluster, worker, fact.pid, fact.at or now)
 
 
-def _spawned(cluster: Cluster, worker: Worker, pid: int, at: float) -> None:
+def _spawned(cluster: StepContext, worker: Worker, pid: int, at: float) -> None:
     worker.move("spawned")
     worker.pid, worker.since, worker.deadline = pid, at, at + worker.ready_timeout
     cluster.publish(events.WorkerStart(worker.group, worker.slot, pid, worker.reason, worker.generation))
 
 
-def spawn_failed(cluster: Cluster, fact: facts.SpawnFailed, now: float) -> None:
+def spawn_failed(cluster: StepContext, fact: facts.SpawnFailed, now: float) -> None:
     """There is none: counted like a worker that failed to start."""
     worker = cluster.workers.get(fact.worker)
     if worker is None or not worker.can("spawn_failed"):
@@ -148,7 +144,7 @@ def spawn_failed(cluster: Cluster, fact: facts.SpawnFailed, now: float) -> None:
     _cannot_start(cluster, worker, fact.error, now)
 
 
-def _cannot_start(cluster: Cluster, worker: Worker, error: str, now: float) -> None:
+def _cannot_start(cluster: StepContext, worker: Worker, error: str, now: float) -> None:
     worker.verdict = f"could not be started: {error}"
     worker.died_at = now
     worker.move("spawn_failed")
@@ -156,14 +152,14 @@ def _cannot_start(cluster: Cluster, worker: Worker, error: str, now: float) -> N
     bury(cluster, worker, [], now)
 
 
-def exited(cluster: Cluster, fact: facts.Exited, now: float) -> None:
+def exited(cluster: StepContext, fact: facts.Exited, now: float) -> None:
     """A process has ended: account for it at once, tell of it when its last lines have come."""
     worker = cluster.workers.get(fact.worker)
     if worker is not None and worker.can("exited"):
         _exited(cluster, worker, fact.code, fact.signal, fact.left, now)
 
 
-def _exited(cluster: Cluster, worker: Worker, code: int | None, signal: int | None, left: int, now: float) -> None:
+def _exited(cluster: StepContext, worker: Worker, code: int | None, signal: int | None, left: int, now: float) -> None:
     after = _time_left(worker, now)
     worker.left, worker.sweep_by = left, now + after
     worker.code, worker.signal, worker.died_at = code, signal, now
@@ -184,7 +180,7 @@ def _time_left(worker: Worker, now: float) -> float:
     return CRASH_SWEEP
 
 
-def swept(cluster: Cluster, fact: facts.Swept, now: float) -> None:
+def swept(cluster: StepContext, fact: facts.Swept, now: float) -> None:
     """What the worker had left has ended."""
     worker = cluster.workers.get(fact.worker)
     if worker is None or worker.state != "gone":
@@ -196,7 +192,7 @@ def swept(cluster: Cluster, fact: facts.Swept, now: float) -> None:
         worker.deadline = now + LAST_LINES
 
 
-def output(cluster: Cluster, fact: facts.Output, now: float) -> None:
+def output(cluster: StepContext, fact: facts.Output, now: float) -> None:
     """The last lines have come."""
     worker = cluster.workers.get(fact.worker)
     if worker is not None and worker.state == "gone":
@@ -204,7 +200,7 @@ def output(cluster: Cluster, fact: facts.Output, now: float) -> None:
         bury(cluster, worker, fact.lines, now)
 
 
-def listening(cluster: Cluster, fact: facts.Listening, _now: float) -> None:
+def listening(cluster: StepContext, fact: facts.Listening, _now: float) -> None:
     """A shared socket was opened, or a worker listens on it."""
     worker = cluster.workers.get(fact.worker or 0)
     if fact.descriptor:  # a door
@@ -229,7 +225,7 @@ def listening(cluster: Cluster, fact: facts.Listening, _now: float) -> None:
             cluster.groups[worker.group].relistens = True
 
 
-def released(cluster: Cluster, fact: facts.Released, _now: float) -> None:
+def released(cluster: StepContext, fact: facts.Released, _now: float) -> None:
     """A worker had closed a socket, and the guardian has released it."""
     for worker in cluster.workers.values():
         for addresses in (worker.listening, worker.bound):
@@ -241,16 +237,16 @@ def released(cluster: Cluster, fact: facts.Released, _now: float) -> None:
         cluster.publish(events.PortClosed(fact.address))
 
 
-def listener_state(cluster: Cluster, fact: facts.ListenerState, _now: float) -> None:
+def listener_state(cluster: StepContext, fact: facts.ListenerState, _now: float) -> None:
     """A shared socket does not accept connections, or does again."""
     before = cluster.refusing.pop(fact.address, "")
-    if fact.problem:
-        cluster.refusing[fact.address] = fact.problem
     if fact.revived or bool(before) != bool(fact.problem):
         cluster.publish(events.PortShutdown(fact.address, not fact.problem, fact.problem))
+    if fact.problem:
+        cluster.refusing[fact.address] = fact.problem
 
 
-def unlistened(cluster: Cluster, fact: facts.Unlistened, _now: float) -> None:
+def unlistened(cluster: StepContext, fact: facts.Unlistened, _now: float) -> None:
     """A worker has lost a port that the others have: another must take its place."""
     worker = cluster.workers.get(fact.worker)
     if worker is None or fact.address not in worker.addresses:
@@ -261,14 +257,14 @@ def unlistened(cluster: Cluster, fact: facts.Unlistened, _now: float) -> None:
     recycle.lost_port(cluster, worker, fact.address)
 
 
-def listen_failed(cluster: Cluster, fact: facts.ListenFailed, _now: float) -> None:
+def listen_failed(cluster: StepContext, fact: facts.ListenFailed, _now: float) -> None:
     """A worker could not bind: most likely the cause of its death."""
     worker = cluster.workers.get(fact.worker or 0)
     if worker is not None:
         worker.bind_error = fact.error
 
 
-def ready(cluster: Cluster, fact: facts.Ready, _now: float) -> None:
+def ready(cluster: StepContext, fact: facts.Ready, _now: float) -> None:
     """A worker said that it is ready, or not yet."""
     worker = cluster.workers.get(fact.worker)
     if worker is not None:
@@ -276,7 +272,7 @@ def ready(cluster: Cluster, fact: facts.Ready, _now: float) -> None:
         _speaks(cluster, worker, "told")
 
 
-def notified(cluster: Cluster, fact: facts.Notified, now: float) -> None:
+def notified(cluster: StepContext, fact: facts.Notified, now: float) -> None:
     """A worker said something in the sd_notify way."""
     worker = cluster.workers.get(fact.worker)
     if worker is not None:
@@ -287,19 +283,19 @@ def notified(cluster: Cluster, fact: facts.Notified, now: float) -> None:
         worker.watchdog += fact.fields.get("WATCHDOG") == "1"
         longer = validation.seconds_of(fact.fields, "EXTEND_TIMEOUT_USEC")
         if longer is not None:
-            watch.extend(cluster, worker, longer, now)
+            health_reports.extend(cluster, worker, longer, now)
         if fact.fields.get("WATCHDOG") == "trigger":
-            watch.hung(cluster, worker, "says that it hangs (WATCHDOG=trigger)", now)
+            hung(cluster, worker, "says that it hangs (WATCHDOG=trigger)", now)
 
 
-def _speaks(cluster: Cluster, worker: Worker, by: str) -> None:
+def _speaks(cluster: StepContext, worker: Worker, by: str) -> None:
     """Workers of this group say when they are ready, be it late: to be merely alive counts no more."""
     group = cluster.groups.get(worker.group)
     if group is not None:
         group.ready_by, group.silent = by, False
 
 
-def signalled(cluster: Cluster, fact: facts.Signalled, now: float) -> None:
+def signalled(cluster: StepContext, fact: facts.Signalled, now: float) -> None:
     """The guardian was sent a signal that is ours to act on."""
     if fact.signal in ("TERM", "INT") and not cluster.ending:
         wanted.shutdown_all(cluster, None, now)
@@ -308,67 +304,3 @@ def signalled(cluster: Cluster, fact: facts.Signalled, now: float) -> None:
             wanted.restart(cluster, Restart("all"))(now)
 
 
-def fail(cluster: Cluster, worker: Worker, now: float) -> None:
-    """Count the end of *worker*, or its not becoming ready, against its slot: once."""
-    group = cluster.groups.get(worker.group)
-    if worker.failed or group is None:
-        return
-    worker.failed = True
-    if rollouts.blamed(cluster, worker, now):
-        return
-    for slot in group.fail(worker, now):
-        detail = cause(worker, [], now)
-        cluster.publish(events.SlotBroken(group.name, slot.number, len(slot.history.failures), detail))
-
-
-def bury(cluster: Cluster, worker: Worker, lines: list[str], now: float) -> None:
-    """Report the end of *worker*, now that its last lines are known; forget it once what it left has ended, too."""
-    if worker.left and worker.may_be_background:
-        return  # whether it has is seen at the end of what it left
-    if not worker.buried:
-        worker.buried = True
-        _report_end(cluster, worker, lines, now)
-    if not worker.left:
-        del cluster.workers[worker.number]
-        cluster.todo.append(actions.Forget(worker.number))
-
-
-def _report_end(cluster: Cluster, worker: Worker, lines: list[str], now: float) -> None:
-    group = cluster.groups.get(worker.group)
-    died_at = now if worker.died_at is None else worker.died_at
-    soon = died_at - worker.since < SOON
-    if worker.background and worker.may_be_background and soon and group is not None:
-        worker.verdict = background.verdict(worker.background, group.releases.get(worker.generation, group.release))
-    detail = cause(worker, lines, died_at)
-    if worker.failed and (port := asked.explain(cluster, worker, lines)):
-        detail += f"; {port}"
-    signal = None if worker.signal is None else signal_name(worker.signal)
-    repeated = group.tell(detail) if worker.failed and group else 0
-    cluster.publish(
-        events.WorkerExit(
-            worker.group,
-            worker.slot,
-            worker.pid or 0,
-            worker.stop_reason or "failure",
-            worker.code,
-            signal,
-            worker.ready_at is not None,
-            detail,
-            repeated,
-        )
-    )
-    if not worker.failed or group is None:
-        return
-    rollouts.buried(group, worker, judge.with_lines(detail, worker.stacks or lines))
-    slot = group.slots.get(worker.slot)
-    if slot is not None and slot.generation >= worker.generation:
-        slot.last_exit = {
-            "pid": worker.pid,
-            "exit_code": worker.code,
-            "signal": signal,
-            "was_ready": worker.ready_at is not None,
-            "detail": detail,
-            "output": [line[:KEPT_LENGTH] for line in excerpt(lines)],
-        }
-    if worker.ready_at is None:
-        judge.failed_boot(cluster, worker, group, detail, [] if worker.elsewhere else lines, now)

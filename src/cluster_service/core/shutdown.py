@@ -9,40 +9,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .reconcile import stop_timeout
-
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
-    from .cluster import Cluster
+    from .cluster_state import ClusterState
     from .group import Group
     from .spec import GroupSpec
+    from .worker import Worker
 
 
-def release(cluster: Cluster) -> None:
-    """Drop the slots of the groups whose turn to end has come. Groups that depend on each other in a circle end
-    together.
-    """
-    leaving = {name: group for name, group in cluster.groups.items() if group.leaving and _lives(cluster, group)}
-    gone = [""]
-    while leaving and gone:
-        free = [group for group in leaving.values() if not _dependents(group.name, leaving.values())]
-        for group in free or leaving.values():
-            group.rollout = None
-            group.slots.clear()
-        gone = [name for name, group in leaving.items() if not _lives(cluster, group)]
-        leaving = {name: group for name, group in leaving.items() if name not in gone}
-    for group in cluster.groups.values():
-        group.leaving = group.leaving and (bool(cluster.ending) or _lives(cluster, group))
-
-
-def _lives(cluster: Cluster, group: Group) -> bool:
+def is_alive(cluster: ClusterState, group: Group) -> bool:
     """Whether it has a worker, is to have one, or has something that a worker left, which may still answer requests."""
     left = any(worker.left for worker in cluster.workers.values() if worker.group == group.name)
     return bool(group.slots or left or cluster.of_group(group.name))
 
 
-def _dependents(name: str, groups: Iterable[Group]) -> list[str]:
+def dependents(name: str, groups: Iterable[Group]) -> list[str]:
     """The *groups* that depend on the group *name*."""
     return [group.name for group in groups if any(name == each for each, _ in group.spec.depends_on)]
 
@@ -79,7 +61,7 @@ def configured_time(specs: Iterable[GroupSpec]) -> float:
     )
 
 
-def time_needed(cluster: Cluster) -> float:
+def time_needed(cluster: ClusterState) -> float:
     """Return the seconds after which every worker has been asked to end and, if it has not, been killed."""
     timeouts = {}
     for name, group in cluster.groups.items():
@@ -89,9 +71,9 @@ def time_needed(cluster: Cluster) -> float:
     return longest(_depends(cluster), timeouts)
 
 
-def order_text(cluster: Cluster) -> str:
+def order_text(cluster: ClusterState) -> str:
     """Return what is announced of the order and the time; empty where all groups end at the same time."""
-    lives = {name for name, group in cluster.groups.items() if _lives(cluster, group)}
+    lives = {name for name, group in cluster.groups.items() if is_alive(cluster, group)}
     depends = {name: on for name, on in _depends(cluster).items() if name in lives}
     stages = order(depends)
     if len(stages) < 2:
@@ -99,5 +81,24 @@ def order_text(cluster: Cluster) -> str:
     return f"ending {', then '.join(' and '.join(stage) for stage in stages)}; within {time_needed(cluster):g} s"
 
 
-def _depends(cluster: Cluster) -> dict[str, list[str]]:
+def _depends(cluster: ClusterState) -> dict[str, list[str]]:
     return {name: [each for each, _ in group.spec.depends_on] for name, group in cluster.groups.items()}
+
+BOOT_STOP = 10.0
+"""Seconds that a worker which was never ready has to end."""
+
+HANG_STOP = 5.0
+"""Seconds that a worker which hangs has to end: it will hardly hear that it is asked to."""
+
+
+def stop_timeout(cluster: ClusterState, worker: Worker) -> float:
+    """Seconds that *worker* has to end when it is asked to."""
+    group = cluster.groups.get(worker.group)
+    if worker.retire == "hang":
+        return HANG_STOP
+    if worker.stop_timeout is not None:
+        return worker.stop_timeout
+    slot = group.slots.get(worker.slot) if group else None
+    if slot is not None and slot.timeout is not None:
+        return slot.timeout
+    return group.spec.stop_timeout if group else BOOT_STOP

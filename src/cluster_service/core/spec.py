@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-from . import masks
 from .limits import Limits
 
 Kind = Literal["script", "module", "app", "command"]
@@ -85,12 +84,6 @@ class Check:
     """A program, run in the release's environment; exit code 0 is good."""
     interval: float = 10.0
     timeout: float = 5.0
-
-    def __str__(self) -> str:
-        first, last = self.status
-        what = [" ".join(masks.arguments(self.command))] if self.command else []
-        what += [f"GET {masks.text(self.path)} ({first}-{last})"] if self.path else []
-        return f"{' and '.join(what)} every {self.interval:g} s, {self.timeout:g} s each"
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Check:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .group import Slot
+    from .slot import Slot
 
 STAGES: dict[str, dict[str, str]] = {
     "check": {"can run, to be tested": "dark", "can run": "canary", "bad": "undo"},

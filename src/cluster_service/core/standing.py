@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 from . import ports
 
 if TYPE_CHECKING:
-    from .cluster import Cluster
+    from .cluster_state import ClusterState
     from .operations import Operation
 
 FIRST = "start"
 """The command of the operation that a service begins with; its number is not always 1 (``--state``)."""
 
 
-def standing(cluster: Cluster) -> tuple[str, str]:
+def standing(cluster: ClusterState) -> tuple[str, str]:
     """Return the phase and the text of ``wire.orders.Status``."""
     alive = [worker for worker in cluster.workers.values() if worker.state != "gone"]
     if cluster.ending:
@@ -33,7 +33,7 @@ def standing(cluster: Cluster) -> tuple[str, str]:
     return _phase(cluster, running, {name for name, _ in serving}, complete=not missing), "; ".join(parts)
 
 
-def _phase(cluster: Cluster, running: list[Operation], served: set[str], *, complete: bool) -> str:
+def _phase(cluster: ClusterState, running: list[Operation], served: set[str], *, complete: bool) -> str:
     if any(each.kind == "reload" for each in running):
         return "reloading"
     if complete:
@@ -43,7 +43,7 @@ def _phase(cluster: Cluster, running: list[Operation], served: set[str], *, comp
     return "serving" if all(name in served for name, group in cluster.groups.items() if group.slots) else "stalled"
 
 
-def _under_way(cluster: Cluster, operation: Operation) -> str:
+def _under_way(cluster: ClusterState, operation: Operation) -> str:
     for group in cluster.groups.values():
         if group.rollout is not None and group.rollout.operation == operation.id:
             return f"{operation.kind} {operation.id}: {group.rollout.stage}"

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from . import actions, asked, events, judge, ports, recycle, reload, rollouts, seen, shutdown
-from .reconcile import BOOT_STOP, reconcile, stop, stop_timeout
+from . import actions, asked, events, failures, judge, ports, recycle, reload, rollouts, wanted
+from .liveness import only_told, readiness, ready_after
+from .reconcile import reconcile, stop
+from .shutdown import BOOT_STOP, stop_timeout
 from .spec import GIVE_UP_CODE
 from .stages import KINDS
-from .worker import READY_AFTER, READY_AFTER_SILENT, readiness
 
 if TYPE_CHECKING:
-    from .cluster import Cluster
     from .group import Group
+    from .step_context import StepContext
     from .worker import Worker
 
 MAX_ROUNDS = 100
@@ -28,11 +29,11 @@ LINGER = 1.0
 """Seconds for which a shared socket without users stays open, once every slot serves."""
 
 
-def turn(cluster: Cluster, now: float) -> None:
+def turn(cluster: StepContext, now: float) -> None:
     """Order what is to be done now into ``cluster.todo``."""
     if cluster.drain_at is not None and cluster.judging_time and now >= cluster.drain_at:
-        cluster.end_service(cluster.ending, cluster.end_code)
-    shutdown.release(cluster)
+        wanted.end_service(cluster, cluster.ending, cluster.end_code)
+    wanted.release_groups(cluster)
     asked.let_go(cluster)
     before = 0
     for _ in range(MAX_ROUNDS):
@@ -58,13 +59,13 @@ def turn(cluster: Cluster, now: float) -> None:
     _end_when_empty(cluster, now)
 
 
-def _age(cluster: Cluster, worker: Worker, now: float) -> None:
+def _age(cluster: StepContext, worker: Worker, now: float) -> None:
     """Do what is due for *worker* because of what it said, or because its time is over."""
     due = cluster.judging_time and worker.deadline is not None and now >= worker.deadline
     if worker.group not in cluster.groups:  # the notebook was lost, and with it the group
         stop(cluster, worker, BOOT_STOP, "shutdown", now)
     if worker.state == "starting" and worker.group in cluster.groups:
-        by = readiness(worker, only_told=_only_told(cluster, worker), ready_after=ready_after(cluster, worker), now=now)
+        by = readiness(worker, only_told=only_told(cluster, worker), ready_after=ready_after(cluster, worker), now=now)
         group = cluster.groups[worker.group]
         missing = ports.lacks_port(cluster, group, worker)
         if not group.spec.expect_port:
@@ -78,7 +79,7 @@ def _age(cluster: Cluster, worker: Worker, now: float) -> None:
             late = f"was not ready within {worker.ready_timeout:g} s"
             worker.verdict = worker.elsewhere or (f"{late}: it {missing}" if missing else late)
             worker.elsewhere_by = None
-            seen.fail(cluster, worker, now)
+            failures.fail(cluster, worker, now)
             stop(cluster, worker, min(BOOT_STOP, stop_timeout(cluster, worker)), "failure", now)
     elif worker.state in ("draining", "stopping") and due:
         worker.move("kill")
@@ -88,10 +89,10 @@ def _age(cluster: Cluster, worker: Worker, now: float) -> None:
         judge.killed(cluster, worker, now)
     elif worker.state == "gone" and due:
         worker.left = 0
-        seen.bury(cluster, worker, worker.output or [], now)
+        failures.bury(cluster, worker, worker.output or [], now)
 
 
-def _look_where(cluster: Cluster, worker: Worker, now: float, *, ready: bool) -> None:
+def _look_where(cluster: StepContext, worker: Worker, now: float, *, ready: bool) -> None:
     """See whether *worker*, once it is *ready*, listens where it should (``ports``)."""
     before = worker.elsewhere
     worker.elsewhere = ports.elsewhere(cluster, cluster.groups[worker.group], worker) if ready else ""
@@ -105,11 +106,11 @@ def _look_where(cluster: Cluster, worker: Worker, now: float, *, ready: bool) ->
                 judge.step(cluster, operation, f"{worker.name} (pid {worker.pid}) {worker.elsewhere}", now)
 
 
-def _is_given_up(cluster: Cluster, worker: Worker, now: float) -> bool:
+def _is_given_up(cluster: StepContext, worker: Worker, now: float) -> bool:
     return cluster.judging_time and worker.elsewhere_by is not None and now >= worker.elsewhere_by
 
 
-def _ready(cluster: Cluster, worker: Worker, by: str, now: float) -> None:
+def _ready(cluster: StepContext, worker: Worker, by: str, now: float) -> None:
     worker.move("ready")
     worker.ready_at, worker.deadline, worker.still = now, None, 0.0
     worker.elsewhere_by = None
@@ -129,27 +130,7 @@ def _ready(cluster: Cluster, worker: Worker, by: str, now: float) -> None:
             judge.step(cluster, operation, f"{worker.name} (pid {worker.pid}) is serving", now)
 
 
-def _only_told(cluster: Cluster, worker: Worker) -> bool:
-    group = cluster.groups.get(worker.group)
-    release = group.releases.get(worker.generation) if group else None
-    return release is not None and release.kind == "app"
-
-
-def ready_after(cluster: Cluster, worker: Worker) -> float | None:
-    """Seconds alive that make *worker* ready; None where workers of its group have been known to say so."""
-    group = cluster.groups.get(worker.group)
-    if group is None or _only_told(cluster, worker):
-        return None
-    silent = bool(worker.bound) and not group.relistens  # it may take its port for ready as it is
-    if (group.ready_by and not silent) or ports.lacks_port(cluster, group, worker):
-        return None
-    if group.spec.ready_after is not None:
-        return group.spec.ready_after
-    known = group.silent and group.releases.get(worker.generation) == group.release
-    return READY_AFTER_SILENT if known or group.spec.expect_port is False else READY_AFTER
-
-
-def _close_unused(cluster: Cluster, now: float) -> None:
+def _close_unused(cluster: StepContext, now: float) -> None:
     """Close the shared sockets that nobody uses any more, once every slot serves: until then somebody may."""
     if cluster.ending:
         return
@@ -168,7 +149,7 @@ def _close_unused(cluster: Cluster, now: float) -> None:
             cluster.publish(events.PortClosed(address))
 
 
-def _settled(cluster: Cluster, group: Group) -> bool:
+def _settled(cluster: StepContext, group: Group) -> bool:
     if group.rollout is not None:
         return False  # the old release may be wanted again, with its ports
     workers = cluster.of_group(group.name)
@@ -177,12 +158,12 @@ def _settled(cluster: Cluster, group: Group) -> bool:
     return wanted <= serving and not any(worker.booting for worker in workers)
 
 
-def _end_when_empty(cluster: Cluster, now: float) -> None:
+def _end_when_empty(cluster: StepContext, now: float) -> None:
     slots = [slot for group in cluster.groups.values() for slot in group.slots.values()]
     if cluster.spec.give_up == "all-broken" and not cluster.ending and slots and all(slot.broken for slot in slots):
         for operation in cluster.running():
             judge.finish(cluster, operation, "failed", "every slot is broken: the service gave up", now)
-        cluster.end_service("failure", GIVE_UP_CODE)
+        wanted.end_service(cluster, "failure", GIVE_UP_CODE)
         for group in cluster.groups.values():
             reconcile(cluster, group, now)
     if cluster.ending and cluster.drain_at is None and not cluster.workers:
@@ -190,6 +171,6 @@ def _end_when_empty(cluster: Cluster, now: float) -> None:
         cluster.todo.append(end(cluster))
 
 
-def end(cluster: Cluster) -> actions.End:
+def end(cluster: StepContext) -> actions.End:
     """Return the last action of a service."""
     return actions.End(cluster.end_code, now=cluster.ending == "exit")

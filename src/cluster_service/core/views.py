@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any
 from . import ports
 
 if TYPE_CHECKING:
-    from .cluster import Cluster
-    from .group import Group, Slot
+    from .cluster_state import ClusterState
+    from .group import Group
     from .operations import Operation
+    from .slot import Slot
     from .worker import Worker
 
 Json = dict[str, Any]
 
 
-def workers(cluster: Cluster, now: float) -> list[Json]:
+def workers(cluster: ClusterState, now: float) -> list[Json]:
     """One row a worker, and one for each slot that has none; by group and slot."""
     rows: list[Json] = []
     for group in cluster.groups.values():
@@ -33,7 +34,7 @@ def workers(cluster: Cluster, now: float) -> list[Json]:
     return rows
 
 
-def _by_slot(cluster: Cluster, group: Group) -> dict[int, list[Worker]]:
+def _by_slot(cluster: ClusterState, group: Group) -> dict[int, list[Worker]]:
     found: dict[int, list[Worker]] = {}
     for worker in cluster.of_group(group.name):
         found.setdefault(worker.slot, []).append(worker)
@@ -51,7 +52,7 @@ def _row(group: Group, number: int, generation: int, state: str, reason: str) ->
     }  # fmt: skip
 
 
-def _worker_row(cluster: Cluster, group: Group, worker: Worker, now: float) -> Json:
+def _worker_row(cluster: ClusterState, group: Group, worker: Worker, now: float) -> Json:
     row = _row(group, worker.slot, worker.generation, worker.public_state, worker.reason)
     row.update(pid=worker.pid, uptime_s=round(now - worker.since, 3), listening=worker.addresses)
     if worker.status:
@@ -73,7 +74,7 @@ def _empty_row(group: Group, slot: Slot, now: float) -> Json:
     return row
 
 
-def health(cluster: Cluster) -> Json:
+def health(cluster: ClusterState) -> Json:
     """``status`` is ok when every slot serves what it should, down when none does, else degraded."""
     wanted = sum(len(group.slots) for group in cluster.groups.values())
     problems: list[Json] = []
@@ -98,7 +99,7 @@ def health(cluster: Cluster) -> Json:
     return {"status": status, "serving": serving, "wanted": wanted, "problems": problems}
 
 
-def groups(cluster: Cluster) -> Json:
+def groups(cluster: ClusterState) -> Json:
     """The groups by name."""
     return {
         group.name: {
@@ -112,7 +113,7 @@ def groups(cluster: Cluster) -> Json:
     }
 
 
-def operation(cluster: Cluster, done: Operation, now: float, wall_minus_monotonic: float) -> Json:
+def operation(cluster: ClusterState, done: Operation, now: float, wall_minus_monotonic: float) -> Json:
     """One operation. *wall_minus_monotonic*: seconds between the two clocks, to give times that people read."""
 
     def at(moment: float) -> str:
@@ -127,7 +128,7 @@ def operation(cluster: Cluster, done: Operation, now: float, wall_minus_monotoni
     }  # fmt: skip
 
 
-def _rollout(cluster: Cluster, running: Operation, now: float) -> Json:
+def _rollout(cluster: ClusterState, running: Operation, now: float) -> Json:
     """What more there is to say of an upgrade that is under way."""
     for group in cluster.groups.values():
         rollout = group.rollout

@@ -9,18 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from . import actions, judge, refusals, rollouts, shutdown
+from . import actions, judge, rollouts, selectors, shutdown
+from .exit_causes import seconds
 from .group import Group
 from .operations import Operation
 from .requests import Rejected
-from .selectors import select
 from .stages import KINDS, Rollout
-from .worker import seconds
 
 if TYPE_CHECKING:
-    from .cluster import Cluster
     from .requests import Cancel, ExitNow, Restart, Rollback, Scale, Shutdown, StartGroup, Test, Upgrade
     from .spec import GroupSpec, Release
+    from .step_context import StepContext
 
 Apply = Callable[[float], Operation]
 """The second half of a request: carries it out at a time (monotonic seconds) and does not raise."""
@@ -28,29 +27,23 @@ Apply = Callable[[float], Operation]
 Place = tuple[str, int]
 """A group's name and a slot's number."""
 
-MOST = 1024
-"""Workers in one group."""
-
-CANCELLED = KINDS | {"restart", "test"}
-"""Operations that can be: what they have changed can be changed back."""
-
 
 # -- plans ------------------------------------------------------------------------------------------------------------
 
 
-def restart(cluster: Cluster, request: Restart) -> Apply:
+def restart(cluster: StepContext, request: Restart) -> Apply:
     """Want a new generation in the slots that are meant."""
-    refusals.when_no_more(cluster)
-    slots = select(request.selector, cluster.groups, cluster.workers.values())
-    refusals.while_rolling(cluster, {name for name, _ in slots})
+    selectors.when_no_more(cluster)
+    slots = selectors.select(request.selector, cluster.groups, cluster.workers.values())
+    selectors.while_rolling(cluster, {name for name, _ in slots})
     return lambda now: _restart(cluster, request, slots, now)
 
 
-def upgrade(cluster: Cluster, request: Upgrade) -> Apply:
+def upgrade(cluster: StepContext, request: Upgrade) -> Apply:
     """Want another release in the slots that are meant, by and by."""
-    refusals.when_no_more(cluster)
-    group = group_of(cluster, request.selector)
-    slots = [number for _, number in select(request.selector, cluster.groups, cluster.workers.values())]
+    selectors.when_no_more(cluster)
+    group = selectors.group_of(cluster, request.selector)
+    slots = [number for _, number in selectors.select(request.selector, cluster.groups, cluster.workers.values())]
     tested = request.test or request.health_check
     if tested and group.spec.singleton:
         raise Rejected(
@@ -64,7 +57,7 @@ def upgrade(cluster: Cluster, request: Upgrade) -> Apply:
             f"the workers of {group.name!r} open their ports themselves (share none): a test could not be kept apart",
             "leave out the test, or share the ports",
         )
-    _refuse_to_roll(cluster, group, slots)
+    selectors.refuse_to_roll(cluster, group, slots)
 
     def apply(now: float) -> Operation:
         operation, rollout = roll(cluster, group, slots, request.release, "upgrade", request.selector, now)
@@ -76,20 +69,21 @@ def upgrade(cluster: Cluster, request: Upgrade) -> Apply:
     return apply
 
 
-def rollback(cluster: Cluster, request: Rollback) -> Apply:
+def rollback(cluster: StepContext, request: Rollback) -> Apply:
     """Want the release again that was promoted before this one."""
-    refusals.when_no_more(cluster)
+    selectors.when_no_more(cluster)
     if request.selector != "all" and request.selector not in cluster.groups:
         known = ", ".join(["all", *cluster.groups])
         raise Rejected("not_found", f"there is no group {request.selector!r}", f"name one of: {known}")
     names = set(cluster.groups) if request.selector == "all" else {request.selector}
-    group = _one_group(cluster, {name for name in names if cluster.groups[name].past} or names, request.selector)
-    refusals.while_rolling(cluster, {group.name})
+    past = {name for name in names if cluster.groups[name].past}
+    group = selectors.one_group(cluster, past or names, request.selector)
+    selectors.while_rolling(cluster, {group.name})
     if not group.past:
         raise Rejected(
             "not_found", f"there is no earlier release of group {group.name!r}", "upgrade TARGET moves to any other"
         )
-    _refuse_to_roll(cluster, group, list(group.slots))
+    selectors.refuse_to_roll(cluster, group, list(group.slots))
 
     def apply(now: float) -> Operation:
         to = group.past[-1]
@@ -101,10 +95,10 @@ def rollback(cluster: Cluster, request: Rollback) -> Apply:
     return apply
 
 
-def cancel(cluster: Cluster, request: Cancel) -> Apply:
+def cancel(cluster: StepContext, request: Cancel) -> Apply:
     """Want back what an operation has changed so far; that operation is the answer."""
-    refusals.when_ending(cluster)
-    operation = _to_cancel(cluster, request.operation)
+    selectors.when_ending(cluster)
+    operation = selectors.find_cancellable(cluster, request.operation)
 
     def apply(now: float) -> Operation:
         if operation.kind not in KINDS:
@@ -118,10 +112,10 @@ def cancel(cluster: Cluster, request: Cancel) -> Apply:
     return apply
 
 
-def test(cluster: Cluster, request: Test) -> Apply:
+def test(cluster: StepContext, request: Test) -> Apply:
     """Have a script run against the code base; nothing is wanted of the workers."""
-    refusals.when_no_more(cluster)
-    group = _group(cluster, request.group) if request.group else next(iter(cluster.groups.values()))
+    selectors.when_no_more(cluster)
+    group = selectors.find_group(cluster, request.group) if request.group else next(iter(cluster.groups.values()))
 
     def apply(now: float) -> Operation:
         operation = judge.begin(cluster, "test", f"test {request.script}", [], now)
@@ -135,25 +129,25 @@ def test(cluster: Cluster, request: Test) -> Apply:
     return apply
 
 
-def scale(cluster: Cluster, request: Scale) -> Apply:
+def scale(cluster: StepContext, request: Scale) -> Apply:
     """Want another number of slots."""
-    refusals.when_no_more(cluster)
-    group = _group(cluster, request.group)
-    refusals.while_leaving(cluster, {group.name})
-    count = _count(request.change, len(group.slots))
+    selectors.when_no_more(cluster)
+    group = selectors.find_group(cluster, request.group)
+    selectors.while_leaving(cluster, {group.name})
+    count = selectors.parse_count(request.change, len(group.slots))
     if count > 1 and group.spec.singleton:
         raise Rejected("bad_request", f"{group.name!r} is a singleton: it never has two workers", "ask for 0 or 1")
     return lambda now: resize(cluster, group, count, request.change, request.timeout, now)
 
 
-def shut_down(cluster: Cluster, request: Shutdown) -> Apply:
+def shut_down(cluster: StepContext, request: Shutdown) -> Apply:
     """Want the slots that are meant no more."""
-    refusals.when_ending(cluster)
+    selectors.when_ending(cluster)
     if request.selector == "all":
         return lambda now: shutdown_all(cluster, request.timeout, now)
-    refusals.when_no_more(cluster)
-    slots = select(request.selector, cluster.groups, cluster.workers.values())
-    refusals.while_leaving(cluster, {name for name, _ in slots})
+    selectors.when_no_more(cluster)
+    slots = selectors.select(request.selector, cluster.groups, cluster.workers.values())
+    selectors.while_leaving(cluster, {name for name, _ in slots})
 
     def apply(now: float) -> Operation:
         for name, number in slots:
@@ -165,16 +159,16 @@ def shut_down(cluster: Cluster, request: Shutdown) -> Apply:
     return apply
 
 
-def start_group(cluster: Cluster, request: StartGroup) -> Apply:
+def start_group(cluster: StepContext, request: StartGroup) -> Apply:
     """Want a further group."""
-    refusals.when_no_more(cluster)
+    selectors.when_no_more(cluster)
     name = request.group.name
     if name in cluster.groups and (cluster.groups[name].slots or cluster.of_group(name)):
         raise Rejected("bad_request", f"there is a group {name!r} already", "give another name with --group")
     return lambda now: add_group(cluster, request.group, now)
 
 
-def exit_now(cluster: Cluster, _request: ExitNow) -> Apply:
+def exit_now(cluster: StepContext, _request: ExitNow) -> Apply:
     """Want the end, at once; possible while the service is shutting down too."""
 
     def apply(now: float) -> Operation:
@@ -194,7 +188,7 @@ def exit_now(cluster: Cluster, _request: ExitNow) -> Apply:
 # -- applies that reload and facts use too: the caller has validated ---------------------------------------------------
 
 
-def _restart(cluster: Cluster, request: Restart, slots: list[Place], now: float) -> Operation:
+def _restart(cluster: StepContext, request: Restart, slots: list[Place], now: float) -> Operation:
     operation = judge.begin(cluster, "restart", f"restart {request.selector}", [[n, s] for n, s in slots], now)
     for name in sorted({name for name, _ in slots}):
         group = cluster.groups[name]
@@ -209,7 +203,7 @@ def _restart(cluster: Cluster, request: Restart, slots: list[Place], now: float)
 
 
 def roll(
-    cluster: Cluster, group: Group, slots: list[int], release: Release, kind: str, selector: str, now: float
+    cluster: StepContext, group: Group, slots: list[int], release: Release, kind: str, selector: str, now: float
 ) -> tuple[Operation, Rollout]:
     """Begin to move *slots* of *group*, of which there is one at least, to *release*."""
     command = f"{kind} {selector} {release.target}"
@@ -222,7 +216,7 @@ def roll(
     return operation, rollout
 
 
-def resize(cluster: Cluster, group: Group, count: int, change: str, timeout: float | None, now: float) -> Operation:
+def resize(cluster: StepContext, group: Group, count: int, change: str, timeout: float | None, now: float) -> Operation:
     """Have *count* slots in *group*. *change*: as the operator wrote it."""
     before = set(group.slots)
     group.resize(count)
@@ -235,21 +229,21 @@ def resize(cluster: Cluster, group: Group, count: int, change: str, timeout: flo
     return judge.begin(cluster, "scale", f"scale {change} {group.name}", slots, now)
 
 
-def add_group(cluster: Cluster, spec: GroupSpec, now: float) -> Operation:
+def add_group(cluster: StepContext, spec: GroupSpec, now: float) -> Operation:
     """Have a group as *spec* says, one worker after the other."""
     cluster.groups[spec.name] = Group.new(spec, at_a_time=1)
     slots = [[spec.name, number] for number in cluster.groups[spec.name].slots]
     return judge.begin(cluster, "start", f"start {spec.release.target}", slots, now)
 
 
-def end_group(cluster: Cluster, group: Group, now: float) -> Operation:
+def end_group(cluster: StepContext, group: Group, now: float) -> Operation:
     """End *group*: once those that depend on it, and end too, have ended."""
     slots = [[group.name, number] for number in group.slots]
     group.leave_reason, group.leaving = "shutdown", True
     return judge.begin(cluster, "shutdown", f"shutdown {group.name}", slots, now)
 
 
-def shutdown_all(cluster: Cluster, timeout: float | None, now: float) -> Operation:
+def shutdown_all(cluster: StepContext, timeout: float | None, now: float) -> Operation:
     """Want no worker any more, whatever is under way."""
     for operation in cluster.running():
         judge.finish(cluster, operation, "cancelled", "the service is shutting down", now)
@@ -270,77 +264,39 @@ def shutdown_all(cluster: Cluster, timeout: float | None, now: float) -> Operati
     if delay:
         cluster.ending, cluster.drain_at = "shutdown", now + delay
     else:
-        cluster.end_service("shutdown", 0)
+        end_service(cluster, "shutdown", 0)
     return operation
 
 
-# -- looking things up -------------------------------------------------------------------------------------------------
 
 
-def _refuse_to_roll(cluster: Cluster, group: Group, slots: list[int]) -> None:
-    refusals.while_rolling(cluster, {group.name})
-    if not slots:
-        raise Rejected("bad_request", f"group {group.name!r} has no workers", f"scale it first: scale 1 {group.name}")
-
-
-def group_of(cluster: Cluster, selector: str) -> Group:
-    """The one group that *selector* is about, all of it or some slots. Raises Rejected."""
-    slots = select(selector, cluster.groups, cluster.workers.values())
-    return _one_group(cluster, {name for name, _ in slots}, selector)
-
-
-def _one_group(cluster: Cluster, names: set[str], selector: str) -> Group:
-    if len(names) > 1:
-        raise Rejected(
-            "bad_request",
-            f"{selector} means several groups ({', '.join(sorted(names))}), and one release is for one of them",
-            "name the group",
-        )
-    return cluster.groups[next(iter(names))] if names else _group(cluster, None)
-
-
-def _to_cancel(cluster: Cluster, wanted: str | None) -> Operation:
-    can = {operation.id: operation for operation in cluster.running() if operation.kind in CANCELLED}
-    if wanted is None and len(can) == 1:
-        return next(iter(can.values()))
-    if wanted is None:
-        raise Rejected(
-            "bad_request" if can else "not_found",
-            f"several operations run ({', '.join(can)})" if can else "no operation runs that could be cancelled",
-            "name one: cancel ID" if can else "see: operations",
-        )
-    if wanted in can:
-        return can[wanted]
-    operation = next((each for each in cluster.operations if each.id == wanted), None)
-    if operation is None:
-        raise Rejected("not_found", f"there is no operation {wanted!r}", "see: operations")
-    why = "cannot be cancelled" if operation.running else f"has ended already: {operation.state}"
-    raise Rejected("bad_request", f"operation {wanted} ({operation.command}) {why}", "see: operations")
-
-
-def _group(cluster: Cluster, name: str | None) -> Group:
-    if name is None and len(cluster.groups) == 1:
-        return next(iter(cluster.groups.values()))
-    if name not in cluster.groups:
-        known = ", ".join(cluster.groups)
-        what = f"there is no group {name!r}" if name else "there are several groups"
-        raise Rejected("not_found" if name else "bad_request", what, f"name one of: {known}")
-    return cluster.groups[name]
-
-
-def _set_stop_timeout(cluster: Cluster, group: str, slots: list[int] | None, timeout: float | None) -> None:
+def _set_stop_timeout(cluster: StepContext, group: str, slots: list[int] | None, timeout: float | None) -> None:
     for worker in cluster.of_group(group):
         if timeout is not None and (slots is None or worker.slot in slots):
             worker.stop_timeout = timeout
 
 
-def _count(change: str, now: int) -> int:
-    """``4``, ``+1``, ``-2`` → the new count. Raises Rejected."""
-    digits = change.lstrip("+-")
-    if not digits.isdecimal() or len(change) - len(digits) > 1 or len(digits) > 9:
-        raise Rejected("bad_request", f"{change!r} is not a count", "write 4, +1 or -1")
-    signs = {"+": now + int(digits), "-": now - int(digits)}
-    count = signs.get(change[0], int(digits))
-    if not 0 <= count <= MOST:
-        raise Rejected("bad_request", f"{count} workers are not possible", f"ask for 0 to {MOST}")
-    return count
+def end_service(cluster: StepContext, reason: str, code: int) -> None:
+    """Want no worker any more; the service ends with exit code *code* when none is left. See ``shutdown_order``."""
+    cluster.ending, cluster.end_code, cluster.drain_at = reason, code, None
+    for group in cluster.groups.values():
+        group.leave_reason, group.leaving = "shutdown", True
+    release_groups(cluster)
+
+
+def release_groups(cluster: StepContext) -> None:
+    """Drop the slots of the groups whose turn to end has come. Groups that depend on each other in a circle end
+    together.
+    """
+    ending = {name: group for name, group in cluster.groups.items() if group.leaving}
+    leaving = {name: group for name, group in ending.items() if shutdown.is_alive(cluster, group)}
+    gone = [""]
+    while leaving and gone:
+        free = [group for group in leaving.values() if not shutdown.dependents(group.name, leaving.values())]
+        for group in free or leaving.values():
+            group.rollout = None
+            group.slots.clear()
+        gone = [name for name, group in leaving.items() if not shutdown.is_alive(cluster, group)]
+        leaving = {name: group for name, group in leaving.items() if name not in gone}
+    for group in cluster.groups.values():
+        group.leaving = group.leaving and (bool(cluster.ending) or shutdown.is_alive(cluster, group))

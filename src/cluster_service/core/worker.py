@@ -9,10 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from cluster_service.wire.signals import signal_name
-
-from .error_lines import error_line
-
 TRANSITIONS: dict[str, dict[str, str]] = {
     # The order to start it has been given, nothing has been heard yet.
     "ordered": {"spawned": "starting", "spawn_failed": "gone", "exited": "gone", "lost": "gone"},
@@ -172,58 +168,3 @@ class Worker:
         return f"<Worker {self.number} {self.name} pid {self.pid} generation {self.generation} {self.state}>"
 
 
-READY_AFTER = 5.0
-"""Seconds alive after which a worker that says nothing is ready."""
-READY_AFTER_SILENT = 1.0
-"""The same where it is known not to listen: the default of supervisord's startsecs."""
-
-
-def readiness(worker: Worker, *, only_told: bool, ready_after: float | None, now: float) -> str | None:
-    """Return how *worker* is ready (told, listen, notify, alive) or None when it is not, or not yet.
-
-    Told goes before everything: a worker that said "not yet" is waited for, whatever else it does. *only_told*: it is
-    an app, and the runtime that serves it tells. *ready_after*: seconds alive that count as ready; None: never.
-    """
-    if worker.told is not None or only_told:
-        return "told" if worker.told else None
-    if worker.listening:
-        return "listen"
-    if worker.notified:
-        return "notify"
-    if ready_after is not None and now >= worker.since + ready_after:
-        return "alive"
-    return None
-
-
-SOON = 60.0
-"""Seconds from its start within which a worker that puts itself into the background has done so, on a busy machine."""
-
-ENDED = ', as if its work were done (one that ends with its standard input needs stdin = "keep-open")'
-"""What to say of a program that ends without an error while it is started."""
-SIGKILL = 9
-"""Whoever is sent it has no last word."""
-
-
-def cause(worker: Worker, lines: list[str], now: float) -> str:
-    """Return in one sentence why *worker* is gone. *lines*: the last that it wrote."""
-    when = "before it was ready" if worker.ready_at is None else f"after serving for {seconds(now - worker.ready_at)}"
-    if worker.verdict:
-        how = worker.verdict
-    elif worker.signal is not None:
-        how = f"was killed by {signal_name(worker.signal)} {when}"
-    elif worker.code is not None:
-        how = f"exited with code {worker.code} {when}"
-        how += ENDED if worker.code == 0 and worker.ready_at is None and not worker.stop_reason else ""
-    else:
-        how = f"disappeared {when}"
-    tells = not worker.stop_reason and worker.signal != SIGKILL
-    why = worker.bind_error or (error_line(lines) if tells else "")
-    return f"{how}: {why}" if why else how
-
-
-def seconds(duration: float) -> str:
-    """``0.3 s``, ``12 s``, ``3 min``, ``2 h``: short enough for a sentence."""
-    for limit, unit, name in ((10, 1, "s"), (120, 1, "s"), (7200, 60, "min")):
-        if duration < limit:
-            return f"{duration:.1f} {name}" if limit == 10 else f"{duration / unit:.0f} {name}"
-    return f"{duration / 3600:.0f} h"

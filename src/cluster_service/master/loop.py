@@ -18,8 +18,8 @@ import traceback
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from cluster_service.core import batches, shutdown
-from cluster_service.core.cluster import Cluster
+from cluster_service.core import shutdown
+from cluster_service.core.cluster import Cluster, split
 from cluster_service.core.requests import Rejected, Tick
 from cluster_service.core.standing import standing
 from cluster_service.machine import installation
@@ -384,7 +384,7 @@ class Master:
         """Pass received facts to the core, step by step. After *seconds*, serve the endpoints before continuing."""
         self._hearing = False
         end = time.monotonic() + (HEARING_SECONDS if seconds is None else seconds)
-        for batch in batches.split(list(self._heard)):
+        for batch in split(list(self._heard)):
             for _ in batch:
                 self._heard.popleft()
             try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cluster_service.core import events
-from cluster_service.core.worker import seconds
+from cluster_service.core.exit_causes import seconds
 
 from .untrusted import printable
 

@@ -11,8 +11,8 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cluster_service.core import recycle
+from cluster_service.core.liveness import FRESH
 from cluster_service.core.reports import Dumped, Pulse, Sample
-from cluster_service.core.watch import FRESH
 from cluster_service.wire import facts, orders
 
 from . import gauges, stacks

@@ -16,7 +16,7 @@ from cluster_service.control import audit
 from cluster_service.control.caller import CALLER
 from cluster_service.control.errors import CommandError
 from cluster_service.control.registry import COMMANDS
-from cluster_service.core import requests, views, wanted
+from cluster_service.core import requests, selectors, views
 from cluster_service.machine import files, shortage
 
 from .gauges import Gauges
@@ -152,7 +152,7 @@ class RunningService:
 
         cluster = self._master.cluster
         try:
-            group = wanted.group_of(cluster, selector)
+            group = selectors.group_of(cluster, selector)
         except requests.Rejected as refusal:
             raise CommandError(refusal.code, refusal.message, refusal.hint) from None
         try:

@@ -7,11 +7,17 @@ by how certain they are; the outputs that they were made from are in ``tests/cor
 
 from __future__ import annotations
 
+import os
 import re
 from typing import TYPE_CHECKING
 
+from cluster_service.wire.signals import signal_name
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from .spec import Release
+    from .worker import Worker
 
 EXCERPT_LINES = 10
 """Lines that are kept of a longer output, with the one that tells among them."""
@@ -101,3 +107,67 @@ def _bare(line: str) -> str:
     line = line.strip()
     box = _BOX.match(line)
     return box[1] if box else _GROUP.sub("", f"  {line}").strip() if line.startswith("| ") else line
+
+SOON = 60.0
+"""Seconds from its start within which a worker that puts itself into the background has done so, on a busy machine."""
+
+ENDED = ', as if its work were done (one that ends with its standard input needs stdin = "keep-open")'
+"""What to say of a program that ends without an error while it is started."""
+
+SIGKILL = 9
+"""Whoever is sent it has no last word."""
+
+
+def cause(worker: Worker, lines: list[str], now: float) -> str:
+    """Return in one sentence why *worker* is gone. *lines*: the last that it wrote."""
+    when = "before it was ready" if worker.ready_at is None else f"after serving for {seconds(now - worker.ready_at)}"
+    if worker.verdict:
+        how = worker.verdict
+    elif worker.signal is not None:
+        how = f"was killed by {signal_name(worker.signal)} {when}"
+    elif worker.code is not None:
+        how = f"exited with code {worker.code} {when}"
+        how += ENDED if worker.code == 0 and worker.ready_at is None and not worker.stop_reason else ""
+    else:
+        how = f"disappeared {when}"
+    tells = not worker.stop_reason and worker.signal != SIGKILL
+    why = worker.bind_error or (error_line(lines) if tells else "")
+    return f"{how}: {why}" if why else how
+
+
+def seconds(duration: float) -> str:
+    """``0.3 s``, ``12 s``, ``3 min``, ``2 h``: short enough for a sentence."""
+    for limit, unit, name in ((10, 1, "s"), (120, 1, "s"), (7200, 60, "min")):
+        if duration < limit:
+            return f"{duration:.1f} {name}" if limit == 10 else f"{duration / unit:.0f} {name}"
+    return f"{duration / 3600:.0f} h"
+
+FOREGROUND = {
+    "nginx": "-g 'daemon off;'",
+    "redis-server": "--daemonize no",
+    "valkey-server": "--daemonize no",
+    "httpd": "-DFOREGROUND",
+    "apache2": "-DFOREGROUND",
+    "gunicorn": "no --daemon",
+    "uwsgi": "no --daemonize",
+    "php-fpm": "--nodaemonize",
+    "haproxy": "-db",
+    "caddy": "caddy run, not caddy start",
+    "memcached": "no -d",
+}
+"""A program's name -> what makes it stay in the foreground."""
+
+
+def background_verdict(pid: int, release: Release) -> str:
+    """Return what is said of a worker that has left process *pid* in the background."""
+    program = os.path.basename(release.target)
+    named = next((name for name in FOREGROUND if program.startswith(name)), "")
+    how = FOREGROUND[named] if named else "for example nginx: daemon off;"
+    return f"put itself into the background as PID {pid} and was ended there; run it in the foreground ({how})"
+
+
+def with_lines(text: str, lines: list[str]) -> str:
+    """Return *text* and, indented below it, *lines*; a single one that *text* ends with is not said again."""
+    if len(lines) == 1 and text.endswith(lines[0].strip()):
+        return text
+    return "\n".join([text, *(f"    {line}" for line in lines)])

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from . import actions, events, recycle, rollouts, seen
+from . import actions, events, recycle, rollouts
+from .failures import hung
 from .health import Answers, worse
-from .reconcile import HANG_STOP, stop
+from .liveness import FRESH, allowed
 from .stages import LIVE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from .cluster import Cluster
     from .group import Group
     from .reports import Dumped, Examined, Pulse, Sample
     from .stages import Rollout
+    from .step_context import StepContext
     from .worker import Worker
 
 PACE = 1.0
@@ -32,24 +33,22 @@ IDLE_PACE = 5.0
 SOON = 0.05
 """The least."""
 
-FRESH = 1.0
-"""Seconds without a sign of life that mean nothing."""
+
+STACKS = 40
+"""Lines of the stacks that an operation's reason holds."""
 
 MISSES = 2
 """Checks in a row that a worker may not fail."""
 
 TURNED = "its loop, or its pool of threads, has not turned"
 
-LEAST_HANG = 5.0
-"""Seconds that a loop of a release on trial may stand still at least."""
 
-
-def pace(cluster: Cluster) -> float | None:
+def pace(cluster: StepContext) -> float | None:
     """Seconds from one sample to the next; None: none are wanted."""
     return min(_paces(cluster), default=None) if not cluster.ending else None
 
 
-def _paces(cluster: Cluster) -> Iterator[float]:
+def _paces(cluster: StepContext) -> Iterator[float]:
     for group in cluster.groups.values():
         if group.rollout is not None and group.rollout.stage in LIVE:
             yield PACE
@@ -62,15 +61,7 @@ def _paces(cluster: Cluster) -> Iterator[float]:
                     yield max(SOON, min(PACE, allowed(group, worker) - worker.still))
 
 
-def allowed(group: Group, worker: Worker) -> float:
-    """Seconds for which the loop of *worker* may stand still; 0: any."""
-    limit, rollout = group.spec.hang_timeout, group.rollout
-    if rollout is None or rollout.stage not in LIVE or worker.generation != rollout.new:
-        return limit
-    return min(limit, max(LEAST_HANG, rollout.monitor))
-
-
-def sample(cluster: Cluster, report: Sample, now: float) -> None:
+def sample(cluster: StepContext, report: Sample, now: float) -> None:
     """Take in what the board says, and what the machine says of memory."""
     since = min(max(0.5, 2 * (pace(cluster) or 0.0)), max(0.0, now - cluster.sampled_at))
     cluster.sampled_at = now
@@ -105,7 +96,7 @@ def _see(worker: Worker, pulse: Pulse, since: float, now: float) -> None:
         worker.memory_at_first = worker.memory_at_first or pulse.memory
 
 
-def _count(cluster: Cluster, worker: Worker, pulse: Pulse) -> None:
+def _count(cluster: StepContext, worker: Worker, pulse: Pulse) -> None:
     more = (pulse.requests - worker.requests, pulse.errors - worker.errors)
     worker.requests, worker.errors = pulse.requests, pulse.errors
     group = cluster.groups.get(worker.group)
@@ -115,27 +106,7 @@ def _count(cluster: Cluster, worker: Worker, pulse: Pulse) -> None:
         counts[1] += more[1]
 
 
-STACKS = 40
-"""Lines of the stacks that an operation's reason holds."""
-
-
-def hung(cluster: Cluster, worker: Worker, why: str, now: float) -> None:
-    """*worker* does not do its work any more: have its stacks written, and another in its place."""
-    group = cluster.groups[worker.group]
-    if not worker.serving or worker.retire == "hang":
-        return
-    on_trial = group.rollout is not None and worker.generation == group.rollout.new
-    worker.retire, worker.verdict = "hang", why
-    cluster.todo.append(actions.Dump(worker.number, why))
-    seen.fail(cluster, worker, now)
-    slot = group.slots.get(worker.slot)
-    if on_trial:
-        stop(cluster, worker, HANG_STOP, "hang", now)
-    elif slot is not None and slot.history.streak == 1 and slot.next_try is not None and not slot.broken:
-        slot.next_try = now  # nothing has crashed: its successor need not wait
-
-
-def examined(cluster: Cluster, report: Examined, now: float) -> None:
+def examined(cluster: StepContext, report: Examined, now: float) -> None:
     """A worker was asked whether it is well."""
     worker = cluster.workers.get(report.worker)
     if worker is None or not worker.serving or worker.group not in cluster.groups:
@@ -145,7 +116,7 @@ def examined(cluster: Cluster, report: Examined, now: float) -> None:
         hung(cluster, worker, f"is not well: {report.error}", now)
 
 
-def dumped(cluster: Cluster, report: Dumped, _now: float) -> None:
+def dumped(cluster: StepContext, report: Dumped, _now: float) -> None:
     """The stacks of a worker that hangs were written."""
     for worker in cluster.workers.values():
         if worker.pid == report.pid and worker.state != "gone":
@@ -153,7 +124,7 @@ def dumped(cluster: Cluster, report: Dumped, _now: float) -> None:
     cluster.publish(events.WorkerHung(report.group, report.slot, report.pid, report.why, report.stacks))
 
 
-def extend(cluster: Cluster, worker: Worker, seconds: float, now: float) -> None:
+def extend(cluster: StepContext, worker: Worker, seconds: float, now: float) -> None:
     """*worker* asks for *seconds* more, whatever it is about to do. Its end has a limit, ``Worker.stop_by``."""
     worker.extended = max(worker.extended, now + seconds)
     worker.still = 0.0
@@ -169,7 +140,7 @@ def extend(cluster: Cluster, worker: Worker, seconds: float, now: float) -> None
     worker.deadline = max(worker.deadline, wanted)
 
 
-def _compare(cluster: Cluster, group: Group, rollout: Rollout, now: float) -> None:
+def _compare(cluster: StepContext, group: Group, rollout: Rollout, now: float) -> None:
     new, old = Answers(*rollout.answers["new"]), Answers(*rollout.answers["old"])
     if worse(new, old):
         than = f", of the old one {old.errors} of {old.total}" if old.total else ""
@@ -177,7 +148,3 @@ def _compare(cluster: Cluster, group: Group, rollout: Rollout, now: float) -> No
         rollouts.blame(cluster, group, why, now)
 
 
-def is_fresh(group: Group, worker: Worker) -> bool:
-    """Whether it has given a sign of life of late, and no other; one that gives none, or need not, is taken to live."""
-    turns = not group.spec.hang_timeout or bool(worker.watchdog) or worker.still < FRESH
-    return turns and not worker.missed

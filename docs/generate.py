@@ -17,9 +17,9 @@ from cluster_service.config.table import SERVICE, SETTINGS, Setting
 from cluster_service.control import manpage, openapi
 from cluster_service.control.errors import CODES
 from cluster_service.control.registry import COMMANDS, Command, Parameter
-from cluster_service.core import events
-from cluster_service.core.stages import STAGES
-from cluster_service.core.worker import LEAVING, PUBLIC, TRANSITIONS
+from cluster_service.core.model.upgrade_state import STAGES
+from cluster_service.core.model.worker import LEAVING, PUBLIC_STATES, TRANSITIONS
+from cluster_service.core.protocol import event_records
 from cluster_service.wire.records import name_of
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def worker_diagram() -> str:
         lines += [f"    {state} --> {other}: {', '.join(names)}" for other, names in into.items()]
         if not moves:
             lines.append(f"    {state} --> [*]")
-    shown = ", ".join(f"`{state}` is shown as `{name}`" for state, name in PUBLIC.items())
+    shown = ", ".join(f"`{state}` is shown as `{name}`" for state, name in PUBLIC_STATES.items())
     leaving = ", ".join(f"`{state}`" for state in TRANSITIONS if state in LEAVING)
     return "\n".join([*lines, "```", "", f"A worker that was asked to end is in {leaving}. To users {shown}."])
 
@@ -125,7 +125,7 @@ def setting_row(setting: Setting) -> tuple[str, str, str, str, str]:
 def events_reference() -> str:
     """Return every event with its fields, from the records."""
     entries = []
-    for cls in events.EVENTS:
+    for cls in event_records.EVENTS:
         fields = ", ".join(f"`{field.name}`" for field in dataclasses.fields(cls))
         doc = re.sub(r"``(.*?)``", r"`\1`", inspect.getdoc(cls) or "").replace("\n", " ")
         doc = re.sub(r"[*](\w+)[*]", r"`\1`", doc)
@@ -135,7 +135,7 @@ def events_reference() -> str:
 
 def reasons() -> str:
     """Return the reasons for which workers start and end."""
-    return ", ".join(f"`{reason}`" for reason in events.REASONS)
+    return ", ".join(f"`{reason}`" for reason in event_records.REASONS)
 
 
 def error_codes() -> str:

@@ -11,10 +11,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from cluster_service.core import actions, memory, views
-from cluster_service.core.cluster import Cluster
-from cluster_service.core.spec import Spec
-from cluster_service.core.standing import standing
+from cluster_service.core.engine.cluster import Cluster
+from cluster_service.core.model.spec import Spec
+from cluster_service.core.protocol import actions
+from cluster_service.core.readout import saved_state, serializers
+from cluster_service.core.readout.serializers import status_line
 from cluster_service.wire.facts import FACTS
 
 DATA: dict[str, Any] = json.loads((Path(__file__).parent / "data" / "checkpoint.json").read_text(encoding="utf-8"))
@@ -32,18 +33,18 @@ def plain(value: object) -> Any:
 def test_a_stored_checkpoint_is_read_and_shown_as_before() -> None:
     cluster = restored()
     shown = {
-        "workers": views.workers(cluster, NOW),
-        "health": views.health(cluster),
-        "groups": views.groups(cluster),
-        "operations": [views.operation(cluster, each, NOW, 0.0) for each in cluster.operations],
-        "status": standing(cluster),
-        "saved_state": memory.remember(cluster, 0.0),
+        "workers": serializers.worker_rows(cluster, NOW),
+        "health": serializers.health_summary(cluster),
+        "groups": serializers.group_summaries(cluster),
+        "operations": [serializers.operation_row(cluster, each, NOW, 0.0) for each in cluster.operations],
+        "status": status_line(cluster),
+        "saved_state": saved_state.write_saved_state(cluster, 0.0),
     }
     assert plain(shown) == {name: DATA[name] for name in shown}
 
 
 def test_a_stored_checkpoint_is_written_with_the_same_fields_and_values() -> None:
-    written = plain(restored().snapshot())  # it may have more fields
+    written = plain(restored().checkpoint())  # it may have more fields
     assert {name: written[name] for name in DATA["checkpoint"]} == DATA["checkpoint"]
 
 
@@ -61,14 +62,14 @@ def test_a_core_restored_from_a_stored_checkpoint_continues_the_upgrade_and_the_
     cluster = restored()
     todo = cluster.handle(FACTS.from_json(DATA["guardian"]), NOW)
     assert not [each for each in todo if isinstance(each, (actions.Start, actions.Stop, actions.Kill))]
-    assert [each.command for each in cluster.running()] == [
+    assert [each.command for each in cluster.running_operations()] == [
         each["command"] for each in DATA["operations"] if each["state"] == "running"
     ]
 
 
 def test_a_stored_saved_state_is_read_by_a_new_service() -> None:
     cluster = Cluster(Spec.from_json(DATA["checkpoint"]["spec"]))
-    (said,) = memory.recall(cluster, DATA["saved_state"], 0.0, lambda _release: "")
+    (said,) = saved_state.read_saved_state(cluster, DATA["saved_state"], 0.0, lambda _release: "")
     assert said == "web: going on with the promoted release, new in /srv/app"
     assert [each.command for each in cluster.operations] == [each["command"] for each in DATA["operations"]]
     assert [each.target for each in cluster.groups["web"].past] == ["app"]

@@ -53,7 +53,7 @@ def reconcile_group(cluster: StepContext, group: Group, now: float) -> None:
             starts.note(slots[number])
     for worker in workers:
         if worker.retire == "hang" and not _has_successor(cluster, worker):
-            # Waiting for a successor would not help: a hung worker serves nobody.
+            # Waiting for a successor would not help: a hung worker serves no requests.
             stop_worker(cluster, worker, HUNG_STOP_SECONDS, "hang", now)
 
 

@@ -61,16 +61,16 @@ def plan_slot(generation: int, workers: Sequence[Worker], *, hold: bool = False)
     """
     staying = sorted((worker for worker in workers if worker.staying), key=lambda worker: worker.number)
     current = [worker for worker in staying if worker.is_of(generation)]
-    stale = [worker for worker in staying if not worker.is_of(generation)]
+    outdated = [worker for worker in staying if not worker.is_of(generation)]
     serving = [worker for worker in current if worker.serving]
     if serving:
-        kept = [serving[0], *([worker for worker in stale if worker.serving][-1:] if hold else ())]
+        kept = [serving[0], *([worker for worker in outdated if worker.serving][-1:] if hold else ())]
         return SlotPlan("nothing", tuple(worker for worker in staying if worker not in kept))
-    keep_stale = [worker for worker in stale if worker.serving] or stale[:1]
-    extra = tuple(worker for worker in stale if worker not in keep_stale)
+    keep_outdated = [worker for worker in outdated if worker.serving] or outdated[:1]
+    extra = tuple(worker for worker in outdated if worker not in keep_outdated)
     if current or extra:  # surplus workers stop first; one that is only ordered cannot stop yet
         return SlotPlan("nothing", extra)
-    return SlotPlan("replace" if stale else "start", ())
+    return SlotPlan("replace" if outdated else "start", ())
 
 
 def count_replacing(slots: Collection[int], workers: Iterable[Worker]) -> int:

@@ -17,9 +17,9 @@ from cluster_service.config.table import SERVICE, SETTINGS, Setting
 from cluster_service.control import manpage, openapi
 from cluster_service.control.errors import CODES
 from cluster_service.control.registry import COMMANDS, Command, Parameter
-from cluster_service.core import events
-from cluster_service.core.stages import STAGES
-from cluster_service.core.worker import LEAVING, PUBLIC, TRANSITIONS
+from cluster_service.core.model.upgrade_state import STAGES
+from cluster_service.core.model.worker import LEAVING, PUBLIC_STATES, TRANSITIONS
+from cluster_service.core.protocol import event_records
 from cluster_service.wire.records import name_of
 from cluster_service.worker import stop_sequence
 
@@ -59,7 +59,7 @@ def diagram(transitions: Mapping[str, Mapping[str, str]]) -> str:
 
 def worker_diagram() -> str:
     """Return the states of a worker as a diagram, from the table of transitions."""
-    shown = ", ".join(f"`{state}` is shown as `{name}`" for state, name in PUBLIC.items())
+    shown = ", ".join(f"`{state}` is shown as `{name}`" for state, name in PUBLIC_STATES.items())
     leaving = ", ".join(f"`{state}`" for state in TRANSITIONS if state in LEAVING)
     return f"{diagram(TRANSITIONS)}\n\nA worker that was asked to end is in {leaving}. To users {shown}."
 
@@ -131,7 +131,7 @@ def setting_row(setting: Setting) -> tuple[str, str, str, str, str]:
 def events_reference() -> str:
     """Return every event with its fields, from the records."""
     entries = []
-    for cls in events.EVENTS:
+    for cls in event_records.EVENTS:
         fields = ", ".join(f"`{field.name}`" for field in dataclasses.fields(cls))
         doc = re.sub(r"``(.*?)``", r"`\1`", inspect.getdoc(cls) or "").replace("\n", " ")
         doc = re.sub(r"[*](\w+)[*]", r"`\1`", doc)
@@ -141,7 +141,7 @@ def events_reference() -> str:
 
 def reasons() -> str:
     """Return the reasons for which workers start and end."""
-    return ", ".join(f"`{reason}`" for reason in events.REASONS)
+    return ", ".join(f"`{reason}`" for reason in event_records.REASONS)
 
 
 def error_codes() -> str:

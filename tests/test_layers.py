@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import sys
 from pathlib import Path
 
@@ -53,6 +54,59 @@ def imported(path: Path) -> set[str]:
 
 
 FILES = sorted(SOURCE.rglob("*.py"))
+
+WITHOUT_CYCLES = ("core",)
+"""Packages whose modules do not import each other in a circle: not for type checkers, nor within functions either."""
+
+
+def module_name(path: Path) -> str:
+    """``cluster_service.core.engine.step`` for core/engine/step.py; a package's own name for its __init__.py."""
+    parts = path.relative_to(SOURCE).with_suffix("").parts
+    return ".".join(("cluster_service", *(parts[:-1] if parts[-1] == "__init__" else parts)))
+
+
+def modules_imported(path: Path, modules: set[str]) -> set[str]:
+    """Return which of *modules* the file imports, wherever the import stands: ``from . import a`` imports module a."""
+    package = ("cluster_service", *path.relative_to(SOURCE).parts[:-1])
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
+            module = ".".join(part for part in (base, node.module or "") if part)
+            submodules = {f"{module}.{alias.name}" for alias in node.names}
+            found |= submodules & modules if submodules <= modules else (submodules & modules) | {module}
+    return (found & modules) - {module_name(path)}
+
+
+@pytest.mark.parametrize("part", WITHOUT_CYCLES)
+def test_the_modules_of_a_package_do_not_import_each_other_in_a_circle(part: str) -> None:
+    files = {module_name(path): path for path in FILES if part_of(path) == part}
+    assert files
+    graph = {name: modules_imported(path, set(files)) for name, path in files.items()}
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(f"import cycle: {' -> '.join(error.args[1])}")
+
+
+@pytest.mark.parametrize("part", WITHOUT_CYCLES)
+def test_the_subpackages_of_a_package_do_not_import_each_other_in_a_circle(part: str) -> None:
+    files = {module_name(path): path for path in FILES if part_of(path) == part}
+
+    def group(name: str) -> str:
+        return ".".join(name.split(".")[:3])
+
+    graph: dict[str, set[str]] = {}
+    for name, path in files.items():
+        graph.setdefault(group(name), set()).update(
+            group(other) for other in modules_imported(path, set(files)) if group(other) != group(name)
+        )
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(f"import cycle: {' -> '.join(error.args[1])}")
 
 
 @pytest.mark.parametrize("path", FILES, ids=[str(path.relative_to(SOURCE)) for path in FILES])

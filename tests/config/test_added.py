@@ -17,7 +17,7 @@ from tests.config.test_groups import SHOP
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from cluster_service.core.spec import GroupSpec
+    from cluster_service.core.model.spec import GroupSpec
 
 FULL = """
 target = "worker.py"

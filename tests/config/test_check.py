@@ -16,7 +16,7 @@ import pytest
 
 from cluster_service.config.check import check_release
 from cluster_service.control.errors import CommandError
-from cluster_service.core.spec import Release
+from cluster_service.core.model.spec import Release
 from cluster_service.machine import identity
 from tests.worker.harness import interpreters
 
@@ -130,7 +130,7 @@ def test_whoever_asks_is_killed_and_so_is_the_interpreter(here: Path) -> None:
     python = a_python(here, f"sleep 1000 & echo $$ $! > {here}/pids; wait")
     program = (
         "import os, sys; from cluster_service.config.check import check_release;"
-        "from cluster_service.core.spec import Release; from cluster_service.machine.identity import OWN;"
+        "from cluster_service.core.model.spec import Release; from cluster_service.machine.identity import OWN;"
         "release = Release('script', sys.argv[1], cwd='/', python=sys.argv[2]);"
         "check_release(release, identity=OWN, environ=dict(os.environ))"
     )

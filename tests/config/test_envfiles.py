@@ -10,7 +10,7 @@ import pytest
 from cluster_service.config import envfiles
 from cluster_service.config.releases import release_of
 from cluster_service.control.errors import CommandError
-from cluster_service.core.actions import Start
+from cluster_service.core.protocol.actions import Start
 from cluster_service.master import launch
 
 from .asking import make, release, sentence

@@ -13,7 +13,7 @@ from tests.config.asking import make, sentence
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from cluster_service.core.spec import GroupSpec
+    from cluster_service.core.model.spec import GroupSpec
 
 SHOP = """
 name = "shop"

@@ -15,8 +15,7 @@ from cluster_service.config import asking, asuser, envfiles, running
 from cluster_service.config.check import check_release
 from cluster_service.config.releases import release_of
 from cluster_service.control.errors import CommandError
-from cluster_service.core.limits import Limits
-from cluster_service.core.spec import Release
+from cluster_service.core.model.spec import ProcessLimits, Release
 from cluster_service.machine import identity
 from tests.config.asking import make, release, sentence
 
@@ -135,7 +134,7 @@ def test_paths_are_followed_with_the_rights_of_that_user(place: Path) -> None:
         (place / "worker.py").symlink_to(f"{closed}/secret.py")
         assert release(within_root := "worker.py").target == f"{closed}/secret.py", "root may"
         assert "no such file" in sentence(lambda: release(within_root, **USER))
-        current = replace(Release("script", "/srv/x.py", cwd="/"), within=Limits(**USER))
+        current = replace(Release("script", "/srv/x.py", cwd="/"), within=ProcessLimits(**USER))
         with pytest.raises(CommandError, match="no such file"):
             release_of("worker.py", {}, directory=str(place), current=current)
 

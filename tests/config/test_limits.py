@@ -12,8 +12,7 @@ import pytest
 
 from cluster_service.config import grants
 from cluster_service.config.merge import read
-from cluster_service.core.limits import Limits
-from cluster_service.core.spec import Release
+from cluster_service.core.model.spec import ProcessLimits, Release
 from cluster_service.master import launch
 
 from .asking import make, release, sentence
@@ -25,9 +24,9 @@ USABLE = sorted(os.sched_getaffinity(0))
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 
-def within(**options: Any) -> Limits:
+def within(**options: Any) -> ProcessLimits:
     found = release(**options).within
-    assert isinstance(found, Limits)
+    assert isinstance(found, ProcessLimits)
     return found
 
 
@@ -128,7 +127,7 @@ def test_each_mistake_has_its_sentence(options: dict[str, Any], words: tuple[str
 def test_the_stop_signal_of_a_program(written: Any, name: str, number: int) -> None:
     (given,) = read({"stop_signal": written}, "keywords", "/").values()
     assert given.value == name
-    release = Release("command", "/bin/true", within=Limits(stop_signal=name))
+    release = Release("command", "/bin/true", within=ProcessLimits(stop_signal=name))
     assert launch.stop_signal(release) == number
     assert launch.stop_signal(replace(release, kind="script")) == signal.SIGTERM, "after an upgrade to Python"
 
@@ -141,7 +140,7 @@ def test_auto_counts_the_processors_that_the_workers_may_use() -> None:
 @ROOT
 def test_a_number_needs_no_user(open_place: Path) -> None:
     (open_place / "worker.py").touch()
-    assert within(user="4242", user_group="4243") == Limits("4242", "4243")
+    assert within(user="4242", user_group="4243") == ProcessLimits("4242", "4243")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 
 from cluster_service.config.releases import may_stay, release_of
 from cluster_service.control.errors import CommandError
-from cluster_service.core.spec import Release
+from cluster_service.core.model.spec import Release
 from tests.config.asking import make, sentence
 from tests.config.asking import release as first
 from tests.config.test_targets import fake_venv

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from cluster_service.core import events
-from cluster_service.core.spec import GroupSpec, Release, RestartPolicy, Spec
+from cluster_service.core.model.spec import GroupSpec, Release, RestartPolicy, Spec
+from cluster_service.core.protocol import event_records
 from cluster_service.testing import Program, World
 
 if TYPE_CHECKING:
-    from cluster_service.core.operations import Operation
+    from cluster_service.core.model.cluster_state import Operation
 
 E = TypeVar("E")
 
@@ -45,7 +45,7 @@ def operation(made: World) -> Operation:
 
 
 def running(made: World) -> list[Operation]:
-    return [] if made.cluster is None else made.cluster.running()
+    return [] if made.cluster is None else made.cluster.running_operations()
 
 
 def told(made: World, kind: type[E]) -> list[E]:
@@ -55,7 +55,7 @@ def told(made: World, kind: type[E]) -> list[E]:
 
 def starts(made: World) -> list[float]:
     """When workers were started."""
-    return [each.at for each in made.history if isinstance(each.what, events.WorkerStart)]
+    return [each.at for each in made.history if isinstance(each.what, event_records.WorkerStart)]
 
 
 def slots(made: World) -> list[int]:

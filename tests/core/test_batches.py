@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 
-from cluster_service.core.batches import BATCH_LIMIT, split
-from cluster_service.core.cluster import Cluster
-from cluster_service.core.requests import Tick
-from cluster_service.core.spec import GroupSpec, Release, Spec
+from cluster_service.core.engine.cluster import BATCH_LIMIT, Cluster, split_into_steps
+from cluster_service.core.model.spec import GroupSpec, Release, Spec
+from cluster_service.core.protocol.requests import Tick
 from cluster_service.wire import facts
 
 COUNT = 50
@@ -34,12 +33,12 @@ CASES: dict[str, tuple[list[Any], list[list[Any]]]] = {
 
 @pytest.mark.parametrize(("arrived", "steps"), CASES.values(), ids=CASES)
 def test_which_facts_share_a_step(arrived: list[Any], steps: list[list[Any]]) -> None:
-    assert list(split(arrived)) == steps
+    assert list(split_into_steps(arrived)) == steps
 
 
 def test_a_step_has_a_limit() -> None:
     arrived = [facts.Spawned(number, number) for number in range(1, 2 * BATCH_LIMIT + 2)]
-    assert [len(step) for step in split(arrived)] == [BATCH_LIMIT, BATCH_LIMIT, 1]
+    assert [len(step) for step in split_into_steps(arrived)] == [BATCH_LIMIT, BATCH_LIMIT, 1]
 
 
 def serving() -> Cluster:
@@ -58,10 +57,10 @@ def test_all_workers_that_die_together_are_one_step_with_the_same_result() -> No
     died: list[Any] = [facts.Exited(number, None, 9) for number in range(1, COUNT + 1)]
     died += [facts.Output(number, [f"words {number}"]) for number in range(1, COUNT + 1)]
     together, alone = serving(), serving()
-    (step,) = split(died)
-    ordered = together.handle_all(step, 0.3)
+    (step,) = split_into_steps(died)
+    ordered = together.handle_batch(step, 0.3)
     one_by_one = [action for fact in died for action in alone.handle(fact, 0.3)]
-    assert together.snapshot() == alone.snapshot()
+    assert together.checkpoint() == alone.checkpoint()
     assert sorted(map(repr, ordered)) == sorted(map(repr, one_by_one))
 
 

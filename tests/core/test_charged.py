@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from cluster_service.core import events
-from cluster_service.core.requests import Reload, Restart, Rollback, Scale, StartGroup, Upgrade
-from cluster_service.core.spec import GroupSpec, Release, RestartPolicy, Spec
+from cluster_service.core.model.spec import GroupSpec, Release, RestartPolicy, Spec
+from cluster_service.core.protocol import event_records
+from cluster_service.core.protocol.requests import Reload, Restart, Rollback, Scale, StartGroup, Upgrade
 from cluster_service.testing import World
 
 from .stories import BROKEN, GOOD, operation, started, told
@@ -25,12 +25,12 @@ def web(release: str = "app", count: int = 1, **more: object) -> GroupSpec:
 def broken(age: float = 2.8) -> World:
     """A service whose slot web.1 is broken, *age* seconds after it was tried again; that fails after 3 seconds."""
     made = World(Spec("default", (web(),)), {"app": SLOW_TO_FAIL, "mended": GOOD, "other": GOOD})
-    assert made.run_until(lambda: bool(told(made, events.SlotBroken)), 60.0)
+    assert made.run_until(lambda: bool(told(made, event_records.SlotBroken)), 60.0)
     assert made.run_until(lambda: not made.alive(), 60.0)
     assert made.run_until(lambda: bool(made.alive()), 60.0)
     made.run(age)
     assert made.cluster is not None
-    assert not made.cluster.running()
+    assert not made.cluster.running_operations()
     return made
 
 
@@ -77,7 +77,7 @@ def test_a_rollback_from_what_is_broken_is_done() -> None:
     made.run(10.0)
     made.programs["new"] = SLOW_TO_FAIL
     made.kernel.kill(made.serving()[0].worker)
-    assert made.run_until(lambda: bool(told(made, events.SlotBroken)), 60.0)
+    assert made.run_until(lambda: bool(told(made, event_records.SlotBroken)), 60.0)
     made.request(Rollback("web"))
     made.run(30.0)
     assert (operation(made).state, operation(made).reason) == ("done", None)
@@ -100,7 +100,7 @@ def test_what_an_undone_upgrade_leaves_broken_is_charged_to_the_scaling_beside_i
     made.run(120.0)
     assert made.cluster is not None
     assert made.cluster.operation(scale.id).state == "failed"
-    assert not made.cluster.running()
+    assert not made.cluster.running_operations()
 
 
 def test_the_record_of_what_has_ended_is_whole() -> None:
@@ -114,7 +114,7 @@ def test_the_record_of_what_has_ended_is_whole() -> None:
     for record, state, replaced in ((failed, "failed", 0), (done, "done", 2)):
         assert (record.state, record.replaced, len(record.slots)) == (state, replaced, 2)
         assert record.ended_at is not None
-        (event,) = [each for each in told(made, events.OperationEnd) if each.operation == record.id]
+        (event,) = [each for each in told(made, event_records.OperationEnd) if each.operation == record.id]
         assert (event.state, event.replaced, event.of) == (state, replaced, 2)
 
 
@@ -127,7 +127,7 @@ def test_an_upgrade_of_a_group_that_waits_in_vain_has_an_end() -> None:
     made.run(10.0)
     made.request(Upgrade("other", Release("script", "other2"), monitor=5.0))
     made.run(10.0)
-    why = "other waits for web, which is broken; it is started as soon as that serves"
+    why = "other waits for web, which keeps failing; it starts when web serves"
     assert (operation(made).state, operation(made).reason) == ("undone", why)
     made.programs["app"] = GOOD
     made.request(Restart("web"))

@@ -6,16 +6,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cluster_service.core import actions, events, reconcile, turn
-from cluster_service.core.cluster import Cluster
-from cluster_service.core.requests import Tick
-from cluster_service.core.spec import GroupSpec, Release, Spec
+from cluster_service.core.engine import reconcile, step
+from cluster_service.core.engine.cluster import Cluster
+from cluster_service.core.model.spec import GroupSpec, Release, Spec
+from cluster_service.core.protocol import actions, event_records
+from cluster_service.core.protocol.requests import Tick
 from cluster_service.wire.facts import Snapshot
 
 from .stories import started
 
 if TYPE_CHECKING:
-    from cluster_service.core.group import Group
+    from cluster_service.core.model.group import Group
 
 
 @pytest.fixture
@@ -23,10 +24,10 @@ def restless(monkeypatch: pytest.MonkeyPatch) -> None:
     """A reconciliation that orders something in each round."""
 
     def never_done(cluster: Cluster, group: Group, now: float) -> None:
-        reconcile.reconcile(cluster, group, now)
-        cluster.publish(events.PortOpen("127.0.0.1:8000"))
+        reconcile.reconcile_group(cluster, group, now)
+        cluster.publish(event_records.PortOpen("127.0.0.1:8000"))
 
-    monkeypatch.setattr(turn, "reconcile", never_done)
+    monkeypatch.setattr(step, "reconcile_group", never_done)
 
 
 @pytest.mark.usefixtures("restless")
@@ -40,12 +41,12 @@ def test_it_is_reported_with_what_kept_changing_and_carried_out_all_the_same() -
     for _ in range(10):  # nor is the next turn wanted at once
         at = cluster.deadline()
         assert at is not None
-        assert at >= 100.0 + turn.TRY_AGAIN
+        assert at >= 100.0 + step.RETRY_SECONDS
     assert [each for each in cluster.handle(Tick(), 102.0) if isinstance(each, actions.Fault)]
 
 
 def test_it_fails_loudly_on_a_simulated_machine(request: pytest.FixtureRequest) -> None:
     made = started(1)
     request.getfixturevalue("restless")
-    with pytest.raises(AssertionError, match="has not come to an end"):
+    with pytest.raises(AssertionError, match="did not converge"):
         made.signal("HUP")

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from cluster_service.core import events, shutdown
-from cluster_service.core.requests import Rejected, Reload, Restart, Scale, Shutdown, Upgrade
-from cluster_service.core.spec import GroupSpec, Release, Spec
+from cluster_service.core.model.spec import GroupSpec, Release, Spec
+from cluster_service.core.protocol import event_records
+from cluster_service.core.protocol.requests import Rejected, Reload, Restart, Scale, Shutdown, Upgrade
+from cluster_service.core.rules import shutdown_order
 from cluster_service.testing import Program, World
 from cluster_service.wire.facts import Exited
 from cluster_service.wire.orders import Signal, Spawn
@@ -29,7 +30,7 @@ def group(name: str, *depends_on: str, stop_timeout: float = 10.0, **more: Any) 
 def world(*groups: GroupSpec, program: Program = DRAINS, **more: Any) -> World:
     programs = {each.name: replace(program, addresses=()) for each in groups}
     made = World(Spec("default", groups, **more), {**programs, "new": GOOD})
-    assert made.run_until(lambda: made.cluster is not None and not made.cluster.running(), 60.0)
+    assert made.run_until(lambda: made.cluster is not None and not made.cluster.running_operations(), 60.0)
     made.events.clear()
     return made
 
@@ -71,8 +72,8 @@ def test_a_group_ends_after_all_that_depend_on_it(groups: tuple[GroupSpec, ...],
         made.request(Shutdown("all"))
     assert made.run_until(lambda: made.ended is not None, 120.0)
     assert order_of_stops(made) == expected
-    assert not told(made, events.WorkerKill)
-    (end,) = told(made, events.OperationEnd)
+    assert not told(made, event_records.WorkerKill)
+    (end,) = told(made, event_records.OperationEnd)
     assert (end.state, end.replaced, end.of, end.reason) == ("done", 2 * len(groups), 2 * len(groups), None)
 
 
@@ -99,7 +100,7 @@ def test_the_master_may_die_meanwhile(after: int) -> None:
 def test_the_time_that_it_takes_is_announced_and_kept() -> None:
     made = world(REDIS, CELERY, group("web", "celery", stop_timeout=20.0), program=replace(GOOD, stop_takes=None))
     assert made.cluster is not None
-    assert shutdown.time_needed(made.cluster) == 40.0
+    assert shutdown_order.remaining_shutdown_time(made.cluster) == 40.0
     began = made.clock.now
     asked = made.request(Shutdown("all"))
     assert "ending web, then celery, then redis; within 40 s" in [text for _, text in asked.steps]
@@ -113,7 +114,7 @@ def test_what_a_group_depends_on_stays_until_nothing_is_left_of_it() -> None:
     made = world(REDIS, CELERY, program=replace(GOOD, leaves_children=True, children_take=3.0))
     made.request(Shutdown("all"))
     made.run_until(lambda: made.ended is not None, 60.0)
-    stops = {event.group: each.at for each in made.history if isinstance(event := each.what, events.WorkerStop)}
+    stops = {event.group: each.at for each in made.history if isinstance(event := each.what, event_records.WorkerStop)}
     assert stops["redis"] - stops["celery"] == pytest.approx(3.0, abs=0.1)
     assert made.ended == 0
 
@@ -124,7 +125,7 @@ def test_groups_that_depend_on_each_other_end_together() -> None:
     for name, other in (("a", "b"), ("b", "a")):
         each = made.cluster.groups[name]
         each.spec = replace(each.spec, depends_on=((other, "ready"),))
-    assert shutdown.time_needed(made.cluster) == 10.0
+    assert shutdown_order.remaining_shutdown_time(made.cluster) == 10.0
     made.request(Shutdown("all"))
     assert made.run_until(lambda: made.ended is not None, 30.0)
 
@@ -153,8 +154,8 @@ def test_an_upgrade_under_way_stops_where_it_is() -> None:
     made.events.clear()
     made.request(Shutdown("all"))
     assert made.run_until(lambda: made.ended is not None, 60.0)
-    assert not told(made, events.WorkerStart)
-    assert {each.group for each in told(made, events.WorkerKill)} == set()
+    assert not told(made, event_records.WorkerStart)
+    assert {each.group for each in told(made, event_records.WorkerKill)} == set()
 
 
 def test_a_shutdown_that_had_to_kill_says_so() -> None:
@@ -187,8 +188,8 @@ def test_a_restart_that_had_to_kill_says_so() -> None:
 )
 def test_order_and_time_as_arithmetic(depends: dict[str, list[str]], stages: list[list[str]], seconds: float) -> None:
     timeouts = {"a": 1.0, "b": 2.0, "c": 3.0}
-    assert [sorted(stage) for stage in shutdown.order(depends)] == stages
-    assert shutdown.longest(depends, timeouts) == seconds
+    assert [sorted(stage) for stage in shutdown_order.shutdown_stages(depends)] == stages
+    assert shutdown_order.longest_shutdown(depends, timeouts) == seconds
 
 
 def test_a_group_without_workers_is_gone_at_once() -> None:

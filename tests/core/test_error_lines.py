@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster_service.core.error_lines import EXCERPT_LINES, error_line, excerpt
+from cluster_service.core.rules.exit_causes import EXCERPT_LINES, error_line, excerpt
 
 OUTPUT = Path(__file__).parent / "output"
 TELLING = {

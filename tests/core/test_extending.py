@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from cluster_service.core import actions
-from cluster_service.core.cluster import Cluster
-from cluster_service.core.reconcile import STOP_EXTENSION
-from cluster_service.core.requests import Tick
-from cluster_service.core.spec import GroupSpec, Release, Spec
+from cluster_service.core.engine.cluster import Cluster
+from cluster_service.core.engine.reconcile import MAX_STOP_EXTENSION
+from cluster_service.core.model.spec import GroupSpec, Release, Spec
+from cluster_service.core.protocol import actions
+from cluster_service.core.protocol.requests import Tick
 from cluster_service.wire import facts
 
 TIMEOUT = 20.0
@@ -20,8 +20,8 @@ TIMEOUT = 20.0
         ([], TIMEOUT, 0),
         ([(5.0, 30.0)], 35.0, 0),
         ([(5.0, 1.0)], TIMEOUT, 0),
-        ([(float(at), 30.0) for at in range(1, 400)], STOP_EXTENSION * TIMEOUT, 1),
-        ([(1.0, 86400.0), (2.0, 86400.0)], STOP_EXTENSION * TIMEOUT, 1),
+        ([(float(at), 30.0) for at in range(1, 400)], MAX_STOP_EXTENSION * TIMEOUT, 1),
+        ([(1.0, 86400.0), (2.0, 86400.0)], MAX_STOP_EXTENSION * TIMEOUT, 1),
     ],
     ids=["never", "once", "for less", "again and again", "for very long"],
 )

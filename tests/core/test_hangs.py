@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from cluster_service.core import events
-from cluster_service.core.requests import Restart
+from cluster_service.core.protocol import event_records
+from cluster_service.core.protocol.requests import Restart
 from cluster_service.testing import Program, World
 
 from .stories import GOOD, generations, slots, started, told
@@ -44,10 +44,10 @@ def test_its_successor_serves_before_it_is_asked_to_end_and_within_a_second_of_i
     assert not hung.exited
     assert made.run_until(lambda: hung.exited, 10.0)
     assert made.run_until_quiet()
-    (exit_,) = told(made, events.WorkerExit)
+    (exit_,) = told(made, event_records.WorkerExit)
     assert (exit_.reason, exit_.pid) == ("hang", hung.state.pid)
-    assert "hangs: its loop, or its pool of threads, has not turned for 10 s" in exit_.detail
-    (start,) = told(made, events.WorkerStart)
+    assert "hangs: its event loop or thread pool made no progress for 10 s" in exit_.detail
+    (start,) = told(made, event_records.WorkerStart)
     assert (start.reason, start.slot) == ("hang", 1)
     assert made.cluster is not None
     assert made.cluster.groups["web"].slots[1].restarts == 1
@@ -57,9 +57,11 @@ def test_what_it_was_doing_is_told_before_it_is_asked_to_end() -> None:
     made = one_that_hangs()
     hang_at(made)
     made.run(30.0)
-    order = [type(event) for event in made.events if isinstance(event, (events.WorkerHung, events.WorkerStop))]
-    assert order == [events.WorkerHung, events.WorkerStop]
-    (hung,) = told(made, events.WorkerHung)
+    order = [
+        type(event) for event in made.events if isinstance(event, (event_records.WorkerHung, event_records.WorkerStop))
+    ]
+    assert order == [event_records.WorkerHung, event_records.WorkerStop]
+    (hung,) = told(made, event_records.WorkerHung)
     assert hung.stacks == ("in its loop",)
 
 
@@ -83,15 +85,15 @@ def test_nobody_is_blamed_for_a_time_in_which_nobody_looked(fault: str) -> None:
         else:
             made.kill_master(back_in=20.0)
         made.run(60.0)
-    assert not told(made, events.WorkerHung)
-    assert not told(made, events.WorkerExit)
+    assert not told(made, event_records.WorkerHung)
+    assert not told(made, event_records.WorkerExit)
 
 
 def test_one_that_boots_for_longer_is_not_one_that_hangs() -> None:
     made = started(2, Program(boot=25.0, ready="told"), kind="app", hang_timeout=2.0)
     made.request(Restart("all"))
     made.run(200.0)
-    assert not told(made, events.WorkerHung)
+    assert not told(made, event_records.WorkerHung)
     assert generations(made) == [2, 2]
 
 
@@ -100,7 +102,7 @@ def test_it_takes_two_samples_at_least(limit: float) -> None:
     made = started(1, HANGS, hang_timeout=limit)
     made.programs["app"] = GOOD
     since = hang_at(made)
-    assert made.run_until(lambda: bool(told(made, events.WorkerHung)), limit + 30.0)
+    assert made.run_until(lambda: bool(told(made, event_records.WorkerHung)), limit + 30.0)
     assert limit <= made.clock.now - since + 0.25
     assert made.clock.now - since <= limit + 1.0
 
@@ -108,7 +110,7 @@ def test_it_takes_two_samples_at_least(limit: float) -> None:
 def test_without_a_limit_none_is_found() -> None:
     made = started(1, HANGS, hang_timeout=0.0)
     made.run(1000.0)
-    assert not told(made, events.WorkerHung)
+    assert not told(made, event_records.WorkerHung)
 
 
 def test_a_program_that_has_said_watchdog_must_go_on_saying_it() -> None:
@@ -118,7 +120,7 @@ def test_a_program_that_has_said_watchdog_must_go_on_saying_it() -> None:
         for process in (silent, speaking) if made.clock.now < 1010.0 else (speaking,):
             process.on_notify(process, {"WATCHDOG": "1"})
         made.run(4.0)
-    (hung,) = told(made, events.WorkerHung)
+    (hung,) = told(made, event_records.WorkerHung)
     assert hung.pid == silent.state.pid
     assert "it has not said WATCHDOG=1 for 10 s" in hung.detail
     assert slots(made) == [1, 2]
@@ -129,7 +131,7 @@ def test_a_program_may_say_that_it_hangs() -> None:
     first = made.alive()[0]
     first.on_notify(first, {"WATCHDOG": "trigger"})
     made.run(1.0)
-    (hung,) = told(made, events.WorkerHung)
+    (hung,) = told(made, event_records.WorkerHung)
     assert hung.pid == first.state.pid
 
 
@@ -140,8 +142,8 @@ def test_one_that_asks_for_more_time_gets_it_and_no_more() -> None:
     process.on_notify(process, {"EXTEND_TIMEOUT_USEC": "30000000"})
     since = hang_at(made)
     made.run(25.0)
-    assert not told(made, events.WorkerHung)
-    assert made.run_until(lambda: bool(told(made, events.WorkerHung)), 60.0)
+    assert not told(made, event_records.WorkerHung)
+    assert made.run_until(lambda: bool(told(made, event_records.WorkerHung)), 60.0)
     assert 38.0 <= made.clock.now - since <= 41.0
 
 
@@ -156,7 +158,7 @@ def test_more_time_for_the_boot_and_for_the_stop() -> None:
     process.on_notify(process, {"EXTEND_TIMEOUT_USEC": "25000000"})
     made.run(30.0)
     assert made.ended == 0
-    assert not told(made, events.WorkerKill)
+    assert not told(made, event_records.WorkerKill)
 
 
 def test_a_hang_in_the_middle_of_a_restart_is_replaced_once() -> None:

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from cluster_service.core import events
-from cluster_service.core.requests import Rejected, Restart, Shutdown
-from cluster_service.core.spec import GroupSpec, Release, Spec
-from cluster_service.core.worker import ENDED
+from cluster_service.core.model.spec import GroupSpec, Release, Spec
+from cluster_service.core.protocol import event_records
+from cluster_service.core.protocol.requests import Rejected, Restart, Shutdown
+from cluster_service.core.rules.exit_causes import EARLY_EXIT_HINT
 from cluster_service.testing import NEVER, Program, World
 from cluster_service.wire import orders
 
@@ -34,7 +34,7 @@ from .stories import BROKEN, GOOD, HANGS, operation, policy, running, slots, sta
 def test_how_a_worker_becomes_ready(kind: str, program: Program, by: str, after: float) -> None:
     made = world(1, program, kind=kind)
     made.run(40.0)
-    (ready,) = told(made, events.WorkerReady)
+    (ready,) = told(made, event_records.WorkerReady)
     assert ready.by == by
     assert ready.after_s == pytest.approx(after)
     assert operation(made).state == "done"
@@ -45,7 +45,7 @@ def test_a_server_that_takes_its_port_as_it_finds_it_is_ready_when_it_lives() ->
     made.request(Restart("all"))
     made.run(30.0)
     assert operation(made).state == "done"
-    assert {event.by for event in told(made, events.WorkerReady)} == {"alive"}
+    assert {event.by for event in told(made, event_records.WorkerReady)} == {"alive"}
 
 
 @pytest.mark.parametrize(
@@ -63,9 +63,9 @@ def test_who_is_not_ready_in_time_is_asked_to_end(kind: str, program: Program) -
     assert len(made.alive()) == 1
     made.run(0.2)
     assert not made.alive()
-    (stop,) = told(made, events.WorkerStop)
+    (stop,) = told(made, event_records.WorkerStop)
     assert (stop.reason, stop.timeout_s) == ("failure", 10.0)
-    (exit_,) = told(made, events.WorkerExit)
+    (exit_,) = told(made, event_records.WorkerExit)
     assert not exit_.was_ready
     assert exit_.detail == "was not ready within 20 s"
     assert operation(made).state == "failed"
@@ -75,7 +75,7 @@ def test_who_is_not_ready_in_time_is_asked_to_end(kind: str, program: Program) -
 def test_a_slow_boot_within_its_time_is_left_alone() -> None:
     made = started(3, Program(boot=59.5, ready="told", not_yet=True))
     made.run(600.0)
-    assert not told(made, events.WorkerExit)
+    assert not told(made, event_records.WorkerExit)
 
 
 def test_a_boot_timeout_given_with_the_request() -> None:
@@ -114,7 +114,13 @@ def test_a_server_that_was_taken_for_ready_too_early_teaches_its_group() -> None
     ("program", "was_ready", "code", "signal", "detail"),
     [
         (BROKEN, False, 1, None, "exited with code 1 before it was ready: ImportError: no module named x"),
-        (Program(boot=1.0, dies_at=0.2, code=0), False, 0, None, f"exited with code 0 before it was ready{ENDED}"),
+        (
+            Program(boot=1.0, dies_at=0.2, code=0),
+            False,
+            0,
+            None,
+            f"exited with code 0 before it was ready{EARLY_EXIT_HINT}",
+        ),
         (replace(BROKEN, code=None, lines=()), False, None, "SIGSEGV", "was killed by SIGSEGV before it was ready"),
         (Program(dies_at=30.0, code=3), True, 3, None, "exited with code 3 after serving for 30 s"),
         (
@@ -131,7 +137,7 @@ def test_never_ready_and_died_later_are_told_apart(
 ) -> None:
     made = world(1, program, restart=policy(auto_restart=False))
     made.run(60.0)
-    (exit_,) = told(made, events.WorkerExit)
+    (exit_,) = told(made, event_records.WorkerExit)
     assert (exit_.reason, exit_.was_ready) == ("failure", was_ready)
     assert (exit_.exit_code, exit_.signal) == (code, signal)
     assert exit_.detail == detail
@@ -146,16 +152,16 @@ def test_the_last_lines_are_waited_for_and_not_for_ever() -> None:
     made = started(1, replace(GOOD, lines=("bye",)))
     made.kernel.crash(made.alive()[0].worker)
     made.run(0.005)
-    assert not told(made, events.WorkerExit)
+    assert not told(made, event_records.WorkerExit)
     made.run(0.01)
-    (exit_,) = told(made, events.WorkerExit)
+    (exit_,) = told(made, event_records.WorkerExit)
     assert exit_.detail == "exited with code 1 after serving for 0.0 s: bye"
 
 
 def test_the_same_cause_again_is_counted() -> None:
     made = world(1, BROKEN, restart=policy(per_minute=3))
     made.run(50.0)
-    assert [event.repeated for event in told(made, events.WorkerExit)] == [0, 1, 2, 3]
+    assert [event.repeated for event in told(made, event_records.WorkerExit)] == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("forks", [1, 3])
@@ -163,7 +169,7 @@ def test_a_refused_fork_is_a_failure_like_another(forks: int) -> None:
     made = world(1)
     made.kernel.refuse_forks = forks
     made.run(10.0)
-    failures = told(made, events.WorkerExit)
+    failures = told(made, event_records.WorkerExit)
     assert len(failures) == forks
     assert "could not be started: cannot fork" in failures[0].detail
     assert len(made.serving()) == 1
@@ -173,7 +179,7 @@ def test_a_taken_port_is_the_cause() -> None:
     made = world(1, GOOD, restart=policy(auto_restart=False))
     made.kernel.occupied["127.0.0.1:8000"] = "pid 71 (nginx)"
     made.run(5.0)
-    (exit_,) = told(made, events.WorkerExit)
+    (exit_,) = told(made, event_records.WorkerExit)
     assert exit_.detail.endswith("127.0.0.1:8000 is taken: pid 71 (nginx) listens there")
 
 
@@ -194,11 +200,11 @@ def test_who_does_not_end_in_the_announced_time_is_killed(takes: float | None, k
     made = started(1, replace(GOOD, stop_takes=takes), stop_timeout=10.0)
     asked = made.clock.now
     made.request(Shutdown("all"))
-    (stop,) = told(made, events.WorkerStop)
+    (stop,) = told(made, event_records.WorkerStop)
     assert stop.timeout_s == 10.0
     made.run_until(lambda: made.ended is not None, 60.0)
     assert made.ended == 0
-    kills = [each.at - asked for each in made.history if isinstance(each.what, events.WorkerKill)]
+    kills = [each.at - asked for each in made.history if isinstance(each.what, event_records.WorkerKill)]
     assert kills == ([] if killed_at is None else [pytest.approx(killed_at)])
 
 
@@ -230,7 +236,7 @@ def test_a_worker_that_dies_while_it_is_asked_to_end_has_not_failed() -> None:
     made.request(Shutdown("web.1"))
     made.kernel.kill(1, 9)
     made.run(10.0)
-    assert [(event.slot, event.reason) for event in told(made, events.WorkerExit)] == [(1, "shutdown")]
+    assert [(event.slot, event.reason) for event in told(made, event_records.WorkerExit)] == [(1, "shutdown")]
     assert not running(made)
     assert len(made.alive()) == 1
 
@@ -249,7 +255,7 @@ def test_time_for_which_the_machine_stood_still_is_nobodys(seconds: float, when:
     made.suspend(seconds)
     made.run(60.0)
     assert not made.alive()
-    assert not told(made, events.WorkerKill)
+    assert not told(made, event_records.WorkerKill)
 
 
 @pytest.mark.parametrize("how", ["signal", "request"])
@@ -272,7 +278,7 @@ def test_a_shutdown_with_a_delay_serves_on_until_it_is_over(how: str) -> None:
 
 
 def operation_end(made: World) -> float:
-    return next(each.at for each in reversed(made.history) if isinstance(each.what, events.OperationEnd))
+    return next(each.at for each in reversed(made.history) if isinstance(each.what, event_records.OperationEnd))
 
 
 # What a worker leaves.
@@ -325,6 +331,6 @@ def test_a_program_that_puts_itself_into_the_background_is_ended_and_told(target
         left = [each for each in made.kernel.processes.values() if each.children_left or not each.exited]
         most = max(most, len(left))
     assert most == 1
-    exit_, *_ = told(made, events.WorkerExit)
-    assert exit_.detail.startswith(f"put itself into the background as PID {exit_.pid + 1}")
+    exit_, *_ = told(made, event_records.WorkerExit)
+    assert exit_.detail.startswith(f"daemonized as PID {exit_.pid + 1}")
     assert "daemon off;" in exit_.detail

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cluster_service.core import events
-from cluster_service.core.reports import Due
-from cluster_service.core.requests import Cancel, Reload, Restart, Rollback, Scale, Upgrade
-from cluster_service.core.spec import GroupSpec, Release, Spec
+from cluster_service.core.model.spec import GroupSpec, Release, Spec
+from cluster_service.core.protocol import event_records
+from cluster_service.core.protocol.reports import Due
+from cluster_service.core.protocol.requests import Cancel, Reload, Restart, Rollback, Scale, Upgrade
 from cluster_service.testing import World
 
 from .stories import GOOD, operation, slots, started, told
@@ -69,7 +69,7 @@ def test_recycling_keeps_the_old_worker() -> None:
     made.report(Due("web", "it is 04:00"))
     made.run(30.0)
     assert made.serving() == [old]
-    assert told(made, events.WorkerExit)[0].detail == WHY.removeprefix("web.1 ")
+    assert told(made, event_records.WorkerExit)[0].detail == WHY.removeprefix("web.1 ")
     made.programs["app"] = GOOD
     made.run(100.0)
     assert (len(made.serving()), old.exited) == (1, True)
@@ -85,9 +85,9 @@ def test_after_a_crash_it_counts_as_a_failed_start_that_is_tried_again() -> None
     assert slot.history.streak > 1
     assert slot.last_exit is not None
     assert slot.last_exit["detail"] == WHY.removeprefix("web.1 ")
-    tries = len(told(made, events.WorkerStart))
+    tries = len(told(made, event_records.WorkerStart))
     made.run(20.0)
-    assert len(told(made, events.WorkerStart)) > tries
+    assert len(told(made, event_records.WorkerStart)) > tries
     made.programs["app"] = GOOD
     made.run(60.0)
     assert (slots(made), listening(made)) == ([1], [HERE])

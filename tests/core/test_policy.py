@@ -7,9 +7,9 @@ from itertools import pairwise
 
 import pytest
 
-from cluster_service.core import events
-from cluster_service.core.requests import Restart, Scale
-from cluster_service.core.spec import GIVE_UP_CODE
+from cluster_service.core.model.spec import GIVE_UP_CODE
+from cluster_service.core.protocol import event_records
+from cluster_service.core.protocol.requests import Restart, Scale
 from cluster_service.testing import Program
 
 from .stories import BROKEN, GOOD, HANGS, operation, policy, started, starts, told, world
@@ -35,7 +35,7 @@ def test_a_worker_that_served_long_is_restarted_without_a_grudge() -> None:
         made.kernel.kill(made.serving()[0].worker)
         made.run_until(lambda: bool(made.alive()), 10.0)
         assert made.clock.now - died <= 0.121
-    assert not told(made, events.SlotBroken)
+    assert not told(made, event_records.SlotBroken)
 
 
 def test_a_slot_that_fails_too_often_is_broken_and_the_others_serve_on() -> None:
@@ -43,7 +43,7 @@ def test_a_slot_that_fails_too_often_is_broken_and_the_others_serve_on() -> None
     made.programs["app"] = BROKEN
     made.kernel.kill(made.serving("web", 2)[0].worker)
     made.run(59.0)
-    (broken,) = told(made, events.SlotBroken)
+    (broken,) = told(made, event_records.SlotBroken)
     assert (broken.slot, broken.failures) == (2, 5)
     assert len(made.serving()) == 2
     count = len(starts(made))
@@ -51,7 +51,7 @@ def test_a_slot_that_fails_too_often_is_broken_and_the_others_serve_on() -> None
     slow = gaps(starts(made)[count:])
     assert 7 <= len(slow) <= 10
     assert all(60.0 <= gap <= 73.0 for gap in slow)
-    assert len(told(made, events.SlotBroken)) == 1
+    assert len(told(made, event_records.SlotBroken)) == 1
 
 
 def test_a_broken_slot_recovers_by_itself_once_its_program_is_mended() -> None:
@@ -59,17 +59,17 @@ def test_a_broken_slot_recovers_by_itself_once_its_program_is_mended() -> None:
     made.programs["app"] = BROKEN
     made.kernel.kill(made.serving()[0].worker)
     made.run(30.0)
-    assert told(made, events.SlotBroken)
+    assert told(made, event_records.SlotBroken)
     made.programs["app"] = GOOD
     made.run(75.0)
-    assert [event.slot for event in told(made, events.SlotRecovered)] == [1]
+    assert [event.slot for event in told(made, event_records.SlotRecovered)] == [1]
     assert len(made.serving()) == 1
 
 
 def test_crashing_slowly_counts_too() -> None:
     made = world(1, replace(GOOD, dies_at=13.0), restart=policy(per_minute=2))
     made.run(100.0)
-    assert told(made, events.SlotBroken)
+    assert told(made, event_records.SlotBroken)
 
 
 @pytest.mark.parametrize("program", [BROKEN, HANGS, replace(GOOD, dies_at=20.0)])
@@ -78,7 +78,7 @@ def test_nothing_is_restarted_where_nothing_is_to_be(program: Program) -> None:
     made.run(1000.0)
     assert len(starts(made)) == 3
     assert not made.alive()
-    assert len(told(made, events.SlotBroken)) == 3
+    assert len(told(made, event_records.SlotBroken)) == 3
 
 
 def test_where_nothing_is_restarted_an_operator_may() -> None:
@@ -106,11 +106,11 @@ def test_many_workers_that_all_fail_at_import_cost_little() -> None:
     assert operation(made).state == "failed"
     assert "ImportError" in (operation(made).reason or "")
     made.run(600.0)
-    assert len(told(made, events.SlotBroken)) == 8
+    assert len(told(made, event_records.SlotBroken)) == 8
     made.programs["app"] = GOOD
     made.run(80.0)
     assert len(made.serving()) == 8
-    assert len(told(made, events.SlotRecovered)) == 8
+    assert len(told(made, event_records.SlotRecovered)) == 8
 
 
 def test_all_start_as_soon_as_one_of_them_has_been_ready() -> None:
@@ -135,7 +135,7 @@ def test_it_does_not_give_up_while_one_serves() -> None:
     made.programs["app"] = BROKEN
     made.kernel.kill(made.serving()[0].worker)
     made.run(500.0)
-    assert told(made, events.SlotBroken)
+    assert told(made, event_records.SlotBroken)
     assert made.ended is None
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from cluster_service.core import events
-from cluster_service.core.requests import Restart, Scale, Shutdown, StartGroup
-from cluster_service.core.spec import GroupSpec, Release
+from cluster_service.core.model.spec import GroupSpec, Release
+from cluster_service.core.protocol import event_records
+from cluster_service.core.protocol.requests import Restart, Scale, Shutdown, StartGroup
 from cluster_service.testing import Program
 
 from .stories import BROKEN, GOOD, operation, started, told, world
@@ -18,7 +18,7 @@ FIRST = "127.0.0.1:8000"
 def test_a_port_is_told_once_however_many_share_it() -> None:
     made = world(4)
     made.run(10.0)
-    assert told(made, events.PortOpen) == [events.PortOpen(FIRST)]
+    assert told(made, event_records.PortOpen) == [event_records.PortOpen(FIRST)]
 
 
 def test_a_port_outlives_its_workers() -> None:
@@ -28,7 +28,7 @@ def test_a_port_outlives_its_workers() -> None:
     made.run(10.0)
     assert list(made.kernel.held) == [FIRST]
     made.run(60.0)
-    assert not told(made, events.PortClosed)
+    assert not told(made, event_records.PortClosed)
 
 
 def test_a_port_outlives_a_crash_loop() -> None:
@@ -47,7 +47,7 @@ def test_a_port_that_a_new_release_does_not_use_is_closed() -> None:
     made.run(10.0)
     assert operation(made).state == "done"
     assert list(made.kernel.held) == [OTHER]
-    assert told(made, events.PortClosed) == [events.PortClosed(FIRST)]
+    assert told(made, event_records.PortClosed) == [event_records.PortClosed(FIRST)]
 
 
 def test_the_port_of_a_group_that_is_gone_is_closed() -> None:

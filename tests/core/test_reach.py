@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from cluster_service.core import events, views
-from cluster_service.core.requests import Restart, StartGroup, Upgrade
-from cluster_service.core.spec import GroupSpec, Release
+from cluster_service.core.model.spec import GroupSpec, Release
+from cluster_service.core.protocol import event_records
+from cluster_service.core.protocol.requests import Restart, StartGroup, Upgrade
+from cluster_service.core.readout import serializers
 from cluster_service.testing import Program, World
 from cluster_service.wire import facts
 
@@ -23,12 +24,12 @@ TELLS = Program(boot=0.5, ready="told", addresses=())
 
 def health(made: World) -> dict[str, Any]:
     assert made.cluster is not None
-    return views.health(made.cluster)
+    return serializers.health_summary(made.cluster)
 
 
 def rows(made: World) -> list[dict[str, Any]]:
     assert made.cluster is not None
-    return views.workers(made.cluster, made.clock.now)
+    return serializers.worker_rows(made.cluster, made.clock.now)
 
 
 def hear(made: World, fact: Any) -> None:
@@ -166,7 +167,7 @@ def test_a_worker_known_not_to_listen_is_ready_after_a_second(
     made.run(10.0)
     made.request(Restart("all"))
     made.run(10.0)
-    assert [round(event.after_s, 1) for event in told(made, events.WorkerReady)] == [first, next_]
+    assert [round(event.after_s, 1) for event in told(made, event_records.WorkerReady)] == [first, next_]
 
 
 def test_other_code_is_not_known_not_to_listen() -> None:
@@ -174,7 +175,7 @@ def test_other_code_is_not_known_not_to_listen() -> None:
     made.programs["v2"] = SLEEPER
     made.request(Upgrade("all", Release("script", "v2"), monitor=10.0))
     made.run(30.0)
-    assert [round(event.after_s, 1) for event in told(made, events.WorkerReady)] == [5.0]
+    assert [round(event.after_s, 1) for event in told(made, event_records.WorkerReady)] == [5.0]
 
 
 # A port that does not accept.
@@ -199,10 +200,10 @@ def test_events_tell_of_a_port_that_was_shut_down() -> None:
         facts.ListenerState(PORT),
     ):
         hear(made, fact)
-    assert told(made, events.PortShutdown) == [
-        events.PortShutdown(PORT, listening=True),
-        events.PortShutdown(PORT, listening=False, detail="too often"),
-        events.PortShutdown(PORT, listening=True),
+    assert told(made, event_records.PortShutdown) == [
+        event_records.PortShutdown(PORT, listening=True),
+        event_records.PortShutdown(PORT, listening=False, detail="too often"),
+        event_records.PortShutdown(PORT, listening=True),
     ]
 
 
@@ -235,9 +236,9 @@ def test_a_worker_that_lost_its_port_is_replaced() -> None:
     made.run(10.0)
     assert lost not in [process.worker for process in made.serving()]
     assert len(made.serving()) == 2
-    (recycled,) = told(made, events.WorkerRecycle)
+    (recycled,) = told(made, event_records.WorkerRecycle)
     assert recycled.detail == f"it lost {PORT}: another process had shut the socket down"
-    assert not [exit_ for exit_ in told(made, events.WorkerExit) if exit_.reason == "failure"]
+    assert not [exit_ for exit_ in told(made, event_records.WorkerExit) if exit_.reason == "failure"]
 
 
 def test_a_worker_of_a_release_on_trial_that_lost_its_port_is_not_blamed() -> None:

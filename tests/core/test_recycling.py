@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cluster_service.core import events
-from cluster_service.core.recycle import RULES
-from cluster_service.core.reports import Due
-from cluster_service.core.requests import Restart, Upgrade
-from cluster_service.core.spec import Release
-from cluster_service.core.worker import Worker
+from cluster_service.core.engine.recycle import RULES
+from cluster_service.core.model.spec import Release
+from cluster_service.core.model.worker import Worker
+from cluster_service.core.protocol import event_records
+from cluster_service.core.protocol.reports import Due
+from cluster_service.core.protocol.requests import Restart, Upgrade
 
 from .stories import BROKEN, GOOD, generations, operation, policy, running, started, told
 
@@ -47,11 +47,11 @@ def test_each_limit_replaces_workers_ready_first(limit: str, count: int) -> None
     made = started(count, program, **settings)
     first = {process.worker for process in made.alive()}
     never_fewer(made, 60.0, count)
-    recycled = told(made, events.WorkerRecycle)
+    recycled = told(made, event_records.WorkerRecycle)
     assert why in recycled[0].detail
     assert not first & {process.worker for process in made.alive()}
-    assert {event.reason for event in told(made, events.WorkerExit)} == {"recycle"}
-    assert {event.reason for event in told(made, events.WorkerStart)} == {"recycle"}
+    assert {event.reason for event in told(made, event_records.WorkerExit)} == {"recycle"}
+    assert {event.reason for event in told(made, event_records.WorkerStart)} == {"recycle"}
     assert generations(made) == [1] * count
     assert made.cluster is not None
     assert all(slot.restarts == 0 for slot in made.cluster.groups["web"].slots.values())
@@ -60,7 +60,7 @@ def test_each_limit_replaces_workers_ready_first(limit: str, count: int) -> None
 def test_workers_that_began_together_are_not_due_together() -> None:
     made = started(8, GOOD, max_uptime=1000.0)
     made.run(1100.0)
-    at = [each.at for each in made.history if isinstance(each.what, events.WorkerRecycle)][:8]
+    at = [each.at for each in made.history if isinstance(each.what, event_records.WorkerRecycle)][:8]
     assert max(at) - min(at) > 30.0
     assert min(at) >= 1000.0 + 900.0  # the clock of the world begins at 1000
 
@@ -68,9 +68,9 @@ def test_workers_that_began_together_are_not_due_together() -> None:
 def test_at_a_time_of_day_all_are_due_and_few_are_replaced_at_once() -> None:
     made = started(6, GOOD)
     made.report(Due("web", "it is 04:00"))
-    assert len(told(made, events.WorkerRecycle)) == 6
+    assert len(told(made, event_records.WorkerRecycle)) == 6
     never_fewer(made, 10.0, 6)
-    assert len(told(made, events.WorkerExit)) == 6
+    assert len(told(made, event_records.WorkerExit)) == 6
 
 
 def test_a_successor_that_fails_takes_nothing_away() -> None:
@@ -79,14 +79,14 @@ def test_a_successor_that_fails_takes_nothing_away() -> None:
     made.report(Due("web", "it is 04:00"))
     never_fewer(made, 100.0, 2)
     made.programs["app"] = GOOD
-    assert made.run_until(lambda: len(told(made, events.WorkerExit)) > 2 and len(made.alive()) == 2, 200.0)
+    assert made.run_until(lambda: len(told(made, event_records.WorkerExit)) > 2 and len(made.alive()) == 2, 200.0)
 
 
 def test_one_that_is_alone_is_replaced_after_it_has_ended() -> None:
     made = started(1, GOOD, singleton=True)
     made.report(Due("web", "it is 04:00"))
     most = 0
-    while not told(made, events.WorkerReady):
+    while not told(made, event_records.WorkerReady):
         made.run(0.1)
         most = max(most, len(made.alive()))
     assert most == 1
@@ -108,7 +108,7 @@ def test_a_restart_that_fails_leaves_them_due_for_the_reason_that_they_were() ->
     made.request(Restart("all"))
     never_fewer(made, 30.0, 2)
     assert operation(made).state == "failed"
-    assert {event.reason for event in told(made, events.WorkerStart)} == {"recycle"}
+    assert {event.reason for event in told(made, event_records.WorkerStart)} == {"recycle"}
 
 
 def test_a_release_on_trial_is_not_recycled() -> None:
@@ -116,9 +116,9 @@ def test_a_release_on_trial_is_not_recycled() -> None:
     made.programs["v2"] = LEAKS
     made.request(Upgrade("all", Release("script", "v2"), monitor=60.0))
     made.run(50.0)
-    assert not told(made, events.WorkerRecycle)
+    assert not told(made, event_records.WorkerRecycle)
     never_fewer(made, 120.0, 2)
-    assert told(made, events.WorkerRecycle)
+    assert told(made, event_records.WorkerRecycle)
 
 
 def test_the_mark_outlives_the_master() -> None:
@@ -126,7 +126,7 @@ def test_the_mark_outlives_the_master() -> None:
     made.report(Due("web", "it is 04:00"))
     made.kill_master(back_in=3.0)
     never_fewer(made, 60.0, 2)
-    assert len(told(made, events.WorkerExit)) == 2
+    assert len(told(made, event_records.WorkerExit)) == 2
 
 
 def test_without_limits_nobody_is_due() -> None:

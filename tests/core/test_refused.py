@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cluster_service.core import actions
-from cluster_service.core.cluster import REQUESTS, Cluster
-from cluster_service.core.operations import KEPT, MAX_RUNNING
-from cluster_service.core.requests import (
+from cluster_service.core.engine.cluster import REQUEST_PLANS, Cluster
+from cluster_service.core.model.cluster_state import MAX_FINISHED, MAX_RUNNING
+from cluster_service.core.model.spec import GroupSpec, Release, Spec
+from cluster_service.core.protocol import actions
+from cluster_service.core.protocol.requests import (
     Cancel,
     ExitNow,
     Rejected,
@@ -23,10 +24,7 @@ from cluster_service.core.requests import (
     StartGroup,
     Upgrade,
 )
-from cluster_service.core.requests import (
-    Test as RunTest,
-)
-from cluster_service.core.spec import GroupSpec, Release, Spec
+from cluster_service.core.protocol.requests import Test as RunTest
 from tests.sim.promises import CheckedWorld, everything
 
 from .stories import GOOD, HANGS, operation, slots, started
@@ -94,7 +92,7 @@ def test_what_is_refused_leaves_everything_as_it_was(request_: Request, code: st
 
 
 def test_every_kind_of_request_is_among_those() -> None:
-    assert {type(request) for request, _ in REFUSED} | {ExitNow} == set(REQUESTS)
+    assert {type(request) for request, _ in REFUSED} | {ExitNow} == set(REQUEST_PLANS)
 
 
 def test_a_refused_request_after_a_suspension_forgives_the_time_once() -> None:
@@ -120,7 +118,7 @@ def test_a_mistake_in_a_plan_is_an_error_and_changes_nothing(monkeypatch: pytest
     def wrong(_cluster: Cluster, _request: Restart) -> Any:
         raise KeyError("web")
 
-    monkeypatch.setitem(REQUESTS, Restart, wrong)
+    monkeypatch.setitem(REQUEST_PLANS, Restart, wrong)
     with pytest.raises(Rejected, match="KeyError") as caught:
         made.request(Restart("all"))
     assert caught.value.code == "internal"
@@ -167,14 +165,14 @@ def test_an_upgrade_that_is_watched_outlives_any_number_of_commands() -> None:
     made.programs["new"] = GOOD
     upgrade = made.request(Upgrade("web", NEW, monitor=500.0))
     made.run(10.0)
-    for _ in range(3 * KEPT):
+    for _ in range(3 * MAX_FINISHED):
         made.request(Scale("1"))
     assert made.cluster is not None
     made.run(5.0)
     made.kill_master()
     made.run(5.0)
     assert upgrade.id in {each.id for each in made.cluster.operations}
-    assert len(made.cluster.operations) <= KEPT + 2
+    assert len(made.cluster.operations) <= MAX_FINISHED + 2
     made.run(1500.0)
     assert made.cluster.operation(upgrade.id).state == "done"
     assert made.kernel.master_starts == 2
@@ -191,7 +189,7 @@ def test_what_a_reload_has_begun_is_known_until_it_has_ended() -> None:
     made.cluster.spec = spec(web(1), jobs)
     reload = made.request(Reload(spec(web(1, release=NEW)), monitor=5.0))  # the one is undone, the other takes long
     made.run(20.0)
-    for _ in range(3 * KEPT):
+    for _ in range(3 * MAX_FINISHED):
         made.request(Scale("1", "web"))
     made.run(400.0)
     assert made.cluster.operation(reload.id).state == "failed"
@@ -203,8 +201,8 @@ def test_the_number_of_those_that_run_is_bounded_and_the_service_can_be_ended() 
     for number in range(MAX_RUNNING):
         made.request(Scale(str(number + 1)))
     assert made.cluster is not None
-    assert len(made.cluster.running()) == MAX_RUNNING
-    with pytest.raises(Rejected, match="which is the most") as caught:
+    assert len(made.cluster.running_operations()) == MAX_RUNNING
+    with pytest.raises(Rejected, match="which is the maximum") as caught:
         made.request(Scale("+1"))
     assert caught.value.code == "busy"
     made.request(Shutdown("all"))

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from cluster_service.core import events
-from cluster_service.core.requests import ExitNow, Rejected, Restart, Scale, Shutdown, StartGroup
-from cluster_service.core.spec import GroupSpec, Release
+from cluster_service.core.model.spec import GroupSpec, Release
+from cluster_service.core.protocol import event_records
+from cluster_service.core.protocol.requests import ExitNow, Rejected, Restart, Scale, Shutdown, StartGroup
 from cluster_service.testing import Program, World
 
 from .stories import GOOD, operation, policy, running, slots, started, told
@@ -43,8 +43,8 @@ def test_scaling(before: int, change: str, after: int) -> None:
     made.run(10.0)
     assert slots(made) == list(range(1, after + 1))
     assert operation(made).state == "done"
-    assert {event.reason for event in told(made, events.WorkerStart)} <= {"scale"}
-    assert {event.reason for event in told(made, events.WorkerExit)} <= {"scale"}
+    assert {event.reason for event in told(made, event_records.WorkerStart)} <= {"scale"}
+    assert {event.reason for event in told(made, event_records.WorkerExit)} <= {"scale"}
 
 
 def test_the_lowest_free_slots_are_filled() -> None:
@@ -73,7 +73,7 @@ def test_a_dead_worker_of_a_dropped_slot_is_not_replaced() -> None:
     made.request(Scale("1"))
     made.run(30.0)
     assert slots(made) == [1]
-    assert not told(made, events.WorkerStart)
+    assert not told(made, event_records.WorkerStart)
 
 
 # Shutting down.
@@ -95,8 +95,8 @@ def test_shutting_some_down(selector: str, left: set[tuple[str, int]]) -> None:
     assert {(each.spawn.meta["group"], each.spawn.meta["slot"]) for each in made.alive()} == left
     assert made.ended is None
     assert operation(made).state == "done"
-    assert {event.reason for event in told(made, events.WorkerExit)} == {"shutdown"}
-    assert not told(made, events.WorkerStart)
+    assert {event.reason for event in told(made, event_records.WorkerExit)} == {"shutdown"}
+    assert not told(made, event_records.WorkerStart)
 
 
 def test_shutting_all_down_ends_the_service() -> None:
@@ -137,7 +137,7 @@ def test_a_signal_shuts_down(signal: str) -> None:
     made.signal(signal)  # the second is the guardian's own affair
     assert made.run_until(lambda: made.ended is not None, 10.0)
     assert made.ended == 0
-    assert not told(made, events.WorkerKill)
+    assert not told(made, event_records.WorkerKill)
 
 
 def test_a_signal_that_no_master_heard_is_in_the_snapshot() -> None:
@@ -199,8 +199,8 @@ def test_a_group_may_come_again_once_it_is_gone() -> None:
         (Scale("+", "web"), "bad_request", "not a count"),
         (Scale("++1", "web"), "bad_request", "not a count"),
         (Scale("1.5", "web"), "bad_request", "not a count"),
-        (Scale("-4", "web"), "bad_request", "-1 workers are not possible"),
-        (Scale("100000", "web"), "bad_request", "100000 workers are not possible"),
+        (Scale("-4", "web"), "bad_request", "-1 workers are not allowed"),
+        (Scale("100000", "web"), "bad_request", "100000 workers are not allowed"),
         (Scale("2", "nobody"), "not_found", "no group 'nobody'"),
         (Scale("2"), "bad_request", "several groups"),
         (StartGroup(group("web")), "bad_request", "there is a group 'web' already"),
@@ -209,15 +209,15 @@ def test_a_group_may_come_again_once_it_is_gone() -> None:
 def test_what_is_refused_changes_nothing(request_: Any, code: str, says: str) -> None:
     made = two_groups()
     assert made.cluster is not None
-    before = json.dumps(made.cluster.snapshot())
+    before = json.dumps(made.cluster.checkpoint())
     sent = len(made.history)
     with pytest.raises(Rejected, match=says) as caught:
         made.request(request_)
     assert caught.value.code == code
-    assert json.dumps(made.cluster.snapshot()) == before
+    assert json.dumps(made.cluster.checkpoint()) == before
     assert len(made.history) == sent + 1
     made.run(10.0)
-    assert not told(made, events.OperationStart)
+    assert not told(made, event_records.OperationStart)
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from cluster_service.core import events
-from cluster_service.core.requests import Rejected, Restart, Scale
-from cluster_service.core.rollout import surge
+from cluster_service.core.protocol import event_records
+from cluster_service.core.protocol.requests import Rejected, Restart, Scale
+from cluster_service.core.rules.replacement import surge
 from cluster_service.testing import Program
 
 from .stories import BROKEN, GOOD, HANGS, generations, operation, policy, slots, started, told
@@ -27,7 +27,7 @@ def test_ready_first_and_no_more_than_the_surge(count: int, program: Program) ->
     assert operation(made).state == "done"
     assert operation(made).replaced == count
     assert generations(made) == [2] * count
-    assert not told(made, events.SlotBroken)
+    assert not told(made, event_records.SlotBroken)
 
 
 def test_the_worked_example_of_the_docstring() -> None:
@@ -73,7 +73,7 @@ def test_a_bad_release_takes_nothing_down(count: int, program: Program, seconds:
     made.run(300.0)
     assert [process.worker for process in made.serving()] == old
     assert len(made.alive()) == count
-    assert len(told(made, events.WorkerStart)) == surge(count)  # nothing is tried again, the old ones are wanted
+    assert len(told(made, event_records.WorkerStart)) == surge(count)  # nothing is tried again, the old ones are wanted
     made.programs["app"] = GOOD
     made.request(Restart("all"))
     made.run(60.0)
@@ -145,7 +145,7 @@ def test_a_restart_mends_what_is_broken() -> None:
     for process in made.serving():
         made.kernel.kill(process.worker)
     made.run(30.0)
-    assert len(told(made, events.SlotBroken)) == 2
+    assert len(told(made, event_records.SlotBroken)) == 2
     made.programs["app"] = GOOD
     made.request(Restart("all"))
     made.run(2.0)

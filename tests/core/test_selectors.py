@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from cluster_service.core.group import Group
-from cluster_service.core.requests import Rejected
-from cluster_service.core.selectors import select
-from cluster_service.core.spec import GroupSpec, Release
-from cluster_service.core.worker import Worker
+from cluster_service.core.model.group import Group
+from cluster_service.core.model.spec import GroupSpec, Release
+from cluster_service.core.model.worker import Worker
+from cluster_service.core.protocol.requests import Rejected
+from cluster_service.core.rules.selectors import select_slots
 
 
 def group(name: str, *slots: int) -> Group:
@@ -49,7 +49,7 @@ WORKERS = [
     ],
 )
 def test_what_is_meant(selector: str, slots: list[tuple[str, int]]) -> None:
-    assert select(selector, GROUPS, WORKERS) == slots
+    assert select_slots(selector, GROUPS, WORKERS) == slots
 
 
 @pytest.mark.parametrize(
@@ -59,8 +59,8 @@ def test_what_is_meant(selector: str, slots: list[tuple[str, int]]) -> None:
         ("web.4", "not_found", "no slot 4"),
         ("99999", "not_found", "no worker with pid 99999"),
         ("pid:99999", "not_found", "no worker with pid 99999"),
-        ("4713", "not_found", "ending already"),
-        ("4715", "not_found", "ending already"),
+        ("4713", "not_found", "already stopping"),
+        ("4715", "not_found", "already stopping"),
         ("4716", "not_found", "no worker with pid 4716"),
         ("wbe", "not_found", "no group, slot or worker 'wbe'"),
         ("", "not_found", "no group, slot or worker"),
@@ -73,17 +73,17 @@ def test_what_is_meant(selector: str, slots: list[tuple[str, int]]) -> None:
 )
 def test_what_is_not_meant(selector: str, code: str, says: str) -> None:
     with pytest.raises(Rejected, match=says) as caught:
-        select(selector, GROUPS, WORKERS)
+        select_slots(selector, GROUPS, WORKERS)
     assert caught.value.code == code
 
 
 def test_the_nearest_name_is_suggested() -> None:
     with pytest.raises(Rejected) as caught:
-        select("wbe", GROUPS, WORKERS)
+        select_slots("wbe", GROUPS, WORKERS)
     assert caught.value.hint == "did you mean web?"
 
 
 def test_the_choices_are_named_where_a_slot_is_ambiguous() -> None:
     with pytest.raises(Rejected) as caught:
-        select("1", GROUPS, WORKERS)
+        select_slots("1", GROUPS, WORKERS)
     assert caught.value.hint == "write web.1 or jobs.1"

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cluster_service.core import events
-from cluster_service.core.requests import Cancel, Rejected, Restart, Rollback, Scale, Shutdown, Upgrade
-from cluster_service.core.spec import Release
-from cluster_service.core.stages import STAGES
+from cluster_service.core.model.spec import Release
+from cluster_service.core.model.upgrade_state import STAGES
+from cluster_service.core.protocol import event_records
+from cluster_service.core.protocol.requests import Cancel, Rejected, Restart, Rollback, Scale, Shutdown, Upgrade
 from cluster_service.testing import NEVER, Program, World
 
 from .stories import BROKEN, GOOD, operation, running, started, told
@@ -57,7 +57,7 @@ def test_it_goes_through_every_stage_and_no_slot_is_ever_without_a_worker(count:
     assert targets(made) == ["v2"] * count
     assert len(made.alive()) == count
     assert operation(made).replaced == count
-    assert {each.reason for each in told(made, events.WorkerStart)} == {"upgrade"}
+    assert {each.reason for each in told(made, event_records.WorkerStart)} == {"upgrade"}
 
 
 def test_the_canary_is_one_more_and_the_others_wait_for_it() -> None:
@@ -93,7 +93,7 @@ BAD = {
     "never ready": (Program(boot=NEVER), "web.1 was not ready within 30 s"),
     "exits in the canary": (replace(GOOD, dies_at=3.0), "web.1 exited with code 1 after serving for 2.5 s"),
     "is killed": (replace(GOOD, dies_at=3.0, code=None), "web.1 was killed by SIGSEGV after serving for 2.5 s"),
-    "hangs": (replace(GOOD, hangs_at=3.0), "web.1 hangs: its loop, or its pool of threads, has not turned for 10 s"),
+    "hangs": (replace(GOOD, hangs_at=3.0), "web.1 hangs: its event loop or thread pool made no progress for 10 s"),
     "answers 500": (replace(GOOD, errors_from=2.0), "answers of the new release were server errors (5xx), of the old"),
     "another port": (replace(GOOD, addresses=("127.0.0.1:9",)), "web.1 does not listen on 127.0.0.1:8000, where the"),
     "dies in the bake": (replace(GOOD, dies_at=16.0), "exited with code 1 after serving for 16 s"),
@@ -114,8 +114,8 @@ def test_bad_code_is_undone_and_the_reason_names_the_cause(kind: str, count: int
     assert len(made.alive()) == count
     if "bake" not in kind:
         assert [process.worker for process in made.serving()] == old
-        assert sum(each.reason == "upgrade" for each in told(made, events.WorkerStart)) == 1
-    assert not told(made, events.SlotBroken)
+        assert sum(each.reason == "upgrade" for each in told(made, event_records.WorkerStart)) == 1
+    assert not told(made, event_records.SlotBroken)
     made.run(200.0)
     assert targets(made) == ["app"] * count
     made.kernel.kill(made.serving()[0].worker)
@@ -137,7 +137,7 @@ def test_code_that_cannot_run_is_never_started() -> None:
     made.flaws["v2"] = 'File "/srv/v2/worker.py", line 3\nSyntaxError: invalid syntax'
     made.request(Upgrade("all", V2))
     assert ended(made, "undone") == made.flaws["v2"]
-    assert not told(made, events.WorkerStart)
+    assert not told(made, event_records.WorkerStart)
 
 
 @pytest.mark.parametrize("more", [{"test": "/smoke.py"}, {"health_check": "/health"}])
@@ -160,7 +160,7 @@ def test_a_test_that_fails_lets_no_client_see_the_new_release() -> None:
     made.failures["/smoke.py"] = "smoke.py exited with code 3: AssertionError: /health says no"
     made.request(Upgrade("all", V2, test="/smoke.py"))
     assert ended(made, "undone") == made.failures["/smoke.py"]
-    assert [each.slot for each in told(made, events.WorkerStart)] == [0]
+    assert [each.slot for each in told(made, event_records.WorkerStart)] == [0]
     assert len(made.alive()) == 2
 
 
@@ -349,7 +349,7 @@ def test_when_the_old_release_is_not_there_any_more_that_is_said() -> None:
     made = upgraded(1, replace(GOOD, dies_at=16.0))
     made.run(14.0)
     made.programs["app"] = BROKEN
-    assert "and the old release is not back: web.1 exited" in ended(made, "failed")
+    assert "and the old release does not serve: web.1 exited" in ended(made, "failed")
 
 
 def stage_of(made: World) -> str:

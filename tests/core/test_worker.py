@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from cluster_service.core.worker import ENDED, LEAVING, PUBLIC, STAYING, TRANSITIONS, Worker, cause, readiness, seconds
+from cluster_service.core.model.worker import LEAVING, PUBLIC_STATES, STAYING, TRANSITIONS, Worker
+from cluster_service.core.rules.exit_causes import EARLY_EXIT_HINT, describe_exit, format_duration
+from cluster_service.core.rules.liveness import readiness
 
 EVENTS = ("spawned", "spawn_failed", "ready", "stop", "kill", "exited", "lost")
 
@@ -99,13 +101,13 @@ def test_only_who_was_asked_to_end_is_killed() -> None:
     assert {state for state, row in TRANSITIONS.items() if "kill" in row} == {"draining", "stopping"}
 
 
-PUBLIC_STATES = {"starting", "serving", "draining", "stopping"}
+SHOWN_STATES = {"starting", "serving", "draining", "stopping"}
 
 
 @pytest.mark.parametrize("state", sorted(set(TRANSITIONS) - {"gone"}))
 def test_the_public_interface_knows_four_states(state: str) -> None:
-    assert worker(state=state).public_state in PUBLIC_STATES
-    assert set(PUBLIC.values()) <= PUBLIC_STATES
+    assert worker(state=state).public_state in SHOWN_STATES
+    assert set(PUBLIC_STATES.values()) <= SHOWN_STATES
 
 
 def test_a_readable_repr() -> None:
@@ -166,8 +168,8 @@ def test_being_alive_may_be_no_sign_at_all() -> None:
     ("fields", "lines", "sentence"),
     [
         ({"code": 1}, [], "exited with code 1 before it was ready"),
-        ({"code": 0}, [], f"exited with code 0 before it was ready{ENDED}"),
-        ({"code": 0}, ["done"], f"exited with code 0 before it was ready{ENDED}: done"),
+        ({"code": 0}, [], f"exited with code 0 before it was ready{EARLY_EXIT_HINT}"),
+        ({"code": 0}, ["done"], f"exited with code 0 before it was ready{EARLY_EXIT_HINT}: done"),
         ({"code": 0, "ready_at": 40.0}, [], "exited with code 0 after serving for 60 s"),
         ({"code": 1}, ["Traceback …", "ValueError: no", ""], "exited with code 1 before it was ready: ValueError: no"),
         ({"signal": 11}, [], "was killed by SIGSEGV before it was ready"),
@@ -183,7 +185,7 @@ def test_being_alive_may_be_no_sign_at_all() -> None:
     ],
 )
 def test_the_cause_of_an_end(fields: dict[str, Any], lines: list[str], sentence: str) -> None:
-    assert cause(worker(**fields), lines, 100.0) == sentence
+    assert describe_exit(worker(**fields), lines, 100.0) == sentence
 
 
 @pytest.mark.parametrize(
@@ -194,4 +196,4 @@ def test_the_cause_of_an_end(fields: dict[str, Any], lines: list[str], sentence:
     ],
 )  # fmt: skip
 def test_durations_in_sentences(duration: float, text: str) -> None:
-    assert seconds(duration) == text
+    assert format_duration(duration) == text

@@ -42,7 +42,7 @@ def test_every_setting_has_its_place() -> None:
 
 def test_every_event_and_transition_has_its_place() -> None:
     page = text("docs/events.md")
-    for cls in GENERATOR["events"].EVENTS:
+    for cls in GENERATOR["event_records"].EVENTS:
         assert f"\n## {GENERATOR['name_of'](cls)}\n" in page
         assert cls.__doc__
     diagram = text("docs/architecture.md")

@@ -13,9 +13,9 @@ import pytest
 from cluster_service.config import Settings
 from cluster_service.control.errors import CommandError
 from cluster_service.control.registry import Registry
-from cluster_service.core import actions, events, reports, requests
-from cluster_service.core.cluster import Cluster
-from cluster_service.core.spec import GroupSpec, Release, Spec
+from cluster_service.core.engine.cluster import Cluster
+from cluster_service.core.model.spec import GroupSpec, Release, Spec
+from cluster_service.core.protocol import actions, event_records, reports, requests
 from cluster_service.master import carrying
 from cluster_service.master.extensions import Extensions
 from cluster_service.master.hooks import Hooks
@@ -127,7 +127,7 @@ def test_whatever_fails_the_rest_is_carried_out(
         told: list[Any] = []
         monkeypatch.setattr(seen.master, "report_soon", told.append)
         seen.master.hooks.on("port_open", told.append)
-        todo = [action, actions.Forget(1), actions.Publish(events.PortOpen("127.0.0.1:1")), actions.Kill(9)]
+        todo = [action, actions.Forget(1), actions.Publish(event_records.PortOpen("127.0.0.1:1")), actions.Kill(9)]
         seen.master._carry_out([*todo, actions.Sweep(8)])
         await seen.master.hooks.idle(DEADLINE)
         assert len([each for each in told if getattr(each, "event", "") == "port_open"]) == 1
@@ -169,8 +169,8 @@ def test_what_follows_a_turn_is_done_whatever_fails_of_it(
 
 def test_a_mistake_of_the_core_is_in_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
     async def story(seen: Seen) -> None:
-        seen.master._carry_out([actions.Fault("a turn has not come to an end")])
-        assert seen.lines == ["error: a turn has not come to an end (please report this)"]
+        seen.master._carry_out([actions.Fault("a step did not converge")])
+        assert seen.lines == ["error: a step did not converge (please report this)"]
 
     during(monkeypatch, story)
 
@@ -209,12 +209,12 @@ def test_a_request_that_comes_too_late_is_an_error_and_no_earlier_result(
 
 
 def test_a_mistake_in_a_request_is_refused_and_the_master_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    from cluster_service.core import cluster
+    from cluster_service.core.engine import cluster
 
     def wrong(_cluster: Cluster, _request: requests.Restart) -> Any:
         raise KeyError("web")
 
-    monkeypatch.setitem(cluster.REQUESTS, requests.Restart, wrong)
+    monkeypatch.setitem(cluster.REQUEST_PLANS, requests.Restart, wrong)
 
     async def story(seen: Seen) -> None:
         seen.master.handle(seen.master.hello)

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from cluster_service.core.spec import Check, GroupSpec, Release
-from cluster_service.core.worker import Worker
+from cluster_service.core.model.spec import Check, GroupSpec, Release
+from cluster_service.core.model.worker import Worker
 from cluster_service.master import trials
 from cluster_service.master.checks import Checks
 from cluster_service.wire import facts
 from cluster_service.wire.channel import CHECK_ADDRESS
 
 if TYPE_CHECKING:
-    from cluster_service.core.reports import Examined
+    from cluster_service.core.protocol.reports import Examined
 
 OWN = "unix:@cservice-0123456789abcdef"
 FOREIGN = [
@@ -122,7 +122,7 @@ def test_a_check_that_cannot_be_made_is_no_fault_of_the_worker(monkeypatch: pyte
         spec = GroupSpec("web", 1, Release("command", "true"), check=Check(interval=0.0, path="/health"))
         worker = Worker(1, "web", 1, 1, "start", 0.0, state="serving", pid=4711)
         group = SimpleNamespace(spec=spec, release=spec.release, releases={}, name="web")
-        cluster = SimpleNamespace(groups={"web": group}, ending=False, of_group=lambda _name: [worker])
+        cluster = SimpleNamespace(groups={"web": group}, ending=False, workers_of=lambda _name: [worker])
         checks.follow(cast("Any", cluster))
         try:
             return await asyncio.wait_for(told, 30)

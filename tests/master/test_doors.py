@@ -11,7 +11,7 @@ from cluster_service.config import Settings
 from cluster_service.config.keys import load
 from cluster_service.control.access import Access, Knock
 from cluster_service.control.errors import CommandError
-from cluster_service.core.spec import Spec
+from cluster_service.core.model.spec import Spec
 from cluster_service.master.doors import Doors
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from cluster_service.core.actions import Start
-from cluster_service.core.spec import GroupSpec, Kind, Release
+from cluster_service.core.model.spec import GroupSpec, Kind, Release
+from cluster_service.core.protocol.actions import Start
 from cluster_service.master import launch
 
 

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster_service.core.health import Answers, worse
-from cluster_service.core.reports import Dumped, Sample
-from cluster_service.core.worker import Worker
+from cluster_service.core.model.worker import Worker
+from cluster_service.core.protocol.reports import Dumped, Sample
+from cluster_service.core.rules.error_rates import ResponseCounts, is_worse
 from cluster_service.master import gauges
 from cluster_service.master.pulses import MAX_ANSWERS_PER_SECOND, Pulses, believed
 from cluster_service.wire import board, facts, orders
@@ -40,8 +40,8 @@ def test_counts_never_fall_nor_leap_whatever_is_written(written: list[tuple[int,
         assert 0 <= errors - before[1] <= requests - before[0]
         assert requests - before[0] <= MAX_ANSWERS_PER_SECOND * seconds
         all_seconds += seconds  # type: ignore[assignment]
-    assert worse(Answers(requests, errors), Answers(requests, errors)) is False
-    assert worse(Answers(requests, 0), Answers(requests, errors)) is False
+    assert is_worse(ResponseCounts(requests, errors), ResponseCounts(requests, errors)) is False
+    assert is_worse(ResponseCounts(requests, 0), ResponseCounts(requests, errors)) is False
 
 
 def test_honest_counts_are_believed_as_they_are() -> None:
@@ -55,7 +55,7 @@ class Service:
 
     def __init__(self) -> None:
         workers = {number: Worker(number, "web", number, 1, "start", 0.0, pid=1) for number in (1, 2)}
-        self.cluster = SimpleNamespace(workers=workers, groups={}, pace=lambda: None, sampled_at=0.0)
+        self.cluster = SimpleNamespace(workers=workers, groups={}, sample_interval=lambda: None, sampled_at=0.0)
         self.reports: list[Sample | Dumped] = []
         self.orders: list[Any] = []
         self.logged: list[str] = []

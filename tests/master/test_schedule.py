@@ -15,7 +15,7 @@ from cluster_service.master.schedule import BACK, PACE, Schedule, following
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from cluster_service.core.reports import Due
+    from cluster_service.core.protocol.reports import Due
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 
 from cluster_service.config import Settings
 from cluster_service.control.registry import Registry
-from cluster_service.core.spec import Release, Spec
+from cluster_service.core.model.spec import Release, Spec
 from cluster_service.machine.shortage import NO_THREAD, SENTENCES
 from cluster_service.master.extensions import Extensions
 from cluster_service.master.hooks import Hooks
@@ -23,7 +23,7 @@ from cluster_service.wire import facts, frames, orders
 from cluster_service.wire.records import to_json
 
 if TYPE_CHECKING:
-    from cluster_service.core.reports import Checked
+    from cluster_service.core.protocol.reports import Checked
 
 RELEASE = Release("script", "/nosuch/worker.py", cwd="/nosuch")
 
@@ -130,7 +130,7 @@ def test_a_look_that_fails_is_not_the_last() -> None:
                 cluster.pace = lambda: None
             raise MemoryError
 
-        cluster = SimpleNamespace(workers={}, groups={}, pace=lambda: 0.001)
+        cluster = SimpleNamespace(workers={}, groups={}, sample_interval=lambda: 0.001)
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda *_: None)
         pulses = Pulses(loop, tell, lambda _order: None, cast("Any", lambda: cluster), print)

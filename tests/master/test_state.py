@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cluster_service.core.cluster import Cluster
-from cluster_service.core.spec import GroupSpec, Release, Spec
+from cluster_service.core.engine.cluster import Cluster
+from cluster_service.core.model.spec import GroupSpec, Release, Spec
 from cluster_service.master.memory import Memory
 from cluster_service.master.state import State
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cluster_service.core.spec import Release
+from cluster_service.core.model.spec import Release
 from cluster_service.machine import identity
 from cluster_service.machine.identity import OWN
 from cluster_service.master import trials
@@ -239,7 +239,7 @@ def test_one_that_is_cancelled_before_it_has_begun(tmp_path: Path) -> None:
 
 MASTER = """\
 import asyncio, os, sys
-from cluster_service.core.spec import Release
+from cluster_service.core.model.spec import Release
 from cluster_service.machine.identity import OWN
 from cluster_service.master import trials
 release = Release("script", sys.argv[1], cwd="/", python=sys.executable)

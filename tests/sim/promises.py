@@ -11,18 +11,19 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from cluster_service.core import actions, events, memory, views
-from cluster_service.core.cluster import Cluster
-from cluster_service.core.requests import Rejected, Restart, Rollback, Upgrade
-from cluster_service.core.standing import standing
+from cluster_service.core.engine.cluster import Cluster
+from cluster_service.core.protocol import actions, event_records
+from cluster_service.core.protocol.requests import Rejected, Restart, Rollback, Upgrade
+from cluster_service.core.readout import saved_state, serializers
+from cluster_service.core.readout.serializers import status_line
 from cluster_service.testing import World
 from cluster_service.wire import facts, orders
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from cluster_service.core.operations import Operation
-    from cluster_service.core.spec import GroupSpec, Spec
+    from cluster_service.core.model.cluster_state import Operation
+    from cluster_service.core.model.spec import GroupSpec, Spec
     from cluster_service.testing import Process, Program
 
 Place = tuple[str, int]
@@ -306,7 +307,7 @@ class CheckedWorld(World):
 
     def _check_publish(self, action: actions.Publish) -> None:
         event = action.event
-        if isinstance(event, events.WorkerReady) and event.by != "alive":
+        if isinstance(event, event_records.WorkerReady) and event.by != "alive":
             self.proven.add(event.group)
 
     _CHECKS: ClassVar[dict[type, Callable[[CheckedWorld, Any], None]]] = {
@@ -351,7 +352,7 @@ class CheckedWorld(World):
         deadline = cluster.deadline()
         if deadline is not None and deadline <= self.clock.now:
             return  # the machine was suspended and the master has not turned since
-        self.twin = Cluster.restore(self.spec, json.loads(json.dumps(cluster.snapshot())))
+        self.twin = Cluster.restore(self.spec, json.loads(json.dumps(cluster.checkpoint())))
         wanted = [
             action
             for action in self.twin.handle(self.kernel.snapshot(), self.clock.now)
@@ -365,15 +366,15 @@ def everything(cluster: Cluster, now: float) -> str:
     """What is saved of *cluster* and what it shows, to the byte."""
     return json.dumps(
         {
-            "notebook": cluster.snapshot(),
-            "state": memory.remember(cluster, 0.0),
+            "notebook": cluster.checkpoint(),
+            "state": saved_state.write_saved_state(cluster, 0.0),
             "deadline": cluster.deadline(),
-            "pace": cluster.pace(),
-            "workers": views.workers(cluster, now),
-            "health": views.health(cluster),
-            "groups": views.groups(cluster),
-            "operations": [views.operation(cluster, operation, now, 0.0) for operation in cluster.operations],
-            "standing": standing(cluster),
+            "pace": cluster.sample_interval(),
+            "workers": serializers.worker_rows(cluster, now),
+            "health": serializers.health_summary(cluster),
+            "groups": serializers.group_summaries(cluster),
+            "operations": [serializers.operation_row(cluster, operation, now, 0.0) for operation in cluster.operations],
+            "standing": status_line(cluster),
         }
     )
 

@@ -16,9 +16,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from cluster_service.core import requests
-from cluster_service.core.reports import Due
-from cluster_service.core.requests import (
+from cluster_service.core.model.spec import GroupSpec, Release, RestartPolicy, Spec
+from cluster_service.core.protocol import requests
+from cluster_service.core.protocol.reports import Due
+from cluster_service.core.protocol.requests import (
     Cancel,
     ExitNow,
     Rejected,
@@ -30,7 +31,6 @@ from cluster_service.core.requests import (
     StartGroup,
     Upgrade,
 )
-from cluster_service.core.spec import GroupSpec, Release, RestartPolicy, Spec
 from cluster_service.testing import NEVER, MasterAway, Program
 
 from .promises import CheckedWorld, place_of
@@ -38,7 +38,7 @@ from .promises import CheckedWorld, place_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from cluster_service.core.cluster import Cluster
+    from cluster_service.core.engine.cluster import Cluster
 
 T = TypeVar("T")
 
@@ -291,7 +291,7 @@ def within(world: CheckedWorld, done: Callable[[], bool], what: str) -> None:
 def at_rest(world: CheckedWorld) -> bool:
     """Whether there is what is wanted, and nothing else."""
     cluster = world.cluster
-    if cluster is None or not world.answers or cluster.running():
+    if cluster is None or not world.answers or cluster.running_operations():
         return False
     wanted = {
         (name, number, slot.generation) for name, each in cluster.groups.items() for number, slot in each.slots.items()
@@ -321,10 +321,10 @@ def stop_faults(world: CheckedWorld) -> None:
 
 def come_to_rest(world: CheckedWorld) -> None:
     stop_faults(world)
-    within(world, lambda: not core(world).running(), "an operation does not end")
+    within(world, lambda: not core(world).running_operations(), "an operation does not end")
     world.check()
     asked = world.request(Restart("all")).id
-    within(world, lambda: not core(world).running(), "a restart with good code does not end")
+    within(world, lambda: not core(world).running_operations(), "a restart with good code does not end")
     operation = core(world).operation(asked)
     if operation.state != "done":
         world.broken(f"a restart with good code ends as {operation}: {operation.reason}")

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from cluster_service.core import events
-from cluster_service.core.requests import Restart, Shutdown
-from cluster_service.core.spec import GroupSpec, Release, RestartPolicy, Spec
+from cluster_service.core.model.spec import GroupSpec, Release, RestartPolicy, Spec
+from cluster_service.core.protocol import event_records
+from cluster_service.core.protocol.requests import Restart, Shutdown
 from cluster_service.testing import Program
 
 from .promises import CheckedWorld
@@ -49,7 +49,7 @@ def test_who_was_ready_in_time_is_not_ended_because_the_news_was_late(away: floa
     made.hang_master(away)  # three facts wait for it, and the time is over when it reads the first
     made.run(60.0)
     made.check()
-    assert not [event for event in made.events if isinstance(event, events.WorkerStop)], made.story()
+    assert not [event for event in made.events if isinstance(event, event_records.WorkerStop)], made.story()
     assert len(made.serving()) == 3
 
 
@@ -63,7 +63,7 @@ def test_a_stop_that_was_decided_and_not_sent_still_announces_the_whole_time(aft
     made.run(200.0)
     made.check()
     assert not made.alive()
-    assert not [event for event in made.events if isinstance(event, events.WorkerKill)], made.story()
+    assert not [event for event in made.events if isinstance(event, event_records.WorkerKill)], made.story()
 
 
 def test_a_fork_whose_failure_nobody_heard_of_counts() -> None:
@@ -79,7 +79,7 @@ def test_a_fork_whose_failure_nobody_heard_of_counts() -> None:
     made.stop_faults()
     made.run(20.0)
     made.check()
-    assert [event for event in made.events if isinstance(event, events.SlotBroken)]
+    assert [event for event in made.events if isinstance(event, event_records.SlotBroken)]
 
 
 def test_a_successor_that_is_not_wanted_any_more_counts_as_one() -> None:

@@ -33,7 +33,7 @@ def test_each_worker_is_asked_on_an_address_of_its_own() -> None:
     with sick(port, "--check-path", "/health", "--check-interval", "500ms") as service:
         workers = service.serving(2)
         pid = int(ask.http(("127.0.0.1", port), "/sicken"))
-        assert "is not well: the health check GET /health at unix:/" in (why := replaced(service, pid))
+        assert "is unhealthy: the health check GET /health at unix:/" in (why := replaced(service, pid))
         assert "was answered 503 Service Unavailable" in why
         assert ({*workers} - {pid}) <= set(service.serving(2)), "the other was well"
         assert service.json("info")["ports"] == [f"127.0.0.1:{port}"]
@@ -52,7 +52,7 @@ def test_a_command_finds_out_whom_it_is_to_look_at(tmp_path: Path) -> None:
     with Service("--config", str(config)) as service:
         _, second = service.serving(2)
         (tmp_path / f"sick.{second}").touch()
-        assert replaced(service, second) == f"is not well: the check {check} failed with exit code 3: it is ill"
+        assert replaced(service, second) == f"is unhealthy: the check {check} failed with exit code 3: it is ill"
 
 
 def test_a_program_that_says_watchdog_must_go_on_saying_it() -> None:

@@ -96,7 +96,7 @@ def test_a_program_in_the_background_does_not_multiply(tmp_path: Path, target: t
     with Service("-w", "1", *target, cwd=tmp_path) as service:
         exits = service.until_event("worker_exit", 2)
         for exit_ in exits:
-            found = re.search(r"put itself into the background as PID (\d+)", exit_["detail"])
+            found = re.search(r"daemonized as PID (\d+)", exit_["detail"])
             assert found, exit_
             assert stat(int(found[1])) is None, "it has ended before that was reported"
         assert "run it in the foreground" in exits[0]["detail"]

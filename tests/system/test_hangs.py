@@ -95,7 +95,7 @@ def test_one_of_two_that_hangs_is_found_shown_and_replaced(kind: str) -> None:
                 running.until_logged(LEFT)
             with Load(f"http://127.0.0.1:{port}/") as load:
                 (hung,) = running.until_event("worker_hung")
-                assert "has not turned for 3 s" in hung["detail"]
+                assert "made no progress for 3 s" in hung["detail"]
                 assert any(case.line in line for line in hung["stacks"]), hung["stacks"]
                 running.until_logged(case.line)
                 (start,) = running.until_event("worker_start", reason="hang", slot=hung["slot"])

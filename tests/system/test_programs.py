@@ -30,7 +30,7 @@ def test_a_program_that_ends_with_its_standard_input(tmp_path: Path) -> None:
     (tmp_path / "watch.js").write_text(WATCHER)
     start = ("-w", "1", "--ready-after", "1s")
     with Service(*start, "--", str(NODE), "watch.js", cwd=tmp_path) as service:
-        service.until_logged("exited with code 0 before it was ready, as if its work were done (one that ends")
+        service.until_logged("exited with code 0 before it was ready, without an error (a program that exits")
         assert service.stop() == 0
     with Service(*start, "--stdin", "keep-open", "--", str(NODE), "watch.js", cwd=tmp_path) as service:
         service.serving(1)

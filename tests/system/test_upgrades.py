@@ -109,8 +109,8 @@ BAD: dict[str, dict[str, Bad]] = {
     ),
     "exits": dict.fromkeys(KINDS, Bad("exited with code 7 after serving for", startup=EXIT, costs=8)),
     "hangs": {
-        "app": Bad("hangs: its loop, or its pool of threads, has not turned for", startup=HANG_APP, costs=12),
-        "script": Bad("hangs: its loop, or its pool of threads, has not turned for", startup=HANG_SCRIPT, costs=12),
+        "app": Bad("hangs: its event loop or thread pool made no progress for", startup=HANG_APP, costs=12),
+        "script": Bad("hangs: its event loop or thread pool made no progress for", startup=HANG_SCRIPT, costs=12),
     },
     "answers 500": {"app": Bad("answers of the new release were server errors (5xx)", status=500, costs=500)},
 }

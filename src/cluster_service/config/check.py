@@ -17,7 +17,7 @@ from . import asking, asuser, targets
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from cluster_service.core.spec import Release
+    from cluster_service.core.model.spec import Release
     from cluster_service.machine.identity import Identity
 
 

@@ -9,21 +9,20 @@ import resource
 from typing import TYPE_CHECKING, Any
 
 from cluster_service.control.errors import CommandError
-from cluster_service.core import limits
-from cluster_service.core.limits import SPREAD, Limits
+from cluster_service.core.model.spec import SPREAD, ProcessLimits, format_cpu_list, parse_cpu_list, parse_limit
 from cluster_service.machine import capabilities
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from cluster_service.core.spec import GroupSpec
+    from cluster_service.core.model.spec import GroupSpec
 
     from .merge import Given
 
 NR_OPEN = "/proc/sys/fs/nr_open"
 
 
-def limits_of(given: Mapping[str, Given]) -> Limits:
+def limits_of(given: Mapping[str, Given]) -> ProcessLimits:
     """Return the limits set in *given*. Raises CommandError bad_request."""
     user, user_group = _identity(given)
     found: dict[str, Any] = {}
@@ -31,7 +30,7 @@ def limits_of(given: Mapping[str, Given]) -> Limits:
         if name in given:
             check(given[name])
             found[name] = given[name].value
-    return Limits(user=user, user_group=user_group, **found)
+    return ProcessLimits(user=user, user_group=user_group, **found)
 
 
 def _bad(wanted: Given, sentence: str, hint: str) -> CommandError:
@@ -101,7 +100,7 @@ def _gid(name: str) -> int | None:
 
 def _check_limits(wanted: Given) -> None:
     for limit in wanted.value:
-        name, _, hard = limits.numbers(limit)
+        name, _, hard = parse_limit(limit)
         number = getattr(resource, f"RLIMIT_{name.upper()}", None)
         if number is None:
             raise _bad(wanted, f"this system has no limit {name!r}", "Remove it.")
@@ -154,11 +153,11 @@ def _check_oom_score_adj(wanted: Given) -> None:
 def _check_cpu_affinity(wanted: Given) -> None:
     usable = os.sched_getaffinity(0)
     _, _, among = wanted.value.rpartition(":")
-    missing = [cpu for cpu in (limits.listed(among) if among != SPREAD else []) if cpu not in usable]
+    missing = [cpu for cpu in (parse_cpu_list(among) if among != SPREAD else []) if cpu not in usable]
     if missing:
         raise _bad(
             wanted,
-            f"this service has no processor {limits.list_of(missing)}; it may use {limits.list_of(list(usable))}",
+            f"this service has no processor {format_cpu_list(missing)}; it may use {format_cpu_list(list(usable))}",
             f"Name some of these, or write {SPREAD}.",
         )
 

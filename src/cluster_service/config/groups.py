@@ -7,8 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from cluster_service.control.errors import CommandError
-from cluster_service.core import limits
-from cluster_service.core.spec import GroupSpec, RestartPolicy
+from cluster_service.core.model.spec import SPREAD, TERM, GroupSpec, RestartPolicy, parse_cpu_list
 from cluster_service.machine import identity
 
 from . import cpus, grants, releases, targets, values, watching
@@ -18,7 +17,7 @@ from .table import BY_NAME, GROUP
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
-    from cluster_service.core.spec import Release
+    from cluster_service.core.model.spec import Release
 
 QUEUES = {
     "arq": "arq", "celery": "celery", "dramatiq": "dramatiq", "huey_consumer": "huey", "procrastinate": "procrastinate",
@@ -125,7 +124,7 @@ def group_of(
         origins=origins,
     )
     release = releases.resolve(wish, environ)
-    if release.kind != "command" and release.within.stop_signal != limits.TERM:
+    if release.kind != "command" and release.within.stop_signal != TERM:
         raise CommandError(
             "bad_request",
             f"{origins.get('stop_signal', 'stop_signal')}: the runtime of a Python target stops it by a message and "
@@ -247,9 +246,9 @@ def _count(given: Mapping[str, Given], *, grouped: bool) -> int:
 
 def _auto(given: Mapping[str, Given]) -> int:
     """Return the number of processors that the workers may use."""
-    affinity = given["cpu_affinity"].value if "cpu_affinity" in given else limits.SPREAD
+    affinity = given["cpu_affinity"].value if "cpu_affinity" in given else SPREAD
     _, _, among = affinity.rpartition(":")
-    return min(cpus.usable(), len(limits.listed(among))) if among != limits.SPREAD else cpus.usable()
+    return min(cpus.usable(), len(parse_cpu_list(among))) if among != SPREAD else cpus.usable()
 
 
 def check_order(groups: Sequence[GroupSpec], given: Mapping[str, Mapping[str, Given]], known: Collection[str]) -> None:

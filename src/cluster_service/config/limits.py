@@ -1,4 +1,4 @@
-"""Parsing of resource limits: text, numbers, lists and tables to the canonical form of ``core.limits``."""
+"""Parsing of resource limits: text, numbers, lists and tables to the canonical form of ``core.model.spec``."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cluster_service.control.errors import CommandError
-from cluster_service.core import limits
-from cluster_service.core.limits import SPREAD, UNLIMITED
+from cluster_service.core.model.spec import SPREAD, UNLIMITED, format_cpu_list, parse_cpu_list
 from cluster_service.wire import signals
 
 from . import values
@@ -124,9 +123,9 @@ def affinity(raw: Any) -> str:
         return SPREAD
     prefix = f"{SPREAD}:" if text.startswith(f"{SPREAD}:") else ""
     text = text[len(prefix) :]
-    numbers = limits.listed(text) if _CPUS.match(text) else []
+    numbers = parse_cpu_list(text) if _CPUS.match(text) else []
     if not numbers or numbers[-1] > MOST_CPU:
         raise CommandError(
             "bad_request", f"{raw!r} names no processors", f"Write 0-3,6; {SPREAD}: slot n has the nth of them all."
         )
-    return prefix + limits.list_of(numbers)
+    return prefix + format_cpu_list(numbers)

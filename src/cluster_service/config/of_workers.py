@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cluster_service.core import limits
+from cluster_service.core.model.spec import STDIN_KEEP_OPEN, STDIN_NULL, TERM
 
 from .setting import Setting
 
@@ -125,7 +125,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "stop_signal",
         "signal",
-        limits.TERM,
+        TERM,
         "Signal that asks a worker to end, for programs after --: QUIT for nginx, WINCH for Apache httpd.",
         ("--stop-signal",),
         metavar="SIGNAL",
@@ -383,9 +383,9 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "stdin",
         "choice",
-        limits.NULL,
+        STDIN_NULL,
         "Standard input of the workers: at its end (/dev/null), or open without ever ending.",
         ("--stdin",),
-        choices=(limits.NULL, limits.KEEP_OPEN),
+        choices=(STDIN_NULL, STDIN_KEEP_OPEN),
     ),
 )

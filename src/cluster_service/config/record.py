@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from cluster_service import rundir
-from cluster_service.core.spec import Spec
+from cluster_service.core.model.spec import Spec
 
 from .keys import Key
 

@@ -17,8 +17,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from cluster_service.control.errors import CommandError
-from cluster_service.core.limits import Limits
-from cluster_service.core.spec import Release
+from cluster_service.core.model.spec import ProcessLimits, Release
 from cluster_service.machine import identity
 
 from . import asuser, envfiles, targets
@@ -28,7 +27,7 @@ from .table import GROUP, canonical
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from cluster_service.core.spec import Share
+    from cluster_service.core.model.spec import Share
 
 OPTIONS = frozenset({"cwd", "python", "env", "env_files", "server", "args", "bind", "binds"})
 """Settings that define a release rather than how a group runs it."""
@@ -56,7 +55,7 @@ class Wish:
     server: str = "uvicorn"
     binds: tuple[str, ...] = ()
     share: Share = "auto"
-    within: Limits = field(default_factory=Limits)
+    within: ProcessLimits = field(default_factory=ProcessLimits)
     origins: Mapping[str, str] = field(default_factory=dict)
     """The origins of the settings, for errors."""
 
@@ -67,11 +66,11 @@ class Wish:
         for name in ("args", "env_files", "binds"):
             known[name] = tuple(known[name])
         known["env"] = tuple((name, value) for name, value in known["env"])
-        known["within"] = Limits.from_json(known["within"])
+        known["within"] = ProcessLimits.from_json(known["within"])
         return cls(**known)
 
 
-def identity_of(within: Limits) -> identity.Identity:
+def identity_of(within: ProcessLimits) -> identity.Identity:
     """Return the identity of the workers. Raises CommandError bad_request if there is no such user or group."""
     try:
         return identity.of(within.user, within.user_group)

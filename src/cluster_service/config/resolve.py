@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster_service import rundir
 from cluster_service.control.errors import CommandError
-from cluster_service.core.spec import Spec
+from cluster_service.core.model.spec import Spec
 
 from . import asuser, doors, grants, keys, releases, shown, values
 from .envfiles import unexpanded
@@ -20,7 +20,7 @@ from .table import BY_NAME, INTERNAL
 if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping, Sequence
 
-    from cluster_service.core.spec import GroupSpec, Release
+    from cluster_service.core.model.spec import GroupSpec, Release
 
     from .keys import Key
 

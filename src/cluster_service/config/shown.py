@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from cluster_service.core import masks
-from cluster_service.core.masks import HIDDEN
+from cluster_service.core.rules import redaction
+from cluster_service.core.rules.redaction import HIDDEN
 
 from .table import BY_NAME, GROUP, SERVICE, SETTINGS, Setting
 
@@ -59,5 +59,5 @@ def _plain(setting: Setting, value: Any) -> Any:
     if setting.kind == "depends":
         return [f"{group}:{condition}" for group, condition in value]
     if isinstance(value, tuple):
-        return masks.arguments([str(item) for item in value])
-    return masks.text(value) if isinstance(value, str) else value
+        return redaction.redact_arguments([str(item) for item in value])
+    return redaction.redact_text(value) if isinstance(value, str) else value

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cluster_service.control.errors import CommandError
-from cluster_service.core.spec import Check
+from cluster_service.core.model.spec import Check
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from cluster_service.core.spec import Release
+    from cluster_service.core.model.spec import Release
 
     from .merge import Given
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from cluster_service.core import masks
+from cluster_service.core.rules.redaction import redact_text
 
 from .json_text import encode_json
 from .registry import BUILT_IN
@@ -68,7 +68,7 @@ def _shown(value: Any, hide: Callable[[Any], Any]) -> Any:
     if value is None or isinstance(value, (bool, int, float)):
         return value
     text = value if isinstance(value, str) else encode_json(value)
-    return _plain(masks.text(hide(text[:LONGEST_READ])))
+    return _plain(redact_text(hide(text[:LONGEST_READ])))
 
 
 def _as_it_is(value: Any) -> Any:

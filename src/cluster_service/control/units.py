@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster_service.config.table import BY_NAME, INTERNAL
 from cluster_service.config.targets import MODULE
-from cluster_service.core import shutdown
+from cluster_service.core.rules import shutdown_order
 from cluster_service.wire import addresses
 
 from .errors import CommandError
@@ -92,7 +92,7 @@ def _service(
     groups = settings.spec.groups
     binds = [bind for group in groups for bind in group.release.binds]
     start = max((group.ready_timeout for group in groups), default=0.0) + GRACE
-    stop = settings.spec.shutdown_delay + shutdown.configured_time(groups) + GRACE
+    stop = settings.spec.shutdown_delay + shutdown_order.configured_shutdown_time(groups) + GRACE
     lines = [
         "Type=notify", "NotifyAccess=main", f"ExecStart={' '.join(map(_argument, argv))}",
         "ExecReload=/bin/kill -HUP $MAINPID", f"WorkingDirectory={_value(origin.directory)}",

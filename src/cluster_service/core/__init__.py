@@ -1,8 +1,8 @@
-"""The decisions, pure: no os, socket, clock, asyncio, logging or random. Time is an argument.
+"""The decisions of the service. Pure: no os, socket, clock, asyncio, logging or random; time is an argument.
 
-``spec``        what is wanted, as data                ``requests``   what an operator may ask
-``worker``      the life of a worker, one table        ``restarts``   back-off and limits, arithmetic
-``rollout``     replacing workers, arithmetic          ``group``      slots and generations of one group
-``operations``  long commands                          ``cluster``    events in, actions out
-``views``       the rows that people and scripts see   ``actions``, ``events``  what comes out
+``model``     data: the spec, groups, slots, workers, upgrades, operations
+``rules``     answers about the data: back-off, replacement, readiness, error rates, ports, selectors, redaction
+``engine``    the control loop: facts and requests in, actions out
+``protocol``  requests and reports (in), actions and events (out)
+``readout``   JSON for users and for the state file
 """

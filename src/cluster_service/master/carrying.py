@@ -13,7 +13,7 @@ import traceback
 from functools import partial
 from typing import TYPE_CHECKING
 
-from cluster_service.core import actions, events, reports
+from cluster_service.core.protocol import actions, event_records, reports
 from cluster_service.machine import shortage
 from cluster_service.wire import facts, orders
 
@@ -58,11 +58,11 @@ def story_of(error: BaseException) -> str:
     return "".join(traceback.format_exception(error)).rstrip()
 
 
-def _publish(master: Master, number: int, event: events.Event) -> None:
+def _publish(master: Master, number: int, event: event_records.Event) -> None:
     calls: list[Callable[[], object]] = [partial(master.publisher.publish, number, event)]
-    if isinstance(event, events.WorkerReady):
+    if isinstance(event, event_records.WorkerReady):
         calls.append(partial(tell_serving, master, event.pid))
-    if isinstance(event, events.OperationEnd):
+    if isinstance(event, event_records.OperationEnd):
         calls.append(master.operation_ended)
     each(master, calls)
 

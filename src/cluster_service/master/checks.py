@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster_service.config.releases import identity_of
 from cluster_service.control.errors import CommandError
-from cluster_service.core.reports import Examined
+from cluster_service.core.protocol.reports import Examined
 from cluster_service.machine import shortage
 from cluster_service.wire import facts
 from cluster_service.wire.channel import CHECK_ADDRESS
@@ -24,9 +24,9 @@ from .untrusted import printable
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cluster_service.core.cluster import Cluster
-    from cluster_service.core.spec import GroupSpec, Release
-    from cluster_service.core.worker import Worker
+    from cluster_service.core.engine.cluster import Cluster
+    from cluster_service.core.model.spec import GroupSpec, Release
+    from cluster_service.core.model.worker import Worker
 
 
 MAX_ADDRESS = 200
@@ -89,7 +89,7 @@ class Checks:
             worker.number: worker
             for group in cluster.groups.values()
             if group.spec.check is not None and not cluster.ending
-            for worker in cluster.of_group(group.name)
+            for worker in cluster.workers_of(group.name)
             if worker.serving and not worker.retire
         }
         for number in self._tasks.keys() - wanted.keys():

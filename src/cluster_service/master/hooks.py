@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cluster_service.config.table import canonical
-from cluster_service.core.events import EVENTS
+from cluster_service.core.protocol.event_records import EVENTS
 from cluster_service.machine import shortage
 from cluster_service.wire.records import name_of
 

@@ -1,6 +1,6 @@
 """Long-running jobs for the core: checks of a release's code, and tests. At most one job per operation at a time.
 
-The result is reported to the core as an event (``core.reports``). The jobs of a master that dies end with it, and its
+The result is reported to the core (``core.protocol.reports``). The jobs of a master that dies end with it, and its
 successor is asked to run them again.
 """
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster_service.config.releases import identity_of
 from cluster_service.control.errors import CommandError
-from cluster_service.core import reports
+from cluster_service.core.protocol import reports
 from cluster_service.machine import installation, shortage
 
 from . import launch
@@ -20,8 +20,8 @@ from . import launch
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
 
-    from cluster_service.core.actions import RunTest
-    from cluster_service.core.spec import Release
+    from cluster_service.core.model.spec import Release
+    from cluster_service.core.protocol.actions import RunTest
 
 AT_ONCE = 0.1
 """Seconds for which the output lines of a test are collected before they are reported."""

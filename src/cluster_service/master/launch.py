@@ -10,15 +10,15 @@ import re
 import signal
 from typing import TYPE_CHECKING
 
-from cluster_service.core import limits
+from cluster_service.core.model.spec import STDIN_KEEP_OPEN, choose_cpus, parse_limit
 from cluster_service.machine import identity
 from cluster_service.wire import orders, signals
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from cluster_service.core.actions import Start
-    from cluster_service.core.spec import GroupSpec, Release
+    from cluster_service.core.model.spec import GroupSpec, Release
+    from cluster_service.core.protocol.actions import Start
 
 ENTRY_POINT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "worker", "entry_point.py")
 """Script run by the interpreter of a worker, which need not have this package installed."""
@@ -115,7 +115,7 @@ def spawn(
     env = environment(service, start, release, share, base)
     if titles and release.kind != "command":
         env["CSERVICE_TITLE"] = f"cservice: {service} {start.group}.{start.slot}"
-    soft_and_hard = [limits.numbers(limit) for limit in within.limits]
+    soft_and_hard = [parse_limit(limit) for limit in within.limits]
     return orders.Spawn(
         worker=start.worker,
         argv=argv(release, names(service, start.group, start.slot)),
@@ -141,7 +141,7 @@ def spawn(
         cpus=_cpus(within.cpu_affinity, start.slot),
         oom_score_adj=within.oom_score_adj,
         stop_signal=stop_signal(release),
-        keep_stdin=within.stdin == limits.KEEP_OPEN,
+        keep_stdin=within.stdin == STDIN_KEEP_OPEN,
     )
 
 
@@ -156,7 +156,7 @@ def drain_of(group: GroupSpec, release: Release) -> float:
 
 
 def _cpus(affinity: str | None, slot: int) -> list[int]:
-    return [] if affinity is None else limits.cpus(affinity, slot, sorted(os.sched_getaffinity(0)))
+    return [] if affinity is None else choose_cpus(affinity, slot, sorted(os.sched_getaffinity(0)))
 
 
 def settle_share(wanted: str, kind: str, available: Mapping[str, str]) -> tuple[str, str]:

@@ -11,8 +11,8 @@ from cluster_service.wire import orders
 from .carrying import story_of
 
 if TYPE_CHECKING:
-    from cluster_service.core.actions import End
-    from cluster_service.core.operations import Operation
+    from cluster_service.core.model.cluster_state import Operation
+    from cluster_service.core.protocol.actions import End
 
     from .loop import Master
 

@@ -18,10 +18,10 @@ import traceback
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from cluster_service.core import batches, shutdown
-from cluster_service.core.cluster import Cluster
-from cluster_service.core.requests import Rejected, Tick
-from cluster_service.core.standing import standing
+from cluster_service.core.engine.cluster import Cluster, split_into_steps
+from cluster_service.core.protocol.requests import Rejected, Tick
+from cluster_service.core.readout.serializers import status_line
+from cluster_service.core.rules import shutdown_order
 from cluster_service.machine import installation
 from cluster_service.wire import facts, orders
 
@@ -45,10 +45,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from cluster_service.config import Settings
-    from cluster_service.core import actions
-    from cluster_service.core.operations import Operation
-    from cluster_service.core.requests import Request
-    from cluster_service.core.spec import Release
+    from cluster_service.core.model.cluster_state import Operation
+    from cluster_service.core.model.spec import Release
+    from cluster_service.core.protocol import actions
+    from cluster_service.core.protocol.requests import Request
 
     from .doors import Doors
     from .hooks import Hooks
@@ -221,7 +221,7 @@ class Master:
         if self._gone:
             return
         with self._core_trusted(batch[0] if len(batch) == 1 else batch):
-            self._carry_out(self.cluster.handle_all(batch, time.monotonic()))
+            self._carry_out(self.cluster.handle_batch(batch, time.monotonic()))
 
     def request(self, request: Request) -> Operation:
         """Let the core carry out *request* and return its operation. Raises Rejected, in which case nothing changed."""
@@ -281,14 +281,14 @@ class Master:
         self._loop.call_soon(self._schedule.look)  # a reload may have changed the schedule
 
     def _watch(self) -> None:
-        self.pulses.watch(None if self._over.done() else self.cluster.pace())
+        self.pulses.watch(None if self._over.done() else self.cluster.sample_interval())
 
     def _follow(self) -> None:
         self._checks.follow(self.cluster)
 
     def tell_standing(self) -> None:
         """Send the status of the service to the guardian if it changed."""
-        phase, text = standing(self.cluster)
+        phase, text = status_line(self.cluster)
         if phase == "serving" and self.reloading.busy:
             phase = "reloading"
         status = orders.Status(phase, text, self._hangups)
@@ -307,7 +307,7 @@ class Master:
 
     def note(self) -> None:
         """Send the checkpoint to the guardian."""
-        notebook = {"cluster": self.cluster.snapshot(), "events": self.publisher.last, **self.reloading.notebook()}
+        notebook = {"cluster": self.cluster.checkpoint(), "events": self.publisher.last, **self.reloading.notebook()}
         self._kernel.send(orders.Note(json.dumps(notebook, separators=(",", ":"))))
 
     def _set_timer(self) -> None:
@@ -384,7 +384,7 @@ class Master:
         """Pass received facts to the core, step by step. After *seconds*, serve the endpoints before continuing."""
         self._hearing = False
         end = time.monotonic() + (HEARING_SECONDS if seconds is None else seconds)
-        for batch in batches.split(list(self._heard)):
+        for batch in split_into_steps(list(self._heard)):
             for _ in batch:
                 self._heard.popleft()
             try:
@@ -409,8 +409,8 @@ class Master:
     def _time_to_stop(self) -> float:
         """Return the maximum seconds until every worker has exited or has been killed."""
         if self._early is None:
-            return shutdown.time_needed(self.cluster)
-        return shutdown.configured_time(self.settings.spec.groups)  # the core does not exist yet
+            return shutdown_order.remaining_shutdown_time(self.cluster)
+        return shutdown_order.configured_shutdown_time(self.settings.spec.groups)  # the core does not exist yet
 
     # -- the end ------------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Saving and restoring what outlives the service (``core.memory``), in the state file (``state``).
+"""Saving and restoring what outlives the service (``core.readout.saved_state``), in the state file (``state``).
 
 A thread writes the file, so that a slow disk does not block the master. If the data changes during a write, only the
 latest version is written next. A failed write is retried.
@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 from cluster_service.config import envfiles
 from cluster_service.config.releases import identity_of
 from cluster_service.control.errors import CommandError
-from cluster_service.core import memory
+from cluster_service.core.readout import saved_state
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cluster_service.core.cluster import Cluster
-    from cluster_service.core.spec import Release
+    from cluster_service.core.engine.cluster import Cluster
+    from cluster_service.core.model.spec import Release
 
     from .state import State
 
@@ -57,7 +57,9 @@ class Memory:
         if self._state is None or data is None:
             return
         try:
-            for sentence in memory.recall(cluster, data, time.time() - time.monotonic(), missing, filled):
+            for sentence in saved_state.read_saved_state(
+                cluster, data, time.time() - time.monotonic(), missing, filled
+            ):
                 self._log(sentence)
         except (KeyError, TypeError, ValueError) as error:
             self._state.put_aside(f"it is not what a service of this version writes ({error!r})")
@@ -66,7 +68,7 @@ class Memory:
         """Save the current data of *cluster* soon."""
         if self._state is None:
             return
-        self._text = self._state.text(memory.remember(cluster, time.time() - time.monotonic()))
+        self._text = self._state.text(saved_state.write_saved_state(cluster, time.time() - time.monotonic()))
         self._news.set()
         if self._writing is None or self._writing.done():
             self._writing = asyncio.get_running_loop().create_task(self._write(self._state))

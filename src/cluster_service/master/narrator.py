@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cluster_service.core import events
-from cluster_service.core.worker import seconds
+from cluster_service.core.protocol import event_records
+from cluster_service.core.rules.exit_causes import format_duration
 
 from .untrusted import printable
 
@@ -20,13 +20,13 @@ MAX_ADDRESS = 200
 """Maximum characters of an address in a line."""
 
 
-def line(event: events.Event) -> str | None:
+def line(event: event_records.Event) -> str | None:
     """Return the log line of *event*, or None if it is not logged."""
     tell = _LINES.get(type(event))
     return tell(event) if tell is not None else None
 
 
-def _exit(event: events.WorkerExit) -> str | None:
+def _exit(event: event_records.WorkerExit) -> str | None:
     who = f"{event.group}.{event.slot} (pid {event.pid})" if event.pid else f"{event.group}.{event.slot}"
     if event.reason != "failure":
         return f"{who} ended ({event.reason})"
@@ -37,41 +37,44 @@ def _exit(event: events.WorkerExit) -> str | None:
     return f"{who} {event.detail}"
 
 
-def _ready(event: events.WorkerReady) -> str:
+def _ready(event: event_records.WorkerReady) -> str:
     unheard = "; it neither reported that it is ready nor was seen to listen" if event.by == "alive" else ""
-    return f"{event.group}.{event.slot} (pid {event.pid}) is serving, {seconds(event.after_s)} after its start{unheard}"
+    after = f"{format_duration(event.after_s)} after its start{unheard}"
+    return f"{event.group}.{event.slot} (pid {event.pid}) is serving, {after}"
 
 
-def _hung(event: events.WorkerHung) -> str:
+def _hung(event: event_records.WorkerHung) -> str:
     who = f"{event.group}.{event.slot} (pid {event.pid}) {event.detail}"
     return "\n".join((f"{who}; what it was doing:", *event.stacks) if event.stacks else (who,))
 
 
-def _master(event: events.MasterStart) -> str | None:
+def _master(event: event_records.MasterStart) -> str | None:
     if event.starts == 1:
         return None
     mode = " in safe mode (no hooks, no TCP door)" if event.safe else ""
     return f"master replaced{mode}: {event.adopted} workers go on"
 
 
-def _end(event: events.OperationEnd) -> str:
+def _end(event: event_records.OperationEnd) -> str:
     reason = f": {event.reason.splitlines()[0]}" if event.reason else ""  # the rest of its output is in the log already
     return f"{event.command} (operation {event.operation}): {event.state}{reason}"
 
 
 _LINES: dict[type, Callable[..., str | None]] = {
-    events.WorkerReady: _ready,
-    events.WorkerExit: _exit,
-    events.WorkerKill: lambda e: (
+    event_records.WorkerReady: _ready,
+    event_records.WorkerExit: _exit,
+    event_records.WorkerKill: lambda e: (
         f"{e.group}.{e.slot} (pid {e.pid}) was killed: it had not ended in its time ({e.reason})"
     ),
-    events.WorkerHung: _hung,
-    events.WorkerRecycle: lambda e: f"{e.group}.{e.slot} (pid {e.pid}) is recycled: {e.detail}",
-    events.SlotBroken: lambda e: f"{e.group}.{e.slot} is broken: it is tried at a slow pace now (see: cservice health)",
-    events.SlotRecovered: lambda e: f"{e.group}.{e.slot} has recovered",
-    events.PortOpen: lambda e: f"listening on {printable(e.address, MAX_ADDRESS)}",
-    events.PortClosed: lambda e: f"no longer listening on {printable(e.address, MAX_ADDRESS)}: nobody uses it",
-    events.OperationStart: lambda e: f"{e.command} (operation {e.operation})",
-    events.OperationEnd: _end,
-    events.MasterStart: _master,
+    event_records.WorkerHung: _hung,
+    event_records.WorkerRecycle: lambda e: f"{e.group}.{e.slot} (pid {e.pid}) is recycled: {e.detail}",
+    event_records.SlotBroken: lambda e: (
+        f"{e.group}.{e.slot} is broken: it is tried at a slow pace now (see: cservice health)"
+    ),
+    event_records.SlotRecovered: lambda e: f"{e.group}.{e.slot} has recovered",
+    event_records.PortOpen: lambda e: f"listening on {printable(e.address, MAX_ADDRESS)}",
+    event_records.PortClosed: lambda e: f"no longer listening on {printable(e.address, MAX_ADDRESS)}: nobody uses it",
+    event_records.OperationStart: lambda e: f"{e.command} (operation {e.operation})",
+    event_records.OperationEnd: _end,
+    event_records.MasterStart: _master,
 }

@@ -9,7 +9,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from cluster_service.core.views import iso
+from cluster_service.core.readout.serializers import iso_timestamp
 from cluster_service.wire.records import name_of
 
 from . import narrator
@@ -18,7 +18,7 @@ from .hooks import Published
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from cluster_service.core import events
+    from cluster_service.core.protocol import event_records
 
     from .hooks import Hooks
 
@@ -42,13 +42,13 @@ class Publisher:
         first, self.last = self.last + 1, self.last + count
         return iter(range(first, self.last + 1))
 
-    def publish(self, number: int, event: events.Event) -> None:
+    def publish(self, number: int, event: event_records.Event) -> None:
         """Publish an event of the core."""
         self.tell(number, name_of(type(event)), dict(vars(event)), narrator.line(event))
 
     def tell(self, number: int, name: str, fields: dict[str, Any], line: str | None) -> None:
         """Publish an event. *line*: its line in the log, or None if it is not logged."""
-        told = Published(number, iso(time.time()), self._name, name, fields)
+        told = Published(number, iso_timestamp(time.time()), self._name, name, fields)
         self.history.append(told)
         if line is not None:
             self._log(line)

@@ -10,9 +10,9 @@ import os
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cluster_service.core import recycle
-from cluster_service.core.reports import Dumped, Pulse, Sample
-from cluster_service.core.watch import FRESH
+from cluster_service.core.engine import recycle
+from cluster_service.core.protocol.reports import Dumped, Pulse, Sample
+from cluster_service.core.rules.liveness import FRESH_SECONDS
 from cluster_service.wire import facts, orders
 
 from . import gauges, stacks
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
-    from cluster_service.core.actions import Dump
-    from cluster_service.core.cluster import Cluster
-    from cluster_service.core.worker import Worker
+    from cluster_service.core.engine.cluster import Cluster
+    from cluster_service.core.model.worker import Worker
+    from cluster_service.core.protocol.actions import Dump
     from cluster_service.wire.board import Row
 
 MAX_ANSWERS_PER_SECOND = 1_000_000
@@ -122,7 +122,7 @@ class Pulses:
 
     def _look(self) -> None:
         self._timer = None
-        self.watch(self._cluster().pace())  # first, so that a failure below does not stop the sampling
+        self.watch(self._cluster().sample_interval())  # first, so that a failure below does not stop the sampling
         self._tell(Sample({worker: self._pulse(worker) for worker in self._workers}))
 
     def _pulse(self, number: int) -> Pulse:
@@ -140,7 +140,7 @@ class Pulses:
         """Return True if *worker* may be blocked because its output is not read. The guardian, which holds the pipe,
         answers before the next sample.
         """
-        if age < FRESH:
+        if age < FRESH_SECONDS:
             self._blocked.pop(worker, None)
             return False
         self._say(orders.InspectOutput(worker))
@@ -149,7 +149,7 @@ class Pulses:
     def _memory(self, worker: Worker | None) -> int:
         """Return the bytes that the worker uses; 0 if no setting depends on them."""
         group = self._cluster().groups.get(worker.group) if worker is not None else None
-        if worker is None or group is None or worker.pid is None or not recycle.weighed(group.spec):
+        if worker is None or group is None or worker.pid is None or not recycle.measures_memory(group.spec):
             return 0
         return self._scales.memory(worker.number, worker.pid, group.spec.memory)
 

@@ -1,8 +1,8 @@
 """Reload of the configuration: the arguments from the start of the service, with the files as they are now.
 
 A mistake in the files is rejected with the message that ``start`` would give, and nothing changes. The settings in
-effect are compared with the new ones: groups by the core (``core.reload``), the service as a whole here. A setting that
-needs a new guardian is listed in every plan until the service is restarted as a whole.
+effect are compared with the new ones: groups by the core (``core.engine.spec_reload``), the service as a whole here. A
+setting that needs a new guardian is listed in every plan until the service is restarted as a whole.
 
 The checkpoint contains the settings that were applied, except the access keys: the next master reads those again.
 """
@@ -19,15 +19,15 @@ from cluster_service.config.looking import look, verdict
 from cluster_service.config.resolve import keys_of, resolve
 from cluster_service.control.caller import CALLER
 from cluster_service.control.errors import CommandError
-from cluster_service.core import reload as core
-from cluster_service.core import requests
+from cluster_service.core.engine import spec_reload
+from cluster_service.core.protocol import requests
 from cluster_service.machine import shortage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from cluster_service.config.record import Origin
-    from cluster_service.core.operations import Operation
+    from cluster_service.core.model.cluster_state import Operation
 
     from .loop import Master
 
@@ -123,7 +123,7 @@ class Reloading:
             )
         return new
 
-    def _compare(self, new: Settings) -> tuple[Settings, list[core.Change]]:
+    def _compare(self, new: Settings) -> tuple[Settings, list[spec_reload.Change]]:
         """Return the settings that would be in effect and the changes that lead to them."""
         master = self._master
         old = master.settings
@@ -133,7 +133,7 @@ class Reloading:
                 master.share_of(group.name, group.release)
             except ValueError as error:
                 raise CommandError("bad_request", str(error), "Leave share out: the best available is taken.") from None
-        found = core.plan(master.cluster, spec) + _of_the_service(old, new)
+        found = spec_reload.compare_specs(master.cluster, spec) + _of_the_service(old, new)
         kept = {name: getattr(old, name) for name in (*ANEW, "doors", "detach", "console")}
         if bool(old.tls_cert) != bool(new.tls_cert):
             kept |= {"tls_cert": old.tls_cert, "tls_key": old.tls_key}
@@ -247,31 +247,31 @@ def _seen(settings: Settings) -> Mapping[str, Any]:
         return settings.shown
 
 
-def _of_the_service(old: Settings, new: Settings) -> list[core.Change]:
+def _of_the_service(old: Settings, new: Settings) -> list[spec_reload.Change]:
     """Return the changes that concern the service as a whole, except those that the core finds."""
     found = [
-        core.Change("", "settings", _text(name, getattr(old, name), getattr(new, name)))
+        spec_reload.Change("", "settings", _text(name, getattr(old, name), getattr(new, name)))
         for name in (*AT_ONCE, "tls_cert")
         if getattr(old, name) != getattr(new, name) and bool(old.tls_cert) == bool(new.tls_cert)
     ]
     if old.keys != new.keys and bool(old.doors) == bool(new.doors):
-        found.append(core.Change("", "settings", "access_key: changed"))
+        found.append(spec_reload.Change("", "settings", "access_key: changed"))
     anew = [(name, getattr(old, name), getattr(new, name)) for name in ANEW] + [("name", old.name, new.name)]
     found += [
-        core.Change("", "service", f"{_text(name, before, after)} ({WHOLE})")
+        spec_reload.Change("", "service", f"{_text(name, before, after)} ({WHOLE})")
         for name, before, after in anew
         if before != after and (name not in ("host", "port") or old.doors or new.doors)
     ]
     if bool(old.tls_cert) != bool(new.tls_cert):
-        found.append(core.Change("", "service", f"{_text('tls_cert', old.tls_cert, new.tls_cert)} ({WHOLE})"))
+        found.append(spec_reload.Change("", "service", f"{_text('tls_cert', old.tls_cert, new.tls_cert)} ({WHOLE})"))
     if bool(old.doors) != bool(new.doors):
         text = "the TCP door opens" if new.doors else "no key is left: nobody is let in, and the TCP door closes"
-        found.append(core.Change("", "service", f"access_key: {text} {WHOLE}"))
+        found.append(spec_reload.Change("", "service", f"access_key: {text} {WHOLE}"))
     return found
 
 
 def _text(name: str, old: object, new: object) -> str:
-    return f"{name}: {core.shown(old)} → {core.shown(new)}"
+    return f"{name}: {spec_reload.format_setting(old)} → {spec_reload.format_setting(new)}"
 
 
 def _shown(old: Mapping[str, Any], new: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -10,7 +10,7 @@ import time
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import TYPE_CHECKING
 
-from cluster_service.core.reports import Due
+from cluster_service.core.protocol.reports import Due
 
 if TYPE_CHECKING:
     import asyncio

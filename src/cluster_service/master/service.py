@@ -16,7 +16,9 @@ from cluster_service.control import audit
 from cluster_service.control.caller import CALLER
 from cluster_service.control.errors import CommandError
 from cluster_service.control.registry import COMMANDS
-from cluster_service.core import requests, views, wanted
+from cluster_service.core.protocol import requests
+from cluster_service.core.readout import serializers
+from cluster_service.core.rules import selectors
 from cluster_service.machine import files, shortage
 
 from .gauges import Gauges
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
 
     from cluster_service.config import Settings
-    from cluster_service.core.operations import Operation
+    from cluster_service.core.model.cluster_state import Operation
 
     from .loop import Master
 
@@ -44,18 +46,18 @@ class RunningService:
 
     def workers(self) -> list[Json]:
         """See ``Service.workers``."""
-        rows = views.workers(self._master.cluster, time.monotonic())
+        rows = serializers.worker_rows(self._master.cluster, time.monotonic())
         self._gauges.fill(rows)
         return rows
 
     def health(self) -> Json:
         """See ``Service.health``."""
-        return views.health(self._master.cluster)
+        return serializers.health_summary(self._master.cluster)
 
     def info(self) -> Json:
         """See ``Service.info``."""
         master, cluster = self._master, self._master.cluster
-        running = cluster.running()
+        running = cluster.running_operations()
         shares = {
             name: master.share_of(name, group.release)
             for name, group in cluster.groups.items()
@@ -72,7 +74,9 @@ class RunningService:
             "ports": list(cluster.unused),
             "doors": master.doors.addresses if master.doors else [],
             "probes": master.doors.probes if master.doors else [],
-            "groups": {name: {**view, "share": shares[name]} for name, view in views.groups(cluster).items()},
+            "groups": {
+                name: {**view, "share": shares[name]} for name, view in serializers.group_summaries(cluster).items()
+            },
             "operation": self._view(running[-1]) if running else None,
         }
 
@@ -83,7 +87,7 @@ class RunningService:
     def ready(self) -> bool:
         """See ``Service.ready``."""
         cluster = self._master.cluster
-        return not cluster.ending and views.health(cluster)["serving"] > 0
+        return not cluster.ending and serializers.health_summary(cluster)["serving"] > 0
 
     def operations(self) -> list[Json]:
         """See ``Service.operations``."""
@@ -136,7 +140,7 @@ class RunningService:
         from cluster_service.config import group_settings  # noqa: PLC0415 - rarely needed
 
         cluster = self._master.cluster
-        taken = [name for name, group in cluster.groups.items() if group.slots or cluster.of_group(name)]
+        taken = [name for name, group in cluster.groups.items() if group.slots or cluster.workers_of(name)]
         directory = str(options.get("cwd") or "/")
         with _without_threads(f"{target} could not be looked at"):
             group = await asyncio.to_thread(group_settings, target, options, directory=directory, taken=taken)
@@ -152,7 +156,7 @@ class RunningService:
 
         cluster = self._master.cluster
         try:
-            group = wanted.group_of(cluster, selector)
+            group = selectors.find_selected_group(cluster, selector)
         except requests.Rejected as refusal:
             raise CommandError(refusal.code, refusal.message, refusal.hint) from None
         try:
@@ -263,7 +267,7 @@ class RunningService:
     def _view(self, operation: Operation) -> Json:
         now = time.monotonic()
         self._master.leaving.answered(operation)
-        return views.operation(self._master.cluster, operation, now, time.time() - now)
+        return serializers.operation_row(self._master.cluster, operation, now, time.time() - now)
 
 
 DOORS = ("unix", "tcp")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from cluster_service.config import asuser, outputs, running
 from cluster_service.control.errors import CommandError
-from cluster_service.core import masks
+from cluster_service.core.rules import redaction
 from cluster_service.wire import addresses
 from cluster_service.wire.signals import signal_name
 
@@ -25,7 +25,7 @@ from .untrusted import printable
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from cluster_service.core.spec import Release
+    from cluster_service.core.model.spec import Release
     from cluster_service.machine.identity import Identity
 
 HTTP_TIMEOUT = 10.0
@@ -261,8 +261,8 @@ async def http_check(
     the last accepted status.
     """
     if not address:
-        return f"the health check {masks.text(path)} has nothing to ask: the worker listens nowhere"
-    what = f"the health check GET {masks.text(path)} at {address}"
+        return f"the health check {redaction.redact_text(path)} has nothing to ask: the worker listens nowhere"
+    what = f"the health check GET {redaction.redact_text(path)} at {address}"
     try:
         async with asyncio.timeout(within or None):
             status, text = await _get(addresses.parse(address), path)  # redirects are not followed

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from signal import SIGTERM
 from typing import TYPE_CHECKING, Any, Literal
 
-from cluster_service.core.reports import Pulse
+from cluster_service.core.protocol.reports import Pulse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

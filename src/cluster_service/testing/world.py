@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from signal import SIGKILL, SIGTERM
 from typing import TYPE_CHECKING, Any
 
-from cluster_service.core import actions, reports
-from cluster_service.core.cluster import Cluster
-from cluster_service.core.requests import Tick
-from cluster_service.core.spec import GroupSpec, Release, Spec
-from cluster_service.core.stages import LIVE
+from cluster_service.core.engine.cluster import Cluster
+from cluster_service.core.model.spec import GroupSpec, Release, Spec
+from cluster_service.core.model.upgrade_state import LIVE_STAGES
+from cluster_service.core.protocol import actions, reports
+from cluster_service.core.protocol.requests import Tick
 from cluster_service.wire import facts, orders
 
 from .clock import Clock
@@ -32,9 +32,9 @@ from .kernel import FakeKernel, Table
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cluster_service.core.events import Event
-    from cluster_service.core.operations import Operation
-    from cluster_service.core.requests import Request
+    from cluster_service.core.model.cluster_state import Operation
+    from cluster_service.core.protocol.event_records import Event
+    from cluster_service.core.protocol.requests import Request
 
     from .clock import Timer
     from .programs import Process, Program
@@ -256,7 +256,7 @@ class World:
         if not self.answers or self.cluster is None:
             return None
         deadline = self.cluster.deadline()
-        pace = self.cluster.pace()
+        pace = self.cluster.sample_interval()
         if pace is None:
             return deadline
         sample = max(self.clock.now, self._sampled + pace)
@@ -266,7 +266,7 @@ class World:
         """Return True if samples of the heartbeats may still cause an action."""
         assert self.cluster is not None  # noqa: S101 - checked by the caller
         groups = self.cluster.groups.values()
-        if any(group.rollout is not None and group.rollout.stage in LIVE for group in groups):
+        if any(group.rollout is not None and group.rollout.stage in LIVE_STAGES for group in groups):
             return True
         watched = {group.name for group in groups if group.spec.hang_timeout}
         return any(each.hung and each.program.beats and each.spawn.meta["group"] in watched for each in self.alive())
@@ -285,7 +285,7 @@ class World:
                 report = self._reports.popleft()
                 self._remember("report", report)
                 self._turn(report)
-            elif (pace := self.cluster.pace()) is not None and self._sampled + pace <= self.clock.now:
+            elif (pace := self.cluster.sample_interval()) is not None and self._sampled + pace <= self.clock.now:
                 self._sampled = self.clock.now
                 self._turn(reports.Sample({each.worker: each.pulse() for each in self.alive()}))
             elif deadline is not None and deadline <= self.clock.now:
@@ -303,7 +303,7 @@ class World:
     def _perform(self, cluster: Cluster, todo: list[actions.Action]) -> None:
         try:
             if todo:
-                self._send(orders.Note(json.dumps(cluster.snapshot())))
+                self._send(orders.Note(json.dumps(cluster.checkpoint())))
             for action in todo:
                 self._carry_out(action)
         except _MasterDied:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from prompt_toolkit.history import History
 
 from cluster_service import rundir
-from cluster_service.core import masks
+from cluster_service.core.rules import redaction
 from cluster_service.machine import files
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class FileHistory(History):
         """Add a line, unless it is likely to contain a secret."""
         line = " ".join(string.split("\n"))
         words = line.split()
-        if not _SECRET.search(line) and masks.arguments(words) == words:
+        if not _SECRET.search(line) and redaction.redact_arguments(words) == words:
             self._add(line + "\n")
 
     def _read(self) -> list[str]:

@@ -1,0 +1,1 @@
+"""JSON for users and for the state file, made from the state of the core."""

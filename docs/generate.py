@@ -13,14 +13,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster_service.config.table import SERVICE, SETTINGS, Setting
-from cluster_service.control import manpage, openapi
-from cluster_service.control.errors import CODES
-from cluster_service.control.registry import COMMANDS, Command, Parameter
+from cluster_service.cli import local_commands
+from cluster_service.commands.registry import COMMANDS, Command, Parameter
+from cluster_service.config.settings_table import SERVICE, SETTINGS, Setting
 from cluster_service.core.model.upgrade_state import STAGES
 from cluster_service.core.model.worker import LEAVING, PUBLIC_STATES, TRANSITIONS
 from cluster_service.core.protocol import event_records
-from cluster_service.wire.records import name_of
+from cluster_service.errors import CODES
+from cluster_service.server import openapi
+from cluster_service.wire.framing import name_of
 from cluster_service.worker import stop_sequence
 
 if TYPE_CHECKING:
@@ -175,7 +176,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
 }
 """Maps the name of a block to the function that generates it."""
 
-WHOLE: dict[Path, Callable[[], str]] = {DOCS / "cservice.1": manpage.page}
+WHOLE: dict[Path, Callable[[], str]] = {DOCS / "cservice.1": local_commands.page}
 """Pages that are generated completely."""
 
 

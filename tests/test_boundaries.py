@@ -21,20 +21,19 @@ FLAGS = {"O_WRONLY", "O_RDWR", "O_CREAT", "O_APPEND", "O_TRUNC"}
 
 ALLOWED = {
     "machine/files.py": "it is the one place",
-    "machine/title.py": "its own memory, in /proc/self",
-    "guardian/limits.py": "its own oom_score_adj, in /proc/self",
-    "guardian/sink.py": "an output that is open already, opened again by its descriptor",
-    "guardian/child.py": "/dev/null",
+    "machine/process_title.py": "its own memory, in /proc/self",
+    "guardian/process_limits.py": "its own oom_score_adj, in /proc/self",
+    "guardian/log_output.py": "an output that is open already, opened again by its descriptor",
+    "guardian/forked_child.py": "/dev/null",
     "guardian/__main__.py": "/dev/null",
-    "guardian/apart.py": "/dev/null",
     "worker/job.py": "/dev/null",
-    "boot.py": "/dev/null",
-    "control/cli.py": "/dev/null",
+    "launcher.py": "/dev/null",
+    "cli/command_line.py": "/dev/null",
     "guardian/cleaner.py": "lock and sockets of a dead guardian, in its run directory",
-    "config/running.py": "descriptors that it was given",
+    "config/user_programs.py": "descriptors that it was given",
     "rundir/locks.py": "the lock, in a directory that was checked to be ours, mode 0700",
-    "guardian/paths.py": "Unix sockets, in a directory that it holds open",
-    "guardian/opening.py": "a Unix socket, with the rights of the worker that asked for it",
+    "guardian/unix_sockets.py": "Unix sockets, in a directory that it holds open",
+    "guardian/socket_factory.py": "a Unix socket, with the rights of the worker that asked for it",
     "worker/app_sockets.py": "a Unix socket, with the rights of the worker itself",
 }
 """Modules that open for writing, rename or remove by themselves, and what."""
@@ -76,7 +75,7 @@ def test_files_are_written_by_one_module(path: Path) -> None:
 def test_descriptors_are_sent_by_one_module(path: Path) -> None:
     """``socket.send_fds`` waits whatever its flags say; and the worker's runtime, which may wait, only receives."""
     name = str(path.relative_to(SOURCE))
-    if name != "machine/passing.py":
+    if name != "machine/descriptor_passing.py":
         source = path.read_text(encoding="utf-8")
         assert "send_fds(" not in source
         assert "recv_fds(" not in source
@@ -86,11 +85,11 @@ def test_descriptors_are_sent_by_one_module(path: Path) -> None:
 WAITS = {"print", "input", "sendall", "sendfile", "makefile", "run", "Popen", "system", "write", "sendmsg"}
 """Functions that may wait for another process, whatever they are called on."""
 NOT_THE_GUARDIAN = {
-    "guardian/logs.py": "the log writer",
-    "guardian/sink.py": "the log writer",
-    "guardian/child.py": "a child, after the fork",
+    "guardian/log_writer.py": "the log writer",
+    "guardian/log_output.py": "the log writer",
+    "guardian/forked_child.py": "a child, after the fork",
     "guardian/__main__.py": "before the guardian runs",
-    "guardian/limits.py": "a child, after the fork: its own /proc/self/oom_score_adj",
+    "guardian/process_limits.py": "a child, after the fork: its own /proc/self/oom_score_adj",
     "guardian/cleaner.py": "the cleaner, once the guardian is dead",
 }
 GUARDIAN = [path for path in FILES if path.parent.name == "guardian"]
@@ -113,7 +112,7 @@ def test_the_guardian_calls_nothing_that_waits_for_a_reader(path: Path) -> None:
 OF_A_PROCESS = re.compile(r"/proc/\{[^}]*\}/(\w+)")
 IN_ITS_MEMORY = {"cmdline", "environ", "auxv", "maps", "smaps", "numa_maps", "pagemap"}
 """Files of /proc/PID that are read out of the process's memory, or under its lock: it can make their reader wait."""
-READ_ELSEWHERE = {"guardian/leftovers.py": "in processes of its own, which are given up after half a second"}
+READ_ELSEWHERE = {"guardian/cleaner.py": "in processes of its own, which are given up after half a second"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=[str(path.relative_to(SOURCE)) for path in FILES])

@@ -18,14 +18,14 @@ WALL = {
 """Calls that read the wall clock; ``gmtime``, ``localtime`` and ``ctime`` only without an argument."""
 
 READERS = {
-    "guardian/logs.py": "the time that stands before a line of the log",
-    "master/publishing.py": "the time in an event",
-    "master/service.py": "the times that are shown of an operation",
-    "master/memory.py": "times kept in the state file, for the next service on another monotonic clock",
-    "master/schedule.py": "recycling at a time of day, which is what the setting means; a clock set back is looked for",
+    "guardian/log_writer.py": "the time that stands before a line of the log",
+    "master/event_log.py": "the time in an event",
+    "master/service_api.py": "the times that are shown of an operation",
+    "master/state_file.py": "times kept in the state file, for the next service on another monotonic clock",
+    "master/recycle_schedule.py": "recycling at a time of day, as the setting says; it looks for a clock set back",
     "rundir/locks.py": "since when a service runs, to be read by people",
-    "control/place.py": "when a shutdown ended whose last report did not arrive, to be read by people",
-    "control/audit.py": "the time in a line of the audit log",
+    "client/transport.py": "when a shutdown ended whose last report did not arrive, to be read by people",
+    "server/audit.py": "the time in a line of the audit log",
 }
 
 

@@ -16,7 +16,7 @@ from cluster_service import isolation
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "cluster_service"
-OF_THE_USER = {("boot.py", "again"), ("service.py", "sys.orig_argv")}
+OF_THE_USER = {("launcher.py", "again"), ("service_api.py", "sys.orig_argv")}
 """A program of the user's that is the master: it is run with everything that the user gave it."""
 CSERVICE = str(Path(sysconfig.get_path("scripts")) / "cservice")
 

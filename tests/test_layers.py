@@ -20,21 +20,33 @@ MAY_IMPORT = {
     "guardian": {"guardian", "wire", "machine"},
     "worker": {"worker", "wire", "machine"},
     "machine": {"machine"},
-    "master": {"master", "isolation", "machine", "core", "wire", "control", "worker", "config", "rundir", "boot", ""},
-    "control": {"control", "isolation", "machine", "core", "wire", "config", "rundir", "boot", ""},
-    "config": {"config", "machine", "core", "wire", "rundir", "control.errors", ""},
-    "rundir": {"rundir", "machine", "control.errors", ""},
-    "boot": {"boot", "isolation", "machine", "wire", "config", "rundir", "control.errors", "control.client", ""},
-    "testing": {"testing", "core", "wire", ""},
-    "": {"master", "worker", "control"},  # __init__.py, which imports names when they are first used
-    "__main__": {"control", "isolation"},
+    "errors": set(),
+    "_version": set(),
+    "rundir": {"rundir", "machine", "errors"},
+    "config": {"config", "machine", "core", "wire", "rundir", "errors"},
+    "systemd": {"systemd", "config", "core", "errors", "isolation", "wire"},
+    "commands": {"commands", "core", "config", "rundir", "errors", "wire", "_version", "client.client", "systemd"},
+    "client": {"client", "commands", "config", "rundir", "errors", "machine", "wire"},
+    "server": {"server", "commands", "config", "core", "errors", "machine", "wire", "_version"},
+    "launcher": {"launcher", "isolation", "machine", "wire", "config", "rundir", "errors", "client"},
+    "cli": {
+        "cli", "client", "commands", "config", "core", "errors", "isolation", "machine", "rundir", "launcher", "wire",
+        "_version", "",
+    },
+    "master": {
+        "master", "commands", "config", "core", "errors", "isolation", "machine", "rundir", "server", "launcher",
+        "systemd", "wire", "worker", "_version", "cli.console", "",
+    },
+    "testing": {"testing", "core", "wire"},
+    "": {"master", "worker", "client", "errors", "_version"},  # __init__.py imports names when they are first used
+    "__main__": {"cli", "isolation"},
     "isolation": set(),  # it runs before anything of ours can be imported
 }
 """Part -> the parts, or single modules of them, that it may import. ``""`` is the package itself (its version)."""
 
 
 def part_of(path: Path) -> str:
-    """``control`` for control/http.py, ``config`` for config.py, empty for the package's own __init__.py."""
+    """``server`` for server/http_server.py, ``config`` for config.py, empty for the package's own __init__.py."""
     first = path.relative_to(SOURCE).parts[0].removesuffix(".py")
     return "" if first == "__init__" else first
 

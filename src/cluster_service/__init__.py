@@ -9,37 +9,37 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .control.aclient import AsyncClient, aconnect
-    from .control.client import Client, connect
-    from .control.errors import CommandError
-    from .control.results import Event, Health, Info, Operation, Worker
-    from .master.api import broadcast, command, disable, on, start, trigger
-    from .master.context import Context
+    from ._version import __version__
+    from .client.async_client import AsyncClient, aconnect
+    from .client.client import Client, connect
+    from .client.results import Event, Health, Info, Operation, Worker
+    from .errors import CommandError
+    from .master.command_context import Context
+    from .master.python_api import broadcast, command, disable, on, start, trigger
     from .worker.program_api import extend_deadline, is_master, is_worker, on_message, worker_ready
 
-__version__ = "0.1.0"
-
 _ANYWHERE = {
-    **dict.fromkeys(("Client", "connect"), "cluster_service.control.client"),
-    **dict.fromkeys(("AsyncClient", "aconnect"), "cluster_service.control.aclient"),
-    **dict.fromkeys(("Event", "Health", "Info", "Operation", "Worker"), "cluster_service.control.results"),
+    "__version__": "cluster_service._version",
+    **dict.fromkeys(("Client", "connect"), "cluster_service.client.client"),
+    **dict.fromkeys(("AsyncClient", "aconnect"), "cluster_service.client.async_client"),
+    **dict.fromkeys(("Event", "Health", "Info", "Operation", "Worker"), "cluster_service.client.results"),
     "extend_deadline": "cluster_service.worker.program_api",
     "is_master": "cluster_service.worker.program_api",
     "is_worker": "cluster_service.worker.program_api",
-    "start": "cluster_service.master.api",
+    "start": "cluster_service.master.python_api",
     "worker_ready": "cluster_service.worker.program_api",
 }
 _OUTSIDE = {
-    "command": "cluster_service.master.api",
-    "disable": "cluster_service.master.api",
-    "on": "cluster_service.master.api",
-    "CommandError": "cluster_service.control.errors",
-    "Context": "cluster_service.master.context",
+    "command": "cluster_service.master.python_api",
+    "disable": "cluster_service.master.python_api",
+    "on": "cluster_service.master.python_api",
+    "CommandError": "cluster_service.errors",
+    "Context": "cluster_service.master.command_context",
     "trigger": "cluster_service.worker.program_api",
     "broadcast": "cluster_service.worker.program_api",
     "on_message": "cluster_service.worker.program_api",
 }
-_IN_A_MASTER = {**_OUTSIDE, "trigger": "cluster_service.master.api", "broadcast": "cluster_service.master.api"}
+_IN_A_MASTER = {**_OUTSIDE, **dict.fromkeys(("trigger", "broadcast"), "cluster_service.master.python_api")}
 _IN_A_WORKER = {
     **dict.fromkeys(_OUTSIDE, "cluster_service.worker.program_api"),
     "CommandError": "cluster_service.worker.message_bus",

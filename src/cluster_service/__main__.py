@@ -28,11 +28,11 @@ def _command_line() -> ModuleType:
     heard = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if heard:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from .control import cli  # noqa: PLC0415 - see above
+    from .cli import command_line  # noqa: PLC0415 - see above
 
     if heard:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    return cli
+    return command_line
 
 
 if __name__ == "__main__":

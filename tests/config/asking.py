@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cluster_service import config
-from cluster_service.control.errors import CommandError
+from cluster_service.errors import CommandError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

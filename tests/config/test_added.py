@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cluster_service import config
-from cluster_service.config.added import group_here
-from cluster_service.control.errors import CommandError
+from cluster_service.config.resolve import group_here
+from cluster_service.errors import CommandError
 from tests.config.asking import make
 from tests.config.test_groups import SHOP
 

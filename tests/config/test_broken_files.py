@@ -107,7 +107,7 @@ FILES = [
 def test_the_error_names_file_line_and_remedy(here: Path, broken: Broken) -> None:
     file = here / broken.name
     file.write_text(broken.text)
-    from cluster_service.control.cli import run
+    from cluster_service.cli.command_line import run
 
     told = _told(run, file)
     assert str(file) in told, told

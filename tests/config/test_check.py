@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster_service.config.check import check_release
-from cluster_service.control.errors import CommandError
+from cluster_service.config.releases import check_release
 from cluster_service.core.model.spec import Release
+from cluster_service.errors import CommandError
 from cluster_service.machine import identity
 from tests.worker.harness import interpreters
 
@@ -129,7 +129,7 @@ def test_whoever_asks_is_killed_and_so_is_the_interpreter(here: Path) -> None:
     os.mkfifo(here / "pids")
     python = a_python(here, f"sleep 1000 & echo $$ $! > {here}/pids; wait")
     program = (
-        "import os, sys; from cluster_service.config.check import check_release;"
+        "import os, sys; from cluster_service.config.releases import check_release;"
         "from cluster_service.core.model.spec import Release; from cluster_service.machine.identity import OWN;"
         "release = Release('script', sys.argv[1], cwd='/', python=sys.argv[2]);"
         "check_release(release, identity=OWN, environ=dict(os.environ))"

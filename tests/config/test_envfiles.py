@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cluster_service.config import envfiles
+from cluster_service.config import environment_files
 from cluster_service.config.releases import release_of
-from cluster_service.control.errors import CommandError
 from cluster_service.core.protocol.actions import Start
-from cluster_service.master import launch
+from cluster_service.errors import CommandError
+from cluster_service.master import launch_plan
 
 from .asking import make, release, sentence
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     ],
 )
 def test_the_syntax(text: str, found: dict[str, str]) -> None:
-    assert envfiles.parse(text, "F") == found
+    assert environment_files.parse(text, "F") == found
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_the_syntax(text: str, found: dict[str, str]) -> None:
     ],
 )
 def test_an_error_names_the_line_and_quotes_nothing_of_it(text: str, said: str) -> None:
-    told = sentence(lambda: envfiles.parse(text, "F"))
+    told = sentence(lambda: environment_files.parse(text, "F"))
     assert told.startswith(said)
     assert "hush" not in told
 
@@ -91,7 +91,7 @@ def test_the_environment_that_a_worker_finds(here: Path) -> None:
     (group,) = make(env_files="a.env", env={"B": "env"}).spec.groups
     base = {"A": "base", "C": "base"}
     start = Start(1, "web", 1, 1, "start")
-    found = launch.spawn("default", start, group, group.release, "none", base, titles=True).env
+    found = launch_plan.spawn("default", start, group, group.release, "none", base, titles=True).env
     assert {name: found[name] for name in ("A", "B", "C", "CSERVICE_SLOT")} == {
         "A": "file", "B": "env", "C": "base", "CSERVICE_SLOT": "1",
     }  # fmt: skip
@@ -114,9 +114,9 @@ def test_an_upgrade_reads_them_again_and_a_rollback_does_not(here: Path) -> None
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 def test_another_user_finds_a_home_of_its_own(open_place: Path) -> None:
     (open_place / "worker.py").touch()
-    env = launch.of_release(release(user="nobody"), {"HOME": "/root", "USER": "root"})
+    env = launch_plan.of_release(release(user="nobody"), {"HOME": "/root", "USER": "root"})
     assert (env["HOME"], env["USER"], env["LOGNAME"]) == ("/nonexistent", "nobody", "nobody")
-    env = launch.of_release(release(user="nobody", env={"HOME": "/x"}), {"HOME": "/root"})
+    env = launch_plan.of_release(release(user="nobody", env={"HOME": "/x"}), {"HOME": "/root"})
     assert env["HOME"] == "/x"
 
 

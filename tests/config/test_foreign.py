@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cluster_service.config import foreign
-from cluster_service.config.table import ALIASES, BY_NAME, canonical
+from cluster_service.config import foreign_settings
+from cluster_service.config.settings_table import ALIASES, BY_NAME, canonical
 from tests.tools.service import cservice
 
 if TYPE_CHECKING:
@@ -16,10 +16,12 @@ if TYPE_CHECKING:
 
 def test_each_word_leads_to_a_setting_and_is_none_itself() -> None:
     plain = {alias.replace("_", "") for alias in ALIASES}
-    assert set(foreign.WORDS.values()) <= set(BY_NAME)
-    assert not plain & (set(foreign.WORDS) | set(foreign.SENTENCES)), "a setting of ours needs no translation"
-    assert not set(foreign.WORDS) & set(foreign.SENTENCES)
-    assert all(word == word.lower().replace("_", "").replace("-", "") for word in foreign.WORDS | foreign.SENTENCES)
+    assert set(foreign_settings.WORDS.values()) <= set(BY_NAME)
+    foreign = set(foreign_settings.WORDS) | set(foreign_settings.SENTENCES)
+    assert not plain & foreign, "a setting of ours needs no translation"
+    assert not set(foreign_settings.WORDS) & set(foreign_settings.SENTENCES)
+    words = foreign_settings.WORDS | foreign_settings.SENTENCES
+    assert all(word == word.lower().replace("_", "").replace("-", "") for word in words)
 
 
 @pytest.mark.parametrize(
@@ -45,20 +47,20 @@ def test_each_word_leads_to_a_setting_and_is_none_itself() -> None:
     ],
 )
 def test_what_is_meant(word: str, setting: str) -> None:
-    assert foreign.meant(canonical(word), BY_NAME) == setting
+    assert foreign_settings.meant(canonical(word), BY_NAME) == setting
 
 
 def test_a_flag_leads_to_a_flag_and_one_given_many_times_to_its_singular() -> None:
     flags = ["--stop-timeout", "--limit", "--env-file"]
-    assert foreign.meant("--graceful-timeout", flags) == "--stop-timeout"
-    assert foreign.meant("--ulimits", flags) == "--limit"
-    assert foreign.meant("--environment-file", flags) == "--env-file"
+    assert foreign_settings.meant("--graceful-timeout", flags) == "--stop-timeout"
+    assert foreign_settings.meant("--ulimits", flags) == "--limit"
+    assert foreign_settings.meant("--environment-file", flags) == "--env-file"
 
 
 @pytest.mark.parametrize("word", ["reload", "--reload", "--threads", "keepalive", "watch", "backlog"])
 def test_what_no_setting_does_gets_a_sentence_and_no_suggestion(word: str) -> None:
-    assert foreign.suggestion(word, [*BY_NAME, "--recycle-at", "--share"]) == ""
-    assert foreign.sentence(word).endswith(".")
+    assert foreign_settings.suggestion(word, [*BY_NAME, "--recycle-at", "--share"]) == ""
+    assert foreign_settings.sentence(word).endswith(".")
 
 
 def test_the_sentence_stands_in_every_place_where_settings_are_given(tmp_path: Path) -> None:

@@ -11,11 +11,10 @@ from typing import Any
 
 import pytest
 
-from cluster_service.config import asking, asuser, envfiles, running
-from cluster_service.config.check import check_release
-from cluster_service.config.releases import release_of
-from cluster_service.control.errors import CommandError
+from cluster_service.config import as_user, environment_files, interpreter_probe, user_programs
+from cluster_service.config.releases import check_release, release_of
 from cluster_service.core.model.spec import ProcessLimits, Release
+from cluster_service.errors import CommandError
 from cluster_service.machine import identity
 from tests.config.asking import make, release, sentence
 
@@ -61,12 +60,12 @@ def test_the_interpreter_of_a_group_is_probed_as_its_user(place: Path) -> None:
 def test_variables_for_the_workers_reach_no_process_of_the_service(place: Path) -> None:
     """LD_PRELOAD would be a library of the user's in a process of root's."""
     python = hostile_python(place, f"""env > {place}/env; {ANSWER}""")
-    loaded = running.run_as(
+    loaded = user_programs.run_as(
         nobody(), [python], cwd="/", env={"LD_PRELOAD": "/nosuch.so", "PATH": os.defpath}, seconds=20
     )
     assert "LD_PRELOAD=/nosuch.so" in (place / "env").read_text()
     complaints = loaded.err.count("ld.so: object '/nosuch.so'")  # by sh and what sh runs, and by none of ours
-    alone = running.run_as(nobody(), [python], cwd="/", env={"PATH": os.defpath}, seconds=20)
+    alone = user_programs.run_as(nobody(), [python], cwd="/", env={"PATH": os.defpath}, seconds=20)
     assert "ld.so" not in alone.err
     commands = 1 + 3  # the shell; id, id and env
     assert complaints in (0, commands)
@@ -78,7 +77,7 @@ def test_what_is_run_can_gain_no_rights_and_has_none_of_our_descriptors(place: P
         python = hostile_python(
             place, "grep NoNewPrivs /proc/self/status; ls -l /proc/self/fd | grep -c -e '-> /[^dp]'"
         )
-        ended = running.run_as(nobody(), [python], cwd="/", env=dict(os.environ), seconds=20)
+        ended = user_programs.run_as(nobody(), [python], cwd="/", env=dict(os.environ), seconds=20)
     assert ended.out.split() == ["NoNewPrivs:", "1", "0"]
 
 
@@ -107,8 +106,9 @@ def test_the_directory_is_entered_as_that_user(place: Path) -> None:
 )
 def test_an_answer_is_bounded_and_checked(place: Path, text: str, words: str) -> None:
     python = hostile_python(place, text)
+    environ = dict(os.environ)
     with pytest.raises(CommandError, match=words) as caught:
-        asking.asked(python, "app", "shop:app", identity=nobody(), cwd="/", environ=dict(os.environ), timeout=3)
+        interpreter_probe.asked(python, "app", "shop:app", identity=nobody(), cwd="/", environ=environ, timeout=3)
     assert "\033" not in caught.value.message
     assert len(caught.value.message) < 1000
 
@@ -117,11 +117,11 @@ def test_names_in_an_answer_cannot_forge_the_message(place: Path) -> None:
     names = ["x" * 500, "a\nb\033c"] * 1000
     (place / "answer").write_text(json.dumps({"version": [3, 12], "file": "shop.py", "names": names, "more": 1}))
     python = hostile_python(place, f"cat {place}/answer; echo")
-    found = asking.asked(python, "app", "shop:app", identity=nobody(), cwd="/", environ=dict(os.environ))
+    found = interpreter_probe.asked(python, "app", "shop:app", identity=nobody(), cwd="/", environ=dict(os.environ))
     assert set(found) == {"file", "names"}
     kept = found["names"]
     assert isinstance(kept, list)
-    assert len(kept) == asking.MAX_NAMES
+    assert len(kept) == interpreter_probe.MAX_NAMES
     assert max(map(len, kept)) <= 300
     assert not any("\033" in name or "\n" in name for name in kept)
 
@@ -146,9 +146,9 @@ def test_what_is_private_to_that_user_is_found(place: Path) -> None:
 
 
 def test_files_that_are_not_read_in_time_are_an_error(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asuser, "SECONDS", 0.001)
+    monkeypatch.setattr(as_user, "SECONDS", 0.001)
     with pytest.raises(CommandError, match="could not be read within"):
-        asuser.call(nobody(), "script", f"{place}/worker.py", str(place))
+        as_user.call(nobody(), "script", f"{place}/worker.py", str(place))
 
 
 def test_variables_in_a_file_that_the_user_can_replace_are_read_as_the_user(place: Path) -> None:
@@ -169,12 +169,12 @@ def test_a_file_that_only_root_can_change_is_read_as_root(where: str) -> None:
         secret = Path(closed) / "secret.env"
         secret.write_text("PASSWORD=p\n")
         secret.chmod(0o600)
-        assert envfiles.read([str(secret)], nobody()) == (("PASSWORD", "p"),)
+        assert environment_files.read([str(secret)], nobody()) == (("PASSWORD", "p"),)
         secret.chmod(0o666)
         with pytest.raises(CommandError, match="Permission denied"):
-            envfiles.read([str(secret)], nobody())
+            environment_files.read([str(secret)], nobody())
         secret.unlink()
-        assert envfiles.read([f"-{secret}"], nobody()) == ()
+        assert environment_files.read([f"-{secret}"], nobody()) == ()
 
 
 def test_every_link_on_the_way_counts(place: Path) -> None:
@@ -185,13 +185,14 @@ def test_every_link_on_the_way_counts(place: Path) -> None:
         (Path(closed) / "other.env").symlink_to(place / "hop")
         (Path(closed) / "loop.env").symlink_to("loop.env")
         (Path(closed) / "up.env").symlink_to("../secret.env")
-        found = {name: envfiles.is_ours_alone(f"{closed}/{name}.env") for name in ("own", "other", "loop", "up")}
+        names = ("own", "other", "loop", "up")
+        found = {name: environment_files.is_ours_alone(f"{closed}/{name}.env") for name in names}
     assert found == {"own": True, "other": False, "loop": False, "up": False}
 
 
 def test_a_file_that_anyone_could_create_is_not_read_as_root() -> None:
-    assert not envfiles.is_ours_alone("/tmp/no-such-file.env")
-    assert envfiles.is_ours_alone("/etc/no-such-file.env")
+    assert not environment_files.is_ours_alone("/tmp/no-such-file.env")
+    assert environment_files.is_ours_alone("/etc/no-such-file.env")
 
 
 def test_a_fifo_is_no_file_of_variables(place: Path) -> None:

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cluster_service.config import keys
-from cluster_service.config.keys import Key
-from cluster_service.control.errors import CommandError
+from cluster_service.config import credentials
+from cluster_service.config.credentials import Key
+from cluster_service.errors import CommandError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,7 +19,7 @@ SECRET = "correct-horse-battery-staple"
 def load(path: Path, text: str) -> tuple[Key, ...]:
     path.write_text(text)
     path.chmod(0o600)
-    return keys.load(str(path), "--access-key-file")
+    return credentials.load(str(path), "--access-key-file")
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,8 @@ file = "other"
         Key("ci", SECRET, ("restart", "upgrade"), loopback=True),
         Key("other", "another", ()),
     )
-    assert [key for key in keys.warnings(load(tmp_path / "keys", text), beyond=False) if "other may do nothing" in key]
+    warnings = credentials.warnings(load(tmp_path / "keys", text), beyond=False)
+    assert [warning for warning in warnings if "other may do nothing" in warning]
 
 
 @pytest.mark.parametrize(
@@ -83,6 +84,6 @@ def test_what_is_wrong_with_a_file(tmp_path: Path, text: str, words: str) -> Non
 
 
 def test_short_keys_and_doors_that_others_can_reach() -> None:
-    assert keys.warnings([Key("a", "short", loopback=True)], beyond=True)
+    assert credentials.warnings([Key("a", "short", loopback=True)], beyond=True)
     with pytest.raises(CommandError, match="5 characters"):
-        keys.warnings([Key("a", SECRET), Key("b", "short")], beyond=True)
+        credentials.warnings([Key("a", SECRET), Key("b", "short")], beyond=True)

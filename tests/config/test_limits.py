@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cluster_service.config import grants
-from cluster_service.config.merge import read
+from cluster_service.config.precedence import read
 from cluster_service.core.model.spec import ProcessLimits, Release
-from cluster_service.master import launch
+from cluster_service.master import launch_plan
 
 from .asking import make, release, sentence
 
@@ -128,8 +128,8 @@ def test_the_stop_signal_of_a_program(written: Any, name: str, number: int) -> N
     (given,) = read({"stop_signal": written}, "keywords", "/").values()
     assert given.value == name
     release = Release("command", "/bin/true", within=ProcessLimits(stop_signal=name))
-    assert launch.stop_signal(release) == number
-    assert launch.stop_signal(replace(release, kind="script")) == signal.SIGTERM, "after an upgrade to Python"
+    assert launch_plan.stop_signal(release) == number
+    assert launch_plan.stop_signal(replace(release, kind="script")) == signal.SIGTERM, "after an upgrade to Python"
 
 
 def test_auto_counts_the_processors_that_the_workers_may_use() -> None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cluster_service.config.releases import may_stay, release_of
-from cluster_service.control.errors import CommandError
 from cluster_service.core.model.spec import Release
+from cluster_service.errors import CommandError
 from tests.config.asking import make, sentence
 from tests.config.asking import release as first
 from tests.config.test_targets import fake_venv

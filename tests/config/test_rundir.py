@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cluster_service import config, rundir
-from cluster_service.control.errors import CommandError
+from cluster_service.errors import CommandError
 from tests.tools.shortage import ROOT, full, small_disk
 
 if TYPE_CHECKING:

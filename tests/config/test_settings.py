@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cluster_service import config
-from cluster_service.config import cpus
+from cluster_service.config import groups
 from tests.config.asking import KEY, make, sentence
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def test_the_defaults(here: Path) -> None:
     settings = make()
     (group,) = settings.spec.groups
-    assert (settings.name, group.name, group.count) == ("default", "web", cpus.usable())
+    assert (settings.name, group.name, group.count) == ("default", "web", groups.usable())
     assert (group.release.kind, group.release.target) == ("script", str(here / "worker.py"))
     assert (group.release.cwd, group.release.python) == (str(here), sys.executable)
     assert (group.ready_timeout, group.stop_timeout, group.ready_after) == (60.0, 60.0, None)

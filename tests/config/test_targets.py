@@ -205,9 +205,9 @@ def test_packages(here: Path) -> None:
 
 
 def test_the_probe_can_be_read_by_every_python_that_workers_may_have() -> None:
-    from cluster_service.config import probe
+    from cluster_service.config import target_probe
 
-    ast.parse(Path(probe.__file__).read_text(encoding="utf-8"), feature_version=(3, 9))
+    ast.parse(Path(target_probe.__file__).read_text(encoding="utf-8"), feature_version=(3, 9))
 
 
 def test_another_python_that_is_too_old(here: Path) -> None:

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cluster_service.config import binds, cpus, values
-from cluster_service.config.table import ALIASES, BY_NAME, SETTINGS, canonical
-from cluster_service.control.errors import CommandError
+from cluster_service.config import groups, setting_values
+from cluster_service.config.settings_table import ALIASES, BY_NAME, SETTINGS, canonical
+from cluster_service.errors import CommandError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,12 +30,12 @@ def sentence(call: Callable[[], object]) -> str:
     ],
 )  # fmt: skip
 def test_durations(text: object, seconds: float) -> None:
-    assert values.duration(text) == seconds
+    assert setting_values.duration(text) == seconds
 
 
 def test_a_plain_number_may_count_in_another_unit() -> None:
-    assert values.duration(100, "ms") == 0.1
-    assert values.duration("2s", "ms") == 2.0
+    assert setting_values.duration(100, "ms") == 0.1
+    assert setting_values.duration("2s", "ms") == 2.0
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_a_plain_number_may_count_in_another_unit() -> None:
     ["", "soon", "10 parsecs", "-5", "5d", "1e3", "٣", "ten", "5 m s", "nan", "inf", True, None, [], {}, "99999999h"],
 )
 def test_bad_durations(text: object) -> None:
-    told = sentence(lambda: values.duration(text))
+    told = sentence(lambda: setting_values.duration(text))
     assert told.startswith(repr(text))
     assert "write 60 (seconds), 1500ms, 10s, 5m or 2h" in told
 
@@ -62,17 +62,17 @@ def test_bad_durations(text: object) -> None:
     ],
 )
 def test_sizes(text: object, count: int) -> None:
-    assert values.size(text) == count
+    assert setting_values.size(text) == count
 
 
 @pytest.mark.parametrize("text", ["", "big", "-1", "5p", "m", True, None])
 def test_bad_sizes(text: object) -> None:
-    assert "write 1048576 (bytes), 64k, 512m or 2g" in sentence(lambda: values.size(text))
+    assert "write 1048576 (bytes), 64k, 512m or 2g" in sentence(lambda: setting_values.size(text))
 
 
 @pytest.mark.parametrize(("value", "number"), [("5", 5), (5, 5), (5.0, 5), ("-1", -1)])
 def test_integers(value: object, number: int) -> None:
-    assert values.integer(value) == number
+    assert setting_values.integer(value) == number
 
 
 @pytest.mark.parametrize(
@@ -87,23 +87,23 @@ def test_integers(value: object, number: int) -> None:
     ],
 )
 def test_bad_integers(value: object, limits: tuple[int, ...], words: str) -> None:
-    assert words in sentence(lambda: values.integer(value, *limits))
+    assert words in sentence(lambda: setting_values.integer(value, *limits))
 
 
 @pytest.mark.parametrize(
     ("value", "truth"), [("true", True), ("on", True), ("1", True), ("No", False), ("off", False), (False, False)]
 )
 def test_flags(value: object, truth: bool) -> None:
-    assert values.flag(value) is truth
+    assert setting_values.flag(value) is truth
 
 
 def test_other_kinds_when_they_are_wrong() -> None:
-    assert "true or false" in sentence(lambda: values.flag("maybe"))
-    assert "did you mean 'seccomp'?" in sentence(lambda: values.choice("secomp", ["seccomp", "none"]))
-    assert "seccomp, none" in sentence(lambda: values.choice("telepathy", ["seccomp", "none"]))
-    assert "empty" in sentence(lambda: values.text(""))
-    assert "NUL" in sentence(lambda: values.text("a\0b"))
-    assert "not text" in sentence(lambda: values.text({}))
+    assert "true or false" in sentence(lambda: setting_values.flag("maybe"))
+    assert "did you mean 'seccomp'?" in sentence(lambda: setting_values.choice("secomp", ["seccomp", "none"]))
+    assert "seccomp, none" in sentence(lambda: setting_values.choice("telepathy", ["seccomp", "none"]))
+    assert "empty" in sentence(lambda: setting_values.text(""))
+    assert "NUL" in sentence(lambda: setting_values.text("a\0b"))
+    assert "not text" in sentence(lambda: setting_values.text({}))
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_other_kinds_when_they_are_wrong() -> None:
     ],
 )
 def test_addresses(text: str, address: str) -> None:
-    assert binds.canonical(text, "/base") == address
+    assert setting_values.canonical(text, "/base") == address
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_addresses(text: str, address: str) -> None:
     ],
 )
 def test_bad_addresses(text: str, words: str) -> None:
-    assert words in sentence(lambda: binds.canonical(text, "/base"))
+    assert words in sentence(lambda: setting_values.canonical(text, "/base"))
 
 
 def write(root: Path, name: str, text: str) -> None:
@@ -182,14 +182,14 @@ def test_quotas_of_control_groups(tmp_path: Path, own: str, files: dict[str, str
     (tmp_path / "own").write_text(own)
     for name, text in files.items():
         write(tmp_path / "groups", name, text)
-    assert cpus.quotas(tmp_path / "groups", tmp_path / "own") == quotas
-    assert cpus.usable(tmp_path / "groups", tmp_path / "own") >= 1
+    assert groups.quotas(tmp_path / "groups", tmp_path / "own") == quotas
+    assert groups.usable(tmp_path / "groups", tmp_path / "own") >= 1
 
 
 def test_half_a_cpu_is_one_worker(tmp_path: Path) -> None:
     (tmp_path / "own").write_text("0::/\n")
     write(tmp_path, "cpu.max", "50000 100000")
-    assert cpus.usable(tmp_path, tmp_path / "own") == 1
+    assert groups.usable(tmp_path, tmp_path / "own") == 1
 
 
 def test_every_setting_is_whole() -> None:

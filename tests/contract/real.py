@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import cluster_service
-from cluster_service.wire import facts, frames
+from cluster_service.wire import facts, framing
 from cluster_service.wire.facts import FACTS
+from cluster_service.wire.framing import to_json
 from cluster_service.wire.orders import Bye, Pong
-from cluster_service.wire.records import to_json
 
 from . import programs
 from .interface import DEADLINE
@@ -109,7 +109,7 @@ class RealKernel:
 
     def send(self, order: Any) -> None:
         assert self.stream is not None
-        self.stream.sendall(frames.encode(to_json(order)))
+        self.stream.sendall(framing.encode(to_json(order)))
 
     def fact(self, kind: type[F], **match: Any) -> F:
         end = time.monotonic() + DEADLINE
@@ -161,7 +161,7 @@ class RealKernel:
         with os.fdopen(descriptors[1], "rb") as file:
             file.seek(0)
             self.boot_message = json.load(file)
-        self.decoder = frames.Decoder()
+        self.decoder = framing.Decoder()
 
     def hang_up(self) -> None:
         """Let this master die."""

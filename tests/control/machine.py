@@ -15,16 +15,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cluster_service import rundir
-from cluster_service.control.access import Access
-from cluster_service.control.errors import CommandError
-from cluster_service.control.http import Door, serve
+from cluster_service.errors import CommandError
+from cluster_service.server.access import Access
+from cluster_service.server.http_server import Door, serve
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
     from pathlib import Path
 
     from cluster_service.config import Settings
-    from cluster_service.config.keys import Key
+    from cluster_service.config.credentials import Key
 
 Json = dict[str, Any]
 KEY = "a key of more than sixteen letters"

@@ -7,15 +7,15 @@ from urllib.parse import urlencode
 
 import pytest
 
-from cluster_service.config.keys import Key
-from cluster_service.control.access import BURST, REFILL, Access, Admission, Knock, check_right
-from cluster_service.control.errors import CommandError
-from cluster_service.control.pace import PEERS
+from cluster_service.config.credentials import Key
+from cluster_service.errors import CommandError
+from cluster_service.server.access import BURST, REFILL, Access, Admission, Knock, check_right
+from cluster_service.server.rate_limits import PEERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cluster_service.control.registry import Level
+    from cluster_service.commands.registry import Level
 
 KEY = "a key of more than sixteen letters"
 HOST = ("host", "localhost:11987")
@@ -309,7 +309,7 @@ def test_every_key_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
         compared.append(other)
         return one == other
 
-    monkeypatch.setattr("cluster_service.control.access.hmac.compare_digest", compare)
+    monkeypatch.setattr("cluster_service.server.access.hmac.compare_digest", compare)
     access = Access([KEY, "the second of the keys", "the third of the keys"])
     assert refused(access, knock(HOST, BEARER)) == ""
     assert len(set(compared)) == 3

@@ -15,7 +15,7 @@ import pytest
 
 import cluster_service as cservice
 from cluster_service import rundir
-from cluster_service.control.client import OperationFailed
+from cluster_service.client.client import OperationFailed
 from tests.control.machine import KEY, Running
 
 if TYPE_CHECKING:

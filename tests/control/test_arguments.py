@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from cluster_service.control import arguments
-from cluster_service.control.errors import CommandError
-from cluster_service.control.registry import BUILT_IN, COMMANDS, Command, Parameter, Registry
+from cluster_service.commands import arguments
+from cluster_service.commands.registry import BUILT_IN, COMMANDS, Command, Parameter, Registry
+from cluster_service.errors import CommandError
 
 
 def run(service: object, **given: Any) -> dict[str, Any]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from cluster_service.control import audit
-from cluster_service.control.access import Admission, Knock
+from cluster_service.server import audit
+from cluster_service.server.access import Admission, Knock
 
 KNOCK = Knock("tcp", "127.0.0.1")
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cluster_service.control.registry import BUILT_IN, COMMANDS
+from cluster_service.commands.registry import BUILT_IN, COMMANDS
 from tests.control.machine import KEY, Running, running
 from tests.tools.service import CSERVICE, Done, cservice
 
@@ -355,15 +355,16 @@ def test_version_without_a_service() -> None:
 
 
 def test_the_files_of_the_commands_are_those_that_are_listed() -> None:
-    import cluster_service.control.commands as package
+    import cluster_service.commands as package
 
     files = {name.removesuffix(".py") for name in os.listdir(package.__path__[0]) if name.endswith(".py")}
-    assert files - {"__init__"} == set(BUILT_IN)
+    shared = {"__init__", "arguments", "json_text", "registry", "service_interface"}
+    assert files - shared == set(BUILT_IN)
 
 
 def test_a_short_command_imports_nothing_heavy(service: Running) -> None:
     program = (
-        "import sys; from cluster_service.control.cli import run; code = run(['workers', '--json']); "
+        "import sys; from cluster_service.cli.command_line import run; code = run(['workers', '--json']); "
         "heavy = {'rich', 'starlette', 'uvicorn', 'asyncio', 'msgspec', 'psutil', 'subprocess', 'tomllib', 'logging'}; "
         "print(sorted(heavy & set(sys.modules)), file=sys.stderr); sys.exit(code)"
     )

@@ -12,9 +12,9 @@ import pytest
 
 import cluster_service as cservice
 from cluster_service import rundir
-from cluster_service.control import place
-from cluster_service.control.client import OperationFailed, connect
-from cluster_service.control.errors import CommandError
+from cluster_service.client import transport
+from cluster_service.client.client import OperationFailed, connect
+from cluster_service.errors import CommandError
 from tests.control.machine import KEY, Running, running
 
 if TYPE_CHECKING:
@@ -242,13 +242,13 @@ def test_a_service_that_is_just_starting_is_waited_for(monkeypatch: pytest.Monke
         waiter.join()
     assert found == [True]
     os.unlink(path)
-    waits, really = threading.Event(), place._await_door
+    waits, really = threading.Event(), transport._await_door
 
-    def await_door(where: place.Place) -> None:
+    def await_door(where: transport.Place) -> None:
         waits.set()
         really(where)
 
-    monkeypatch.setattr(place, "_await_door", await_door)
+    monkeypatch.setattr(transport, "_await_door", await_door)
     waiter = threading.Thread(target=connects)
     waiter.start()
     assert waits.wait(20)  # it has found that the name is taken

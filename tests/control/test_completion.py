@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cluster_service.control.client import connect
-from cluster_service.control.completion import Asked, Choices, complete, split, usage
-from cluster_service.control.registry import BUILT_IN, COMMANDS, Command, Parameter
+from cluster_service.cli.completion import Asked, Choices, complete, split, usage
+from cluster_service.client.client import connect
+from cluster_service.commands.registry import BUILT_IN, COMMANDS, Command, Parameter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -207,7 +207,7 @@ def test_a_terminal_that_can_do_nothing_has_plain_lines(service: Running) -> Non
 
 def test_only_a_console_on_a_terminal_imports_prompt_toolkit(service: Running) -> None:
     program = (
-        "import sys; from cluster_service.control.cli import run; run(sys.argv[1:]); "
+        "import sys; from cluster_service.cli.command_line import run; run(sys.argv[1:]); "
         "print('prompt_toolkit' in sys.modules, file=sys.stderr)"
     )
     for words in (["workers"], []):

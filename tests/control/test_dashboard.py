@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cluster_service.config.keys import Key
-from cluster_service.control import dashboard
+from cluster_service.config.credentials import Key
+from cluster_service.server import dashboard
 from tests.control.machine import KEY, Running, running
 from tests.control.test_http import ask
 

@@ -19,8 +19,8 @@ from urllib.parse import urlencode
 
 import pytest
 
-from cluster_service.control import sent
-from cluster_service.control.registry import COMMANDS, Command
+from cluster_service.commands.registry import COMMANDS, Command
+from cluster_service.server import http_messages
 from tests.control.machine import KEY, Running, running
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ def test_refusals_are_the_error_object(
 
 
 def test_a_body_that_is_too_long(service: Running) -> None:
-    answer = ask(service, "POST", "/cli", "restart all " + "x" * sent.BODY_LIMIT)
+    answer = ask(service, "POST", "/cli", "restart all " + "x" * http_messages.BODY_LIMIT)
     assert (answer.status, answer.data["error"]["code"]) == (413, "too_large")
 
 
@@ -399,7 +399,7 @@ def test_what_a_reader_has_missed_is_told(service: Running) -> None:
 
 
 def test_a_stream_that_has_nothing_to_tell_says_so(service: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cluster_service.control.stream.HEARTBEAT", 0.05)
+    monkeypatch.setattr("cluster_service.server.event_stream.HEARTBEAT", 0.05)
     events = Events(service)
     assert [events.response.readline() for _ in range(4)] == [b": events\n", b"\n", b":\n", b"\n"]
     events.response.close()
@@ -407,7 +407,7 @@ def test_a_stream_that_has_nothing_to_tell_says_so(service: Running, monkeypatch
 
 
 def test_streams_are_limited_and_free_their_place(service: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cluster_service.control.stream.MOST_STREAMS", 2)
+    monkeypatch.setattr("cluster_service.server.event_stream.MOST_STREAMS", 2)
     streams = [Events(service), Events(service)]
     full = ask(service, "GET", "/api/v1/events")
     assert (full.status, full.data["error"]["code"]) == (503, "unavailable")
@@ -423,7 +423,7 @@ def test_streams_are_limited_and_free_their_place(service: Running, monkeypatch:
 
 
 def test_whoever_idles_longest_makes_room(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cluster_service.control.room.CONNECTIONS", 3)
+    monkeypatch.setattr("cluster_service.server.endpoint_connections.CONNECTIONS", 3)
     with running(run_dir) as service:
         idle = [socket.create_connection(("127.0.0.1", service.port), 20) for _ in range(5)]
         for cut_off in idle[:2]:
@@ -436,7 +436,7 @@ def test_whoever_idles_longest_makes_room(run_dir: Path, monkeypatch: pytest.Mon
 
 
 def test_when_nobody_idles_there_is_no_room(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cluster_service.control.room.CONNECTIONS", 3)
+    monkeypatch.setattr("cluster_service.server.endpoint_connections.CONNECTIONS", 3)
     with running(run_dir) as service:
         streams = [Events(service), Events(service)]
         full = ask(service, "GET", "/live")
@@ -493,7 +493,7 @@ def test_whoever_waits_is_answered_when_the_door_closes(held: Running) -> None:
 
 
 def test_a_connection_that_sends_no_head_is_closed(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cluster_service.control.http.HEAD_SECONDS", 0.05)
+    monkeypatch.setattr("cluster_service.server.http_server.HEAD_SECONDS", 0.05)
     with running(run_dir) as service, socket.create_connection(("127.0.0.1", service.port), 20) as slow:
         slow.sendall(b"GET /live HTTP/1.1\r\nHost: local")
         with contextlib.suppress(ConnectionResetError):  # what ends it is no matter
@@ -501,7 +501,7 @@ def test_a_connection_that_sends_no_head_is_closed(run_dir: Path, monkeypatch: p
 
 
 def test_a_body_that_does_not_come_is_not_waited_for(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cluster_service.control.sent.BODY_SECONDS", 0.05)
+    monkeypatch.setattr("cluster_service.server.http_messages.BODY_SECONDS", 0.05)
     with running(run_dir) as service:
         head = f"POST /cli HTTP/1.1\r\nHost: localhost\r\nX-Access-Key: {KEY}\r\nContent-Length: 100\r\n\r\nrestart"
         with socket.create_connection(("127.0.0.1", service.port), 20) as slow:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from cluster_service.control import json_text
-from cluster_service.control.json_text import MAX_BYTES, MAX_DEPTH, MAX_DIGITS, encode_json, parse_json
+from cluster_service.commands import json_text
+from cluster_service.commands.json_text import MAX_BYTES, MAX_DEPTH, MAX_DIGITS, encode_json, parse_json
 
 
 @pytest.mark.parametrize(

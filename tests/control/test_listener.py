@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cluster_service.control import listener
+from cluster_service.server import rate_limits
 from tests.control.machine import KEY, Running, running
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def with_headers(request: bytes, *headers: str) -> bytes:
 def limited(monkeypatch: pytest.MonkeyPatch, **limits: float) -> None:
     """Let the doors that are opened from now on have these limits."""
     for name, value in limits.items():
-        monkeypatch.setattr(f"cluster_service.control.listener.{name.upper()}", value)
+        monkeypatch.setattr(f"cluster_service.server.rate_limits.{name.upper()}", value)
 
 
 def ask(service: Running, request: bytes, *, owner: bool = False, peer: str = "127.0.0.1") -> bytes:
@@ -49,7 +49,7 @@ def ask(service: Running, request: bytes, *, owner: bool = False, peer: str = "1
 
 def test_a_peer_that_comes_too_fast_is_hung_up_on_and_no_other(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     limited(monkeypatch, peer_rate=0.001, peer_burst=3)
-    monkeypatch.setattr("cluster_service.control.pace.neighbourhood", str)  # else loopback is one peer
+    monkeypatch.setattr("cluster_service.server.rate_limits.neighbourhood", str)  # else loopback is one peer
     with running(run_dir) as service:
         assert [ask(service, LIVE).startswith(WELL) for _ in range(5)] == [True] * 3 + [False] * 2
         assert ask(service, LIVE, peer="127.0.0.2").startswith(WELL)
@@ -114,7 +114,7 @@ def test_the_time_in_the_queue_counts_as_silence() -> None:
         assert not select.select([], [], [], 0.05)[0]  # this is the silence, not a wait for anything
         connection, _ = server.accept()
         with connection:
-            assert 0.04 <= listener._silent_for(connection) < 20.0
+            assert 0.04 <= rate_limits._silent_for(connection) < 20.0
 
 
 def test_all_together_wait_for_their_turn(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

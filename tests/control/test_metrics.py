@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from cluster_service.control.metrics import exposition
+from cluster_service.server.monitoring import exposition
 from tests.control.machine import KEY, running
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from cluster_service.config.keys import Key
-from cluster_service.control import openapi
-from cluster_service.control.arguments import KINDS
-from cluster_service.control.registry import COMMANDS, Command, Parameter
+from cluster_service.commands.arguments import KINDS
+from cluster_service.commands.registry import COMMANDS, Command, Parameter
+from cluster_service.config.credentials import Key
+from cluster_service.server import openapi
 from tests.control.machine import KEY, Running, running
 from tests.control.test_http import ask
 from tests.tools.conform import conform, places
@@ -38,8 +38,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A service for all the requests."""
     allow = tuple(name for name in COMMANDS.names() if name not in ENDS_THE_SERVICE)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cluster_service.control.access.BURST", 1_000_000)
-        patch.setattr("cluster_service.control.app.FAILURE_DELAY", 0.0)
+        patch.setattr("cluster_service.server.access.BURST", 1_000_000)
+        patch.setattr("cluster_service.server.app.FAILURE_DELAY", 0.0)
         with running(tmp_path_factory.mktemp("run"), keys=(Key("tests", KEY, allow),)) as opened:
             yield opened
 

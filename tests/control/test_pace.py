@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cluster_service.control.pace import PEERS, Pace, Paces, neighbourhood
+from cluster_service.server.rate_limits import PEERS, Pace, Paces, neighbourhood
 
 
 def taken(pace: Pace, now: float) -> int:

@@ -9,9 +9,9 @@ from urllib.parse import quote, quote_plus
 
 import pytest
 
-from cluster_service.control import audit
-from cluster_service.control.access import Knock
-from cluster_service.control.redaction import HIDDEN, SHORTEST, WINDOW, Redaction
+from cluster_service.server import audit
+from cluster_service.server.access import Knock
+from cluster_service.server.key_redaction import HIDDEN, SHORTEST, WINDOW, Redaction
 
 KEY = "correct horse+battery/staple&42"
 

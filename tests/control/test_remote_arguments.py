@@ -9,10 +9,10 @@ from urllib.parse import urlencode
 
 import pytest
 
-from cluster_service.control import roots
-from cluster_service.control.errors import CommandError
-from cluster_service.control.registry import BUILT_IN, COMMANDS, Command, Parameter
-from cluster_service.master.extensions import Extensions
+from cluster_service.commands.registry import BUILT_IN, COMMANDS, Command, Parameter
+from cluster_service.errors import CommandError
+from cluster_service.master.custom_command_registry import Extensions
+from cluster_service.server import allowed_paths
 from tests.control.machine import KEY, Running, running
 from tests.control.test_http import ask
 
@@ -61,13 +61,13 @@ def test_what_a_remote_key_may_give_was_decided(name: str) -> None:
     declared = {parameter.name: parameter.remote for parameter in command.parameters if parameter.remote}
     assert command.remote is (name in ALLOWED), HOW_TO_FIX
     assert declared == ALLOWED.get(name, {}), HOW_TO_FIX
-    assert set(declared.values()) <= set(roots.CHECKS)
+    assert set(declared.values()) <= set(allowed_paths.CHECKS)
 
 
 def refused(command: Command, given: dict[str, Any], *inside: str) -> str:
     """Return the message of the refusal, or the empty text."""
     try:
-        roots.confined(command, given, inside)
+        allowed_paths.confined(command, given, inside)
     except CommandError as error:
         return error.message if error.code == "forbidden" else error.code
     return ""
@@ -214,13 +214,13 @@ def test_code_in_the_roots_is_passed_on_by_its_real_path(
     def placed(arguments: dict[str, str]) -> dict[str, str]:
         return {name: value.format(os.path.realpath(tree)) for name, value in arguments.items()}
 
-    assert roots.confined(COMMANDS.get("upgrade"), placed(given), [str(tree / "current")]) == placed(passed)
+    assert allowed_paths.confined(COMMANDS.get("upgrade"), placed(given), [str(tree / "current")]) == placed(passed)
 
 
 def test_without_a_root_no_code_can_be_named(tree: Path) -> None:
     for name, given in (("start", "target"), ("upgrade", "target"), ("test", "script")):
         with pytest.raises(CommandError, match="names code to run") as refusal:
-            roots.confined(COMMANDS.get(name), {given: f"{tree}/releases/app/main.py"}, [])
+            allowed_paths.confined(COMMANDS.get(name), {given: f"{tree}/releases/app/main.py"}, [])
         assert "--upgrade-root" in refusal.value.hint
 
 

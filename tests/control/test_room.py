@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from cluster_service.control.room import Room, reserved
+from cluster_service.server.endpoint_connections import Room, reserved
 
 if TYPE_CHECKING:
     import pytest
@@ -21,7 +21,7 @@ class Wire(asyncio.Transport):
 
 
 def room(most: int, monkeypatch: pytest.MonkeyPatch) -> Room:
-    monkeypatch.setattr("cluster_service.control.room.CONNECTIONS", most)
+    monkeypatch.setattr("cluster_service.server.endpoint_connections.CONNECTIONS", most)
     return Room()
 
 

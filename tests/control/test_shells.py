@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cluster_service.config.table import SETTINGS
-from cluster_service.control.manpage import escaped, page
-from cluster_service.control.registry import COMMANDS
+from cluster_service.cli.local_commands import escaped, page
+from cluster_service.commands.registry import COMMANDS
+from cluster_service.config.settings_table import SETTINGS
 from tests.control.machine import running
 from tests.tools.service import cservice
 

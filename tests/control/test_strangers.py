@@ -13,11 +13,12 @@ from urllib.parse import quote, urlencode
 
 import pytest
 
-from cluster_service.config.keys import Key
-from cluster_service.control import arguments, sent
-from cluster_service.control.errors import CommandError
-from cluster_service.control.redaction import WINDOW
-from cluster_service.control.registry import COMMANDS, Command, Parameter
+from cluster_service.commands import arguments
+from cluster_service.commands.registry import COMMANDS, Command, Parameter
+from cluster_service.config.credentials import Key
+from cluster_service.errors import CommandError
+from cluster_service.server import http_messages
+from cluster_service.server.key_redaction import WINDOW
 from tests.control.machine import KEY, Running, running
 from tests.control.test_http import ask
 
@@ -45,7 +46,7 @@ UNFINISHED: dict[str, bytes] = {
 def test_whatever_strangers_leave_unfinished_the_key_gets_its_answers(
     run_dir: Path, monkeypatch: pytest.MonkeyPatch, unfinished: str
 ) -> None:
-    monkeypatch.setattr("cluster_service.control.room.CONNECTIONS", 8)
+    monkeypatch.setattr("cluster_service.server.endpoint_connections.CONNECTIONS", 8)
     with running(run_dir) as service, contextlib.ExitStack() as stack:
         kept = stack.enter_context(socket.create_connection(("127.0.0.1", service.port), 20))
         answers = kept.makefile("rb")
@@ -72,7 +73,7 @@ def status(answers: Any) -> int:
 def test_a_key_in_the_head_keeps_the_connection_while_its_body_comes(
     run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cluster_service.control.room.CONNECTIONS", 4)
+    monkeypatch.setattr("cluster_service.server.endpoint_connections.CONNECTIONS", 4)
     with running(run_dir) as service, contextlib.ExitStack() as stack:
         slow = stack.enter_context(socket.create_connection(("127.0.0.1", service.port), 20))
         head = f"POST /cli HTTP/1.1\r\nHost: localhost\r\nX-Access-Key: {KEY}\r\nContent-Length: 7\r\n\r\nwork"
@@ -113,15 +114,16 @@ def test_a_body_is_as_long_as_its_sender_and_its_command_may_make_it(
         return ask(service, "POST", path, text, tcp=True, **headers).status
 
     keyed = {"X_Access_Key": KEY}
-    for name, limit in (("help", sent.READ_LIMIT), ("restart", sent.CHANGE_LIMIT)):
+    for name, limit in (("help", http_messages.READ_LIMIT), ("restart", http_messages.CHANGE_LIMIT)):
         longer = "x" * limit
         assert code("/cli", f"{name} {longer}", **keyed) == 413
         assert code(f"/api/v1/commands/{name}", json.dumps({"x": longer}), **keyed) == 413
         assert code("/cli", json.dumps({"cmd": f"{name} all", "timeout": longer}), **keyed) == 413
-    long = "x" * (sent.BODY_LIMIT - 100)
+    long = "x" * (http_messages.BODY_LIMIT - 100)
     assert ask(service, "POST", "/cli", f"greet {long}", tcp=True, X_Access_Key=KEY).data == {"length": len(long)}
-    assert code("/cli", f"greet {'x' * sent.BODY_LIMIT}", **keyed) == 413
-    assert code("/cli", json.dumps({"cmd": "workers", "access_key": KEY, "x": "x" * sent.STRANGER_LIMIT})) == 413
+    assert code("/cli", f"greet {'x' * http_messages.BODY_LIMIT}", **keyed) == 413
+    large = {"cmd": "workers", "access_key": KEY, "x": "x" * http_messages.STRANGER_LIMIT}
+    assert code("/cli", json.dumps(large)) == 413
 
 
 def test_the_right_is_checked_before_the_arguments_are_read(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,7 +131,7 @@ def test_the_right_is_checked_before_the_arguments_are_read(run_dir: Path, monke
         raise AssertionError("the arguments were read")
 
     for name in ("split", "from_words", "from_json"):
-        monkeypatch.setattr(f"cluster_service.control.arguments.{name}", never)
+        monkeypatch.setattr(f"cluster_service.commands.arguments.{name}", never)
     with running(run_dir, keys=(Key("monitor", KEY, ("health",)),)) as service:
         for path, body in (
             ("/cli", "restart all {{{"),

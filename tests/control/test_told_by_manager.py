@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cluster_service.boot import told_by_manager
+from cluster_service.launcher import told_by_manager
 
 PID = 4711
 NOTHING = {"notify": "", "watchdog": 0.0, "sockets": []}
@@ -36,6 +36,6 @@ def test_what_is_not_ours_or_no_number_was_not_said(environ: dict[str, str], tol
     [(None, ["unknown", "unknown"]), ("web", ["web", "unknown"]), (":dns", ["unknown", "dns"]), ("a:b:c", ["a", "b"])],
 )
 def test_names(names: str | None, sockets: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cluster_service.boot._is_open", lambda _descriptor: True)
+    monkeypatch.setattr("cluster_service.launcher._is_open", lambda _descriptor: True)
     environ = {"LISTEN_FDS": "2", "LISTEN_PID": str(PID), **({} if names is None else {"LISTEN_FDNAMES": names})}
     assert told_by_manager(environ, PID)["sockets"] == sockets

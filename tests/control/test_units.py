@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cluster_service.config.record import Origin
+from cluster_service.cli.start_service import read
+from cluster_service.commands.systemd import here
 from cluster_service.config.resolve import resolve
-from cluster_service.control.commands.systemd import here
-from cluster_service.control.errors import CommandError
-from cluster_service.control.units import arguments, units
+from cluster_service.config.service_config import Origin
+from cluster_service.errors import CommandError
+from cluster_service.systemd.units import arguments, units
 from tests.tools.ports import free_port
 from tests.tools.service import Service, cservice
 
@@ -23,7 +24,7 @@ PROGRAMS = Path(__file__).parent.parent / "programs"
 
 
 def printed(*words: str, **given: Any) -> dict[str, Any]:
-    done = here({}, args=words, **given)
+    done = here({"read_start": read}, args=words, **given)
     assert done is not None
     return done
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cluster_service.control import render
-from cluster_service.control.arguments import split
-from cluster_service.control.client import OperationFailed, connect
-from cluster_service.control.errors import CommandError
+from cluster_service.cli import rendering
+from cluster_service.client.client import OperationFailed, connect
+from cluster_service.commands.arguments import split
+from cluster_service.errors import CommandError
 from tests.control.machine import BAD, KEPT, KEY, Running
 from tests.control.terminal import Terminal
 from tests.control.test_cli import popen
@@ -195,7 +195,7 @@ def test_a_bad_release_is_told_with_its_traceback(service: Running, here: Path) 
     ],
 )
 def test_a_reason_of_several_lines_is_indented_once(text: str, shown: str) -> None:
-    assert render.clean_lines(text, render.INDENT) == shown
+    assert rendering.clean_lines(text, rendering.INDENT) == shown
 
 
 def begin(service: Running, *more: str) -> dict[str, Any]:
@@ -357,7 +357,7 @@ def test_terminals_of_other_kinds(held: Running, env: dict[str, str], display: b
 
 def test_neither_piped_nor_as_json_is_rich_imported(service: Running) -> None:
     program = (
-        "import sys; from cluster_service.control.cli import run; code = run(sys.argv[1:]); "
+        "import sys; from cluster_service.cli.command_line import run; code = run(sys.argv[1:]); "
         "print(sorted({'rich', 'asyncio', 'subprocess', 'datetime'} & set(sys.modules)), file=sys.stderr)"
     )
     for words in (["upgrade", "all", "v2/worker.py"], ["test", "smoke.py", "--json"], ["rollback"]):
@@ -452,6 +452,7 @@ def test_a_refusal_from_a_service_that_knows_no_such_operation(service: Running)
 
 def test_a_worker_that_should_listen_and_does_not_is_shown() -> None:
     row = {"group": "web", "slot": 1, "pid": 7, "state": "serving", "detail": "does not listen on any port"}
-    shown = render.RENDERINGS["workers"]({"service": "x", "workers": [{**row, "not_listening": True}]}, terminal=False)
+    data = {"service": "x", "workers": [{**row, "not_listening": True}]}
+    shown = rendering.RENDERINGS["workers"](data, terminal=False)
     assert "serving (not listening)" in shown
     assert shown.endswith("web.1: does not listen on any port")

@@ -14,7 +14,7 @@ from cluster_service.core.protocol import actions, event_records
 from cluster_service.core.protocol.requests import Restart, Scale, Shutdown
 from cluster_service.testing import Program, World
 from cluster_service.wire.facts import Snapshot, WorkerState
-from cluster_service.wire.records import to_json
+from cluster_service.wire.framing import to_json
 
 from .stories import BROKEN, GOOD, generations, running, slots, started, told, world
 

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cluster_service.core.engine.spec_reload import compare_specs
-from cluster_service.core.model.spec import ProcessLimits, choose_cpus, format_cpu_list, parse_cpu_list, parse_limit
+from cluster_service.core.model.spec import (
+    ProcessLimits,
+    choose_cpus,
+    format_cpu_list,
+    parse_cpu_list,
+    parse_limit,
+)
 from cluster_service.core.protocol.requests import Reload
 from cluster_service.core.readout.saved_state import read_saved_state, write_saved_state
 from cluster_service.testing import World

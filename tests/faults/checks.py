@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster_service.control.errors import CommandError
+from cluster_service.errors import CommandError
 from tests.tools.processes import describe, memory, stat, table
 
 from .events import HOSTILE

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster_service.guardian import posix
+from cluster_service.guardian import syscalls
 from tests.tools.processes import stat
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def clients_of(pid: int) -> list[int]:
         for entry in Path(f"/proc/{pid}/fd").iterdir():
             with contextlib.suppress(OSError):  # it is closed, or connected with nobody
                 if str(entry.readlink()).startswith("socket:"):
-                    with socket.socket(fileno=posix.pidfd_getfd(process, int(entry.name))) as connection:
+                    with socket.socket(fileno=syscalls.pidfd_getfd(process, int(entry.name))) as connection:
                         peer = connection.getpeername()
                         if connection.family in (socket.AF_INET, socket.AF_INET6):
                             ports.append(int(peer[1]))
@@ -157,7 +157,7 @@ def _sockets_of(pid: int) -> Iterator[socket.socket]:
         for entry in Path(f"/proc/{pid}/fd").iterdir():
             with contextlib.suppress(OSError):  # it is closed
                 if str(entry.readlink()).startswith("socket:"):
-                    yield socket.socket(fileno=posix.pidfd_getfd(process, int(entry.name)))
+                    yield socket.socket(fileno=syscalls.pidfd_getfd(process, int(entry.name)))
     finally:
         os.close(process)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-from cluster_service.control.errors import CommandError
+from cluster_service.errors import CommandError
 from tests.tools.shortage import full, limited, no_processes, room_for, size_of
 
 from .on_processes import kill, kill_worker

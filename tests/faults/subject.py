@@ -28,7 +28,7 @@ from .wall import Wall
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from cluster_service.control.client import Client
+    from cluster_service.client.client import Client
 
 GROUPS = ("web", "script")
 WORKERS = 2

@@ -9,7 +9,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from cluster_service.control.errors import CommandError
+from cluster_service.errors import CommandError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,9 +8,9 @@ import subprocess
 import time
 from typing import TYPE_CHECKING, Any
 
-from cluster_service.control import arguments
-from cluster_service.control.errors import CommandError
-from cluster_service.control.registry import COMMANDS
+from cluster_service.commands import arguments
+from cluster_service.commands.registry import COMMANDS
+from cluster_service.errors import CommandError
 from tests.tools.service import CSERVICE, DEADLINE
 
 from .hostile import values

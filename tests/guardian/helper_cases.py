@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 sys.path.insert(0, sys.argv[1])
 
-from cluster_service.guardian.apart import Result
-from cluster_service.guardian.helper import LIMIT_SECONDS, Answer, Helper
-from cluster_service.guardian.watching import Loop
+from cluster_service.guardian.event_loop import Loop
+from cluster_service.guardian.forked_child import Result
+from cluster_service.guardian.helper_client import LIMIT_SECONDS, Answer, Helper
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

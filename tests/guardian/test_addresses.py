@@ -8,7 +8,7 @@ import struct
 
 import pytest
 
-from cluster_service.guardian import opening, reap
+from cluster_service.guardian import reaping, socket_factory
 from cluster_service.wire.addresses import Address, AddressError, from_sockaddr, parse
 
 CANONICAL = [
@@ -137,16 +137,16 @@ def test_a_scope_counts_only_where_it_has_a_meaning() -> None:
     ],
 )
 def test_groups(text: str, group: bool) -> None:
-    assert opening.multicast(parse(text)) is group
+    assert socket_factory.multicast(parse(text)) is group
 
 
 def test_ends_as_sentences() -> None:
-    assert str(reap.End(3, None)) == "exited with code 3"
-    assert str(reap.End(None, 9)) == "was killed by SIGKILL"
-    assert str(reap.End(None, 35)) == "was killed by signal 35"
+    assert str(reaping.End(3, None)) == "exited with code 3"
+    assert str(reaping.End(None, 9)) == "was killed by SIGKILL"
+    assert str(reaping.End(None, 35)) == "was killed by signal 35"
 
 
 def test_a_group_that_is_empty_or_not_ours_is_not_signalled() -> None:
-    assert not reap.signal_group(1, 0, leader_lives=False)
-    assert not reap.signal_group(os.getpid(), 0, leader_lives=False, others={os.getpid(): None})
-    assert os.getpgid(1) not in reap.living_groups()
+    assert not reaping.signal_group(1, 0, leader_lives=False)
+    assert not reaping.signal_group(os.getpid(), 0, leader_lives=False, others={os.getpid(): None})
+    assert os.getpgid(1) not in reaping.living_groups()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cluster_service.wire import board, facts, orders
+from cluster_service.wire import facts, orders, worker_protocol
 from tests.tools.ports import free_port
 
 from .puppet import Puppet
@@ -27,9 +27,9 @@ result = os.fstat(fd).st_ino
 """
 WRITE_ALL = f"""
 import mmap
-os.pwrite(fd, b"\\xff" * {board.SIZE}, 0)
-memory = mmap.mmap(fd, {board.SIZE})
-memory[:] = b"\\xff" * {board.SIZE}
+os.pwrite(fd, b"\\xff" * {worker_protocol.SIZE}, 0)
+memory = mmap.mmap(fd, {worker_protocol.SIZE})
+memory[:] = b"\\xff" * {worker_protocol.SIZE}
 """
 
 
@@ -50,21 +50,22 @@ def test_what_a_worker_writes_stands_on_its_own_board_only(kernel: RealKernel) -
     assert [os.fstat(each).st_ino for each in boards] == inodes
     assert len(set(inodes)) == 3
     puppets[1].do(WRITE_ALL)
-    nothing = bytes(board.SIZE)
-    assert [os.pread(each, board.SIZE, 0) for each in boards] == [nothing, b"\xff" * board.SIZE, nothing]
+    nothing = bytes(worker_protocol.SIZE)
+    full = b"\xff" * worker_protocol.SIZE
+    assert [os.pread(each, worker_protocol.SIZE, 0) for each in boards] == [nothing, full, nothing]
     for puppet in (puppets[0], puppets[2]):
-        assert puppet.do(f"result = any(os.pread(fd, {board.SIZE}, 0))") is False
+        assert puppet.do(f"result = any(os.pread(fd, {worker_protocol.SIZE}, 0))") is False
 
 
 def test_a_worker_cannot_change_its_size_or_its_seals(kernel: RealKernel) -> None:
     puppet = Puppet(kernel, 1)
     puppet.do(FIND)
     puppet.do("import fcntl")
-    assert puppet.do("result = os.fstat(fd).st_size") == board.SIZE
+    assert puppet.do("result = os.fstat(fd).st_size") == worker_protocol.SIZE
     assert puppet.fails("os.ftruncate(fd, 0)") == errno.EPERM
     assert puppet.fails("os.ftruncate(fd, 1 << 30)") == errno.EPERM
-    assert puppet.fails(f"os.pwrite(fd, b'x', {board.SIZE})") == errno.EPERM
-    assert puppet.fails(f"os.posix_fallocate(fd, 0, {board.SIZE + 1})") == errno.EPERM
+    assert puppet.fails(f"os.pwrite(fd, b'x', {worker_protocol.SIZE})") == errno.EPERM
+    assert puppet.fails(f"os.posix_fallocate(fd, 0, {worker_protocol.SIZE + 1})") == errno.EPERM
     assert puppet.fails("fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE)") == errno.EPERM
 
 
@@ -75,7 +76,7 @@ def test_the_next_worker_has_another_board(kernel: RealKernel) -> None:
     first.end()
     second = Puppet(kernel, 2)
     second.do(FIND)
-    assert second.do(f"result = any(os.pread(fd, {board.SIZE}, 0))") is False
+    assert second.do(f"result = any(os.pread(fd, {worker_protocol.SIZE}, 0))") is False
 
 
 def test_a_new_master_receives_the_boards_of_those_that_live(kernel: RealKernel) -> None:
@@ -102,7 +103,7 @@ def test_who_has_no_channel_has_no_board(kernel: RealKernel) -> None:
 def test_where_the_machine_allows_none_there_are_none() -> None:
     code = (
         "import os\ndef fail(*_): raise OSError(38, 'no such call')\nos.memfd_create = fail\n"
-        "from cluster_service.guardian import board\nprint(board.create())\n"
+        "from cluster_service.guardian import spawn\nprint(spawn.create_board())\n"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.split() == ["-1"]

@@ -14,16 +14,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from cluster_service.guardian import allowance, channels, link, reap, receiving
-from cluster_service.guardian.channels import Channels
-from cluster_service.guardian.faults import Faults
-from cluster_service.guardian.helper import Helper
+from cluster_service.guardian import (
+    master_link,
+    reaping,
+    untrusted_input,
+    worker_channels,
+)
+from cluster_service.guardian.event_loop import LONGEST_PAUSE, Faults, Loop
+from cluster_service.guardian.helper_client import Helper
 from cluster_service.guardian.holdings import Holdings, Worker
-from cluster_service.guardian.link import Link
-from cluster_service.guardian.notify_sockets import NotifySockets
-from cluster_service.guardian.watching import LONGEST_PAUSE, Loop
-from cluster_service.guardian.workers import Workers
-from cluster_service.machine import notify_place
+from cluster_service.guardian.master_link import Link
+from cluster_service.guardian.sd_notify import NotifySockets
+from cluster_service.guardian.worker_channels import Channels
+from cluster_service.guardian.worker_processes import Workers
+from cluster_service.machine import files
 from cluster_service.wire import facts, orders
 
 from .puppet import Puppet
@@ -74,7 +78,7 @@ class Guardian(NamedTuple):
             if done():
                 return
             self.loop.turn(0.05)
-            for pid, _end in reap.ended():
+            for pid, _end in reaping.ended():
                 self.helper.reaped(pid)
         raise AssertionError(f"{self.told} {self.log}")
 
@@ -84,14 +88,14 @@ class Guardian(NamedTuple):
 
 def build(run_dir: Path, *, refuse: bool) -> Iterator[Guardian]:
     loop, told, log, busy = Clock(), list[Any](), list[str](), set[int]()
-    helper = Helper(loop, {receiving.DISCARD: receiving.discard}, log.append)
+    helper = Helper(loop, {untrusted_input.DISCARD: untrusted_input.discard}, log.append)
     made = Channels(loop, helper, log.append)
     made.tell = told.append
     made.greeted = lambda: True
     made.room = lambda number: number not in busy
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     if refuse:
-        receiving.refuse_descriptors(ours)
+        untrusted_input.refuse_descriptors(ours)
     theirs.settimeout(DEADLINE)
     sockets = NotifySockets(str(run_dir), "test", locked=True)
     notify, name = sockets.open(1, os.getuid())
@@ -182,13 +186,13 @@ def test_a_datagram_with_descriptors_stays_where_it_is(kind: int, credentials: i
     with ours, theirs:
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, credentials)
         theirs.send(b"one")
-        assert receiving.receive(ours, 100) == (b"one", uid, False)
+        assert untrusted_input.receive(ours, 100) == (b"one", uid, False)
         a, b = os.pipe()
         socket.send_fds(theirs, [b"two"], [b])
         os.close(b)
         before = os.listdir("/proc/self/fd")
         for _ in range(3):
-            assert receiving.receive(ours, 100) == (b"two", uid, True)
+            assert untrusted_input.receive(ours, 100) == (b"two", uid, True)
         assert len(os.listdir("/proc/self/fd")) == len(before)
         assert not select.select([a], [], [], 0)[0]  # nobody has closed the other end
         os.close(a)
@@ -265,9 +269,9 @@ def test_only_the_worker_s_user_can_reach_its_notify_socket(run_dir: Path) -> No
                         os._exit(1)
                 os._exit(0)
             assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == expected
-        assert receiving.receive(sock, 100).uid == 12345
+        assert untrusted_input.receive(sock, 100).uid == 12345
         with pytest.raises(BlockingIOError):
-            receiving.receive(sock, 100)
+            untrusted_input.receive(sock, 100)
     finally:
         sock.close()
         sockets.close()
@@ -275,8 +279,8 @@ def test_only_the_worker_s_user_can_reach_its_notify_socket(run_dir: Path) -> No
 
 
 def test_a_directory_of_somebody_else_is_not_used(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(notify_place, "_SHARED", (str(run_dir),))
-    (directory, _mode), *_ = notify_place.directories(str(run_dir), "test", own=False)
+    monkeypatch.setattr(files, "_SHARED", (str(run_dir),))
+    (directory, _mode), *_ = files.directories(str(run_dir), "test", own=False)
     os.mkdir(directory, 0o777)
     sockets = NotifySockets(str(run_dir), "test", locked=False)
     uid = os.geteuid() + 1  # not ours, so that the run directory is of no use
@@ -303,7 +307,7 @@ def test_what_a_killed_service_left_is_removed_by_the_next(run_dir: Path) -> Non
 def test_a_worker_that_sends_too_much_is_not_read_for_a_while(guardian: Guardian) -> None:
     sent = 0
     guardian.theirs.setblocking(False)
-    for _ in range(int(allowance.MESSAGE_BURST) + 1000):
+    for _ in range(int(untrusted_input.MESSAGE_BURST) + 1000):
         try:
             guardian.theirs.send(b'{"type": "got", "id": "1"}')
             sent += 1
@@ -311,14 +315,14 @@ def test_a_worker_that_sends_too_much_is_not_read_for_a_while(guardian: Guardian
             guardian.turn()
     for _ in range(200):  # what is still in the socket
         guardian.turn()
-    assert len(guardian.told) == allowance.MESSAGE_BURST
-    assert sent > allowance.MESSAGE_BURST
+    assert len(guardian.told) == untrusted_input.MESSAGE_BURST
+    assert sent > untrusted_input.MESSAGE_BURST
     guardian.turn()
     guardian.loop.time += 1.0
     guardian.turn()
     guardian.turn()
-    assert len(guardian.told) > allowance.MESSAGE_BURST
-    guardian.loop.time += channels.REPORT_SECONDS
+    assert len(guardian.told) > untrusted_input.MESSAGE_BURST
+    guardian.loop.time += worker_channels.REPORT_SECONDS
     guardian.turn()
     assert guardian.log
     assert guardian.log[0].startswith("web.1 (pid 4711) sends too many messages: not read for ")
@@ -332,7 +336,7 @@ def test_invalid_messages_are_counted_and_logged_once(guardian: Guardian) -> Non
     guardian.turn()
     assert guardian.told == [facts.Notified(1, {"EXTEND_TIMEOUT_USEC": str(86400 * 10**6)})]
     assert not guardian.log
-    guardian.loop.time += channels.REPORT_SECONDS
+    guardian.loop.time += worker_channels.REPORT_SECONDS
     guardian.turn()
     assert len(guardian.log) == 1
     assert "web.1 (pid 4711) sent 10 invalid messages" in guardian.log[0]
@@ -355,14 +359,14 @@ def test_the_state_of_a_worker_is_sent_when_there_is_room_again(guardian: Guardi
     guardian.turn()
     assert guardian.told == []
     guardian.busy.clear()
-    guardian.loop.time += channels.PAUSE_SECONDS
+    guardian.loop.time += worker_channels.PAUSE_SECONDS
     guardian.turn()
     assert guardian.told == [facts.Notified(1, {"STATUS": "49", "READY": "1"}), facts.Ready(1)]
 
 
 def test_messages_kept_for_the_next_master_are_each_worker_s_own(guardian: Guardian) -> None:
     guardian.channels.greeted = lambda: False
-    for number in range(channels.MAX_KEPT + 5):
+    for number in range(worker_channels.MAX_KEPT + 5):
         guardian.send({"type": "got", "id": str(number)})
         guardian.turn()
     for _ in range(20):
@@ -370,8 +374,8 @@ def test_messages_kept_for_the_next_master_are_each_worker_s_own(guardian: Guard
         guardian.turn()
     guardian.channels.deliver_kept()
     sizes = [len(json.dumps(fact.message)) for fact in guardian.told]
-    assert len(sizes) <= channels.MAX_KEPT
-    assert sum(sizes) <= channels.MAX_KEPT_BYTES
+    assert len(sizes) <= worker_channels.MAX_KEPT
+    assert sum(sizes) <= worker_channels.MAX_KEPT_BYTES
     assert sizes[-1] > 50_000
 
 
@@ -394,7 +398,7 @@ def test_a_worker_s_share_of_the_link_leaves_room_for_facts() -> None:
                 made.flush()
         except BlockingIOError:
             pass
-        assert 2 * link.WORKER_SHARE < received < 2 * link.WORKER_SHARE + (1 << 20)
+        assert 2 * master_link.WORKER_SHARE < received < 2 * master_link.WORKER_SHARE + (1 << 20)
         assert made.room(1)
         made.close()
 
@@ -437,7 +441,7 @@ def test_an_exit_is_told_whatever_else_fails() -> None:
     made.tell = told.append
     worker = Worker(1, "web.1", pid=4711)
     holdings.add_worker(worker)
-    made.reaped(worker, reap.End(None, 9))
+    made.reaped(worker, reaping.End(None, 9))
     assert told == [facts.Exited(1, signal=9)]
     assert worker.exited
     assert not holdings.by_pid

@@ -14,11 +14,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cluster_service.guardian import reap
-from cluster_service.guardian.cleaner import clean_up
-from cluster_service.guardian.holdings import Held, Holdings
-from cluster_service.guardian.known import Known, Numbers
-from cluster_service.guardian.leftovers import Leftovers
+from cluster_service.guardian import reaping
+from cluster_service.guardian.cleaner import Leftovers, clean_up
+from cluster_service.guardian.holdings import Held, Holdings, Known, Numbers
 from cluster_service.wire import facts, orders
 from cluster_service.wire.addresses import parse
 from tests.contract.interface import DEADLINE
@@ -182,7 +180,7 @@ def test_nothing_is_ended_that_is_not_proven_to_be_ours(stranger: subprocess.Pop
     in_group = Known(Numbers(), Numbers(), Numbers())
     in_group.groups.add(os.getpgid(stranger.pid))
     assert stranger.pid in ours(leftovers(in_group))
-    process = reap.look(stranger.pid)
+    process = reaping.look(stranger.pid)
     assert process is not None
     assert stranger.pid not in ours(leftovers(in_group, since=process.start + 1)), "older than the service"
 
@@ -204,7 +202,7 @@ def test_an_environment_that_cannot_be_read_holds_nothing_up(
 ) -> None:
     """Reading another's memory can block; here the reader is stopped, which is all that the cleaner sees of it."""
     found = leftovers(Known(Numbers(), Numbers(), Numbers()))
-    process = reap.look(stranger.pid)
+    process = reaping.look(stranger.pid)
     assert process is not None
     fork, readers = os.fork, []
 
@@ -296,5 +294,5 @@ def test_an_empty_group_costs_no_look_at_other_processes(monkeypatch: pytest.Mon
     """300 workers that end are 300 groups that are empty."""
     with subprocess.Popen([sys.executable, "-c", ""], process_group=0) as process:
         process.wait()
-    monkeypatch.setattr(reap, "processes", lambda: pytest.fail("it has walked /proc"))
-    assert not reap.signal_group(process.pid, signal.SIGTERM, leader_lives=False)
+    monkeypatch.setattr(reaping, "processes", lambda: pytest.fail("it has walked /proc"))
+    assert not reaping.signal_group(process.pid, signal.SIGTERM, leader_lives=False)

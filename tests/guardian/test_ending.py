@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cluster_service.machine import notify_place
+from cluster_service.machine import files
 from cluster_service.wire import facts, orders
 from tests.tools.ports import free_port
 from tests.tools.processes import descendants, stat
@@ -179,7 +179,7 @@ def test_a_killed_guardian_takes_its_workers_along(kernel: RealKernel) -> None:
     kernel.process.wait()
     for pidfd in pidfds:
         wait_for(pidfd)
-    notify_place.remove_all(os.environ["XDG_RUNTIME_DIR"], f"contract.{kernel.process.pid}")  # the master's part too
+    files.remove_all(os.environ["XDG_RUNTIME_DIR"], f"contract.{kernel.process.pid}")  # the master's part too
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port))
 

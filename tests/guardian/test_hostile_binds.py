@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import cluster_service
-from cluster_service.guardian.apart import Result
+from cluster_service.guardian.forked_child import Result
+from cluster_service.guardian.helper_client import run_here
 from cluster_service.guardian.holdings import (
     OPEN_BURST,
     OPENS_PER_SECOND,
@@ -24,8 +25,7 @@ from cluster_service.guardian.holdings import (
     Holdings,
     Worker,
 )  # fmt: skip
-from cluster_service.guardian.room import Room, Told
-from cluster_service.guardian.steps import run_here
+from cluster_service.guardian.port_access import Room, Told
 from cluster_service.wire import facts, orders
 from cluster_service.wire.addresses import parse
 from tests.tools.ports import free_port
@@ -39,7 +39,7 @@ from .test_ports import answered_by, need_seccomp, wait_until_it_calls
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from cluster_service.guardian.steps import Steps
+    from cluster_service.guardian.helper_client import Steps
     from tests.contract.real import RealKernel
 
 __all__ = ["need_seccomp"]
@@ -325,7 +325,7 @@ def test_one_socket_that_was_closed_again_is_released_by_time(kernel: RealKernel
 @needs_root
 def test_where_descriptors_cannot_be_seen_every_socket_counts_as_open() -> None:
     values = {"root": os.getpid(), "guardian": 1, "without": [], "inodes": [1, 2]}
-    code = f"from cluster_service.guardian import duties; print(duties.open_sockets({values}, []).values)"
+    code = f"from cluster_service.guardian import helper_tasks; print(helper_tasks.open_sockets({values}, []).values)"
     env = {"PYTHONPATH": str(Path(cluster_service.__file__).parents[1])}
     done = subprocess.run(
         ["/usr/bin/python3", "-c", code], check=True, capture_output=True, text=True, env=env, user=65534, group=65534

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cluster_service.guardian.limits import NAMES, PROTECTED
-from cluster_service.machine.capabilities import CAP_SYS_RESOURCE, has
+from cluster_service.guardian.process_limits import NAMES, PROTECTED
+from cluster_service.machine.identity import CAP_SYS_RESOURCE, has
 from cluster_service.wire import facts, orders
 from tests.tools.processes import children_of, log_writer_of
 from tests.tools.shortage import size_of

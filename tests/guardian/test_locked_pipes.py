@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cluster_service.config import running
-from cluster_service.guardian.calls import Calls
-from cluster_service.guardian.discard import READ_PIPES, Discarder
-from cluster_service.guardian.helper import Answer
-from cluster_service.guardian.logsources import Source
+from cluster_service.config import user_programs
+from cluster_service.guardian.abandonable_calls import Calls
+from cluster_service.guardian.helper_client import Answer
+from cluster_service.guardian.log_sources import READ_PIPES, Discarder, Source
 from cluster_service.machine.identity import OWN
-from cluster_service.master import trials
+from cluster_service.master import release_tests
 from cluster_service.wire import facts, orders
 from tests.contract.interface import DEADLINE
 
@@ -78,7 +77,7 @@ def program(tmp_path: Path) -> str:
 @needs_userfaultfd
 def test_a_check_command_is_killed_when_its_time_is_over(program: str) -> None:
     why = asyncio.run(
-        trials.run_command(
+        release_tests.run_command(
             [program], what="the check", cwd="/", env={}, within=1.0, on_line=lambda _line: None, identity=OWN
         )
     )
@@ -87,8 +86,8 @@ def test_a_check_command_is_killed_when_its_time_is_over(program: str) -> None:
 
 @needs_userfaultfd
 def test_a_program_of_a_configuration_is_killed_when_its_time_is_over(program: str) -> None:
-    with pytest.raises(running.Late):
-        running.run_as(OWN, [program], cwd="/", env={}, seconds=1.0)
+    with pytest.raises(user_programs.Late):
+        user_programs.run_as(OWN, [program], cwd="/", env={}, seconds=1.0)
 
 
 class Helper:

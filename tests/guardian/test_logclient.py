@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cluster_service.guardian import logclient, spawn
-from cluster_service.guardian.boot import Boot, Start
-from cluster_service.guardian.discard import READ_PIPES
-from cluster_service.guardian.helper import Answer
-from cluster_service.guardian.limits import Limits
-from cluster_service.guardian.logclient import EXITED_LIMIT, TAIL_PATIENCE, WRITER_TIMEOUT, Logs
-from cluster_service.machine import passing
+from cluster_service.guardian import spawn
+from cluster_service.guardian.boot_message import Boot, Start
+from cluster_service.guardian.helper_client import Answer
+from cluster_service.guardian.log_client import EXITED_LIMIT, TAIL_PATIENCE, WRITER_TIMEOUT, Logs
+from cluster_service.guardian.log_sources import READ_PIPES, TAIL_CHARACTERS, TAIL_LINES
+from cluster_service.guardian.process_limits import Limits
+from cluster_service.machine import descriptor_passing
 from tests.contract.interface import DEADLINE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from cluster_service.guardian.child import Plan
+    from cluster_service.guardian.forked_child import Plan
 
 
 class Loop:
@@ -115,11 +115,11 @@ class Scene:
         messages: list[dict[str, Any]] = []
         while True:
             try:
-                data, descriptors, _ = passing.receive(self.ends[-1], 1 << 20, 1)
+                data, descriptors, _ = descriptor_passing.receive(self.ends[-1], 1 << 20, 1)
             except BlockingIOError:
                 self.loop.turn()
                 try:
-                    data, descriptors, _ = passing.receive(self.ends[-1], 1 << 20, 1)
+                    data, descriptors, _ = descriptor_passing.receive(self.ends[-1], 1 << 20, 1)
                 except BlockingIOError:
                     return messages
             for descriptor in descriptors:
@@ -127,7 +127,7 @@ class Scene:
             messages.append({**json.loads(data), **({"pipe": True} if descriptors else {})})
 
     def answer(self, **message: Any) -> None:
-        passing.send(self.ends[-1], json.dumps(message).encode())
+        descriptor_passing.send(self.ends[-1], json.dumps(message).encode())
         self.loop.turn()
 
     def reap(self, *, failed: bool = False) -> None:
@@ -238,7 +238,7 @@ def test_what_is_lost_is_counted_for_each_worker(scene: Scene) -> None:
     os.write(pipes[1], b"kept\n")
     scene.after(WRITER_TIMEOUT / 4)
     with pytest.raises(BlockingIOError):
-        passing.receive(scene.ends[-1], 1, 0)
+        descriptor_passing.receive(scene.ends[-1], 1, 0)
 
 
 def test_writers_that_die_at_once_are_started_ever_more_seldom_and_stop_no_worker(scene: Scene) -> None:
@@ -259,7 +259,7 @@ def test_a_writer_that_sends_what_is_no_message_is_replaced(scene: Scene) -> Non
     scene.worker(1)
     for garbage in (b"{", b"[]", b'{"tail": []}', b'{"closed": 1}', b"[" * 100_000, b'{"lost": "x", "stream": 1}'):
         scene.logs.start(scene.loop.time)
-        passing.send(scene.ends[-1], garbage)
+        descriptor_passing.send(scene.ends[-1], garbage)
         scene.loop.turn()
         scene.reap()
 
@@ -288,7 +288,7 @@ def test_pipes_of_dead_workers_that_others_hold_open_are_bounded(scene: Scene) -
         scene.logs.exited(number, failed=True)
         dropped += [each["source"] for each in scene.receive() if each["do"] == "drop"]
         scene.answer(tail=number, lines=["x" * 1000] * 40)
-    assert scene.tails[1] == ["x" * logclient.TAIL_CHARACTERS] * logclient.TAIL_LINES
+    assert scene.tails[1] == ["x" * TAIL_CHARACTERS] * TAIL_LINES
     assert dropped == [1, 2]
 
 
@@ -304,7 +304,7 @@ def test_at_the_end_it_has_time_only_while_it_takes_something(scene: Scene) -> N
     assert scene.logs.finish(0.5)
     for _ in range(5):  # it reads, but slowly
         scene.loop.time += 0.375
-        passing.receive(scene.ends[-1], 1 << 20, 1)
+        descriptor_passing.receive(scene.ends[-1], 1 << 20, 1)
         assert scene.logs.finish(0.5)
     scene.receive()
     for _ in range(5):  # it has read everything, and writes to a slow output

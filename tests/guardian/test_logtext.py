@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster_service.guardian import logtext
-from cluster_service.guardian.logstreams import LONGEST_LINE, Source, Stream
+from cluster_service.guardian import log_output
+from cluster_service.guardian.log_output import LONGEST_LINE, Source, Stream
 from cluster_service.wire import orders
 
 from .test_logs import shell, tail
@@ -42,7 +42,7 @@ TRICKS = {
 @pytest.mark.parametrize("name", TRICKS)
 def test_what_becomes_of(name: str) -> None:
     line, written = TRICKS[name]
-    assert logtext.clean(line).decode() == written
+    assert log_output.clean(line).decode() == written
 
 
 @given(st.lists(st.binary(max_size=60), max_size=5), st.data())
@@ -56,7 +56,7 @@ def test_whatever_is_written_stays_in_lines_of_its_own(pieces: list[bytes], data
         assert len(text.splitlines()) <= 1
         assert not re.search("[\x00-\x08\x0a-\x1a\x1c-\x1f\x7f-\x9f]", text)
         assert text.count("\x1b") == len(re.findall(r"\x1b\[[0-9;:]*m", text))
-        assert "\x1b" not in logtext.without_colours(line, data.draw(st.integers(0, 100)))
+        assert "\x1b" not in log_output.without_colours(line, data.draw(st.integers(0, 100)))
 
 
 def test_a_long_line_is_not_cut_within_a_character() -> None:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cluster_service.guardian.keeper import pause_after
-from cluster_service.wire import facts, frames, orders
+from cluster_service.guardian.master_supervisor import pause_after
+from cluster_service.wire import facts, framing, orders
 from tests.contract.real import RELAY
 from tests.tools.processes import in_group, stat
 
@@ -172,8 +172,8 @@ def test_a_worker_that_talks_too_much_costs_the_master_nothing(kernel: RealKerne
 
 def test_a_master_of_the_next_version_is_understood(kernel: RealKernel) -> None:
     assert kernel.stream is not None
-    kernel.stream.sendall(frames.encode({"type": "note", "text": "kept", "colour": "blue"}))
-    kernel.stream.sendall(frames.encode({"type": "dance"}))
+    kernel.stream.sendall(framing.encode({"type": "note", "text": "kept", "colour": "blue"}))
+    kernel.stream.sendall(framing.encode({"type": "dance"}))
     assert "dance" in kernel.fact(facts.Refused, order="dance").why
     assert hello(kernel).notebook == "kept"
 

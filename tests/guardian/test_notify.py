@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cluster_service.guardian.notify import address_of
+from cluster_service.guardian.sd_notify import address_of
 from cluster_service.wire import facts, orders
 from tests.tools.manager import Manager
 

@@ -8,9 +8,9 @@ import socket
 
 import pytest
 
-from cluster_service.guardian.link import Link
-from cluster_service.machine import passing
-from cluster_service.wire import facts, frames
+from cluster_service.guardian.master_link import Link
+from cluster_service.machine import descriptor_passing
+from cluster_service.wire import facts, framing
 
 
 @pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_SEQPACKET, socket.SOCK_DGRAM])
@@ -21,25 +21,25 @@ def test_a_peer_that_does_not_read_is_not_waited_for(kind: int) -> None:
         with pytest.raises(BlockingIOError):
             fill(ours)
         with pytest.raises(BlockingIOError):
-            passing.receive(ours, 1, 1)
+            descriptor_passing.receive(ours, 1, 1)
 
 
 def fill(sock: socket.socket) -> None:
     while True:
-        passing.send(sock, b"x" * 1000, [0])
+        descriptor_passing.send(sock, b"x" * 1000, [0])
 
 
 def test_descriptors_arrive_not_inheritable_and_those_that_do_not_are_noticed() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
-        passing.send(ours, b"two", [0, 1])
-        data, descriptors, truncated = passing.receive(theirs, 100, 2)
+        descriptor_passing.send(ours, b"two", [0, 1])
+        data, descriptors, truncated = descriptor_passing.receive(theirs, 100, 2)
         assert (data, len(descriptors), truncated) == (b"two", 2, False)
         assert not any(os.get_inheritable(descriptor) for descriptor in descriptors)
         for descriptor in descriptors:
             os.close(descriptor)
-        passing.send(ours, b"two", [0, 1])
-        data, descriptors, truncated = passing.receive(theirs, 100, 0)
+        descriptor_passing.send(ours, b"two", [0, 1])
+        data, descriptors, truncated = descriptor_passing.receive(theirs, 100, 0)
         assert (data, descriptors, truncated) == (b"two", [], True)
 
 
@@ -70,12 +70,12 @@ def _in_a_process_without_rights() -> str:
     resource.setrlimit(resource.RLIMIT_NOFILE, (50, 50))
     try:
         while True:
-            passing.send(hoard, b"x", [0] * 10)
+            descriptor_passing.send(hoard, b"x", [0] * 10)
     except OSError as error:
-        if error.errno not in passing.SHORTAGES:
+        if error.errno not in descriptor_passing.SHORTAGES:
             return repr(error)
     link = Link(ours)
     for _ in range(2):
         link.send(facts.Listening("127.0.0.1:8000", descriptor=True), 0)
-    messages = frames.Decoder().feed(theirs.recv(65536))
+    messages = framing.Decoder().feed(theirs.recv(65536))
     return str([each.get("descriptor", False) for each in messages])

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cluster_service.guardian import paths, posix
-from cluster_service.guardian.paths import Kept, Paths, Place
-from cluster_service.guardian.watching import Loop
+from cluster_service.guardian import syscalls, unix_sockets
+from cluster_service.guardian.event_loop import Loop
+from cluster_service.guardian.unix_sockets import Kept, Paths, Place
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,7 +31,7 @@ class Kinds:
         inotify = self.paths.open()
         assert inotify is not None
         self.inotify = inotify
-        watch = posix.inotify_watch(inotify, os.fsencode(directory))
+        watch = syscalls.inotify_watch(inotify, os.fsencode(directory))
         for number in range(SOCKETS):
             held: Any = SimpleNamespace(key=f"s{number}", kept=None)
             self.paths.keep(held, Kept(Place(-1, held.key.encode(), (0, 0), None), watch))
@@ -70,11 +70,11 @@ def test_files_that_come_and_go_cost_a_bounded_share_of_the_processor(
         pauses.append(kinds.paths.changed())
         now[0] += pauses[-1]
     assert pauses[0] == 0.0
-    assert pauses[-1] == pytest.approx(paths.READ_COST / paths.SHARE)
+    assert pauses[-1] == pytest.approx(unix_sockets.READ_COST / unix_sockets.SHARE)
     for number in range(SOCKETS):
         kinds.rename(f"s{number}", 1)
-    cost = paths.READ_COST + SOCKETS * paths.LOOK_COST
-    assert kinds.paths.changed() == pytest.approx(cost / paths.SHARE)
+    cost = unix_sockets.READ_COST + SOCKETS * unix_sockets.LOOK_COST
+    assert kinds.paths.changed() == pytest.approx(cost / unix_sockets.SHARE)
     assert len(kinds.looked) == SOCKETS
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cluster_service.guardian import reap
+from cluster_service.guardian import reaping
 from cluster_service.wire import facts, orders
 from tests.tools.processes import stat
 
@@ -177,11 +177,11 @@ def test_a_process_whose_first_thread_has_ended_lives_until_the_last_one_has() -
     with subprocess.Popen([sys.executable, "-c", HEADLESS, EXIT[os.uname().machine]]) as child:
         while (entry := stat(child.pid)) is not None and entry.state != "Z":
             os.sched_yield()
-        found = reap.look(child.pid)
+        found = reaping.look(child.pid)
         assert found is not None
         assert not found.zombie
         child.kill()
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-        found = reap.look(child.pid)
+        found = reaping.look(child.pid)
         assert found is not None
         assert found.zombie

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cluster_service.guardian.sink import Sink
+from cluster_service.guardian.log_output import Sink
 from cluster_service.machine import files
 from cluster_service.wire import facts, orders
 

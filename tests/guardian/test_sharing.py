@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cluster_service.guardian import sharing
+from cluster_service.guardian import port_access
 from cluster_service.wire import addresses, facts, orders
 from tests.tools.ports import free_port
 
@@ -52,7 +52,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 )
 def test_what_overlaps(one: str, other: str, *, expected: bool) -> None:
     a, b = addresses.parse(one), addresses.parse(other)
-    assert sharing.overlap(a, b) is sharing.overlap(b, a) is expected
+    assert port_access.overlap(a, b) is port_access.overlap(b, a) is expected
 
 
 # ------------------------------------------------------------------ groups

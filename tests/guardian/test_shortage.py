@@ -177,7 +177,7 @@ def test_without_memory_it_goes_on(kernel: RealKernel) -> None:
 def test_a_memory_file_needs_one_descriptor_and_is_not_left_open_when_it_cannot_be_written() -> None:
     program = """
 import os, resource
-from cluster_service.guardian.posix import memory_file
+from cluster_service.guardian.syscalls import memory_file
 free = os.dup(0)
 os.close(free)
 resource.setrlimit(resource.RLIMIT_NOFILE, (free + 1, free + 1))

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from cluster_service.guardian import listeners
-from cluster_service.guardian.paths import Place
-from cluster_service.guardian.ports import Ports
+from cluster_service.guardian import listener_repair
+from cluster_service.guardian.port_service import Ports
+from cluster_service.guardian.unix_sockets import Place
 from cluster_service.wire import facts, orders
 from cluster_service.wire.addresses import Address
 from tests.tools.ports import free_port
@@ -136,7 +136,7 @@ def test_a_worker_that_shuts_it_down_all_the_time_costs_little(kernel: RealKerne
     assert kernel.fact(facts.ListenerState).revived
     told = kernel.fact(facts.ListenerState)
     assert told.address == f"127.0.0.1:{port}"
-    assert f"more than {listeners.REVIVALS_PER_SECOND:g} times a second" in told.problem
+    assert f"more than {listener_repair.REVIVALS_PER_SECOND:g} times a second" in told.problem
     one.do("stop.set(); thread.join()")
     while kernel.fact(facts.ListenerState).problem:
         pass

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cluster_service.guardian import connections, duties, steering
-from cluster_service.guardian.connections import Info
-from cluster_service.guardian.helper import Answer
-from cluster_service.guardian.slots import Member, Slots
+from cluster_service.guardian import connection_steering, helper_tasks
+from cluster_service.guardian.connection_steering import Info
+from cluster_service.guardian.helper_client import Answer
+from cluster_service.guardian.per_slot_rules import Member, Slots
 from cluster_service.wire import facts, orders
 from tests.tools.ports import free_port
 
@@ -23,7 +23,7 @@ from .puppet import Puppet
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from cluster_service.guardian.steps import Steps
+    from cluster_service.guardian.helper_client import Steps
     from tests.contract.real import RealKernel
 
     from .conftest import Start
@@ -55,7 +55,7 @@ def run(code: bytes, number: int) -> int:
     ids=str,
 )
 def test_each_index_is_drawn_by_its_weight(weights: tuple[int, ...]) -> None:
-    code = steering.program(weights)
+    code = connection_steering.program(weights)
     assert len(code) // 8 <= 4096  # BPF_MAXINSNS
     samples = 4 * sum(weights)
     drawn = [0] * len(weights)
@@ -66,13 +66,13 @@ def test_each_index_is_drawn_by_its_weight(weights: tuple[int, ...]) -> None:
 
 def test_without_a_weight_there_is_no_program() -> None:
     with pytest.raises(ValueError, match="no socket"):
-        steering.program((0, 0))
+        connection_steering.program((0, 0))
 
 
 def test_the_kernel_is_tried_by_what_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert steering.probe({}, []).values == {"problem": ""}
-    monkeypatch.setattr("cluster_service.guardian.posix.attach_reuseport", lambda _sock, _code: None)  # as gVisor
-    assert "does not run it" in steering.probe({}, []).values["problem"]
+    assert connection_steering.probe({}, []).values == {"problem": ""}
+    monkeypatch.setattr("cluster_service.guardian.syscalls.attach_reuseport", lambda _sock, _code: None)  # as gVisor
+    assert "does not run it" in connection_steering.probe({}, []).values["problem"]
 
 
 # ------------------------------------------------------------------ the order of the kernel's array
@@ -104,7 +104,7 @@ def perform(steps: Steps[None]) -> None:
     try:
         call = next(steps)
         while True:
-            duties.DUTIES[call.duty](call.values, list(call.descriptors))
+            helper_tasks.DUTIES[call.duty](call.values, list(call.descriptors))
             call = steps.send(Answer({}, []))
     except StopIteration:
         return
@@ -217,21 +217,21 @@ def info(sent: int, received: int, **more: int) -> Info:
     ],
 )
 def test_who_has_sent_last_tells_what_a_connection_is_doing(found: Info, kind: str) -> None:
-    assert connections.kind_of(found) == kind
+    assert connection_steering.kind_of(found) == kind
 
 
 def test_a_real_connection_is_told_by_tcp_info() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname(), 5) as client:
-        assert connections.queue_of(server) == 1
+        assert connection_steering.queue_of(server) == 1
         theirs, _ = server.accept()
         with theirs:
-            assert connections.kind_of(connections.read_info(theirs)) == "fresh"
+            assert connection_steering.kind_of(connection_steering.read_info(theirs)) == "fresh"
             client.sendall(b"question")
-            assert connections.kind_of(connections.read_info(theirs)) == "busy"
+            assert connection_steering.kind_of(connection_steering.read_info(theirs)) == "busy"
             theirs.recv(100)
             theirs.sendall(b"answer")
             client.recv(100)
-            assert connections.kind_of(connections.read_info(theirs)) == "answered"
+            assert connection_steering.kind_of(connection_steering.read_info(theirs)) == "answered"
 
 
 # ------------------------------------------------------------------ workers
@@ -385,7 +385,7 @@ def test_the_guardian_waits_without_a_master_too(kernel: RealKernel) -> None:
 
 
 def test_without_steering_one_socket_is_shared(start: Start) -> None:
-    kernel = start(env={steering.VARIABLE: "1"})
+    kernel = start(env={connection_steering.VARIABLE: "1"})
     if kernel.snapshot.share["seccomp"]:
         pytest.skip(kernel.snapshot.share["seccomp"])
     port, puppets = opened(kernel, 1, 2)

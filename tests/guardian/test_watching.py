@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cluster_service.guardian.watching import FIRST_PAUSE, LONGEST_PAUSE, Loop
+from cluster_service.guardian.event_loop import FIRST_PAUSE, LONGEST_PAUSE, Loop
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

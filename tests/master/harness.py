@@ -10,9 +10,9 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any, Self
 
-from cluster_service.wire import facts, frames, orders
+from cluster_service.wire import facts, framing, orders
+from cluster_service.wire.framing import to_json
 from cluster_service.wire.orders import ORDERS
-from cluster_service.wire.records import to_json
 
 if TYPE_CHECKING:
     from cluster_service import config
@@ -57,7 +57,7 @@ class Guardian:
         )
         theirs.close()
         os.close(boot)
-        self.decoder = frames.Decoder()
+        self.decoder = framing.Decoder()
         self.heard: list[Any] = []
         self.until(orders.Hello)
 
@@ -73,7 +73,7 @@ class Guardian:
         self.stream.close()
 
     def send(self, fact: Any) -> None:
-        self.stream.sendall(frames.encode(to_json(fact)))
+        self.stream.sendall(framing.encode(to_json(fact)))
 
     def until(self, kind: type[Any]) -> list[Any]:
         """Everything that it orders, up to an order of *kind*."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cluster_service.master.audited import WAITING, AuditFile, Auditor
+from cluster_service.server.audit import WAITING, AuditFile, Auditor
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cluster_service.control.errors import CommandError
-from cluster_service.control.registry import Registry
-from cluster_service.master import bus
-from cluster_service.master.audited import AuditFile, Auditor
-from cluster_service.master.bus import Bus
-from cluster_service.master.extensions import Extensions
+from cluster_service.commands.registry import Registry
+from cluster_service.errors import CommandError
+from cluster_service.master import worker_messages
+from cluster_service.master.custom_command_registry import Extensions
 from cluster_service.master.hooks import Hooks
+from cluster_service.master.worker_messages import Bus
+from cluster_service.server.audit import AuditFile, Auditor
 from cluster_service.wire import facts, orders
 
 if TYPE_CHECKING:
@@ -194,7 +194,7 @@ def test_an_event_is_told_and_answered_and_a_flood_of_them_is_not() -> None:
         assert master.lines == ["event order_paid (web.1 (pid 101)): 17, amount=3"]
         for number in range(1, 1000):
             made.takes(trigger("tick", identity=f"1.{number}"))
-        assert bus.BURST <= len(master.events) < bus.BURST + 20 * bus.REFILL
+        assert worker_messages.BURST <= len(master.events) < worker_messages.BURST + 20 * worker_messages.REFILL
         refused = [message for message in master.told.to(1) if "error" in message]
         assert len(refused) + len(master.events) == 1000
         assert {message["error"]["code"] for message in refused} == {"too_many_requests"}
@@ -222,7 +222,7 @@ def test_so_many_commands_of_a_worker_at_a_time() -> None:
             await release.wait()
 
         master.hooks.extensions.command("wait", wait)
-        for number in range(bus.OPEN + 5):
+        for number in range(worker_messages.OPEN + 5):
             made.takes(trigger("wait", identity=f"1.{number}"))
         codes = [message["error"]["code"] for message in master.told.to(1) if "error" in message]
         assert codes == ["too_many_requests"] * 5
@@ -259,7 +259,7 @@ def test_a_broadcast_counts_who_took_it() -> None:
 
 
 def test_who_does_not_say_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bus, "REACH", 0.01)
+    monkeypatch.setattr(worker_messages, "REACH", 0.01)
 
     async def story(master: FakeMaster, made: Bus) -> None:
         assert await made.broadcast(1, None) == 0
@@ -273,14 +273,14 @@ def test_a_guardian_that_does_not_read_is_told_nothing_more() -> None:
         assert await made.broadcast(1, None) == 0
         assert not master.told
 
-    during(story, behind=bus.BEHIND + 1)
+    during(story, behind=worker_messages.BEHIND + 1)
 
 
 def test_a_new_master_says_so_and_hears_what_was_said_before() -> None:
     async def play() -> None:
         master = FakeMaster(starts=2)
         made = Bus(master)  # type: ignore[arg-type]
-        for number in range(bus.EARLY + 5):
+        for number in range(worker_messages.EARLY + 5):
             assert made.takes(trigger("x", number, identity=f"1.{number}"))
         assert not master.events
         made.open()

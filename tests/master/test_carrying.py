@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from cluster_service.commands.registry import Registry
 from cluster_service.config import Settings
-from cluster_service.control.errors import CommandError
-from cluster_service.control.registry import Registry
 from cluster_service.core.engine.cluster import Cluster
 from cluster_service.core.model.spec import GroupSpec, Release, Spec
 from cluster_service.core.protocol import actions, event_records, reports, requests
-from cluster_service.master import carrying
-from cluster_service.master.extensions import Extensions
+from cluster_service.errors import CommandError
+from cluster_service.master import effects
+from cluster_service.master.custom_command_registry import Extensions
 from cluster_service.master.hooks import Hooks
 from cluster_service.master.loop import FAILED, Master
-from cluster_service.master.service import RunningService
-from cluster_service.wire import facts, frames, orders
+from cluster_service.master.service_api import RunningService
+from cluster_service.wire import facts, framing, orders
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -36,7 +36,7 @@ class Seen:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.ours, theirs = socket.socketpair()
         self.ours.setblocking(False)
-        self._decoder = frames.Decoder()
+        self._decoder = framing.Decoder()
         self.lines: list[str] = []
         self.master = Master(Settings(SPEC), theirs, Hooks(Extensions(Registry())))
         monkeypatch.setattr(self.master, "log", self.lines.append)
@@ -73,7 +73,7 @@ def during(monkeypatch: pytest.MonkeyPatch, story: Callable[[Seen], Coroutine[An
 
 def failing(kind: type, *, times: int = 1) -> Callable[[Any, Any], None]:
     """What carries out actions of *kind*, but raises the first *times*."""
-    left, real = [None] * times, carrying.CARRY_OUT[kind]
+    left, real = [None] * times, effects.CARRY_OUT[kind]
 
     def carry(master: Any, action: Any) -> None:
         if left:
@@ -85,7 +85,7 @@ def failing(kind: type, *, times: int = 1) -> Callable[[Any, Any], None]:
 
 
 def test_a_start_that_fails_is_counted_and_the_others_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(carrying.CARRY_OUT, actions.Start, failing(actions.Start))
+    monkeypatch.setitem(effects.CARRY_OUT, actions.Start, failing(actions.Start))
 
     async def story(seen: Seen) -> None:
         seen.master.handle(seen.master.hello)
@@ -121,7 +121,7 @@ ACTIONS: list[tuple[actions.Action, Any]] = [
 def test_whatever_fails_the_rest_is_carried_out(
     action: actions.Action, then: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(carrying.CARRY_OUT, type(action), failing(type(action)))
+    monkeypatch.setitem(effects.CARRY_OUT, type(action), failing(type(action)))
 
     async def story(seen: Seen) -> None:
         told: list[Any] = []
@@ -143,7 +143,7 @@ def test_whatever_fails_the_rest_is_carried_out(
 
 
 def test_every_kind_of_action_is_among_those() -> None:
-    assert {type(action) for action, _ in ACTIONS} == set(carrying.CARRY_OUT)
+    assert {type(action) for action, _ in ACTIONS} == set(effects.CARRY_OUT)
 
 
 @pytest.mark.parametrize("what", ["_set_timer", "_wake", "_watch", "_follow", "tell_standing"])

@@ -10,10 +10,10 @@ import pytest
 
 from cluster_service.core.model.spec import Check, GroupSpec, Release
 from cluster_service.core.model.worker import Worker
-from cluster_service.master import trials
-from cluster_service.master.checks import Checks
+from cluster_service.master import release_tests
+from cluster_service.master.health_checks import Checks
 from cluster_service.wire import facts
-from cluster_service.wire.channel import CHECK_ADDRESS
+from cluster_service.wire.worker_protocol import CHECK_ADDRESS
 
 if TYPE_CHECKING:
     from cluster_service.core.protocol.reports import Examined
@@ -55,7 +55,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         addresses.append(address)
         return ""
 
-    monkeypatch.setattr(trials, "http_check", http_check)
+    monkeypatch.setattr(release_tests, "http_check", http_check)
     return addresses
 
 
@@ -129,6 +129,6 @@ def test_a_check_that_cannot_be_made_is_no_fault_of_the_worker(monkeypatch: pyte
         finally:
             await checks.close()
 
-    monkeypatch.setattr(trials, "http_check", http_check)
+    monkeypatch.setattr(release_tests, "http_check", http_check)
     assert asyncio.run(first_report()) == "the worker is ill"
     assert [line.partition(":")[0] for line in logged] == ["web.1 could not be checked"] * 2, "not twice the same"

@@ -8,11 +8,11 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 from cluster_service.config import Settings
-from cluster_service.config.keys import load
-from cluster_service.control.access import Access, Knock
-from cluster_service.control.errors import CommandError
+from cluster_service.config.credentials import load
 from cluster_service.core.model.spec import Spec
-from cluster_service.master.doors import Doors
+from cluster_service.errors import CommandError
+from cluster_service.master.endpoints import Doors
+from cluster_service.server.access import Access, Knock
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,7 +35,7 @@ def test_rekey_reads_the_file_again(tmp_path: Path) -> None:
     found = load(str(file), "access_key_file")
     settings = Settings(Spec("test", ()), access_key=OLD, keys=found, key_file=str(file))
     lines: list[str] = []
-    doors = Doors(cast("Any", SimpleNamespace(settings=settings, log=lines.append)))
+    doors = Doors(cast("Any", SimpleNamespace(settings=settings, use_settings=lambda _: None, log=lines.append)))
     doors._access = access = Access(found)
     file.write_text(f"{OLD}\n{NEW}\n")
     doors.rekey(settings)
@@ -52,7 +52,7 @@ def test_a_file_that_is_wrong_changes_nothing(tmp_path: Path) -> None:
     found = load(str(file), "access_key_file")
     settings = Settings(Spec("test", ()), access_key=OLD, keys=found, key_file=str(file))
     lines: list[str] = []
-    doors = Doors(cast("Any", SimpleNamespace(settings=settings, log=lines.append)))
+    doors = Doors(cast("Any", SimpleNamespace(settings=settings, use_settings=lambda _: None, log=lines.append)))
     doors._access = access = Access(found)
     access.rekey([NEW])  # as an earlier reload has found it
     file.chmod(0o644)

@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cluster_service.control import arguments, render
-from cluster_service.control.caller import INSIDE, Caller
-from cluster_service.control.errors import CommandError
-from cluster_service.control.registry import Registry
-from cluster_service.control.remote import command_from, find
-from cluster_service.master.dispatch import check_caller
-from cluster_service.master.extensions import Extensions, as_json
-from cluster_service.master.handlers import Crowded, Handlers, Late, Raised, Unstarted
+from cluster_service.cli import rendering
+from cluster_service.client.service_commands import command_from, find
+from cluster_service.commands import arguments
+from cluster_service.commands.registry import Registry
+from cluster_service.commands.service_interface import INSIDE, Caller
+from cluster_service.errors import CommandError
+from cluster_service.master.custom_command_registry import Extensions, as_json
 from cluster_service.master.hooks import HOOKS
+from cluster_service.master.internal_commands import check_caller
+from cluster_service.master.user_code import Crowded, Handlers, Late, Raised, Unstarted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -342,19 +343,19 @@ def test_results_that_are_none(value: object) -> None:
     ],
 )
 def test_results_as_people_see_them(value: object, text: str) -> None:
-    assert render.show("custom", {"result": value}, terminal=False) == text
+    assert rendering.show("custom", {"result": value}, terminal=False) == text
 
 
 def test_a_built_ins_rendering_that_does_not_fit_is_no_harm() -> None:
-    assert render.show("workers", {"result": "none of your business"}, terminal=False) == "none of your business"
-    assert render.show("operations", {"operations": 7}, terminal=False) == "operations  7"
+    assert rendering.show("workers", {"result": "none of your business"}, terminal=False) == "none of your business"
+    assert rendering.show("operations", {"operations": 7}, terminal=False) == "operations  7"
 
 
 def test_a_directory_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [*sys.path])
     made = extensions()
     monkeypatch.setattr(HOOKS, "extensions", made)
-    header = "from cluster_service.master.api import command\n"
+    header = "from cluster_service.master.python_api import command\n"
     (tmp_path / "a.py").write_text(header + "@command\ndef one():\n    return 1\n@command\ndef two(): pass\n")
     (tmp_path / "b.py").write_text(header + "@command\ndef two():\n    return 2\n@command\ndef three(): pass\n1 / 0\n")
     (tmp_path / "c.py").write_text(header + "@command\ndef one():\n    return 'c'\n")
@@ -414,7 +415,7 @@ def test_the_ways_to_define_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_before_a_service_runs_nothing_happens() -> None:
-    from cluster_service.master import api
+    from cluster_service.master import python_api
 
-    assert api.trigger("greet") is None
-    assert api.broadcast("x") == 0
+    assert python_api.trigger("greet") is None
+    assert python_api.broadcast("x") == 0

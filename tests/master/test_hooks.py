@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from cluster_service.control.registry import Registry
+from cluster_service.commands.registry import Registry
 from cluster_service.master import hooks
-from cluster_service.master.extensions import Extensions
+from cluster_service.master.custom_command_registry import Extensions
 from cluster_service.master.hooks import Hooks, Published, hears_events
 
 if TYPE_CHECKING:

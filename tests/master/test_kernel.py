@@ -8,8 +8,8 @@ import resource
 import socket
 from typing import Any
 
-from cluster_service.guardian.link import Link
-from cluster_service.master.kernel import Kernel
+from cluster_service.guardian.master_link import Link
+from cluster_service.master.guardian_client import Kernel
 from cluster_service.wire import facts
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from cluster_service.core.model.spec import GroupSpec, Kind, Release
 from cluster_service.core.protocol.actions import Start
-from cluster_service.master import launch
+from cluster_service.master import launch_plan
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ from cluster_service.master import launch
     ],
 )
 def test_only_three_names_are_filled_in(text: str, found: str) -> None:
-    assert launch.filled(text, launch.names("shop", "jobs", 3)) == found
+    assert launch_plan.filled(text, launch_plan.names("shop", "jobs", 3)) == found
 
 
 @pytest.mark.parametrize("kind", ["script", "module", "app", "command"])
@@ -35,7 +35,8 @@ def test_arguments_and_variables_of_each_worker_have_its_own(kind: Kind) -> None
     )  # fmt: skip
     group = GroupSpec("jobs", 2, release)
     for slot in (1, 2):
-        order = launch.spawn("shop", Start(slot, "jobs", slot, 1, "start"), group, release, "none", {"A": "{slot}"})
+        start = Start(slot, "jobs", slot, 1, "start")
+        order = launch_plan.spawn("shop", start, group, release, "none", {"A": "{slot}"})
         assert order.argv[-2:] == ["-n", f"w{slot}@%h"]
         assert order.env["NODE"] == f"jobs.{slot}"
         assert (order.env["A"], order.env["SECRET"]) == ("{slot}", "{slot}"), "what the settings do not say stays"

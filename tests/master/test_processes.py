@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cluster_service.master.processes import NotOfWorker, process_of_worker
+from cluster_service.master.process_stats import NotOfWorker, process_of_worker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,19 +16,19 @@ from hypothesis import strategies as st
 from cluster_service.core.model.worker import Worker
 from cluster_service.core.protocol.reports import Dumped, Sample
 from cluster_service.core.rules.error_rates import ResponseCounts, is_worse
-from cluster_service.master import gauges
-from cluster_service.master.pulses import MAX_ANSWERS_PER_SECOND, Pulses, believed
-from cluster_service.wire import board, facts, orders
+from cluster_service.master import process_stats
+from cluster_service.master.heartbeats import MAX_ANSWERS_PER_SECOND, Pulses, believed
+from cluster_service.wire import facts, orders, worker_protocol
 
 CELL = st.integers(0, 2**64 - 1)
 
 
-@given(st.binary(min_size=board.ROW, max_size=board.ROW), CELL)
+@given(st.binary(min_size=worker_protocol.ROW, max_size=worker_protocol.ROW), CELL)
 def test_any_bytes_are_a_row_whose_values_are_in_their_range(data: bytes, now: int) -> None:
-    row = board.read_row(data, now)
+    row = worker_protocol.read_row(data, now)
     assert 0 <= row.beat <= now
     assert 0 <= row.errors <= row.requests
-    assert 0 <= row.stacks_pid < board.MAX_PID
+    assert 0 <= row.stacks_pid < worker_protocol.MAX_PID
 
 
 @given(st.lists(st.tuples(CELL, CELL, st.floats(0.0, 1e4)), max_size=8))
@@ -36,7 +36,7 @@ def test_counts_never_fall_nor_leap_whatever_is_written(written: list[tuple[int,
     requests = errors = all_seconds = 0
     for said, wrong, seconds in written:
         before = (requests, errors)
-        requests, errors = believed(board.Row(0, said, wrong), requests, errors, seconds)
+        requests, errors = believed(worker_protocol.Row(0, said, wrong), requests, errors, seconds)
         assert 0 <= errors - before[1] <= requests - before[0]
         assert requests - before[0] <= MAX_ANSWERS_PER_SECOND * seconds
         all_seconds += seconds  # type: ignore[assignment]
@@ -45,9 +45,9 @@ def test_counts_never_fall_nor_leap_whatever_is_written(written: list[tuple[int,
 
 
 def test_honest_counts_are_believed_as_they_are() -> None:
-    assert believed(board.Row(0, 120, 7), 100, 5, 1.0) == (120, 7)
-    assert believed(board.Row(0, 120, 8), 120, 5, 1.0) == (120, 5)  # read between the two cells
-    assert believed(board.Row(0, 125, 8), 120, 5, 1.0) == (125, 8)
+    assert believed(worker_protocol.Row(0, 120, 7), 100, 5, 1.0) == (120, 7)
+    assert believed(worker_protocol.Row(0, 120, 8), 120, 5, 1.0) == (120, 5)  # read between the two cells
+    assert believed(worker_protocol.Row(0, 125, 8), 120, 5, 1.0) == (125, 8)
 
 
 class Service:
@@ -64,7 +64,7 @@ class Service:
         loop = cast("Any", SimpleNamespace(time=lambda: 0.0))
         self.pulses = Pulses(loop, self.reports.append, self.orders.append, asked, self.logged.append)
         for number, memory in self.memory.items():
-            os.ftruncate(memory, board.SIZE)
+            os.ftruncate(memory, worker_protocol.SIZE)
             self.pulses.learn(facts.Spawned(number, 1))
             inode = os.fstat(memory).st_ino
             self.pulses.learn(facts.Monitoring(number, 0, descriptor=True, inode=inode), os.dup(memory))
@@ -90,7 +90,7 @@ def service() -> Any:
 
 
 def test_a_worker_can_only_affect_its_own_pulse(service: Service) -> None:
-    service.write(1, *[2**64 - 1] * board.CELLS)
+    service.write(1, *[2**64 - 1] * worker_protocol.CELLS)
     found = service.look()
     assert found[2] == (0, 0, 0, found[2].age, 0, False)
     assert found[1].age == pytest.approx(0, abs=5)
@@ -156,10 +156,10 @@ def test_a_worker_whose_memory_map_is_held_is_weighed_all_the_same(monkeypatch: 
         held.wait(20)
         return 5
 
-    scales = gauges.Scales()
+    scales = process_stats.Scales()
     pid = os.getpid()
     assert scales.memory(1, pid, "rss") > 5
-    monkeypatch.setattr(gauges, "_proportional", stuck)
+    monkeypatch.setattr(process_stats, "_proportional", stuck)
     assert scales.memory(1, pid, "pss") == 0  # not known yet
     assert reached.wait(20)
     assert scales.memory(1, pid, "pss") > 5

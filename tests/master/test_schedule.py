@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cluster_service.master.schedule import BACK, PACE, Schedule, following
+from cluster_service.master.recycle_schedule import BACK, PACE, Schedule, following
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

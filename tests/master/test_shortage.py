@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from cluster_service.commands.registry import Registry
 from cluster_service.config import Settings
-from cluster_service.control.registry import Registry
 from cluster_service.core.model.spec import Release, Spec
 from cluster_service.machine.shortage import NO_THREAD, SENTENCES
-from cluster_service.master.extensions import Extensions
+from cluster_service.master.background_jobs import Jobs
+from cluster_service.master.custom_command_registry import Extensions
+from cluster_service.master.guardian_client import Kernel
+from cluster_service.master.heartbeats import Pulses
 from cluster_service.master.hooks import Hooks
-from cluster_service.master.jobs import Jobs
-from cluster_service.master.kernel import Kernel
 from cluster_service.master.loop import FAILED, Master
-from cluster_service.master.pulses import Pulses
-from cluster_service.wire import facts, frames, orders
-from cluster_service.wire.records import to_json
+from cluster_service.wire import facts, framing, orders
+from cluster_service.wire.framing import to_json
 
 if TYPE_CHECKING:
     from cluster_service.core.protocol.reports import Checked
@@ -38,7 +38,7 @@ def snapshot(notebook: str = "") -> facts.Snapshot:
 def told(stream: socket.socket) -> list[str]:
     """The types of the orders that came."""
     stream.setblocking(False)
-    decoder = frames.Decoder()
+    decoder = framing.Decoder()
     found: list[str] = []
     while True:
         try:
@@ -56,7 +56,7 @@ def a_master(stream: socket.socket) -> Master:
 
 def test_a_service_that_runs_is_not_ended_for_a_notebook_that_cannot_be_read() -> None:
     async def run(ours: socket.socket, theirs: socket.socket) -> None:
-        ours.sendall(frames.encode(to_json(snapshot("no notebook"))))
+        ours.sendall(framing.encode(to_json(snapshot("no notebook"))))
         with pytest.raises(ValueError, match="Expecting value"):
             await a_master(theirs).run()
 
@@ -77,7 +77,7 @@ def test_a_master_with_a_callback_without_memory_makes_way() -> None:
         running = loop.create_task(master.run())
         await asyncio.sleep(0)
         loop.call_soon(short)
-        ours.sendall(frames.encode(to_json(snapshot())))
+        ours.sendall(framing.encode(to_json(snapshot())))
         return await running
 
     ours, theirs = socket.socketpair()
@@ -93,7 +93,7 @@ def test_a_fact_that_could_not_be_taken_in_is_not_passed_over() -> None:
 
         faults: list[str] = []
         kernel = Kernel(theirs, asyncio.get_running_loop(), take, lambda: None, lambda: faults.append("fault"))
-        ours.sendall(frames.encode(to_json(facts.Ping())))
+        ours.sendall(framing.encode(to_json(facts.Ping())))
         with pytest.raises(MemoryError):
             kernel.pump()
         kernel.close()

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
 
 import pytest
 
-from cluster_service.control import arguments
-from cluster_service.control.errors import CommandError
-from cluster_service.control.registry import COMMANDS, Command
-from cluster_service.master.context import Context  # noqa: TC001 - read at run time
-from cluster_service.master.signature import signature_of
+from cluster_service.commands import arguments
+from cluster_service.commands.registry import COMMANDS, Command
+from cluster_service.errors import CommandError
+from cluster_service.master.command_context import (
+    Context,
+    signature_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable

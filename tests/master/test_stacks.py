@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cluster_service.master import stacks
-from cluster_service.master.board import Board
-from cluster_service.master.stacks import readable
-from cluster_service.wire import board as wire
+from cluster_service.master import heartbeats
+from cluster_service.master.heartbeats import Board, readable
+from cluster_service.wire import worker_protocol as wire
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,7 +70,7 @@ def name(memory: int, pid: int) -> None:
 def dumped(memory: int, worker: int) -> tuple[tuple[str, ...], str]:
     board = Board(os.dup(memory))
     try:
-        return asyncio.run(stacks.dump(board, worker, os.getuid()))
+        return asyncio.run(heartbeats.dump(board, worker, os.getuid()))
     finally:
         board.close()
 
@@ -116,15 +115,15 @@ def test_what_is_written_is_text_of_a_bounded_size(memory: int) -> None:
         lines, why = dumped(memory, pid)
     assert why == ""
     assert lines[0] == "Main thread (most\\x1b[2J���:"
-    assert all(line.isprintable() and len(line) <= stacks.MAX_LINE + 2 for line in lines)
+    assert all(line.isprintable() and len(line) <= heartbeats.MAX_LINE + 2 for line in lines)
 
 
 def test_one_that_never_ends_to_write_is_not_waited_for(memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stacks, "MAX_SECONDS", 0.1)
+    monkeypatch.setattr(heartbeats, "MAX_SECONDS", 0.1)
     changing, asked = Board(os.dup(memory)), itertools.count()
     monkeypatch.setattr(changing, "stacks", lambda *_: b"%d" % next(asked))
     with writer(memory, "itertools.repeat(b'')") as pid:
-        lines, _ = asyncio.run(stacks.dump(changing, pid, os.getuid()))
+        lines, _ = asyncio.run(heartbeats.dump(changing, pid, os.getuid()))
     assert len(lines) == 1
     changing.close()
 

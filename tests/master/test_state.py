@@ -14,8 +14,7 @@ import pytest
 
 from cluster_service.core.engine.cluster import Cluster
 from cluster_service.core.model.spec import GroupSpec, Release, Spec
-from cluster_service.master.memory import Memory
-from cluster_service.master.state import State
+from cluster_service.master.state_file import Memory, State
 
 if TYPE_CHECKING:
     from pathlib import Path

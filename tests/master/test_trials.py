@@ -18,7 +18,7 @@ import pytest
 from cluster_service.core.model.spec import Release
 from cluster_service.machine import identity
 from cluster_service.machine.identity import OWN
-from cluster_service.master import trials
+from cluster_service.master import release_tests
 from tests.tools.processes import descendants
 from tests.worker.harness import interpreters
 
@@ -68,7 +68,7 @@ def run(script: str, release: Release, *, within: float | None = DEADLINE, **mor
     lines: list[str] = []
     env = {**os.environ, **more.pop("env", {})}
     told = asyncio.run(
-        trials.run_script(
+        release_tests.run_script(
             script,
             release=release,
             env=env,
@@ -151,7 +151,7 @@ def test_output_comes_line_by_line(tmp_path: Path) -> None:
         if line == "ask":  # it waits for us, so this line came before the next was written
             fifo.write_text("")
 
-    coroutine = trials.run_script(
+    coroutine = release_tests.run_script(
         script, release=ours(tmp_path), env=os.environ, within=DEADLINE, on_line=on_line, identity=OWN
     )
     assert asyncio.run(coroutine) == ""
@@ -204,7 +204,7 @@ def test_one_that_is_not_wanted_any_more_is_killed(tmp_path: Path) -> None:
 
         script = a_script(tmp_path, ESCAPES + "signal.pause()\n")
         task = asyncio.create_task(
-            trials.run_script(
+            release_tests.run_script(
                 script, release=ours(tmp_path), env=os.environ, within=None, on_line=on_line, identity=OWN
             )
         )
@@ -224,7 +224,9 @@ def test_one_that_is_cancelled_before_it_has_begun(tmp_path: Path) -> None:
     async def cancel(turns: int) -> None:
         script = a_script(tmp_path, "import signal\nsignal.pause()\n")
         task = asyncio.create_task(
-            trials.run_script(script, release=ours(tmp_path), env=os.environ, within=None, on_line=print, identity=OWN)
+            release_tests.run_script(
+                script, release=ours(tmp_path), env=os.environ, within=None, on_line=print, identity=OWN
+            )
         )
         for _ in range(turns):
             await asyncio.sleep(0)
@@ -241,10 +243,11 @@ MASTER = """\
 import asyncio, os, sys
 from cluster_service.core.model.spec import Release
 from cluster_service.machine.identity import OWN
-from cluster_service.master import trials
+from cluster_service.master import release_tests
 release = Release("script", sys.argv[1], cwd="/", python=sys.executable)
 say = lambda line: print(line, flush=True)
-asyncio.run(trials.run_script(sys.argv[1], release=release, env=os.environ, within=None, on_line=say, identity=OWN))
+run = release_tests.run_script
+asyncio.run(run(sys.argv[1], release=release, env=os.environ, within=None, on_line=say, identity=OWN))
 """
 
 
@@ -337,7 +340,7 @@ async def answered(answer: bytes | None, path: str, address: str, within: float 
         port = server.sockets[0].getsockname()[1]
         address = address.replace("PORT", str(port))
     async with server:
-        told = await trials.http_check(address, path, within)
+        told = await release_tests.http_check(address, path, within)
         question = await asked
         async with asyncio.timeout(DEADLINE):
             await over.wait()
@@ -410,5 +413,5 @@ def test_nobody_there(run_dir: Path) -> None:
         ("udp:127.0.0.1:53", "UDP"),
         ("nonsense", "not an address"),
     ):
-        assert why in asyncio.run(trials.http_check(address, "/", DEADLINE))
-    assert "listens nowhere" in asyncio.run(trials.http_check("", "/"))
+        assert why in asyncio.run(release_tests.http_check(address, "/", DEADLINE))
+    assert "listens nowhere" in asyncio.run(release_tests.http_check("", "/"))

@@ -47,9 +47,9 @@ from typing import Any
 
 import pytest
 
-from cluster_service.control.client import connect
-from cluster_service.control.errors import CommandError
-from cluster_service.control.registry import COMMANDS
+from cluster_service.client.client import connect
+from cluster_service.commands.registry import COMMANDS
+from cluster_service.errors import CommandError
 from tests.tools import ask
 from tests.tools.conform import conform, places
 from tests.tools.doors import KEY, OTHER, Answer, audit_file, audited, keys, knock, open_door

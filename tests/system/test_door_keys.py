@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cluster_service.control.client import connect
-from cluster_service.control.errors import CommandError
+from cluster_service.client.client import connect
+from cluster_service.errors import CommandError
 from tests.tools.doors import KEY, OTHER, keys, knock, open_door
 from tests.tools.ports import free_port
 from tests.tools.service import DEADLINE, Service

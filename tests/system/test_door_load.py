@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cluster_service.control import listener, room
-from cluster_service.control.client import connect
-from cluster_service.control.errors import CommandError
+from cluster_service.client.client import connect
+from cluster_service.errors import CommandError
+from cluster_service.server import endpoint_connections, rate_limits
 from tests.tools.attack import HELD, Attack, BareDoor
 from tests.tools.load import Load
 from tests.tools.ports import free_port
@@ -26,7 +26,7 @@ from tests.tools.service import DEADLINE, Service
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from cluster_service.control.client import Client
+    from cluster_service.client.client import Client
 
 PROGRAMS = Path(__file__).parent.parent / "programs"
 KEY = "correct-horse-battery-staple"
@@ -85,7 +85,7 @@ def test_an_attack_costs_the_workers_nothing_and_the_door_recovers(tmp_path: Pat
             assert service.json("health")["status"] == "ok"  # the owner's door has a room of its own
         assert attack.tried > 100
         assert busy < 3 * elsewhere + 0.05, f"{busy * 1000:.0f} ms, beside {elsewhere * 1000:.0f} at a bare port"
-        assert fds <= fds_before + room.CONNECTIONS + listener.QUEUE + SLACK
+        assert fds <= fds_before + endpoint_connections.CONNECTIONS + rate_limits.QUEUE + SLACK
         assert memory <= memory_before + MEMORY
         until = time.monotonic() + DEADLINE
         while held_by(master)[0] > fds_before + SLACK and time.monotonic() < until:

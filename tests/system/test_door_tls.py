@@ -12,10 +12,10 @@ import pytest
 import trustme
 
 import cluster_service as cservice
-from cluster_service.config import tls
-from cluster_service.control.client import connect
-from cluster_service.control.errors import CommandError
-from cluster_service.control.room import CONNECTIONS
+from cluster_service.client.client import connect
+from cluster_service.config import credentials
+from cluster_service.errors import CommandError
+from cluster_service.server.endpoint_connections import CONNECTIONS
 from tests.tools.doors import KEY, OTHER, answer, keys, open_door
 from tests.tools.service import DEADLINE, UnixConnection
 from tests.tools.service import cservice as cservice_cli
@@ -203,9 +203,9 @@ def test_tls_settings_that_cannot_be(
 
 
 def test_nothing_older_than_tls_1_2(papers: Papers) -> None:
-    assert tls.server_context(str(papers.server), None, None).minimum_version == ssl.TLSVersion.TLSv1_2
-    assert tls.client_context(str(papers.authority), None).minimum_version == ssl.TLSVersion.TLSv1_2
-    assert tls.client_context(None, None).verify_mode == ssl.CERT_REQUIRED
+    assert credentials.server_context(str(papers.server), None, None).minimum_version == ssl.TLSVersion.TLSv1_2
+    assert credentials.client_context(str(papers.authority), None).minimum_version == ssl.TLSVersion.TLSv1_2
+    assert credentials.client_context(None, None).verify_mode == ssl.CERT_REQUIRED
 
 
 def test_handshakes_that_are_not_finished_keep_nobody_out(papers: Papers, key_file: Path) -> None:

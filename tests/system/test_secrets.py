@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster_service.control.registry import COMMANDS
+from cluster_service.commands.registry import COMMANDS
 from tests.tools.doors import answer, knock
 from tests.tools.ports import free_port
 from tests.tools.processes import descendants

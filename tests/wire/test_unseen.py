@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cluster_service.control import audit, json_text, render
-from cluster_service.guardian import logtext
-from cluster_service.master import untrusted
+from cluster_service.cli import rendering
+from cluster_service.commands import json_text
+from cluster_service.guardian import log_output
+from cluster_service.master import event_log
+from cluster_service.server import audit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,11 +29,11 @@ UNSEEN = [
     char for code in range(sys.maxunicode + 1) if unicodedata.category(char := chr(code)) == "Cf" and char not in NEEDED
 ]
 SHOW: dict[str, Callable[[str], str]] = {
-    "the log": lambda text: logtext.clean(text.encode()).decode(),
-    "a line": render.line,
-    "a cell": render.clean,
+    "the log": lambda text: log_output.clean(text.encode()).decode(),
+    "a line": rendering.line,
+    "a cell": rendering.clean,
     "JSON on a terminal": json_text.encode_for_terminal,
-    "the master's log": lambda text: untrusted.printable(text, 10_000),
+    "the master's log": lambda text: event_log.printable(text, 10_000),
     "the audit": audit._plain,
 }
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster_service.wire import channel, frames, validation
+from cluster_service.wire import framing, validation, worker_protocol
 from cluster_service.wire.validation import Invalid
 
 DAY = str(validation.MAX_SECONDS * 1_000_000)
@@ -74,8 +74,8 @@ def test_half_a_surrogate_pair_is_replaced() -> None:
 @given(st.binary(max_size=300))
 def test_any_bytes_are_a_message_or_invalid(data: bytes) -> None:
     try:
-        message = channel.decode(data)
-    except channel.ChannelError:
+        message = worker_protocol.decode(data)
+    except worker_protocol.ChannelError:
         return
     json.dumps(message, allow_nan=False, ensure_ascii=False).encode()
 
@@ -142,16 +142,16 @@ def test_what_is_no_time(text: str) -> None:
 
 
 def test_a_frame_that_cannot_be_decoded_costs_no_other() -> None:
-    whole = frames.encode({"type": "exited", "worker": 1})
+    whole = framing.encode({"type": "exited", "worker": 1})
     bad = [b"[" * 60_000, b"[1]", b"\xff", b"{"]
     data = whole + b"".join(len(body).to_bytes(4, "big") + body for body in bad) + whole
-    decoder = frames.Decoder()
+    decoder = framing.Decoder()
     assert len(list(decoder.feed(data))) == 2
     assert decoder.rejected == len(bad)
 
 
 def test_messages_before_what_is_no_frame_are_delivered() -> None:
-    messages = frames.Decoder().feed(frames.encode({"type": "exited"}) + b"\xff" * 8)
+    messages = framing.Decoder().feed(framing.encode({"type": "exited"}) + b"\xff" * 8)
     assert next(messages) == {"type": "exited"}
-    with pytest.raises(frames.FrameError):
+    with pytest.raises(framing.FrameError):
         next(messages)

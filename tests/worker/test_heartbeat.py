@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cluster_service.wire import board
+from cluster_service.wire import worker_protocol
 from tests.tools.ports import free_port
 
 from .harness import KeepAlive, Worker, get, interpreters, write
@@ -104,13 +104,13 @@ print("beat without a server:", beat())
 @pytest.fixture
 def memory() -> Iterator[int]:
     descriptor = os.memfd_create("board")
-    os.ftruncate(descriptor, board.SIZE)
+    os.ftruncate(descriptor, worker_protocol.SIZE)
     yield descriptor
     os.close(descriptor)
 
 
-def row(descriptor: int) -> board.Row:
-    return board.read_row(os.pread(descriptor, board.ROW, 0), time.monotonic_ns())
+def row(descriptor: int) -> worker_protocol.Row:
+    return worker_protocol.read_row(os.pread(descriptor, worker_protocol.ROW, 0), time.monotonic_ns())
 
 
 def worker(memory: int, *argv: str, cwd: Path | None = None, python: str = sys.executable) -> Worker:

@@ -138,7 +138,7 @@ def test_the_title_that_the_program_sets_counts(script: Callable[[str], str], so
 def test_a_title_that_somebody_else_has_written_stays(script: Callable[[str], str]) -> None:
     """Whatever wrote it: here it is a copy of ours, which no import gives away."""
     source = GREETS + (
-        "import cluster_service.machine.title as t\n"
+        "import cluster_service.machine.process_title as t\n"
         "t.Title().set('written by hand')\n"
         "print('set', flush=True)\n"
         "wait()\n"

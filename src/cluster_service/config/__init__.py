@@ -28,8 +28,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .groups import group_settings
-    from .record import Settings
     from .resolve import settings
+    from .service_config import Settings
 
 __all__ = ["Settings", "group_settings", "settings"]
 

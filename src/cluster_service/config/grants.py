@@ -8,16 +8,16 @@ import pwd
 import resource
 from typing import TYPE_CHECKING, Any
 
-from cluster_service.control.errors import CommandError
 from cluster_service.core.model.spec import SPREAD, ProcessLimits, format_cpu_list, parse_cpu_list, parse_limit
-from cluster_service.machine import capabilities
+from cluster_service.errors import CommandError
+from cluster_service.machine import identity
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from cluster_service.core.model.spec import GroupSpec
 
-    from .merge import Given
+    from .precedence import Given
 
 NR_OPEN = "/proc/sys/fs/nr_open"
 
@@ -107,7 +107,7 @@ def _check_limits(wanted: Given) -> None:
         most = resource.getrlimit(number)[1]
         why = "than a service of this user may have"
         hint = "Ask for less, or have more granted where the service is started: ulimit -H, LimitNOFILE= of systemd."
-        if capabilities.has(capabilities.CAP_SYS_RESOURCE):
+        if identity.has(identity.CAP_SYS_RESOURCE):
             most, why, hint = _highest(name), "than this system allows anybody", f"Ask for less, or raise {NR_OPEN}."
         if most != resource.RLIM_INFINITY and (hard == resource.RLIM_INFINITY or hard > most):
             raise _bad(wanted, f"{limit} is more {why}, which is {most}", hint)
@@ -128,7 +128,7 @@ def _check_nice(wanted: Given) -> None:
     now = os.getpriority(os.PRIO_PROCESS, 0)
     soft = resource.getrlimit(resource.RLIMIT_NICE)[0]
     least = -20 if soft == resource.RLIM_INFINITY else min(now, 20 - soft)
-    if wanted.value < least and not capabilities.has(capabilities.CAP_SYS_NICE):
+    if wanted.value < least and not identity.has(identity.CAP_SYS_NICE):
         raise _bad(
             wanted,
             f"only root can give workers more than their share: {wanted.value} is below {least}",
@@ -142,7 +142,7 @@ def _check_oom_score_adj(wanted: Given) -> None:
             now = int(file.read())
     except (OSError, ValueError):
         return
-    if wanted.value < now and not capabilities.has(capabilities.CAP_SYS_RESOURCE):
+    if wanted.value < now and not identity.has(identity.CAP_SYS_RESOURCE):
         raise _bad(
             wanted,
             f"only root can protect workers more than they are: {wanted.value} is below {now}",

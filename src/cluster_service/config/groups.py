@@ -4,20 +4,119 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster_service.control.errors import CommandError
-from cluster_service.core.model.spec import SPREAD, TERM, GroupSpec, RestartPolicy, parse_cpu_list
+from cluster_service.core.model.spec import SPREAD, TERM, Check, GroupSpec, RestartPolicy, parse_cpu_list
+from cluster_service.errors import CommandError
 from cluster_service.machine import identity
 
-from . import cpus, grants, releases, targets, values, watching
-from .merge import Given, led, read
-from .table import BY_NAME, GROUP
+from . import grants, releases, setting_values, targets
+from .precedence import Given, led, read
+from .settings_table import BY_NAME, GROUP
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
     from cluster_service.core.model.spec import Release
+
+CGROUPS = Path("/sys/fs/cgroup")
+OWN = Path("/proc/self/cgroup")
+
+
+def usable(cgroups: Path = CGROUPS, own: Path = OWN) -> int:
+    """Return the number of whole CPUs that this process may use, at least 1. A quota of 2.5 CPUs counts as 2."""
+    allowed = len(os.sched_getaffinity(0))
+    return max(1, min([allowed, *(int(quota) for quota in quotas(cgroups, own))]))
+
+
+def quotas(cgroups: Path = CGROUPS, own: Path = OWN) -> list[float]:
+    """Return every CPU quota that applies to this process, in CPUs."""
+    try:
+        lines = own.read_text().splitlines()
+    except OSError:
+        return []
+    found = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            found += [_v2(place) for place in _upwards(cgroups, path)]
+        elif "cpu" in controllers.split(","):
+            found += [_v1(place) for mount in ("cpu", "cpu,cpuacct") for place in _upwards(cgroups / mount, path)]
+    return [quota for quota in found if quota is not None]
+
+
+def _upwards(root: Path, path: str) -> list[Path]:
+    """Return the directory of the cgroup and its ancestors; in a container the path may exist only on the host."""
+    here = root / path.lstrip("/")
+    return [here, *(parent for parent in here.parents if parent == root or root in parent.parents)]
+
+
+def _v2(place: Path) -> float | None:
+    try:
+        quota, period = (place / "cpu.max").read_text().split()
+        return None if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
+
+
+def _v1(place: Path) -> float | None:
+    try:
+        quota = int((place / "cpu.cfs_quota_us").read_text())
+        period = int((place / "cpu.cfs_period_us").read_text())
+        return None if quota <= 0 else quota / period
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
+
+
+LEAST_HANG_TIMEOUT = 1.0
+"""Seconds; with less, a busy machine would be mistaken for a hanging worker."""
+
+PLAIN = ("max_memory", "max_growth", "memory", "max_uptime", "recycle_at")
+
+
+def fields(given: Mapping[str, Given], release: Release, value: Callable[[str], Any]) -> dict[str, Any]:
+    """Return fields of the ``GroupSpec``. *value* returns the value of a setting. Raises CommandError bad_request."""
+    return {
+        **{name: value(name) for name in PLAIN},
+        "hang_timeout": _hang_timeout(given, value("hang_timeout")),
+        "max_requests": _max_requests(given, release, value("max_requests")),
+        "check": _check(given, release, value),
+    }
+
+
+def _hang_timeout(given: Mapping[str, Given], seconds: float) -> float:
+    if 0 < seconds < LEAST_HANG_TIMEOUT:
+        raise CommandError(
+            "bad_request",
+            f"{given['hang_timeout'].origin}: a loop that stands still for {seconds:g} s need not hang",
+            f"Write {LEAST_HANG_TIMEOUT:g}s or more, or 0 for no such limit.",
+        )
+    return seconds
+
+
+def _max_requests(given: Mapping[str, Given], release: Release, count: int) -> int:
+    if count and release.kind != "app":
+        raise CommandError(
+            "bad_request",
+            f"{given['max_requests'].origin}: the requests of {release.target} are not counted, only those of an app",
+            "Use max_uptime or max_memory, or serve it as package.module:app.",
+        )
+    return count
+
+
+def _check(given: Mapping[str, Given], release: Release, value: Callable[[str], Any]) -> Check | None:
+    path, command = value("check_path"), value("check_command")
+    if path is None and not command:
+        return None
+    if path is not None and (release.kind != "app" or release.server != "uvicorn"):
+        raise CommandError(
+            "bad_request",
+            f"{given['check_path'].origin}: only a worker of an app on uvicorn has an address of its own for that",
+            "Use check_command: it finds CSERVICE_SLOT and CSERVICE_CHECK_PID in its environment.",
+        )
+    return Check(path, value("check_status"), command, value("check_interval"), value("check_timeout"))
+
 
 QUEUES = {
     "arq": "arq", "celery": "celery", "dramatiq": "dramatiq", "huey_consumer": "huey", "procrastinate": "procrastinate",
@@ -157,7 +256,7 @@ def group_of(
         ),
         monitor=value("monitor"),
         health_check=value("health_check"),
-        **watching.fields(given, release, value),
+        **fields(given, release, value),
         depends_on=value("depends_on"),
         expect_port=_expect_port(given, release, value),
         allow_port_change=value("allow_port_change"),
@@ -248,7 +347,7 @@ def _auto(given: Mapping[str, Given]) -> int:
     """Return the number of processors that the workers may use."""
     affinity = given["cpu_affinity"].value if "cpu_affinity" in given else SPREAD
     _, _, among = affinity.rpartition(":")
-    return min(cpus.usable(), len(parse_cpu_list(among))) if among != SPREAD else cpus.usable()
+    return min(usable(), len(parse_cpu_list(among))) if among != SPREAD else usable()
 
 
 def check_order(groups: Sequence[GroupSpec], given: Mapping[str, Mapping[str, Given]], known: Collection[str]) -> None:
@@ -261,7 +360,7 @@ def check_order(groups: Sequence[GroupSpec], given: Mapping[str, Mapping[str, Gi
         origin = given[name]["depends_on"].origin if wanted else ""
         for other in wanted:
             if other not in known:
-                near = values.suggestion(other, known)
+                near = setting_values.suggestion(other, known)
                 raise CommandError(
                     "bad_request",
                     f"{origin}: there is no group {other!r}{near}",
@@ -284,7 +383,7 @@ def check_partners(
         for other in group.share_with:
             origin = given[group.name]["share_with"].origin
             if other not in known or other == group.name:
-                near = values.suggestion(other, set(known) - {group.name})
+                near = setting_values.suggestion(other, set(known) - {group.name})
                 raise CommandError(
                     "bad_request",
                     f"{origin}: there is no other group {other!r}{near}",

@@ -1,12 +1,4 @@
-"""Releases: everything with which workers are started, resolved once.
-
-``resolve`` is used for the first start and for ``start``; ``release_of`` for ``upgrade``. Symbolic links are resolved
-at the call, so that a release in ``current -> releases/42`` stays there when ``current`` changes. The last component
-of the path of a program or an interpreter is kept, because programs may examine the name by which they are called.
-
-Files named in a configuration are examined as the user of the workers (``asuser``): that user controls the paths, so
-they are not followed with the privileges of root. Nothing of the release is started here.
-"""
+"""Releases: everything with which workers are started, resolved once, and the static check of a new one."""
 
 from __future__ import annotations
 
@@ -16,18 +8,19 @@ import sys
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from cluster_service.control.errors import CommandError
 from cluster_service.core.model.spec import ProcessLimits, Release
+from cluster_service.errors import CommandError
 from cluster_service.machine import identity
 
-from . import asuser, envfiles, targets
-from .merge import led, read
-from .table import GROUP, canonical
+from . import as_user, environment_files, interpreter_probe, targets
+from .precedence import led, read
+from .settings_table import GROUP, canonical
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from cluster_service.core.model.spec import Share
+    from cluster_service.machine.identity import Identity
 
 OPTIONS = frozenset({"cwd", "python", "env", "env_files", "server", "args", "bind", "binds"})
 """Settings that define a release rather than how a group runs it."""
@@ -85,8 +78,8 @@ def resolve(wish: Wish, environ: Mapping[str, str]) -> Release:
     """
     who = identity_of(wish.within)
     with led(wish.origins.get("env_files", "")):
-        env_from_files = envfiles.read(wish.env_files, who)
-    found = asuser.call(who, "resolve", asdict(wish), env_from_files, dict(environ))
+        env_from_files = environment_files.read(wish.env_files, who)
+    found = as_user.call(who, "resolve", asdict(wish), env_from_files, dict(environ))
     return Release.from_json(found)
 
 
@@ -164,11 +157,11 @@ def release_of(
     cwd, origin = (str(given["cwd"].value), given["cwd"].origin) if "cwd" in given else (directory, "")
     env_files = values.get("env_files", current.env_files)
     try:
-        asuser.call(who, "directory", cwd, origin)
+        as_user.call(who, "directory", cwd, origin)
     except CommandError as error:
         raise CommandError(error.code, error.message, f"{error.hint} {_ARGUMENTS}") from None
-    env_from_files = envfiles.read(env_files, who)
-    found = asuser.call(
+    env_from_files = environment_files.read(env_files, who)
+    found = as_user.call(
         who,
         "release_of",
         target,
@@ -334,3 +327,58 @@ def _binds(addresses: tuple[str, ...], kind: str, share: str) -> tuple[str, ...]
             "Add --bind 127.0.0.1:8000.",
         )
     return addresses
+
+
+def check_release(
+    release: Release,
+    *,
+    identity: Identity,
+    environ: Mapping[str, str],
+    timeout: float = interpreter_probe.SECONDS,
+) -> list[str]:
+    """Check *release* and return remarks about it; currently always empty. Blocking: run it in a thread.
+
+    *identity*: the user of its workers; the files are read as this user. *environ*: the environment of its workers.
+    *timeout*: seconds. Raises CommandError failed, possibly with several lines, if the release cannot run.
+    """
+    try:
+        as_user.call(identity, "files", release.kind, release.target, release.python, release.cwd)
+        if release.kind != "command":
+            _check_python(release, identity, environ, timeout)
+    except CommandError as error:
+        hint = f"\n{error.hint}" if error.hint else ""
+        raise CommandError("failed", error.message + hint) from None
+    return []
+
+
+def check_files(kind: str, target: str, python: str, cwd: str) -> None:
+    """Raise CommandError failed if a file of a release is missing."""
+    if not os.path.isdir(cwd):
+        raise CommandError("failed", f"the directory {cwd} does not exist")
+    if kind == "command":
+        _check_program(target)
+        return
+    if kind == "script" and not os.path.isfile(target) and not targets.has_main(target):
+        raise CommandError("failed", f"no such file: {target}")
+    if not os.path.isfile(python):
+        raise CommandError("failed", f"there is no interpreter {python}")
+
+
+def _check_python(release: Release, identity: Identity, environ: Mapping[str, str], timeout: float) -> None:
+    python, target = release.python, release.target
+    found = interpreter_probe.asked(
+        python, release.kind, target, identity=identity, cwd=release.cwd, environ=environ, timeout=timeout
+    )
+    broken = found.get("broken")
+    if isinstance(broken, str) and broken:
+        raise CommandError("failed", f"{target} does not compile ({python}):\n{broken}")
+    targets.judge(release.kind, target, found, python, release.cwd)
+
+
+def _check_program(path: str) -> None:
+    if not os.path.exists(path):
+        raise CommandError("failed", f"there is no program {path}")
+    if not os.path.isfile(path):
+        raise CommandError("failed", f"{path} is not a program but a directory, or something else")
+    if not os.access(path, os.X_OK):
+        raise CommandError("failed", f"{path} is not executable", f"chmod +x {path}")

@@ -1,4 +1,4 @@
-"""Builds the settings of a service from flags, environment and files."""
+"""Builds the settings of a service from flags, environment and files, and evaluates them without starting anything."""
 
 from __future__ import annotations
 
@@ -7,22 +7,30 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from cluster_service import rundir
-from cluster_service.control.errors import CommandError
 from cluster_service.core.model.spec import Spec
+from cluster_service.errors import CommandError
 
-from . import asuser, doors, grants, keys, releases, shown, values
-from .envfiles import unexpanded
+from . import (
+    as_user,
+    credentials,
+    endpoint_config,
+    grants,
+    releases,
+    service_config,
+    setting_values,
+)
+from .environment_files import unexpanded
 from .groups import check_order, check_partners, group_of, group_settings
-from .merge import GROUPS, Collected, Given, Problems, Source, collect
-from .record import Origin, Settings, plain
-from .table import BY_NAME, INTERNAL
+from .precedence import GROUPS, Collected, Given, Problems, Source, collect
+from .service_config import Origin, Settings, plain, shown
+from .settings_table import BY_NAME, GROUP, INTERNAL
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, MutableMapping, Sequence
+    from collections.abc import Callable, Mapping, MutableMapping, Sequence
 
     from cluster_service.core.model.spec import GroupSpec, Release
 
-    from .keys import Key
+    from .credentials import Key
 
 KEY_VARIABLE = "CSERVICE_ACCESS_KEY"
 
@@ -82,7 +90,7 @@ def resolve(origin: Origin, environ: Mapping[str, str], *, make: bool = True, by
     wanted: dict[str | None, dict[str, Given]] = {}
     with problems.catching():
         wanted = chosen(collected, origin.target)
-        rows = shown.shown(collected, wanted)
+        rows = service_config.shown(collected, wanted)
     nothing = not make and None in wanted and origin.target is None and not {"target", "command"} & given.keys()
     if nothing:
         warnings.append("no target is named: name one where the service is started")
@@ -91,30 +99,31 @@ def resolve(origin: Origin, environ: Mapping[str, str], *, make: bool = True, by
         rows["groups"] = dict.fromkeys([groups[0].name], *rows["groups"].values())
     beyond = False
     with problems.catching(where("host")):
-        addresses, beyond = doors.addresses(
+        addresses, beyond = endpoint_config.addresses(
             value("host"),
             value("port"),
             allowed=value("allow_insecure_remote") or bool(value("tls_cert")),
             origin=where("host", "--host"),
         )
     with problems.catching(where("access_key", where("access_key_file"))):
-        found = doors.given_keys(given, warnings)
-        warnings += keys.warnings(found[0] if found else (), beyond=beyond) + doors.idle_port(given, found)
+        found = endpoint_config.given_keys(given, warnings)
+        warnings += credentials.warnings(found[0] if found else (), beyond=beyond)
+        warnings += endpoint_config.idle_port(given, found)
     with problems.catching(where("tls_cert", where("tls_key", where("tls_client_ca")))):
-        doors.check_tls(value("tls_cert"), value("tls_key"), value("tls_client_ca"))
+        endpoint_config.check_tls(value("tls_cert"), value("tls_key"), value("tls_client_ca"))
     users = grants.users_of(groups)
     for name in ("log_file", "audit_file", "pid_file", "state") if by_us else ():
         with problems.catching():
-            doors.check_file(given.get(name), users=users, replaced=name == "state")
+            endpoint_config.check_file(given.get(name), users=users, replaced=name == "state")
     with problems.catching():
-        warnings += doors.check_commands(given.get("commands"))
+        warnings += endpoint_config.check_commands(given.get("commands"))
     warnings += [
         f"{where('upgrade_roots')}: there is no directory {root}: no code can come from it"
         for root in value("upgrade_roots")
         if not os.path.isdir(root)
     ]
     with problems.catching(where("probes")):
-        doors.check_probes(value("probes"))
+        endpoint_config.check_probes(value("probes"))
     problems.settle()
     try:
         run_dir = (rundir.directory if make else rundir.place)(value("run_dir"), environ)
@@ -130,7 +139,7 @@ def resolve(origin: Origin, environ: Mapping[str, str], *, make: bool = True, by
     if refusal is not None:
         warnings.append(f"{refusal.message}: the run directory is {run_dir} instead. {refusal.hint}")
     if found is None:
-        found = doors.made_keys(run_dir, value("name")) if make else ((), None)
+        found = endpoint_config.made_keys(run_dir, value("name")) if make else ((), None)
     return Settings(
         spec=Spec(
             name=value("name"), groups=tuple(groups), give_up=value("give_up"), shutdown_delay=value("shutdown_delay")
@@ -178,7 +187,7 @@ def chosen(collected: Collected, target: str | None = None) -> dict[str | None, 
         raise CommandError(
             "bad_request",
             f"{group.origin}: {collected.path} has no group {group.value!r}"
-            f"{values.suggestion(group.value, collected.groups)}",
+            f"{setting_values.suggestion(group.value, collected.groups)}",
             f"It has: {names}.",
         )
     return {group.value: collected.groups[group.value]}
@@ -230,7 +239,7 @@ def _named_interpreter(release: Release, given: Mapping[str, Given]) -> list[str
     """Return a note about the interpreter of the workers if the target itself names it."""
     if release.kind != "script" or "python" in given:
         return []
-    named = asuser.call(releases.identity_of(release.within), "interpreter", release.target)
+    named = as_user.call(releases.identity_of(release.within), "interpreter", release.target)
     return [f"{release.target} runs under {named}, as its first line says; --python names another"] if named else []
 
 
@@ -245,9 +254,75 @@ def keys_of(origin: Origin, environ: Mapping[str, str], run_dir: str) -> tuple[t
     Raises CommandError bad_request.
     """
     given = collect(origin.options, origin.source, origin.directory, environ).whole
-    found = doors.given_keys(given, [])
+    found = endpoint_config.given_keys(given, [])
     name = given["name"].value if "name" in given else BY_NAME["name"].default
-    return doors.made_keys(run_dir, name) if found is None else found
+    return endpoint_config.made_keys(run_dir, name) if found is None else found
 
 
 __all__ = ["GROUPS", "Settings", "chosen", "group_settings", "keys_of", "resolve", "settings"]
+
+
+def check(origin: Origin, environ: Mapping[str, str]) -> dict[str, Any]:
+    """Return the ``verdict`` on what ``start`` would read. Raises CommandError bad_request with every mistake."""
+    settings = resolve(origin, environ, make=False)
+    if settings.shown["file"] is None:
+        raise CommandError(
+            "bad_request",
+            f"there is nothing to check: {origin.directory} has neither cluster-service.toml nor "
+            "[tool.cluster-service] in a pyproject.toml",
+            "Name a file: cservice config check FILE.",
+        )
+    return verdict(settings)
+
+
+def look(origin: Origin, environ: Mapping[str, str]) -> dict[str, Any]:
+    """Return the origin of each value; see ``shown``. Raises CommandError bad_request."""
+    collected = collect(origin.options, origin.source, origin.directory, environ)
+    return shown(collected, chosen(collected, origin.target))
+
+
+def verdict(settings: Settings) -> dict[str, Any]:
+    """Return the summary of a valid configuration."""
+    groups = settings.spec.groups
+    return {
+        "service": settings.name,
+        "file": settings.shown.get("file"),
+        "groups": {group.name: {"workers": group.count, "target": group.release.target} for group in groups},
+        "warnings": list(settings.warnings),
+    }
+
+
+SPELLED: dict[str, Callable[[Any], Any]] = {
+    "env": dict,
+    "depends": lambda value: [f"{group}:{condition}" for group, condition in value],
+    "statuses": lambda value: "{}-{}".format(*value),
+}
+"""Kind of setting -> the function that converts its value back to what ``start`` accepts."""
+
+
+def group_here(options: Mapping[str, Any], directory: str, environ: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
+    """Return the target and the options of the group that *options* (flags) select in the configuration of *directory*.
+
+    The environment counts too. Raises CommandError bad_request that lists every mistake.
+    """
+    collected = collect(options, "flags", directory, environ)
+    ((name, given),) = chosen(collected).items()
+    group = group_of(given, None, (), program=False, directory=directory, environ=clean(environ), name=name)
+    release = group.release
+    found = {
+        setting: SPELLED.get(BY_NAME[setting].kind, _plain)(each.value)
+        for setting, each in given.items()
+        if BY_NAME[setting].scope == GROUP and setting not in ("target", "command", "timeout")
+    }
+    found |= {
+        "group": group.name, "workers": group.count, "ready_timeout": group.ready_timeout,
+        "stop_timeout": group.stop_timeout, "cwd": release.cwd, "args": list(release.args),
+        "program": release.kind == "command",
+    }  # fmt: skip
+    if "python" in given:
+        found["python"] = release.python
+    return release.target, {setting: value for setting, value in found.items() if value not in (None, "", [], {})}
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

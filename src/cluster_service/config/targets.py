@@ -15,9 +15,9 @@ import shutil
 import sys
 from typing import TYPE_CHECKING, Literal
 
-from cluster_service.control.errors import CommandError
+from cluster_service.errors import CommandError
 
-from . import asking, values
+from . import interpreter_probe, setting_values
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -171,7 +171,7 @@ def _near_file(target: str, directory: str) -> str:
         files = [entry for entry in os.listdir(folder) if entry.endswith(".py")]
     except OSError:
         return ""
-    return values.suggestion(name, files)
+    return setting_values.suggestion(name, files)
 
 
 def _program(target: str, directory: str, cwd: str, environ: Mapping[str, str]) -> str:
@@ -231,7 +231,7 @@ def check_python(
     """
     if kind == "command" or (kind == "script" and python == sys.executable):
         return
-    found = asking.asked(python, kind, target, identity=identity, cwd=cwd, environ=environ)
+    found = interpreter_probe.asked(python, kind, target, identity=identity, cwd=cwd, environ=environ)
     judge(kind, target, found, python, cwd)
 
 
@@ -249,7 +249,7 @@ def judge(kind: Kind, target: str, found: Mapping[str, object], python: str, cwd
         what = f"there is no module {missing!r}" + (f" (of {module!r})" if missing != module else "")
         hint = f"Looked for in {cwd} and where {python} finds its packages; --cwd and --python change that."
         near_by = (
-            values.suggestion(missing.rpartition(".")[2], [str(name) for name in near])
+            setting_values.suggestion(missing.rpartition(".")[2], [str(name) for name in near])
             if isinstance(near, list)
             else ""
         )
@@ -259,7 +259,7 @@ def judge(kind: Kind, target: str, found: Mapping[str, object], python: str, cwd
         made = next((str(known) for known in names if _MAKES.search(str(known))), None)
         raise CommandError(
             "bad_request",
-            f"{target}: {file} defines no {name!r}{values.suggestion(name, [str(known) for known in names])}",
+            f"{target}: {file} defines no {name!r}{setting_values.suggestion(name, [str(known) for known in names])}",
             "It defines "
             + (", ".join(str(known) for known in names[:12]) or "nothing")
             + (", …" if len(names) > 12 else ".")

@@ -48,17 +48,17 @@ def main() -> int:
 
 
 def _write_logs(control: int, title: str = "") -> int:
-    from cluster_service.guardian import logs  # noqa: PLC0415 - after the path is set
+    from cluster_service.guardian import log_writer  # noqa: PLC0415 - after the path is set
 
     _be_called(title)
-    logs.main(control)
+    log_writer.main(control)
     return 0
 
 
 def _guard(boot_fd: int) -> int:
-    from cluster_service.guardian import boot as boots  # noqa: PLC0415 - after the path is set
-    from cluster_service.guardian import posix  # noqa: PLC0415 - as above
-    from cluster_service.guardian.loop import Guardian  # noqa: PLC0415 - as above
+    from cluster_service.guardian import boot_message as boots  # noqa: PLC0415 - after the path is set
+    from cluster_service.guardian import syscalls  # noqa: PLC0415 - as above
+    from cluster_service.guardian.guardian import Guardian  # noqa: PLC0415 - as above
 
     descriptor = _above_standard(boot_fd)
     try:
@@ -75,12 +75,12 @@ def _guard(boot_fd: int) -> int:
     if problem:
         return _refuse(problem)
     guardian = Guardian(boot)
-    posix.release_memory()
+    syscalls.release_memory()
     return guardian.run()
 
 
 def _be_called(title: str) -> None:
-    from cluster_service.machine.title import Title  # noqa: PLC0415 - after the path is set
+    from cluster_service.machine.process_title import Title  # noqa: PLC0415 - after the path is set
 
     if title:
         Title().set(title)

@@ -1,19 +1,17 @@
-"""State that the guardian holds for the service. ``snapshot`` returns everything that a new master must know.
+"""What the guardian holds for the service, and the part of it that it shares with the cleaner.
 
-A worker that has exited is kept until the master confirms that the exit is in its checkpoint. A socket is held until
-the master closes it, regardless of which workers start and exit. Nothing in this module does any I/O.
+Everything that a new master must know is here; ``snapshot`` returns it.
 """
 
 from __future__ import annotations
 
+import mmap
 import signal
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cluster_service.wire.facts import Snapshot, WorkerState
 from cluster_service.wire.orders import Status
-
-from .known import SIGNAL_BITS, Known, Numbers
 
 if TYPE_CHECKING:
     import socket
@@ -22,8 +20,51 @@ if TYPE_CHECKING:
 
     from cluster_service.wire.addresses import Address
 
-    from .paths import Kept
-    from .slots import Slots
+    from .per_slot_rules import Slots
+    from .unix_sockets import Kept
+
+_SLOTS = 16384
+SIGNAL_BITS = 8
+"""Number of low-order bits that hold the signal in a number of ``Known.stop_signals``."""
+
+
+class Numbers:
+    """Set of positive integers in memory that this process shares with its forked children."""
+
+    def __init__(self) -> None:
+        self._slots = memoryview(mmap.mmap(-1, 8 * _SLOTS)).cast("q")
+        self._places: dict[int, int] = {}
+        self._free: list[int] = []
+
+    def add(self, number: int) -> None:
+        """Add *number*, unless the set already has ``_SLOTS`` numbers."""
+        if number in self._places or len(self._places) >= _SLOTS:
+            return
+        place = self._free.pop() if self._free else len(self._places)
+        self._places[number] = place
+        self._slots[place] = number
+
+    def discard(self, number: int) -> None:
+        """Remove *number* if it is present."""
+        place = self._places.pop(number, None)
+        if place is not None:
+            self._slots[place] = 0
+            self._free.append(place)
+
+    def read(self) -> set[int]:
+        """Return the numbers that the owner of the set has written."""
+        return set(self._slots) - {0}
+
+
+class Known(NamedTuple):
+    """State shared with the cleaner: sets that the guardian keeps up to date."""
+
+    groups: Numbers
+    """Process groups of workers and masters (the pids of the leaders)."""
+    sockets: Numbers
+    """Inode numbers of the sockets that the guardian has opened."""
+    stop_signals: Numbers
+    """``pid << SIGNAL_BITS | signal`` for each worker whose stop signal is not SIGTERM."""
 
 
 SWEEP_AT = 16
@@ -79,7 +120,7 @@ class Worker:
     """Its last lines of output; None until the log writer has sent them or the wait for them has timed out."""
     bind_error: str = ""
     board: int = -1
-    """Descriptor of its board (``wire.board``); -1: it has none."""
+    """Descriptor of its board (``wire.worker_protocol``); -1: it has none."""
     check: socket.socket | None = None
     """Socket on which the master checks it: our copy prevents another process from binding the address."""
     check_address: str = ""

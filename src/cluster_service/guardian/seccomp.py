@@ -37,24 +37,23 @@ import signal
 import socket
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from cluster_service.machine import capabilities, passing, shortage
+from cluster_service.machine import descriptor_passing, shortage
+from cluster_service.machine import identity as capabilities
 
-from . import asked, posix
-from .helper import LIMIT_SECONDS
-from .perslot import socket_for
-from .sharing import Refused
-from .steps import ask
-from .wants import LeaveAlone, want_from
+from . import bind_requests, syscalls
+from .bind_requests import LeaveAlone, want_from
+from .helper_client import LIMIT_SECONDS, ask
+from .per_slot_sockets import socket_for
+from .port_access import Refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .helper import Answer, Helper
+    from .bind_requests import Want
+    from .helper_client import Answer, Helper, Steps
     from .holdings import Held, Holdings, Worker
-    from .ports import Ports
-    from .posix import Machine, Notification
-    from .steps import Steps
-    from .wants import Want
+    from .port_service import Ports
+    from .syscalls import Machine, Notification
 
 _SOCKADDR_LIMIT = 128  # sizeof(struct sockaddr_storage): the kernel rejects longer addresses
 _GONE = (errno.ENOENT, errno.EINPROGRESS, errno.ESRCH)
@@ -90,7 +89,7 @@ class Listener:
     def receive(self) -> Steps[None] | None:
         """Receive one notification and return the steps that answer it. The descriptor must be readable."""
         try:
-            notification = posix.notif_receive(self.descriptor)
+            notification = syscalls.notif_receive(self.descriptor)
         except OSError as error:
             if error.errno in _GONE:
                 return None
@@ -115,19 +114,19 @@ class Listener:
                 raise TimeoutError
             yield from decide(notification)
         except LeaveAlone:
-            posix.notif_continue(self.descriptor, notification.id)
+            syscalls.notif_continue(self.descriptor, notification.id)
         except Refused as refusal:
-            posix.notif_answer(self.descriptor, notification.id, refusal.number)
+            syscalls.notif_answer(self.descriptor, notification.id, refusal.number)
         except MemoryError:
-            posix.notif_answer(self.descriptor, notification.id, errno.ENOMEM)
+            syscalls.notif_answer(self.descriptor, notification.id, errno.ENOMEM)
         except (TimeoutError, ConnectionAbortedError):
             self._give_away(notification)
         except OSError as error:
             if error.errno in _GONE:
                 raise
-            posix.notif_answer(self.descriptor, notification.id, error.errno or errno.EIO)
+            syscalls.notif_answer(self.descriptor, notification.id, error.errno or errno.EIO)
         except BaseException:
-            posix.notif_continue(self.descriptor, notification.id)  # a bug of ours must not leave the thread blocked
+            syscalls.notif_continue(self.descriptor, notification.id)  # a bug of ours must not leave the thread blocked
             raise
 
     def _ask(self, doing: str, duty: str, values: dict[str, Any]) -> Steps[Answer]:
@@ -170,7 +169,7 @@ class Listener:
             yield from self._install(notification, number, held, close_on_exec=found["close_on_exec"])
         elif (ours.asked or str(ours.address)) != str(want.address):
             raise LeaveAlone
-        posix.notif_answer(self.descriptor, notification.id)
+        syscalls.notif_answer(self.descriptor, notification.id)
 
     def _install(self, notification: Notification, number: int, held: Held, *, close_on_exec: bool) -> Steps[None]:
         self._doing = f"passing on the socket of {held.address}"
@@ -195,8 +194,8 @@ class Listener:
         if held is None:
             raise LeaveAlone
         self._doing = f"listening on {held.address}"
-        yield from self._ports.listen(self.worker, held, backlog, asked.binder_from(answer.values["binder"]))
-        posix.notif_answer(self.descriptor, notification.id)
+        yield from self._ports.listen(self.worker, held, backlog, bind_requests.binder_from(answer.values["binder"]))
+        syscalls.notif_answer(self.descriptor, notification.id)
 
     def _give_up(self, notification: Notification, error: OSError) -> NoReturn:
         """Handle a request of the thread that cannot be read.
@@ -214,7 +213,7 @@ class Listener:
 
     def _check(self, notification: Notification) -> None:
         """Raise ENOENT if the thread is no longer waiting: the data may come from another process with a reused id."""
-        if not posix.notif_valid(self.descriptor, notification.id):
+        if not syscalls.notif_valid(self.descriptor, notification.id):
             raise OSError(errno.ENOENT, "the thread is gone")
 
     def _give_away(self, notification: Notification) -> None:
@@ -256,7 +255,7 @@ def leave_all(listener: int, first: int) -> None:
     poll.register(listener, select.POLLIN)
     while True:
         try:
-            posix.notif_continue(listener, identity)
+            syscalls.notif_continue(listener, identity)
         except OSError as error:
             if error.errno not in _GONE:
                 raise
@@ -265,7 +264,7 @@ def leave_all(listener: int, first: int) -> None:
             if not events & select.POLLIN:  # the last process under the filter has ended
                 return
             try:
-                identity = posix.notif_receive(listener).id
+                identity = syscalls.notif_receive(listener).id
                 break
             except OSError as error:
                 if error.errno not in _GONE:
@@ -273,9 +272,9 @@ def leave_all(listener: int, first: int) -> None:
 
 
 def _machine() -> Machine:
-    if posix.MACHINE is None:
+    if syscalls.MACHINE is None:
         raise OSError(errno.ENOSYS, "the numbers of this machine's system calls are not known")
-    return posix.MACHINE
+    return syscalls.MACHINE
 
 
 def _int(argument: int) -> int:
@@ -294,13 +293,13 @@ def probe(environment: dict[str, str]) -> str:
     """
     if environment.get("CSERVICE_NO_SECCOMP") == "1":
         return "it was switched off with CSERVICE_NO_SECCOMP=1"
-    if posix.MACHINE is None:
+    if syscalls.MACHINE is None:
         return f"the numbers of the system calls of this machine ({os.uname().machine}) are not known"
     parent, child = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with parent, child:
         pid = os.fork()
         if pid == 0:
-            _probe_child(child, posix.MACHINE)
+            _probe_child(child, syscalls.MACHINE)
         child.close()
         parent.settimeout(_TRIAL_SECONDS)
         try:
@@ -317,9 +316,9 @@ _TRIAL_SECONDS = 5.0
 def _probe_child(report: socket.socket, machine: Machine) -> None:
     try:
         if not capabilities.has(capabilities.CAP_SYS_ADMIN):
-            posix.prctl(posix.PR_SET_NO_NEW_PRIVS, 1)
-        listener = posix.install_filter(posix.bind_filter(machine), machine)
-        passing.send(report, b"listener", [listener])
+            syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
+        listener = syscalls.install_filter(syscalls.bind_filter(machine), machine)
+        descriptor_passing.send(report, b"listener", [listener])
         with socket.socket(socket.AF_UNIX) as sock:
             sock.bind(b"\0cluster-service probe %d" % os.getpid())
             replaced = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED)
@@ -341,7 +340,7 @@ _REASONS = {
 
 def _probe_parent(report: socket.socket) -> str:
     try:
-        data, descriptors, _ = passing.receive(report, 4096, 1)
+        data, descriptors, _ = descriptor_passing.receive(report, 4096, 1)
     except OSError as error:
         return f"the trial ended early ({error})"
     if not descriptors:
@@ -350,14 +349,15 @@ def _probe_parent(report: socket.socket) -> str:
     try:
         if not select.select([listener], [], [], _TRIAL_SECONDS)[0]:
             return "the kernel does not notify of bind"
-        notification = posix.notif_receive(listener)
-        asked.read_memory(notification.thread, notification.args[1], 2)
-        with asked.borrow(notification.thread, _int(notification.args[0])), socket.socket(socket.AF_UNIX) as ours:
+        notification = syscalls.notif_receive(listener)
+        bind_requests.read_memory(notification.thread, notification.args[1], 2)
+        descriptor = _int(notification.args[0])
+        with bind_requests.borrow(notification.thread, descriptor), socket.socket(socket.AF_UNIX) as ours:
             ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)  # lets the child detect the replacement
-            posix.notif_replace(
+            syscalls.notif_replace(
                 listener, notification.id, ours.fileno(), _int(notification.args[0]), close_on_exec=True
             )
-            posix.notif_answer(listener, notification.id)
+            syscalls.notif_answer(listener, notification.id)
             return report.recv(4096).decode("utf-8", "replace")
     except OSError as error:
         return f"{_REASONS.get(error.errno or 0, str(error))} ({error})"

@@ -1,27 +1,24 @@
-"""Forking: one ``Launch`` for each new process, worker or master, until its program has been executed.
-
-The guardian does not wait for a child: the child reports on the launch socket, which the loop watches. A failed fork
-leaves nothing behind.
-"""
+"""Forking: one ``Launch`` for each new process, worker or master, until its program has been executed."""
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import functools
 import os
 import signal
 import socket
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from cluster_service.machine import capabilities, identity, passing, shortage
+from cluster_service.machine import descriptor_passing, identity, shortage
+from cluster_service.wire.worker_protocol import SIZE
 
-from . import board, child, posix, receiving
+from . import forked_child, syscalls, untrusted_input
 
 if TYPE_CHECKING:
     from cluster_service.machine.identity import Identity
 
-    from .child import Plan
-
+    from .forked_child import Plan
 
 _CHECK_BACKLOG = 16
 
@@ -52,7 +49,7 @@ class Resources:
     def pair(self, kind: int) -> tuple[socket.socket, socket.socket]:
         """Return a new socket pair, our end first: it refuses descriptors."""
         pair = socket.socketpair(socket.AF_UNIX, kind)
-        receiving.refuse_descriptors(pair[0])
+        untrusted_input.refuse_descriptors(pair[0])
         self._sockets += pair
         return pair
 
@@ -64,13 +61,13 @@ class Resources:
 
     def memory_file(self, content: bytes) -> int:
         """Return a descriptor of a new anonymous file."""
-        descriptor = posix.memory_file("cservice", content)
+        descriptor = syscalls.memory_file("cservice", content)
         self._descriptors.append(descriptor)
         return descriptor
 
     def board(self) -> int:
         """Return a descriptor of a new board; -1 if it cannot be created."""
-        descriptor = board.create()
+        descriptor = create_board()
         if descriptor >= 0:
             self._descriptors.append(descriptor)
         return descriptor
@@ -79,7 +76,7 @@ class Resources:
         """Make the socket *opened*, which serves one worker's health checks, listen; return it and its address."""
         sock, name = opened
         self._sockets.append(sock)
-        receiving.refuse_descriptors(sock)
+        untrusted_input.refuse_descriptors(sock)
         sock.listen(_CHECK_BACKLOG)
         return sock, f"unix:{name}"
 
@@ -111,7 +108,7 @@ class Progress:
         """Read available data. Return True at the end: the program has been executed, or ``error`` says why not."""
         while True:
             try:
-                data, descriptors, _ = passing.receive(self.sock, 4096, 1)
+                data, descriptors, _ = descriptor_passing.receive(self.sock, 4096, 1)
             except (BlockingIOError, InterruptedError):
                 return False
             except OSError:
@@ -134,14 +131,14 @@ def launch(plan: Plan) -> Launch:
     except OSError as error:
         raise CannotSpawn(shortage.explain(error)) from None
     if plan.machine is None:  # no listener will arrive
-        receiving.refuse_descriptors(ours)
+        untrusted_input.refuse_descriptors(ours)
     guardian = os.getpid()
     # Otherwise a signal that arrives in the child before its handlers are reset would run a handler of the guardian.
     blocked = signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
     try:
         pid = os.fork()
         if pid == 0:
-            child.run(plan, guardian, theirs.fileno())
+            forked_child.run(plan, guardian, theirs.fileno())
     except OSError as error:
         ours.close()
         raise CannotSpawn(shortage.NO_PROCESS if error.errno == errno.EAGAIN else shortage.explain(error)) from None
@@ -169,5 +166,30 @@ def check_share(share: str, worker: Identity, known: dict[str, Any]) -> None:
     if reason:
         raise CannotSpawn(f"ports cannot be shared by {share}: {reason}")
     other = worker.user_id != os.geteuid()
-    if share == "seccomp" and other and not capabilities.has(capabilities.CAP_SYS_PTRACE):
+    if share == "seccomp" and other and not identity.has(identity.CAP_SYS_PTRACE):
         raise CannotSpawn("to share ports with workers of another user needs CAP_SYS_PTRACE; try: --share python")
+
+
+_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+_NOT_HERE = {errno.ENOSYS, errno.EPERM, errno.EACCES, errno.EINVAL}
+"""Errors of memfd_create if the kernel or a sandbox does not permit it."""
+
+
+def create_board() -> int:
+    """Return a descriptor of a new, empty board, or -1 if memfd_create is not available.
+
+    Raises OSError for lack of memory or descriptors.
+    """
+    try:
+        descriptor = os.memfd_create("cservice-board", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    except OSError as error:
+        if error.errno in _NOT_HERE:
+            return -1
+        raise
+    try:
+        os.ftruncate(descriptor, SIZE)
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor

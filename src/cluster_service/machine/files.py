@@ -1,18 +1,4 @@
-"""The only module that opens files of the service for writing, renames and removes them.
-
-These are log, pid, audit, state, key and history files. tests/test_boundaries.py finds code that does so elsewhere.
-
-No other user can redirect such a file, whatever directories that user can write to:
-
-- A path is walked directory by directory. A symbolic link in it is followed only if no user but root and this one can
-  have created it; otherwise it is refused. The operation then uses the descriptor of the directory, not the path.
-- An existing file is used only if no user but root and this one can have put it there: either they own its directory,
-  which no other user can write to, or they own the file and it has no other hard link.
-- A world-writable directory is refused, unless it is sticky like /tmp.
-
-Opening never blocks, neither on a FIFO nor on a device. The disk itself may block any of these calls, so the guardian
-uses them only before its first and after its last process.
-"""
+"""The only module that opens files of the service for writing, renames and removes them."""
 
 from __future__ import annotations
 
@@ -310,3 +296,56 @@ def _may_write(directory: os.stat_result, uid: int, gids: frozenset[int]) -> boo
     if directory.st_mode & stat.S_ISVTX or uid in (0, os.geteuid()):
         return False
     return bool(directory.st_mode & stat.S_IWGRP) and directory.st_gid in gids
+
+
+_SHARED = ("/run", "/tmp")  # noqa: S108 - a directory there is used only if it is ours
+OWN_MODE, SHARED_MODE = 0o700, 0o711
+
+
+def directories(run_dir: str, name: str, *, own: bool) -> list[tuple[str, int]]:
+    """Return the directories to try, in order of preference, each with its mode.
+
+    *own*: for workers that run as the user of the service. Workers of other users cannot traverse the run directory;
+    every user can traverse theirs, and the permissions of each socket in it apply.
+    """
+    token = f"{_checksum(os.fsencode(run_dir)):08x}"
+    shared = [(f"{base}/cluster-service-{name}-{token}.notify", SHARED_MODE) for base in _SHARED]
+    return [(os.path.join(run_dir, f"{name}.notify"), OWN_MODE), *shared] if own and run_dir else shared
+
+
+def _checksum(data: bytes) -> int:
+    """Return a 32-bit FNV-1a hash of *data*. Importing zlib would cost the guardian 200 KB."""
+    value = 2166136261
+    for byte in data:
+        value = (value ^ byte) * 16777619 & 0xFFFFFFFF
+    return value
+
+
+def make(directory: str, mode: int) -> None:
+    """Create *directory*, or check that an existing one is ours and has the same *mode*. Raises OSError."""
+    try:
+        os.mkdir(directory, mode)
+        os.chmod(directory, mode)  # independent of the umask
+    except FileExistsError:
+        found = os.lstat(directory)
+        ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and stat.S_IMODE(found.st_mode) == mode
+        if not ours:
+            raise PermissionError(f"{directory} is not ours") from None
+
+
+def empty(directory: str) -> None:
+    """Remove the sockets in *directory*, if it is ours."""
+    with contextlib.suppress(OSError):
+        found = os.lstat(directory)
+        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid():
+            for entry in os.listdir(directory):
+                with contextlib.suppress(OSError):
+                    remove(os.path.join(directory, entry))
+
+
+def remove_all(run_dir: str, name: str) -> None:
+    """Remove every directory of the service *name*. The caller must hold its lock."""
+    for directory, _mode in directories(run_dir, name, own=True):
+        empty(directory)
+        with contextlib.suppress(OSError):
+            os.rmdir(directory)

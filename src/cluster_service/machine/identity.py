@@ -1,14 +1,26 @@
-"""User identities, and how a process takes one.
-
-Whatever is executed, opened or looked up because a user's configuration or release names it is executed, opened or
-looked up with an ``Identity``, which has no default: the privileges of the service are never used for it.
-"""
+"""User identities, how a process takes one, and the capabilities of this process, see capabilities(7)."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 from typing import NamedTuple
+
+CAP_NET_BIND_SERVICE = 10
+CAP_SYS_PTRACE = 19
+CAP_SYS_ADMIN = 21
+CAP_SYS_NICE = 23
+CAP_SYS_RESOURCE = 24
+
+
+def has(number: int) -> bool:
+    """Return True if this process has capability *number* in its effective set."""
+    with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+        for line in status:
+            if line.startswith("CapEff:"):
+                return bool(int(line.split()[1], 16) >> number & 1)
+    return False
+
 
 PR_SET_NO_NEW_PRIVS = 38
 

@@ -23,13 +23,13 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cluster_service.config.table import canonical
+from cluster_service.config.settings_table import canonical
 from cluster_service.core.protocol.event_records import EVENTS
 from cluster_service.machine import shortage
-from cluster_service.wire.records import name_of
+from cluster_service.wire.framing import name_of
 
-from .extensions import Extensions
-from .handlers import Raised, awaited
+from .custom_command_registry import Extensions
+from .user_code import Raised, awaited
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -23,22 +23,20 @@ from cluster_service.core.protocol.requests import Rejected, Tick
 from cluster_service.core.readout.serializers import status_line
 from cluster_service.core.rules import shutdown_order
 from cluster_service.machine import installation
+from cluster_service.server.audit import AuditFile, Auditor
 from cluster_service.wire import facts, orders
 
-from . import carrying, launch
-from .audited import AuditFile, Auditor
-from .bus import Bus
-from .carrying import story_of
-from .checks import Checks
-from .jobs import Jobs
-from .kernel import Kernel
-from .leaving import Leaving
-from .memory import Memory
-from .publishing import Publisher
-from .pulses import Pulses
-from .reload import Reloading
-from .schedule import Schedule
-from .sockets import Sockets
+from . import effects, launch_plan
+from .background_jobs import Jobs
+from .config_reload import Reloading
+from .effects import Leaving, story_of
+from .event_log import Publisher
+from .guardian_client import Kernel, Sockets
+from .health_checks import Checks
+from .heartbeats import Pulses
+from .recycle_schedule import Schedule
+from .state_file import Memory
+from .worker_messages import Bus
 
 if TYPE_CHECKING:
     import socket
@@ -50,7 +48,7 @@ if TYPE_CHECKING:
     from cluster_service.core.protocol import actions
     from cluster_service.core.protocol.requests import Request
 
-    from .doors import Doors
+    from .endpoints import Doors
     from .hooks import Hooks
 
 FAILED = 70
@@ -167,7 +165,7 @@ class Master:
         self._bus.open()
         self._schedule.look()
         if not self._over.done() and self._ending is None:
-            from .doors import Doors  # noqa: PLC0415 - import the server stack only after the workers have been started
+            from .endpoints import Doors  # noqa: PLC0415 - import the server stack only after the workers have been started
 
             self.doors = Doors(self)
             await self.doors.open()
@@ -223,6 +221,10 @@ class Master:
         with self._core_trusted(batch[0] if len(batch) == 1 else batch):
             self._carry_out(self.cluster.handle_batch(batch, time.monotonic()))
 
+    def use_settings(self, settings: Settings) -> None:
+        """Replace the settings in effect."""
+        self.settings = settings
+
     def request(self, request: Request) -> Operation:
         """Let the core carry out *request* and return its operation. Raises Rejected, in which case nothing changed."""
         if self._bye:
@@ -267,9 +269,9 @@ class Master:
         """Carry out *todo*. If one action fails, carry out the others and set the timer nevertheless."""
         try:
             if todo:
-                carrying.carry_out(self, todo)
+                effects.carry_out(self, todo)
         finally:
-            carrying.each(self, self._after_turn)
+            effects.each(self, self._after_turn)
 
     def report_soon(self, report: Any) -> None:
         """Pass *report* to the core after its current actions have been carried out."""
@@ -427,7 +429,7 @@ class Master:
         """Return how the workers of *release*, of the group *name*, share their ports. Raises ValueError if the
         configured mode is not available on this machine.
         """
-        share, warning = launch.settle_share(release.share, release.kind, self.hello.share)
+        share, warning = launch_plan.settle_share(release.share, release.kind, self.hello.share)
         if warning and name not in self._warned:
             self._warned.add(name)
             self.log(f"{name}: {warning}")

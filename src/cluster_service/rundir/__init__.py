@@ -35,7 +35,16 @@ from .locks import (
     wait_free,
     write_lock,
 )
-from .places import Nowhere, audit_path, candidates, directory, existing, place, refused, state_home
+from .run_directory import (
+    Nowhere,
+    audit_path,
+    candidates,
+    directory,
+    existing,
+    place,
+    refused,
+    state_home,
+)
 
 __all__ = [
     "NAME", "SOCKET_LIMIT", "Held", "Holder", "Nowhere", "audit_path", "candidates", "check_name", "clean_up",

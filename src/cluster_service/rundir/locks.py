@@ -13,10 +13,10 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cluster_service.control.errors import CommandError
-from cluster_service.machine import notify_place, shortage
+from cluster_service.errors import CommandError
+from cluster_service.machine import files, shortage
 
-from .places import trusted
+from .run_directory import trusted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -128,7 +128,7 @@ def clean_up(directory: str, name: str) -> None:
         return
     path = socket_path(directory, name)
     hidden = os.path.join(directory, f".{name}.sock.cservice")  # the guardian's own link to the socket
-    notify_place.remove_all(directory, name)
+    files.remove_all(directory, name)
     for left in (path, hidden, lock_path(directory, name)):  # the lock last, while it is held
         with contextlib.suppress(OSError):
             os.unlink(left)

@@ -15,9 +15,9 @@
 
 from __future__ import annotations
 
-from .clock import Clock, Timer
-from .kernel import FakeKernel
-from .programs import NEVER, Process, Program
+from .fake_kernel import FakeKernel
+from .simulated_programs import NEVER, Process, Program
+from .virtual_time import Clock, Timer
 from .world import MasterAway, World
 
 __all__ = ["NEVER", "Clock", "FakeKernel", "MasterAway", "Process", "Program", "Timer", "World"]

@@ -26,8 +26,8 @@ from cluster_service.core.protocol import actions, reports
 from cluster_service.core.protocol.requests import Tick
 from cluster_service.wire import facts, orders
 
-from .clock import Clock
-from .kernel import FakeKernel, Table
+from .fake_kernel import FakeKernel, Table
+from .virtual_time import Clock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from cluster_service.core.protocol.event_records import Event
     from cluster_service.core.protocol.requests import Request
 
-    from .clock import Timer
-    from .programs import Process, Program
+    from .simulated_programs import Process, Program
+    from .virtual_time import Timer
 
 TURNS_AT_ONE_TIME = 1000
 """Maximum number of steps without any time passing; more than this is an endless loop."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any, Dict, List, Optional
 
-from .records import Family, Record
+from .framing import Family, Record
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -84,7 +84,8 @@ class Spawned(Record):
 class Monitoring(Record):
     """How the master observes a worker. Follows ``Spawned`` and, for each living worker, ``Snapshot``.
 
-    If *inode* is not 0 there is a board (``wire.board``), and its descriptor accompanies the fact if it could be sent.
+    If *inode* is not 0 there is a board (``wire.worker_protocol``), and its descriptor accompanies the fact if it could
+    be sent.
     """
 
     worker: int

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, Optional
 
-from .records import Family, Record
+from .framing import Family, Record
 
 VERSION = 1
 """The version of the guardian's protocol. The master states its version, and the guardian refuses another."""

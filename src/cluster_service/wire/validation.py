@@ -1,14 +1,30 @@
-"""Limits on everything that a worker sends, checked before it is used. Pure functions.
-
-The guardian checks what it receives, and the master checks again what the guardian forwards. A message that exceeds a
-limit raises ``Invalid``; a value that is merely out of range is clamped.
-"""
+"""Limits on everything that a worker sends, checked before it is used. Pure functions."""
 
 from __future__ import annotations
 
 import json
 import re
 from typing import Any, Callable, Dict, Mapping, NoReturn, Optional
+
+UNSEEN = (
+    (0xAD, 0xAD),  # the soft hyphen
+    (0x61C, 0x61C),  # a mark of direction, as 0x200E, 0x200F
+    (0x180E, 0x180E),
+    (0x200B, 0x200B),  # a space without width
+    (0x200E, 0x200F),
+    (0x202A, 0x202E),  # embeds and overrides a direction
+    (0x2060, 0x206F),  # invisible operators, isolated directions
+    (0xFEFF, 0xFEFF),  # the byte order mark
+    (0xFFF9, 0xFFFB),
+    (0x1BCA0, 0x1BCA3),
+    (0x1D173, 0x1D17A),
+    (0xE0000, 0xE007F),  # tags: a second, invisible ASCII
+)
+"""The first and the last of each range."""
+
+IN_CLASS = "".join(f"{chr(first)}-{chr(last)}" for first, last in UNSEEN)
+"""The same for a regular expression, to stand between brackets."""
+
 
 MAX_BYTES = 64 * 1024
 """Maximum length of a datagram, in bytes."""

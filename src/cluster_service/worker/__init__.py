@@ -24,6 +24,6 @@ The runtime:
 other program for the service.
 
 This package runs under the interpreter of the user, which may be another Python (3.9 or newer) in another virtualenv.
-So it imports only the standard library, ``cluster_service.wire`` and ``cluster_service.machine.title``, and avoids
-importing modules that the program does not import.
+So it imports only the standard library, ``cluster_service.wire`` and ``cluster_service.machine.process_title``, and
+avoids importing modules that the program does not import.
 """

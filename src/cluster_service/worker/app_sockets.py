@@ -11,7 +11,7 @@ import socket
 from typing import TYPE_CHECKING, List
 
 from cluster_service.wire import addresses
-from cluster_service.wire.channel import CHECK_ADDRESS
+from cluster_service.wire.worker_protocol import CHECK_ADDRESS
 
 from .reporting import exit_with_message, warn
 from .startup import CANNOT_SERVE

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Any, Callable, Deque, Dict, Optional
 
-from cluster_service.wire import channel as wire
+from cluster_service.wire import worker_protocol as wire
 
 from .descriptors import OwnedDescriptor, pipe
 from .unpatched import allocate_lock, get_ident, get_native_id, os, select, start_thread

@@ -21,8 +21,8 @@ import sys
 from array import array
 from typing import TYPE_CHECKING, Any, Callable, List, Optional, Set, Tuple
 
-from cluster_service.wire import board
-from cluster_service.wire.board import BEAT, ERRORS, REQUESTS, STACKS, STACKS_AT, dump_signal, main_signal
+from cluster_service.wire import worker_protocol as board
+from cluster_service.wire.worker_protocol import BEAT, ERRORS, REQUESTS, STACKS, STACKS_AT, dump_signal, main_signal
 
 from .accept_pause import AcceptPause
 from .unpatched import allocate_lock, get_ident, os, start_thread, time

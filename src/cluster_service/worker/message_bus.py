@@ -20,8 +20,8 @@ from collections import deque
 from itertools import count
 from typing import Any, Callable, Deque, Dict, List, Optional, Tuple
 
-from cluster_service.wire import channel as wire
 from cluster_service.wire import validation
+from cluster_service.wire import worker_protocol as wire
 
 from .unpatched import allocate_lock, library, os, running_loop, start_thread
 

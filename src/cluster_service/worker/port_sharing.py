@@ -22,7 +22,7 @@ from threading import RLock
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 
 from cluster_service.wire import addresses
-from cluster_service.wire import channel as wire
+from cluster_service.wire import worker_protocol as wire
 
 from .descriptors import OwnedDescriptor
 from .reporting import warn

@@ -22,7 +22,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional
 
-from cluster_service.wire.channel import BUS
+from cluster_service.wire.worker_protocol import BUS
 
 from .descriptors import is_listening
 from .drains import call_server

@@ -13,7 +13,7 @@ from __future__ import annotations
 import signal
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Sequence, Set
 
-from cluster_service.machine.title import Title
+from cluster_service.machine.process_title import Title
 
 from .unpatched import get_ident, os, select
 

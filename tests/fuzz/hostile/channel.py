@@ -1,4 +1,4 @@
-"""The worker channel: every type of ``wire.channel`` with its fields mutated, garbage, floods and descriptors."""
+"""The worker channel: each type of ``wire.worker_protocol`` with mutated fields, garbage, floods and descriptors."""
 
 from __future__ import annotations
 

@@ -21,7 +21,14 @@ from cluster_service.core.protocol import actions, reports, requests
 from cluster_service.core.rules.liveness import ready_after_seconds
 from cluster_service.wire import facts
 
-from . import failures, observations, recycle, request_handlers, spec_reload, upgrade_engine
+from . import (
+    failures,
+    observations,
+    recycle,
+    request_handlers,
+    spec_reload,
+    upgrade_engine,
+)
 from .step import RETRY_SECONDS, UNUSED_LISTENER_SECONDS, end_action, run_step
 from .step_context import StepContext
 

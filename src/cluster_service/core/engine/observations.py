@@ -16,7 +16,13 @@ from cluster_service.core.rules import port_checks
 from cluster_service.wire import validation
 from cluster_service.wire.facts import WorkerState
 
-from . import failures, operation_tracking, recycle, request_handlers, upgrade_engine
+from . import (
+    failures,
+    operation_tracking,
+    recycle,
+    request_handlers,
+    upgrade_engine,
+)
 from .failures import conclude_exit, record_failure, replace_hung
 
 if TYPE_CHECKING:

@@ -15,7 +15,15 @@ from cluster_service.core.rules import port_checks
 from cluster_service.core.rules.liveness import is_app, readiness, ready_after_seconds
 from cluster_service.core.rules.shutdown_order import UNREADY_STOP_SECONDS, stop_timeout
 
-from . import failures, operation_tracking, probed_ports, recycle, request_handlers, spec_reload, upgrade_engine
+from . import (
+    failures,
+    operation_tracking,
+    probed_ports,
+    recycle,
+    request_handlers,
+    spec_reload,
+    upgrade_engine,
+)
 from .reconcile import reconcile_group, stop_worker
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""The command line ``cservice`` and its console."""

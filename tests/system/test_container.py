@@ -76,7 +76,7 @@ def test_a_signal_is_heard_however_early_it_comes() -> None:
 
 EARLY = """
 import os, signal, sys
-from cluster_service.control import starting
+from cluster_service.cli import start_service as starting
 from cluster_service.cli.command_line import run
 real = starting._start
 def late(*arguments, **more):

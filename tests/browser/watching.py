@@ -71,7 +71,8 @@ def until_workers(page: Page, pids: list[int]) -> None:
     wanted = [str(pid) for pid in pids]
     page.until(
         f"{PIDS}.sort().join() === {wanted}.sort().join()"
-        " && [...document.querySelectorAll('#workers .state')].every((cell) => ['serving', 'serving (not listening)'].includes(cell.textContent))",
+        " && [...document.querySelectorAll('#workers .state')]"
+        ".every((cell) => ['serving', 'serving (not listening)'].includes(cell.textContent))",
         f"the workers {pids}",
     )
 

@@ -172,7 +172,9 @@ class Subject(Service):
         """Children of the guardian that are no part of the service."""
         found = {pid: command(pid) for pid in children_of(self.pid)}
         marks = (*MARKS.values(), BACKGROUND)
-        return [pid for pid, line in found.items() if not any(mark.search(line) for mark in marks)]
+        others = [pid for pid, line in found.items() if not any(mark.search(line) for mark in marks)]
+        # One that has ended since it was listed has no command line any more; zombies are checked apart.
+        return [pid for pid in others if (entry := stat(pid)) is not None and entry.state not in "ZX"]
 
     def background(self) -> dict[int, int]:
         """Processes that workers have put into the background -> the pid of that worker."""

@@ -117,7 +117,10 @@ def kill(role: str) -> Callable[[World, Random], None]:
     """SIGKILL of a part of the service."""
 
     def inject(world: World, _random: Random) -> None:
-        world.send(world.pid(role), signal.SIGKILL)
+        if role == "master":
+            world.kill_master()
+        else:
+            world.send(world.pid(role), signal.SIGKILL)
 
     return inject
 
@@ -125,7 +128,7 @@ def kill(role: str) -> Callable[[World, Random], None]:
 def kill_master_often(world: World, random: Random) -> None:
     """As soon as there is another one it is killed too, until there is one in safe mode, perhaps."""
     for _ in range(random.randint(2, 6)):
-        world.send(world.pid("master"), signal.SIGKILL)
+        world.kill_master()
         world.last(random.uniform(0, 1.5))
 
 

@@ -37,6 +37,8 @@ class World:
         self._lock = threading.Lock()
         self._running = 0
         self._hurt_until = 0.0
+        self._master_killed = 0.0
+        """When a master was last killed (monotonic seconds)."""
         self._short: set[object] = set()
 
     # -- time, and blame
@@ -111,6 +113,15 @@ class World:
 
     # -- commands
 
+    def kill_master(self) -> None:
+        """SIGKILL. It loses the answer of a command under way, and nothing else. Raises Gone."""
+        self._master_killed = time.monotonic()
+        self.send(self.pid("master"), signal.SIGKILL)
+
+    def _is_answer_lost(self, error: CommandError, began: float) -> bool:
+        """Whether the connection of a command that began at *began* broke because the master was killed."""
+        return "may have begun" in error.message and self._master_killed >= began
+
     def command(self, name: str, *args: object, **options: Any) -> dict[str, Any] | None:
         """Give a command, wait for the end of the operation, and return it; None: it was refused, or the answer lost.
 
@@ -124,7 +135,7 @@ class World:
                 answer = dict(client.follow(str(answer["id"])))
         except CommandError as error:
             self.story.tell("answer", command=name, code=error.code, message=error.message)
-            if error.code not in REFUSALS and not self.hurt_since(began):
+            if error.code not in REFUSALS and not self.hurt_since(began) and not self._is_answer_lost(error, began):
                 self.story.breaks("commands", f"{name} was refused and nobody was hurt: {error.code}: {error.message}")
             return None
         self.story.tell("answer", command=name, state=answer.get("state"), reason=answer.get("reason"))

@@ -161,7 +161,8 @@ def test_no_process_inherits_a_limit_that_was_set_on_the_guardian(start: Start, 
     started = set(children_of(guardian)) - before
     assert puppet.pid in started
     assert kernel.master_pid in started
-    assert len(started) == (3 if share == "seccomp" else 2)
+    helpers = started - {puppet.pid, kernel.master_pid}
+    assert len(helpers) == 1 if share == "seccomp" else len(helpers) <= 1  # the exit of the master may start it too
     descriptors = {resource.RLIMIT_NOFILE: (own[resource.RLIMIT_NOFILE][1],) * 2}
     for pid in started:
         helper = pid not in (puppet.pid, kernel.master_pid)

@@ -57,7 +57,7 @@ def test_a_killed_worker_is_seen_to_be_replaced(browser: Browser, key_file: Path
         page = entered(browser, door)
         until_workers(page, [first, second])
         cells = page.run("[...document.querySelector('#workers tbody tr').cells].map((cell) => cell.textContent)")
-        assert cells[:2] == ["web.1", "serving"]
+        assert cells[:2] == ["web.1", "serving (not listening)"]
         assert cells[5].endswith(" MB")
         assert cells[6].endswith(" %")
         assert cells[7:9] == ["0", "0"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import signal
@@ -40,7 +41,11 @@ def kernel_next(kernel: RealKernel) -> int:
 
 
 def descriptors(pid: int) -> set[str]:
-    return {os.readlink(f"/proc/{pid}/fd/{entry}") for entry in os.listdir(f"/proc/{pid}/fd")}
+    found = set()
+    for entry in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):  # closed since it was listed
+            found.add(os.readlink(f"/proc/{pid}/fd/{entry}"))
+    return found
 
 
 def test_what_a_worker_finds(kernel: RealKernel) -> None:

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, List
 from cluster_service.wire import addresses
 from cluster_service.wire.worker_protocol import CHECK_ADDRESS
 
-from .reporting import exit_with_message, warn
-from .startup import CANNOT_SERVE
+from .reporting import CANNOT_SERVE, exit_with_message, warn
 
 if TYPE_CHECKING:
     from .runtime import Runtime

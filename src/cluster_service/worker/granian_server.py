@@ -29,9 +29,8 @@ from .app_wrappers import Streams, count_asgi_answers, count_wsgi_answers, end_w
 from .descriptors import is_listening
 from .drains.unknown_servers import OutsideDrain
 from .heartbeat import Heartbeat, LoopHeartbeat, Pool
-from .reporting import exit_with_message, hide_our_frames
+from .reporting import CANNOT_SERVE, exit_with_message, hide_our_frames
 from .runtime import Runtime, current, install
-from .startup import CANNOT_SERVE
 from .unpatched import allocate_lock, get_ident, start_thread, time
 from .worker_process import ProcessTitle
 

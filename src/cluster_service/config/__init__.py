@@ -37,6 +37,6 @@ __all__ = ["Settings", "group_settings", "settings"]
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib  # noqa: PLC0415 - imported lazily
+    import importlib  # imported lazily
 
     return getattr(importlib.import_module(".resolve", __name__), name)

@@ -38,7 +38,7 @@ def _inherited() -> List[socket.socket]:
     count = os.environ.get("LISTEN_FDS", "0")
     fds = range(_FIRST_FD, _FIRST_FD + int(count)) if count.isdigit() else range(0)
     for fd in fds:
-        os.set_inheritable(fd, False)  # noqa: FBT003
+        os.set_inheritable(fd, False)
     return [_with_protocol(socket.socket(fileno=fd)) for fd in fds]
 
 

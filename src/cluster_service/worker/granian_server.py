@@ -106,7 +106,7 @@ class _Granian(granian.Granian):  # type: ignore[misc,valid-type]
         if self.listener is None:
             super()._init_shared_socket()
             return
-        from granian._granian import SocketHolder  # noqa: PLC0415 - only in these modes
+        from granian._granian import SocketHolder  # only in these modes
 
         self.listener.listen(BACKLOG)
         self.listener.set_inheritable(True)
@@ -140,7 +140,7 @@ class Child:
 
     def __reduce__(self) -> Any:
         """Pickle for a child that is not a fork, including the descriptors."""
-        from multiprocessing.reduction import DupFd  # noqa: PLC0415
+        from multiprocessing.reduction import DupFd
 
         channel, relay = (None if each is None else DupFd(each) for each in (self.channel, self.relay))
         board = None if self.board < 0 else DupFd(self.board)
@@ -148,7 +148,7 @@ class Child:
 
     def __call__(self, *args: Any) -> None:
         """Run the child."""
-        from granian.server import Server  # noqa: PLC0415 - in the child only
+        from granian.server import Server  # in the child only
 
         runtime = current()
         if runtime is None:

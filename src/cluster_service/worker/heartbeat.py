@@ -233,7 +233,7 @@ class AnyioPool:
 def _prepare_stack_dumps(heartbeat: Heartbeat) -> None:
     """Register the stack dumps of this process; without support for them, do nothing."""
     try:
-        import faulthandler  # noqa: PLC0415 - part of CPython, but not of all implementations
+        import faulthandler  # part of CPython, but not of all implementations
 
         descriptor = heartbeat.descriptor
         if os.lseek(descriptor, 0, os.SEEK_CUR) < STACKS_AT:  # otherwise an earlier process has written a dump

@@ -152,7 +152,7 @@ class ProgramHandlers:
         runtime = self._runtime
         if runtime.server_runs_callback:
             return []
-        from .drains.unknown_servers import UnknownServers  # noqa: PLC0415 - only needed at a stop
+        from .drains.unknown_servers import UnknownServers  # only needed at a stop
 
         servers = [*runtime.servers, UnknownServers()]
         call_server(servers[-1], servers[-1].begin)

@@ -96,7 +96,7 @@ def _empty_main() -> Dict[str, Any]:
 
 def _run_as_main(name: str, *, alter_argv: bool) -> None:
     """Call the function that the interpreter itself uses for ``-m``, directories and zip files."""
-    import runpy  # noqa: PLC0415 - for these only
+    import runpy  # for these only
 
     try:
         runpy._run_module_as_main(name, alter_argv)  # type: ignore[attr-defined]  # noqa: SLF001
@@ -115,7 +115,7 @@ def _is_importable(path: str) -> bool:
         with io.open_code(path) as file:
             if b"\0" not in file.read(4096):  # the head of a zip file contains some, even after a shebang line
                 return False
-        from zipimport import zipimporter  # noqa: PLC0415 - for these only
+        from zipimport import zipimporter  # for these only
 
         return bool(zipimporter(path).archive)
     except (OSError, ImportError):

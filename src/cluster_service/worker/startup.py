@@ -37,18 +37,18 @@ def main(arguments: Sequence[str], at_start: Collection[str]) -> None:
     install(runtime)
     runtime.start()
     if ports is not None:
-        from .port_sharing import share_ports  # noqa: PLC0415 - only in that mode
+        from .port_sharing import share_ports  # only in that mode
 
         share_ports(ports)
     install_hooks(runtime)
     _buffer_by_line()
     kind, target, *rest = arguments
     if kind == "script":
-        from .script import run_script  # noqa: PLC0415
+        from .script import run_script
 
         run_script(target, rest, at_start)
     elif kind == "module":
-        from .script import run_module  # noqa: PLC0415
+        from .script import run_module
 
         run_module(target, rest, at_start)
     else:
@@ -58,13 +58,13 @@ def main(arguments: Sequence[str], at_start: Collection[str]) -> None:
 
 def _serve_app(runtime: Runtime, target: str, server: str, binds: List[str], arguments: Sequence[str]) -> None:
     """Serve the app *target* on each of *binds* with *server*, until the worker stops."""
-    from .app_loader import interface_of, load_app, require  # noqa: PLC0415 - only for an app
+    from .app_loader import interface_of, load_app, require  # only for an app
 
     sys.argv = [target, *arguments]
     sys.path.insert(0, os.getcwd())
     require(server)
     if server == "granian":
-        from .granian_server import serve  # noqa: PLC0415 - needs granian
+        from .granian_server import serve  # needs granian
 
         serve(target, binds, runtime)
         return
@@ -72,7 +72,7 @@ def _serve_app(runtime: Runtime, target: str, server: str, binds: List[str], arg
     interface = interface_of(app)
     if interface == "wsgi":
         require("a2wsgi", f"{target} is a WSGI app, which is served by uvicorn through a2wsgi")
-    from .drains.uvicorn_server import serve as serve_with_uvicorn  # noqa: PLC0415 - needs uvicorn
+    from .drains.uvicorn_server import serve as serve_with_uvicorn  # needs uvicorn
 
     serve_with_uvicorn(app, interface, binds, runtime)
 
@@ -88,7 +88,7 @@ def _descriptor(text: Optional[str]) -> Optional[int]:
         return None
     try:
         fd = int(text)
-        os.set_inheritable(fd, False)  # noqa: FBT003
+        os.set_inheritable(fd, False)
     except (ValueError, OSError):
         return None  # an invalid descriptor cannot be used; the program runs without it
     return fd

@@ -25,17 +25,17 @@ MAY_IMPORT = {
     "rundir": {"rundir", "machine", "errors"},
     "config": {"config", "machine", "core", "wire", "rundir", "errors"},
     "systemd": {"systemd", "config", "core", "errors", "isolation", "wire"},
-    "commands": {"commands", "core", "config", "rundir", "errors", "wire", "_version", "client.client", "systemd"},
-    "client": {"client", "commands", "config", "rundir", "errors", "machine", "wire"},
-    "server": {"server", "commands", "config", "core", "errors", "machine", "wire", "_version"},
-    "launcher": {"launcher", "isolation", "machine", "wire", "config", "rundir", "errors", "client"},
+    "commands": {"commands", "config", "rundir", "errors", "wire", "_version", "client.client", "systemd"},
+    "client": {"client", "commands", "config", "rundir", "errors"},
+    "server": {"server", "commands", "config", "core", "errors", "machine", "_version"},
+    "launcher": {"launcher", "isolation", "machine", "config", "rundir", "errors", "client"},
     "cli": {
         "cli", "client", "commands", "config", "core", "errors", "isolation", "machine", "rundir", "launcher", "wire",
-        "_version", "",
+        "_version",
     },
     "master": {
-        "master", "commands", "config", "core", "errors", "isolation", "machine", "rundir", "server", "launcher",
-        "systemd", "wire", "worker", "_version", "cli.console", "",
+        "master", "commands", "config", "core", "errors", "isolation", "machine", "server", "launcher", "systemd",
+        "wire", "worker", "_version", "cli.console",
     },
     "testing": {"testing", "core", "wire"},
     "": {"master", "worker", "client", "errors", "_version"},  # __init__.py imports names when they are first used
@@ -181,6 +181,15 @@ def test_a_part_imports_only_what_it_may(path: Path) -> None:
         elif part in STDLIB_ONLY:
             allowed = sys.stdlib_module_names | OPTIONAL.get(str(path.relative_to(SOURCE)), set())
             assert root in allowed, f"{part} must import the standard library only, not {name}"
+
+
+@pytest.mark.parametrize("part", MAY_IMPORT)
+def test_each_permission_is_used(part: str) -> None:
+    used = {name.removeprefix("cluster_service.") for path in FILES if part_of(path) == part for name in imported(path)}
+    unused = {
+        other for other in MAY_IMPORT[part] - {part} if not any(f"{name}.".startswith(f"{other}.") for name in used)
+    }
+    assert unused == set(), f"{part} does not import them: remove them from MAY_IMPORT"
 
 
 OPTIONAL: dict[str, set[str]] = {

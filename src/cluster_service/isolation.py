@@ -60,7 +60,7 @@ def admit_user_paths() -> None:
 def _user_site() -> list[str]:
     if os.environ.get("PYTHONNOUSERSITE") or not _reads_user_site():
         return []
-    import site  # the interpreter has imported it, unless it was told not to
+    import site  # the interpreter has imported it, unless an option forbids it
 
     path = site.getusersitepackages()
     return [path] if os.path.isdir(path) else []

@@ -195,7 +195,7 @@ class RunningService:
         """See ``Service.test``."""
         return self._request(requests.Test(script, timeout))
 
-    async def reload(self, plan: bool, monitor: float | None, timeout: float | None) -> Json:  # noqa: FBT001
+    async def reload(self, plan: bool, monitor: float | None, timeout: float | None) -> Json:  # noqa: FBT001 - as in Service
         """See ``Service.reload``."""
         reloading = self._master.reloading
         if plan:

@@ -20,7 +20,7 @@ The runtime:
 ``port_sharing``      shared ports in-process, where the kernel does not support them (``--share python``)
 ``worker_process``    forks of the worker, its parent, its title in the process list
 
-``unpatched``, ``descriptors`` and ``reporting`` are used by all of them. ``job`` is no part of a worker: it runs any
+``unpatched``, ``descriptors`` and ``reporting`` are used by all of them. ``job`` does not run in a worker: it runs any
 other program for the service.
 
 This package runs under the interpreter of the user, which may be another Python (3.9 or newer) in another virtualenv.

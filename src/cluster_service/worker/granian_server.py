@@ -169,7 +169,7 @@ class Child:
         closing = GranianApp(app, interface_of(app), runtime)
         _app[:] = [closing]
         wsgi = closing.interface == "wsgi"
-        spawn = Server._spawn_wsgi_worker if wsgi else Server._spawn_asgi_lifespan_worker  # noqa: SLF001
+        spawn = Server._spawn_wsgi_worker if wsgi else Server._spawn_asgi_lifespan_worker  # noqa: SLF001 - no public name
         if wsgi:
             closing.started()
             args = _with(args, spawn, blocking_threads=WSGI_THREADS)

@@ -73,7 +73,7 @@ def _call(argv: List[str], orig_argv: List[str]) -> None:
 
 
 def _look_in(directory: str, at_start: Collection[str]) -> None:
-    """Insert *directory* first in ``sys.path``, unless the interpreter was told not to."""
+    """Insert *directory* first in ``sys.path``, unless an option of the interpreter forbids it."""
     if not (sys.flags.isolated or getattr(sys.flags, "safe_path", False)):
         uncover(directory, at_start)
         sys.path.insert(0, directory)
@@ -99,7 +99,7 @@ def _run_as_main(name: str, *, alter_argv: bool) -> None:
     import runpy  # for these only
 
     try:
-        runpy._run_module_as_main(name, alter_argv)  # type: ignore[attr-defined]  # noqa: SLF001
+        runpy._run_module_as_main(name, alter_argv)  # type: ignore[attr-defined]  # noqa: SLF001 - what python -m calls
     except SystemExit:
         raise
     except BaseException as error:

@@ -68,3 +68,19 @@ def test_the_map_for_contributors_has_every_package() -> None:
     page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     packages = {path.name for path in SOURCE.iterdir() if (path / "__init__.py").exists()}
     assert {name for name in packages if f"\n| `{name}` |" not in page} == set()
+
+
+OTHER_NAMES = {"__main__", "bind", "on_worker_stop", "cservice/start"}
+"""System calls and functions in these tables."""
+
+PACKAGE_DOCS = {
+    path: ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) for path in SOURCE.rglob("__init__.py")
+}
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE_DOCS), ids=lambda path: str(path.relative_to(SOURCE)))
+def test_the_table_of_a_package_names_its_modules(path: Path) -> None:
+    """A table row begins with a name and two spaces, and may continue in an indented line."""
+    rows = re.findall(r"^(``\w+``  .*|  +``.*)$", PACKAGE_DOCS[path] or "", re.MULTILINE)
+    named = {name.replace(".", "/") for row in rows for name in re.findall(r"``([a-z_.]+)``", row)} - OTHER_NAMES
+    assert {name for name in named if not any((path.parent / f"{name}{end}").exists() for end in (".py", ""))} == set()

@@ -3,7 +3,7 @@
 Start of the process, in this order:
 
 ``entry_point``       the file that the interpreter runs; makes this package importable
-``startup``           removes the worker's own variables from the environment and starts the runtime
+``startup``           removes the worker's own variables from the environment, starts the runtime, runs the program
 ``import_hooks``      calls the parts below when the program imports the modules that they handle
 ``script``            runs a file or module as ``__main__``, as if it were run alone
 ``app_loader``        loads ``package.module:app``; ``app_sockets`` binds its addresses; ``granian_server`` or

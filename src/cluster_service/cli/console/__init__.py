@@ -4,10 +4,9 @@
 Empty lines and lines that begin with ``#`` are skipped. A failed command is reported, and the console continues; its
 exit code is that of the last command that failed.
 
-``prompt``      for a terminal: line editing, completion, help, events. The only module that imports prompt_toolkit
-``history``     the lines of earlier consoles
+``prompt``      for a terminal: line editing, history, completion, help. The only module that imports prompt_toolkit
 ``screen``      output that arrives while a line is being typed or a command shows its progress
-``beside``      the console on the terminal of a service: who uses the terminal, and where the service writes
+``foreground``  the console on the terminal of a service: who uses the terminal, and where the service writes
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ def hammer(port: int, connections: int, seconds: float, groups: int) -> float:
         for number, _ in poll.poll(GAP):
             answer = sockets[number].recv(65536)
             if not answer.startswith(b"HTTP/1.1 200"):
-                raise RuntimeError(f"an answer that is none: {answer[:60]!r}")
+                raise RuntimeError(f"invalid HTTP response: {answer[:60]!r}")
             answered += 1
             sockets[number].sendall(request)
     for connection in sockets.values():

@@ -11,6 +11,7 @@ ROOT = Path(__file__).parent.parent
 
 STEPS = {
     "lint": ["ruff", "check"],
+    "spelling": ["codespell_lib"],
     "types": ["mypy"],
     "tests": ["pytest", "-n", str(1 + len(os.sched_getaffinity(0))), "--dist", "worksteal"],
 }

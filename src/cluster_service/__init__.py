@@ -56,14 +56,14 @@ def __getattr__(name: str) -> Any:
     place = _ANYWHERE.get(name) or _here().get(name)
     if place is None:
         raise AttributeError(f"module 'cluster_service' has no attribute {name!r}")
-    import importlib  # noqa: PLC0415 - part of being lazy
+    import importlib
 
     return getattr(importlib.import_module(place), name)
 
 
 def _here() -> dict[str, str]:
     """Where the other names are: not the same in the master, in a worker, and outside of a service."""
-    from .worker.program_api import is_master, is_worker  # noqa: PLC0415
+    from .worker.program_api import is_master, is_worker
 
     return _IN_A_MASTER if is_master() else _IN_A_WORKER if is_worker() else _OUTSIDE
 

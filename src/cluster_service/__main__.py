@@ -28,7 +28,7 @@ def _command_line() -> ModuleType:
     heard = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if heard:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from .cli import command_line  # noqa: PLC0415 - see above
+    from .cli import command_line  # see above
 
     if heard:
         signal.signal(signal.SIGINT, signal.default_int_handler)

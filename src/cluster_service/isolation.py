@@ -44,7 +44,7 @@ def enter(function: str, *, anywhere: bool = False) -> None:
     here = anywhere and not sys.flags.safe_path
     if here or any(os.environ.get(name) for name in VARIABLES) or any(each in sys.path for each in _user_site()):
         try:
-            os.execv(sys.executable, [*command(function), *sys.argv[1:]])  # noqa: S606 - our own file
+            os.execv(sys.executable, [*command(function), *sys.argv[1:]])
         except OSError:  # this process does it as it is
             return
 
@@ -60,7 +60,7 @@ def admit_user_paths() -> None:
 def _user_site() -> list[str]:
     if os.environ.get("PYTHONNOUSERSITE") or not _reads_user_site():
         return []
-    import site  # noqa: PLC0415 - the interpreter has imported it, unless it was told not to
+    import site  # the interpreter has imported it, unless an option forbids it
 
     path = site.getusersitepackages()
     return [path] if os.path.isdir(path) else []

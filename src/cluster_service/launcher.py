@@ -89,7 +89,7 @@ def start(
     environ = {key: value for key, value in os.environ.items() if key not in (*SECRETS, *MANAGERS)}
     manager = told_by_manager(os.environ, os.getpid())
     for place, _ in enumerate(manager["sockets"], FIRST_GIVEN):
-        os.set_inheritable(place, False)  # noqa: FBT003 - only the guardian is to have them
+        os.set_inheritable(place, False)  # only the guardian is to have them
     hold_signals()
     try:
         lock = rundir.take_lock(settings.run_dir, settings.name) if settings.run_dir else None
@@ -112,7 +112,7 @@ def start(
         "settings": settings.to_json(),
     }
     if settings.detach:
-        assert lock is not None  # noqa: S101 - the settings see to it
+        assert lock is not None  # the settings see to it
         return _detach(settings, lock, message, environ)
     if console is not None:
         console(settings, environ)
@@ -176,11 +176,11 @@ def _become(name: str, lock: int | None, message: dict[str, Any], environ: dict[
         *([] if lock is None else [lock]),
         *(place for place, _ in enumerate(message["manager"]["sockets"], FIRST_GIVEN)),
     ):
-        os.set_inheritable(descriptor, True)  # noqa: FBT003
+        os.set_inheritable(descriptor, True)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     signal.pthread_sigmask(signal.SIG_BLOCK, HELD)  # one that comes while the guardian imports is its own to hear
-    os.execve(  # noqa: S606 - our own file under our own interpreter
+    os.execve(  # our own file under our own interpreter
         sys.executable, [sys.executable, "-I", "-S", GUARDIAN, "--boot-fd", str(boot), name], environ
     )
 
@@ -217,10 +217,10 @@ def _detach(settings: Settings, lock: int, message: dict[str, Any], environ: dic
 
 def _wait_until_up(settings: Settings, pidfd: int, pid: int, log: str, written: int) -> None:
     """Follow the service's first operation to its end. Raises CommandError failed."""
-    import select  # noqa: PLC0415
-    import time  # noqa: PLC0415
+    import select
+    import time
 
-    from .client.client import connect  # noqa: PLC0415
+    from .client.client import connect
 
     poller = select.poll()
     poller.register(pidfd, select.POLLIN)

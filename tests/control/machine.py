@@ -205,7 +205,7 @@ class Machine:
         self.told.append({"test": script, "timeout": timeout})
         return self._begin(f"test {script}", [])
 
-    async def reload(self, plan: bool, monitor: float | None, timeout: float | None) -> Json:  # noqa: ASYNC109
+    async def reload(self, plan: bool, monitor: float | None, timeout: float | None) -> Json:
         if plan:
             changes = [
                 {"group": "", "effect": "service", "text": "port: 1 → 2 (when the service is started anew)"},

@@ -265,7 +265,7 @@ def test_an_allow_list_makes_nobody_local() -> None:
         access = Access([Key("ci", KEY, allow)], remote_commands=remote_commands)
         admission = access.admit(proxied, 0.0)
         assert told(lambda: access.check_right("restart", "local", admission)) == code  # noqa: B023 - called at once
-        assert told(lambda: access.check_right("hush", "inproc", admission)) == "forbidden"  # noqa: B023
+        assert told(lambda: access.check_right("hush", "inproc", admission)) == "forbidden"  # noqa: B023 - called immediately
 
 
 def test_a_key_for_loopback_only() -> None:

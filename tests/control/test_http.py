@@ -530,9 +530,9 @@ def test_whoever_is_neither_root_nor_the_owner_is_cut_off(service: Running) -> N
     """The directory keeps others out; should it ever not, their credentials do."""
     public = tempfile.mkdtemp(dir="/tmp")
     try:
-        os.chmod(public, 0o755)  # noqa: S103 - as if the directory did not keep others out
+        os.chmod(public, 0o755)  # as if the directory did not keep others out
         os.link(service.unix, f"{public}/door")
-        os.chmod(f"{public}/door", 0o666)  # noqa: S103 - the same
+        os.chmod(f"{public}/door", 0o666)
         for user, answer in ((0, b"HTTP/1.1 200 OK"), (65534, b"")):
             arguments = [sys.executable, "-c", KNOCK, str(user), f"{public}/door"]
             done = subprocess.run(arguments, capture_output=True, text=True, check=True)

@@ -137,7 +137,7 @@ def tree(tmp_path: Path) -> Path:
         (tmp_path / "releases/app" / file).touch()
     for file in ("main.py", "package/__init__.py"):
         (tmp_path / "elsewhere" / file).touch()
-    os.chmod(tmp_path / "releases/app/tool", 0o755)  # noqa: S103 - it is a program
+    os.chmod(tmp_path / "releases/app/tool", 0o755)  # it is a program
     (tmp_path / "releases/link.py").symlink_to(tmp_path / "elsewhere/main.py")
     (tmp_path / "releases/app/away").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "releases/app/package/out.py").symlink_to(tmp_path / "elsewhere/main.py")

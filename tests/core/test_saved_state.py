@@ -38,7 +38,7 @@ def test_the_promoted_release_its_past_and_the_operations_are_remembered() -> No
     made = upgraded()
     again = Cluster(made.spec)
     (said,) = read_saved_state(again, kept(made), 9000.0, lambda _release: "")
-    assert said == "web: going on with the promoted release, v2 in /srv/v2"
+    assert said == "web: continuing with the promoted release, v2 in /srv/v2"
     assert again.groups["web"].release == V2
     assert [each.target for each in again.groups["web"].past] == ["app"]
     assert [each.command for each in again.operations] == ["start", "upgrade all v2"]

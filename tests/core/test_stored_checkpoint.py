@@ -70,6 +70,6 @@ def test_a_core_restored_from_a_stored_checkpoint_continues_the_upgrade_and_the_
 def test_a_stored_saved_state_is_read_by_a_new_service() -> None:
     cluster = Cluster(Spec.from_json(DATA["checkpoint"]["spec"]))
     (said,) = saved_state.read_saved_state(cluster, DATA["saved_state"], 0.0, lambda _release: "")
-    assert said == "web: going on with the promoted release, new in /srv/app"
+    assert said == "web: continuing with the promoted release, new in /srv/app"
     assert [each.command for each in cluster.operations] == [each["command"] for each in DATA["operations"]]
     assert [each.target for each in cluster.groups["web"].past] == ["app"]

@@ -39,7 +39,7 @@ def main() -> int:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description="Break a service, and see it go on.")
     parser.add_argument("--minutes", type=float, default=30.0)
-    parser.add_argument("--seed", type=int, default=random.randrange(1 << 31), help="(default: a random one)")  # noqa: S311
+    parser.add_argument("--seed", type=int, default=random.randrange(1 << 31), help="(default: a random one)")
     parser.add_argument("--rate", type=float, default=200.0, help="requests a second, all in all")
     parser.add_argument("--replay", type=Path, metavar="FILE", help="the rounds of this story rather than a seed's")
     parser.add_argument("--story", metavar="FILE", help="where to write what happens")

@@ -33,7 +33,7 @@ _UPGRADE = re.compile(r"upgrade \S+ (?:\S*/)?(v\d+)(?:/worker.py|:app)$")
 GOOD = {"good", "slow"}
 
 
-def unsettled(world: World) -> str:
+def unsettled(world: World) -> str:  # noqa: PLR0911 - one for each reason
     """Why the service has not come to rest yet; empty when it has. A slot that is broken is asked to try again."""
     subject = world.subject
     try:

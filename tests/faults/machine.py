@@ -147,7 +147,7 @@ def _round(world: World, steps: Round) -> None:
 def _inject(world: World, step: Step) -> None:
     world.story.tell("fault", fault=step.fault, seed=step.seed)
     try:
-        FAULTS[step.fault].inject(world, Random(step.seed))  # noqa: S311 - no secret
+        FAULTS[step.fault].inject(world, Random(step.seed))
     except (Gone, ProcessLookupError, FileNotFoundError) as gone:
         world.story.tell("missed", fault=step.fault, why=str(gone))
     except AssertionError as error:

@@ -35,7 +35,7 @@ Round = list[Step]
 
 def drawn(seed: int, weights: Mapping[str, float]) -> Iterator[Round]:
     """The rounds of *seed*, without end. *weights*: fault → how often it is wanted, against the others."""
-    random = Random(seed)  # noqa: S311 - no secret
+    random = Random(seed)
     names = sorted(weights)
     while True:
         count = random.randint(1, MOST_AT_ONCE)

@@ -114,7 +114,7 @@ def _batches(subject: Subject, boundary: Boundary, figures: Figures, batch: _Bat
             while figures.batches < batches and time.monotonic() < until:
                 batch.name = f"batch {figures.batches}"
                 seed = f"{figures.seed}:{figures.boundary}:{figures.batches}"
-                batch.inputs = list(boundary.inputs(random.Random(seed), boundary.batch))  # noqa: S311 - no secret
+                batch.inputs = list(boundary.inputs(random.Random(seed), boundary.batch))
                 _perform(subject, boundary, hostile, figures, batch.inputs, seed)
                 oracles.after_batch()
                 figures.batches += 1

@@ -25,7 +25,7 @@ class Kinds:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.looked: list[str] = []
-        start: Any = lambda held, _begin: self.looked.append(held.key)  # noqa: E731
+        start: Any = lambda held, _begin: self.looked.append(held.key)  # noqa: E731 - typed
         unused: Any = None
         self.paths = Paths(start, unused, unused)
         inotify = self.paths.open()

@@ -36,4 +36,4 @@ for place, descriptor in enumerate(above):
 os.closerange(3 + len(above), 200)
 pid = str(os.getpid())
 os.environ |= {"LISTEN_FDS": str(len(above)), "LISTEN_PID": pid, "LISTEN_FDNAMES": ":".join(names), "WATCHDOG_PID": pid}
-os.execvp(sys.argv[split + 1], sys.argv[split + 1 :])  # noqa: S606 - that is what it is for
+os.execvp(sys.argv[split + 1], sys.argv[split + 1 :])

@@ -12,7 +12,7 @@ from twisted.web.server import NOT_DONE_YET, Site
 
 
 class Answers(Resource):
-    isLeaf = True  # noqa: N815
+    isLeaf = True  # noqa: N815 - a name of Twisted
 
     def render_GET(self, request):  # noqa: N802 - its name in Twisted
         if request.path == b"/events":
@@ -24,7 +24,7 @@ class Answers(Resource):
             return b"0"
         return NOT_DONE_YET
 
-    def render_POST(self, request):  # noqa: N802
+    def render_POST(self, request):  # noqa: N802 - a name of Twisted
         return str(len(request.content.read())).encode()
 
     def answer(self, request):

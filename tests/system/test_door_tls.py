@@ -167,7 +167,7 @@ def test_mutual_tls(papers: Papers, key_file: Path) -> None:
         assert connect(**how(papers.client)).health()["status"] == "ok"
         assert asyncio.run(health(papers.client)) == "ok"
         for paper in (None, papers.strangers):
-            for ask in (lambda: connect(**how(paper)).health(), lambda: asyncio.run(health(paper))):  # noqa: B023
+            for ask in (lambda: connect(**how(paper)).health(), lambda: asyncio.run(health(paper))):  # noqa: B023 - called immediately
                 with pytest.raises(CommandError) as caught:
                     ask()
                 assert (caught.value.code, "--client-cert" in caught.value.hint) == ("unavailable", True)

@@ -42,7 +42,7 @@ env = {{HOSTILE = "{what}"}}
 def open_folder() -> Iterator[Path]:
     """A directory that every user can reach."""
     with tempfile.TemporaryDirectory(dir="/tmp") as name:
-        os.chmod(name, 0o755)  # noqa: S103 - that is what it is for
+        os.chmod(name, 0o755)
         yield Path(name)
 
 

@@ -135,7 +135,7 @@ def notebook(service: Service) -> str:
     return "\n".join(found)
 
 
-def test_no_secret_is_seen_anywhere(tmp_path: Path) -> None:
+def test_no_secret_is_seen_anywhere(tmp_path: Path) -> None:  # noqa: PLR0915 - one service, searched in many places
     port = free_port()
     for name, text in {"worker.py": WORKER, "bad.py": FAILING, "test.py": "print('fine')\n"}.items():
         (tmp_path / name).write_text(text)

@@ -333,7 +333,7 @@ def test_what_was_promoted_is_remembered_over_the_end_of_the_service(tmp_path: P
     with service_of(first, "app", port, "--state", state) as service:
         service.serving(2)
         assert where(service) == {("serving", str(second))}
-        assert "going on with the promoted release" in service.log
+        assert "continuing with the promoted release" in service.log
         assert [row["command"] for row in service.json("operations")["operations"]][-2:] == [
             "upgrade all main:app", "start",
         ]  # fmt: skip

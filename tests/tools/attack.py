@@ -40,7 +40,7 @@ class Attack:
         self.all_held = threading.Event()
         """Every connection that is to be held has been begun, and there was some time for it."""
         self._wanted = held
-        self._random = random.Random(seed)  # noqa: S311 - no secret
+        self._random = random.Random(seed)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))

@@ -43,11 +43,11 @@ class Main(click.Group):
         """Create the command."""
         del ctx
         if cmd_name == "start":
-            from .start_service import make_start  # noqa: PLC0415 - imports the settings
+            from .start_service import make_start  # imports the settings
 
             return make_start()
         if cmd_name in LOCAL_SUMMARIES:
-            from . import local_commands  # noqa: PLC0415 - rarely needed
+            from . import local_commands  # rarely needed
 
             return local_commands.find(cmd_name)
         try:
@@ -55,7 +55,7 @@ class Main(click.Group):
         except CommandError as error:
             if not NAME.match(cmd_name):
                 raise
-            from .custom_commands import OwnCommand  # noqa: PLC0415 - only needed for custom commands
+            from .custom_commands import OwnCommand  # only needed for custom commands
 
             return OwnCommand(cmd_name, error, global_options(), session_of)
 
@@ -104,7 +104,7 @@ class ServiceCommand(click.Command):
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the same help as ``help COMMAND``."""
-        from .rendering import show  # noqa: PLC0415
+        from .rendering import show
 
         formatter.write("Usage: cservice ")
         formatter.write(show("help", self.command.describe(), terminal=False).removeprefix("Usage: ") + "\n")
@@ -161,11 +161,11 @@ def make_main() -> Main:
     )
 
 
-def _main(show_version: bool, **options: Any) -> int | None:  # noqa: FBT001 - click passes it by name
+def _main(show_version: bool, **options: Any) -> int | None:
     context = click.get_current_context()
     context.obj = from_environment().with_options(read_start=_read_start, **options)
     if show_version:
-        from cluster_service._version import __version__  # noqa: PLC0415
+        from cluster_service._version import __version__
 
         out(f"cluster-service {__version__}")
         context.exit(0)
@@ -175,13 +175,13 @@ def _main(show_version: bool, **options: Any) -> int | None:  # noqa: FBT001 - c
 
 
 def _read_start(words: Sequence[str], session: Mapping[str, Any]) -> Any:
-    from .start_service import read  # noqa: PLC0415 - imports the settings
+    from .start_service import read  # imports the settings
 
     return read(words, session)
 
 
 def _console(session: Session) -> int:
-    from . import console  # noqa: PLC0415
+    from . import console
 
     try:
         session.client()  # fail early if there is no service
@@ -193,7 +193,7 @@ def _console(session: Session) -> int:
 def run(argv: Sequence[str]) -> int:
     """Run the command line and return the exit code."""
     if _is_tab(argv):
-        from . import local_commands  # noqa: PLC0415 - called by the shell at each Tab
+        from . import local_commands  # called by the shell at each Tab
 
         return local_commands.words(argv)
     try:
@@ -247,7 +247,7 @@ SEEN = ("--access-key", "--env")
 def _hide_secrets() -> None:
     """Remove secrets from the process title as early as possible."""
     if any(option in word for word in sys.argv for option in SEEN):
-        from setproctitle import setproctitle  # noqa: PLC0415 - rarely needed
+        from setproctitle import setproctitle  # rarely needed
 
         setproctitle("cservice")
 

@@ -78,7 +78,7 @@ class Asked:
 
     def commands(self) -> Sequence[Command]:
         """Return the commands of the service, or the built-in ones if it does not answer."""
-        from cluster_service.client import service_commands  # noqa: PLC0415 - only needed with a service
+        from cluster_service.client import service_commands  # only needed with a service
 
         rows = self._rows("commands")
         if rows:

@@ -49,7 +49,7 @@ class OwnCommand(click.Command):
 
     def invoke(self, ctx: click.Context) -> int:
         """Find the service and the command, parse the arguments, and run the command."""
-        assert ctx.parent is not None  # noqa: S101 - it is a command of the group
+        assert ctx.parent is not None  # it is a command of the group
         base = self._session(ctx, {})
         command = self._own(base)
         clash = {parameter.option for parameter in command.parameters} if command else set()
@@ -62,8 +62,8 @@ class OwnCommand(click.Command):
                 session.client().commands()  # raises the error if the service does not answer
                 raise self._unknown
             if set(HELP) & set(words):
-                from .output import out  # noqa: PLC0415
-                from .rendering import show  # noqa: PLC0415
+                from .output import out
+                from .rendering import show
 
                 out("Usage: cservice " + show("help", command.describe(), terminal=False).removeprefix("Usage: "))
                 return 0

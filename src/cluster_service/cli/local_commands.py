@@ -32,7 +32,7 @@ def find(name: str) -> click.Command | None:
 
 def _completion() -> click.Command:
     def run(shell: str) -> int:
-        from .shells import script  # noqa: PLC0415
+        from .shells import script
 
         out(script(shell).rstrip("\n"))
         return 0
@@ -61,7 +61,7 @@ MAKERS: dict[str, Callable[[], click.Command]] = {"completion": _completion, "ma
 
 def words(argv: Sequence[str]) -> int:
     """Answer ``completion --words SHELL LINE`` for a shell. Ignores malformed arguments."""
-    from .shells import answer  # noqa: PLC0415
+    from .shells import answer
 
     if len(argv) == 4:
         sys.stdout.write(answer(argv[2], argv[3], from_environment(), global_options()))

@@ -72,7 +72,7 @@ def from_environment() -> Session:
 def session_of(context: click.Context, options: dict[str, Any]) -> Session:
     """Return the session selected by the options before the command and, with precedence, those after it."""
     base = context.find_object(Session)
-    assert base is not None  # noqa: S101 - created by the group
+    assert base is not None  # created by the group
     return base.with_options(**{name: options.get(name) for name in GLOBAL_NAMES})
 
 
@@ -83,7 +83,7 @@ def usage_error(error: click.UsageError) -> CommandError:
     hint = f"{path} --help tells more."
     where = f"{context.info_name}: " if context is not None and context.parent is not None else ""
     if isinstance(error, click.NoSuchOption):
-        from cluster_service.config import foreign_settings  # noqa: PLC0415 - only needed for an error
+        from cluster_service.config import foreign_settings  # only needed for an error
 
         known = [
             name

@@ -60,13 +60,13 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, terminal: bool
 
 
 def _rich_table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[bool]) -> str:
-    import io  # noqa: PLC0415
-    import shutil  # noqa: PLC0415
+    import io
+    import shutil
 
-    from rich.box import SIMPLE_HEAD  # noqa: PLC0415 - rich is slow to import: only for a terminal
-    from rich.console import Console  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
+    from rich.box import SIMPLE_HEAD  # rich is slow to import: only for a terminal
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
 
     drawn = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     for head, to_right in zip(heads, right, strict=True):

@@ -50,7 +50,7 @@ class Session:
         """Return a client of the selected service. Raises CommandError."""
         key = self.access_key
         if self.access_key_file is not None:
-            from cluster_service.config.credentials import from_file  # noqa: PLC0415 - rarely needed
+            from cluster_service.config.credentials import from_file  # rarely needed
 
             key = from_file(os.path.abspath(self.access_key_file), "--access-key-file")
         return connect(
@@ -113,7 +113,7 @@ class Session:
 
         Raises CommandError no_such_command if the service does not know it either.
         """
-        from cluster_service.client import service_commands  # noqa: PLC0415 - only needed for custom commands
+        from cluster_service.client import service_commands  # only needed for custom commands
 
         try:
             commands = service_commands.commands_of(self.client())
@@ -150,7 +150,7 @@ class Session:
             self.show(command, _answer_alone(command, given))
             return 0
         if given.pop("follow", False) and not command.custom:
-            from .following import FOLLOWED  # noqa: PLC0415 - rarely needed
+            from .following import FOLLOWED  # rarely needed
 
             return FOLLOWED[command.name](client, given, as_json=self.as_json)
         try:
@@ -207,7 +207,7 @@ class Session:
         """Print one line per step, with progress below. The output of a test is printed without progress."""
         if str(operation["command"]).partition(" ")[0] == "test":
             return self._follow_in_lines(client, operation)
-        from .following import Progress  # noqa: PLC0415 - rich is slow to import: only for a terminal
+        from .following import Progress  # rich is slow to import: only for a terminal
 
         with Progress() as progress:
             return client.follow(
@@ -232,5 +232,5 @@ class Session:
 
 def _answer_alone(command: Command, given: Mapping[str, Any]) -> dict[str, Any]:
     result = command.run(None, **given)
-    assert isinstance(result, dict)  # noqa: S101 - a command that needs no service is not a coroutine
+    assert isinstance(result, dict)  # a command that needs no service is not a coroutine
     return result

@@ -149,8 +149,8 @@ def read(words: Sequence[str], session: Mapping[str, Any]) -> Read:
     return _read(given.pop("words"), given, session)
 
 
-def _run(words: tuple[str, ...], as_json: bool, no_wait: bool, **given: Any) -> int:  # noqa: FBT001 - click passes them by name
-    from cluster_service.launcher import hold_signals  # noqa: PLC0415 - after the options were parsed
+def _run(words: tuple[str, ...], as_json: bool, no_wait: bool, **given: Any) -> int:
+    from cluster_service.launcher import hold_signals  # after the options were parsed
 
     hold_signals()
     session = session_of(click.get_current_context(), {"as_json": as_json})
@@ -194,9 +194,9 @@ def _read(words: Sequence[str], given: Mapping[str, Any], session: Mapping[str, 
 def _start(
     session: Session, options: dict[str, Any], target: str | None, args: list[str], *, program: bool, no_wait: bool
 ) -> int:
-    from cluster_service import config, launcher  # noqa: PLC0415 - after the options were parsed
+    from cluster_service import config, launcher  # after the options were parsed
 
-    from .console import foreground  # noqa: PLC0415 - as above
+    from .console import foreground
 
     directory = os.getcwd()
     found = gather(options, "flags", directory, os.environ)
@@ -252,7 +252,7 @@ def _add_group(
         )
     given: dict[str, Any] = {name: value for name, value in options.items() if name in known}
     if target is None and session.url is None:
-        from cluster_service.config.resolve import group_here  # noqa: PLC0415 - rarely needed
+        from cluster_service.config.resolve import group_here  # rarely needed
 
         target, found = group_here(options, os.getcwd(), os.environ)
         program, args = found.pop("program", False), found.pop("args", [])

@@ -86,7 +86,7 @@ class AsyncClient:
         """Return the definitions of the commands."""
         return list((await self.read("/api/v1/commands"))["commands"])
 
-    async def read(self, path: str, timeout: float = TIMEOUT) -> Json:  # noqa: ASYNC109 - same signature as Client.read
+    async def read(self, path: str, timeout: float = TIMEOUT) -> Json:  # same signature as Client.read
         """Send GET *path*, repeated when the connection breaks. Raises CommandError."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + PATIENCE
@@ -168,7 +168,7 @@ class AsyncClient:
 
     async def _read(self, name: str, args: tuple[object, ...], options: Mapping[str, Any]) -> tuple[Command, Json]:
         """Return the command, built-in or custom, and its arguments in the form in which they are sent."""
-        from . import service_commands  # noqa: PLC0415 - only needed to give commands; the command line parses them itself
+        from . import service_commands  # only needed to give commands; the command line parses them itself
 
         try:
             return service_commands.built_in(name, args, options)

@@ -138,7 +138,7 @@ class Client:
 
     def _read(self, name: str, args: tuple[object, ...], options: Mapping[str, Any]) -> tuple[Command, Json]:
         """Return the command, built-in or custom, and its arguments in the form in which they are sent."""
-        from . import service_commands  # noqa: PLC0415 - only needed to give commands; the command line parses them itself
+        from . import service_commands  # only needed to give commands; the command line parses them itself
 
         try:
             return service_commands.built_in(name, args, options)

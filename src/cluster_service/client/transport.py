@@ -104,7 +104,7 @@ def find(
 
 def _await_door(place: Place) -> None:
     """Wait at most ``STARTING`` seconds for the control socket of a starting service, or until the service ends."""
-    assert place.path is not None  # noqa: S101 - for the type checker
+    assert place.path is not None
     end = time.monotonic() + STARTING
     while not os.path.exists(place.path) and time.monotonic() < end and not place.gone(0.0):
         time.sleep(0.05)
@@ -131,7 +131,7 @@ def _no_service(name: str, run_dir: str | None) -> CommandError:
 def _at_url(url: str, access_key: str | None, ca_file: str | None = None, client_cert: str | None = None) -> Place:
     if url.startswith("unix:"):
         return Place(url, url.removeprefix("unix:").removeprefix("//"), key=access_key)
-    from urllib.parse import urlsplit  # noqa: PLC0415 - not needed for the Unix endpoint
+    from urllib.parse import urlsplit  # not needed for the Unix endpoint
 
     try:
         parts = urlsplit(url if "://" in url else f"http://{url}")
@@ -152,7 +152,7 @@ def _at_url(url: str, access_key: str | None, ca_file: str | None = None, client
         )
     context = None
     if parts.scheme == "https":
-        from cluster_service.config.credentials import client_context  # noqa: PLC0415 - loads OpenSSL only if needed
+        from cluster_service.config.credentials import client_context  # loads OpenSSL only if needed
 
         context = client_context(ca_file, client_cert)
     return Place(f"{parts.scheme}://{parts.netloc}", None, host, port or PORT, context, access_key)
@@ -266,7 +266,7 @@ def ends_service(operation: Mapping[str, Any]) -> bool:
 
 def ended_with_service(operation: Operation) -> Operation:
     """Return *operation*, a shutdown, as done: the service has ended before its last report arrived."""
-    from datetime import UTC, datetime  # noqa: PLC0415 - rarely needed
+    from datetime import UTC, datetime  # rarely needed
 
     now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     reason = operation.get("reason") or "the service ended before its last report arrived"

@@ -293,7 +293,7 @@ def _json_options(command: Command, text: str) -> dict[str, Any]:
         data = parse_json(text)
     except ValueError as error:
         raise _bad(command, f"the options {quoted(text)} are not a JSON object: {error}") from None
-    assert isinstance(data, dict)  # noqa: S101 - it starts with a brace
+    assert isinstance(data, dict)  # it starts with a brace
     return {canonical(name): value for name, value in data.items()}
 
 

@@ -19,7 +19,7 @@ async def run(
     service: Service,
     action: str,
     file: str | None = None,
-    running: bool = True,  # noqa: ARG001, FBT001, FBT002 - here the service always runs
+    running: bool = True,  # noqa: ARG001 - here the service always runs
 ) -> dict[str, Any]:
     """Return the configuration of the running service. Raises CommandError bad_request."""
     if file is not None:
@@ -31,13 +31,13 @@ def here(
     session: Mapping[str, Any],
     action: str,
     file: str | None = None,
-    running: bool = False,  # noqa: FBT001, FBT002 - passed by name
+    running: bool = False,
 ) -> dict[str, Any] | None:
     """Check or show the configuration of the current directory. Raises CommandError that lists every mistake."""
     if running:
         return None
-    from cluster_service.config import resolve  # noqa: PLC0415 - only needed to read a configuration
-    from cluster_service.config.service_config import Origin  # noqa: PLC0415
+    from cluster_service.config import resolve  # only needed to read a configuration
+    from cluster_service.config.service_config import Origin
 
     options = {name: session[name] for name in ("name", "run_dir", "access_key_file") if _was_given(session, name)}
     origin = Origin(os.getcwd(), {**options, "config": file}, "flags")

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 def run(service: Service, when: str) -> dict[str, Any]:
     """Kill every worker and exit."""
-    assert when == "now"  # noqa: S101 - the only choice
+    assert when == "now"  # the only choice
     return service.exit_now()
 
 

@@ -22,7 +22,7 @@ AT_A_TIME = 16
 
 async def run(_service: Service) -> dict[str, Any]:
     """List the services on the machine of the running service, which is queried like the others."""
-    import asyncio  # noqa: PLC0415 - not needed by the command line
+    import asyncio  # not needed by the command line
 
     return await asyncio.to_thread(here, {})
 
@@ -33,14 +33,14 @@ def here(session: Mapping[str, Any]) -> dict[str, Any]:
     holders = rundir.running(run_dir)
     if len(holders) < 2:
         return {"services": [_row(holder, run_dir) for holder in holders]}
-    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - rarely needed
+    from concurrent.futures import ThreadPoolExecutor  # rarely needed
 
     with ThreadPoolExecutor(AT_A_TIME) as pool:
         return {"services": list(pool.map(lambda holder: _row(holder, run_dir), holders))}
 
 
 def _row(holder: rundir.Holder, run_dir: str | None) -> dict[str, Any]:
-    from cluster_service.client.client import connect  # noqa: PLC0415 - only needed if there is a service
+    from cluster_service.client.client import connect  # only needed if there is a service
 
     row: dict[str, Any] = {"name": holder.name, "pid": holder.pid or None, "since": holder.since or None}
     unknown: dict[str, Any] = {"serving": None, "wanted": None, "ports": [], "doors": [], "targets": []}

@@ -168,7 +168,7 @@ class Command:
 
 def alike(one: str, other: str) -> bool:
     """Return True if two names differ only in spelling: ``greetAll``, ``greet-all`` and ``greet_all``."""
-    from cluster_service.config.settings_table import canonical  # noqa: PLC0415 - most names match exactly
+    from cluster_service.config.settings_table import canonical  # most names match exactly
 
     return canonical(one) == canonical(other)
 
@@ -216,7 +216,7 @@ class Registry:
         if name not in BUILT_IN:
             return None
         command = importlib.import_module(f".{name}", __package__).COMMAND
-        assert isinstance(command, Command)  # noqa: S101 - for the type checker
+        assert isinstance(command, Command)
         return command
 
     def _find(self, name: str) -> Command:
@@ -235,7 +235,7 @@ class Registry:
         return [self.get(name) for name in self.names()]
 
     def _unknown(self, name: str) -> CommandError:
-        from cluster_service.config.setting_values import suggestion  # noqa: PLC0415 - only needed for an error
+        from cluster_service.config.setting_values import suggestion  # only needed for an error
 
         if not NAME.match(name):
             return CommandError(

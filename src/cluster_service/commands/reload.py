@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 async def run(
     service: Service,
-    timeout: float | None = None,  # noqa: ASYNC109 - a timeout for the workers
+    timeout: float | None = None,  # a timeout for the workers
     monitor: float | None = None,
-    plan: bool = False,  # noqa: FBT001, FBT002 - passed by name
+    plan: bool = False,
 ) -> dict[str, Any]:
     """Start the operation, or return the plan."""
     return await service.reload(plan, monitor, timeout)

@@ -81,7 +81,7 @@ class Service(Protocol):
     def test(self, script: str, timeout: float | None) -> Json:
         """Run *script* (an absolute path) against the current code. *timeout*: None: no limit."""
 
-    async def reload(self, plan: bool, monitor: float | None, timeout: float | None) -> Json:  # noqa: ASYNC109, FBT001
+    async def reload(self, plan: bool, monitor: float | None, timeout: float | None) -> Json:
         """Reload the configuration and apply it.
 
         *plan*: only return ``{"service", "file", "changes"}``, in which a change is ``{"group", "effect", "text"}``.

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 def run(
     service: Service,
-    socket: bool = False,  # noqa: FBT001, FBT002 - passed by name
+    socket: bool = False,
     listen: Sequence[str] = (),
     user: str | None = None,
     writable: Sequence[str] = (),
     args: Sequence[str] = (),
-    running: bool = True,  # noqa: ARG001, FBT001, FBT002 - here the service always runs
+    running: bool = True,  # noqa: ARG001 - here the service always runs
 ) -> dict[str, Any]:
     """Return the units of the running service. Raises CommandError bad_request."""
     if args:
@@ -42,19 +42,19 @@ def run(
 
 def here(
     session: Mapping[str, Any],
-    socket: bool = False,  # noqa: FBT001, FBT002 - passed by name
+    socket: bool = False,
     listen: Sequence[str] = (),
     user: str | None = None,
     writable: Sequence[str] = (),
     args: Sequence[str] = (),
-    running: bool = False,  # noqa: FBT001, FBT002 - passed by name
+    running: bool = False,
 ) -> dict[str, Any] | None:
     """Return the units of a service started with *args*, or configured in the current directory."""
     if running:
         return None
-    from cluster_service.config.resolve import resolve  # noqa: PLC0415
-    from cluster_service.config.service_config import Origin, plain  # noqa: PLC0415 - only needed to make a unit
-    from cluster_service.systemd import units  # noqa: PLC0415
+    from cluster_service.config.resolve import resolve
+    from cluster_service.config.service_config import Origin, plain  # only needed to make a unit
+    from cluster_service.systemd import units
 
     read = session["read_start"](list(args), session)
     origin = Origin(
@@ -80,13 +80,13 @@ def here(
 def _units(
     settings: Settings,
     argv: Sequence[str],
-    socket: bool,  # noqa: FBT001 - passed on unchanged
+    socket: bool,
     listen: Sequence[str],
     user: str | None,
     writable: Sequence[str],
 ) -> dict[str, Any]:
-    from cluster_service.config import setting_values  # noqa: PLC0415 - only needed to make a unit
-    from cluster_service.systemd import units  # noqa: PLC0415
+    from cluster_service.config import setting_values  # only needed to make a unit
+    from cluster_service.systemd import units
 
     groups = settings.spec.groups
     wanted = [setting_values.canonical(address) for address in listen]
@@ -100,7 +100,7 @@ def _units(
             )
     as_others = any(group.release.within.user is not None for group in groups)
     if user is None and os.geteuid() != 0 and not as_others:
-        import pwd  # noqa: PLC0415 - rarely needed
+        import pwd  # rarely needed
 
         try:
             user = pwd.getpwuid(os.geteuid()).pw_name

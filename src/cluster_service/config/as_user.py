@@ -35,7 +35,7 @@ _LATE_IMPORTS = ("difflib", "encodings.utf_8_sig", "shutil")
 
 def call(identity: Identity, name: str, *arguments: Any) -> Any:
     """Return the result of the function *name*, called as *identity*. Blocking. Raises CommandError."""
-    from cluster_service.machine.identity import OWN  # noqa: PLC0415 - this file is also run as a program
+    from cluster_service.machine.identity import OWN  # this file is also run as a program
 
     return _function(name)(*arguments) if identity == OWN else _elsewhere(identity, name, arguments)
 
@@ -46,10 +46,10 @@ def _function(name: str) -> Any:
 
 
 def _elsewhere(identity: Identity, name: str, arguments: tuple[Any, ...]) -> Any:
-    import subprocess  # noqa: PLC0415 - rarely needed, and slow to import
+    import subprocess  # rarely needed, and slow to import
 
-    from cluster_service.errors import CODES, CommandError  # noqa: PLC0415 - as above
-    from cluster_service.machine import shortage  # noqa: PLC0415 - as above
+    from cluster_service.errors import CODES, CommandError
+    from cluster_service.machine import shortage
 
     who = identity.name or identity.uid
     request = json.dumps(
@@ -83,8 +83,8 @@ def _elsewhere(identity: Identity, name: str, arguments: tuple[Any, ...]) -> Any
 def main() -> None:
     """Answer the request on standard input."""
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
-    from cluster_service.errors import CommandError  # noqa: PLC0415 - after the path is set
-    from cluster_service.machine.identity import forbid_new_privileges  # noqa: PLC0415 - as above
+    from cluster_service.errors import CommandError  # after the path is set
+    from cluster_service.machine.identity import forbid_new_privileges
 
     request = json.load(sys.stdin)
     function = _function(request["name"])

@@ -143,7 +143,7 @@ _NAME_ONE = "Name a file of settings that you can read: --config FILE."
 
 
 def _toml(text: str, path: str) -> dict[str, Any]:
-    import tomllib  # noqa: PLC0415 - only needed if there is a file
+    import tomllib  # only needed if there is a file
 
     try:
         return tomllib.loads(text)

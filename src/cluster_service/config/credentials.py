@@ -99,7 +99,7 @@ def _private_text(path: str, origin: str) -> str:
 
 
 def _from_tables(text: str, path: str, origin: str) -> tuple[Key, ...]:
-    import tomllib  # noqa: PLC0415 - only for files with several keys
+    import tomllib  # only for files with several keys
 
     try:
         tables = tomllib.loads(text)
@@ -130,7 +130,7 @@ def _from_table(name: str, table: Any, path: str, origin: str) -> Key:
         raise bad(" is no table", f"Write [keys.{name}] and, below it, key = … and allow = […].")
     unknown = sorted(set(table) - _FIELDS)
     if unknown:
-        from .setting_values import suggestion  # noqa: PLC0415 - only needed for an error
+        from .setting_values import suggestion  # only needed for an error
 
         raise bad(
             f" knows no {unknown[0][:80]!r}{suggestion(unknown[0], _FIELDS)}", "There are: key, file, allow, from."

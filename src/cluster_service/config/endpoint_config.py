@@ -44,7 +44,7 @@ def check_tls(cert: str | None, key: str | None, client_ca: str | None) -> None:
                 "bad_request", "tls_key and tls_client_ca say nothing without tls_cert", "Add tls_cert, or remove them."
             )
         return
-    from . import credentials  # noqa: PLC0415 - loads OpenSSL only if needed
+    from . import credentials  # loads OpenSSL only if needed
 
     credentials.server_context(cert, key, client_ca)
 

@@ -116,7 +116,7 @@ def _only_ours(path: str) -> bool:
         path = os.path.dirname(path)
 
 
-def read_here(path: str, optional: bool) -> list[list[str]]:  # noqa: FBT001 - called by position, see asuser
+def read_here(path: str, optional: bool) -> list[list[str]]:
     """Return the variables of one file as pairs. Raises CommandError bad_request."""
     hint = "Name a file of variables that you can read; with a - before it, it need not exist."
     try:

@@ -315,7 +315,7 @@ def _cron(_setting: Setting, raw: Any, _base: str, _unit: str) -> str:
     text = setting_values.text(raw).strip()
     match = _TIME_OF_DAY.match(text)
     schedule = f"{int(match[2])} {int(match[1])} * * *" if match else text
-    from cronsim import CronSim, CronSimError  # noqa: PLC0415 - only needed for this setting
+    from cronsim import CronSim, CronSimError  # only needed for this setting
 
     try:
         next(CronSim(schedule, datetime(2024, 1, 1, tzinfo=UTC)))

@@ -282,7 +282,7 @@ def _unknown(
             f"{shown!r}{where} cannot be given in a file",
             f"Give it where the service is started: {_flag_of(whole)}.",
         )
-    from . import foreign_settings  # noqa: PLC0415 - only needed for an error
+    from . import foreign_settings  # only needed for an error
 
     known = [*allowed, GROUPS] if file is not None and not inside else list(allowed)
     hint = "cservice start --help lists the settings."
@@ -317,7 +317,7 @@ def from_environment(environ: Mapping[str, str], directory: str, problems: Probl
         setting = known.get(variable)
         with mistakes.catching():
             if setting is None:
-                from . import foreign_settings  # noqa: PLC0415 - only needed for an error
+                from . import foreign_settings  # only needed for an error
 
                 names = {each.name: name for name, each in known.items()}
                 near = names.get(foreign_settings.meant(variable.removeprefix("CSERVICE_").lower(), names) or "")

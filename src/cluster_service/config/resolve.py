@@ -125,19 +125,7 @@ def resolve(origin: Origin, environ: Mapping[str, str], *, make: bool = True, by
     with problems.catching(where("probes")):
         endpoint_config.check_probes(value("probes"))
     problems.settle()
-    try:
-        run_dir = (rundir.directory if make else rundir.place)(value("run_dir"), environ)
-        rundir.socket_path(run_dir, value("name"))
-    except rundir.Nowhere as error:
-        if found is None or value("detach") or value("require_control"):
-            raise
-        run_dir = ""
-        warnings.append(
-            f"{error.message}: the service runs without a control socket, and its name is not guarded. {error.hint}"
-        )
-    refusal = rundir.refused(value("run_dir"), environ) if run_dir and make else None
-    if refusal is not None:
-        warnings.append(f"{refusal.message}: the run directory is {run_dir} instead. {refusal.hint}")
+    run_dir = _run_directory(value, environ, make=make, needed=found is None, warnings=warnings)
     if found is None:
         found = endpoint_config.made_keys(run_dir, value("name")) if make else ((), None)
     return Settings(
@@ -157,6 +145,26 @@ def resolve(origin: Origin, environ: Mapping[str, str], *, make: bool = True, by
         warnings=tuple(warnings),
         **{name: value(name) for name in _AS_GIVEN},
     )
+
+
+def _run_directory(
+    value: Callable[[str], Any], environ: Mapping[str, str], *, make: bool, needed: bool, warnings: list[str]
+) -> str:
+    """Return the run directory; empty if there is none, and the service can run without. Raises CommandError."""
+    try:
+        run_dir = (rundir.directory if make else rundir.place)(value("run_dir"), environ)
+        rundir.socket_path(run_dir, value("name"))
+    except rundir.Nowhere as error:
+        if needed or value("detach") or value("require_control"):
+            raise
+        warnings.append(
+            f"{error.message}: the service runs without a control socket, and its name is not guarded. {error.hint}"
+        )
+        return ""
+    refusal = rundir.refused(value("run_dir"), environ) if make else None
+    if refusal is not None:
+        warnings.append(f"{refusal.message}: the run directory is {run_dir} instead. {refusal.hint}")
+    return run_dir
 
 
 _AS_GIVEN = (

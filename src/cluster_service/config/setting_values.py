@@ -173,7 +173,7 @@ def suggestion(word: str, known: Iterable[str]) -> str:
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """Return the one of *known* that is most similar to *word*, or None."""
-    import difflib  # noqa: PLC0415 - only needed for an error
+    import difflib  # only needed for an error
 
     if len(word) > MAX_CHARACTERS:  # takes quadratic time
         return None

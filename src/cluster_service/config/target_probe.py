@@ -31,7 +31,7 @@ DYNAMIC = {"globals", "locals", "vars", "exec", "eval", "setattr", "__import__",
 """Names whose use in a module means that its source does not determine which names it binds."""
 
 
-def find(module: str) -> dict[str, Any]:
+def find(module: str) -> dict[str, Any]:  # noqa: PLR0911 - each result has its own return
     """Return ``{"missing", "near"}``, ``{"file", "package"}`` or ``{"broken"}``; empty if uncertain."""
     parts = module.split(".")
     try:
@@ -188,7 +188,7 @@ def look_at_script(path: str) -> dict[str, Any]:
     if os.path.isdir(path):
         path = os.path.join(path, "__main__.py")
     else:
-        import zipfile  # noqa: PLC0415 - for scripts only
+        import zipfile  # for scripts only
 
         if zipfile.is_zipfile(path):
             return {}

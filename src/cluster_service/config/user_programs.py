@@ -94,7 +94,7 @@ def run_as(identity: Identity, argv: Sequence[str], *, cwd: str, env: Mapping[st
 
     For another identity it cannot gain privileges. Raises Late, TooMuch, and OSError if no process can be started.
     """
-    import subprocess  # noqa: PLC0415 - only here, and slow to import
+    import subprocess  # only here, and slow to import
 
     reading, writing = os.pipe()
     with open(reading, "rb", buffering=0) as held, open(writing, "wb", buffering=0) as lifeline:

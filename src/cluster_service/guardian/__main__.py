@@ -29,7 +29,7 @@ class _LateInspect(ModuleType):
         if name.startswith("__"):
             raise AttributeError(name)
         sys.modules.pop("inspect", None)
-        import inspect  # noqa: PLC0415 - the real one
+        import inspect  # the real one
 
         return getattr(inspect, name)
 
@@ -48,7 +48,7 @@ def main() -> int:
 
 
 def _write_logs(control: int, title: str = "") -> int:
-    from cluster_service.guardian import log_writer  # noqa: PLC0415 - after the path is set
+    from cluster_service.guardian import log_writer  # after the path is set
 
     _be_called(title)
     log_writer.main(control)
@@ -56,9 +56,9 @@ def _write_logs(control: int, title: str = "") -> int:
 
 
 def _guard(boot_fd: int) -> int:
-    from cluster_service.guardian import boot_message as boots  # noqa: PLC0415 - after the path is set
-    from cluster_service.guardian import syscalls  # noqa: PLC0415 - as above
-    from cluster_service.guardian.guardian import Guardian  # noqa: PLC0415 - as above
+    from cluster_service.guardian import boot_message as boots  # after the path is set
+    from cluster_service.guardian import syscalls
+    from cluster_service.guardian.guardian import Guardian
 
     descriptor = _above_standard(boot_fd)
     try:
@@ -80,7 +80,7 @@ def _guard(boot_fd: int) -> int:
 
 
 def _be_called(title: str) -> None:
-    from cluster_service.machine.process_title import Title  # noqa: PLC0415 - after the path is set
+    from cluster_service.machine.process_title import Title  # after the path is set
 
     if title:
         Title().set(title)
@@ -94,7 +94,7 @@ def _refuse(problem: str) -> int:
 def _above_standard(descriptor: int) -> int:
     """Return a close-on-exec duplicate that is not 0, 1 or 2, which it may be if those were closed."""
     if descriptor > 2:
-        os.set_inheritable(descriptor, False)  # noqa: FBT003 - positional only
+        os.set_inheritable(descriptor, False)
         return descriptor
     moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
     os.close(descriptor)
@@ -107,7 +107,7 @@ def _open_standard() -> None:
             fcntl.fcntl(number, fcntl.F_GETFD)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
-            os.set_inheritable(number, True)  # noqa: FBT003 - positional only
+            os.set_inheritable(number, True)
 
 
 def _close_others(kept: set[int]) -> None:
@@ -121,7 +121,7 @@ def _close_others(kept: set[int]) -> None:
 def _write_pid_file(path: str | None) -> str:
     if path is None:
         return ""
-    from cluster_service.machine import files  # noqa: PLC0415 - after the path is set
+    from cluster_service.machine import files  # after the path is set
 
     try:
         files.replace(path, b"%d\n" % os.getpid(), 0o644, follow=False)
@@ -133,7 +133,7 @@ def _write_pid_file(path: str | None) -> str:
 def _try_log_file(path: str | None) -> str:
     if path is None:
         return ""
-    from cluster_service.machine import files  # noqa: PLC0415 - after the path is set
+    from cluster_service.machine import files  # after the path is set
 
     try:
         os.close(files.open_for_append(path))

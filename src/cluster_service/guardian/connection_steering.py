@@ -279,7 +279,7 @@ def _reached() -> bool:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             sock.bind(first.getsockname() if sock is second else ("127.0.0.1", 0))
             sock.listen(2 * _TRIES)
-            sock.setblocking(False)  # noqa: FBT003 - positional only
+            sock.setblocking(False)
         for taker, weights in ((second, (0, 1)), (first, (1, 0))):
             syscalls.attach_reuseport(first, program(weights))
             for _ in range(_TRIES):

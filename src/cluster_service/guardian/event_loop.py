@@ -88,7 +88,7 @@ class Loop:
                 continue
             try:
                 watch.handler(events)
-            except Exception as error:  # noqa: BLE001 - the guardian must continue, whatever the error
+            except Exception as error:  # the guardian must continue, whatever the error
                 self._fail(descriptor, watch, error)
             else:
                 watch.failures = 0
@@ -129,7 +129,7 @@ class Faults:
         for step in steps:
             try:
                 step()
-            except Exception as error:  # noqa: BLE001 - the next step must run
+            except Exception as error:  # the next step must run
                 self.report(error, where)
 
     def report(self, error: Exception, where: str = "") -> None:
@@ -152,7 +152,7 @@ class Faults:
 
 def _shown(error: Exception) -> str:
     try:
-        import traceback  # noqa: PLC0415 - saves memory: faults are rare
+        import traceback  # saves memory: faults are rare
 
         return "".join(traceback.format_exception(error))
     except (OSError, ImportError):  # the module's file can no longer be read

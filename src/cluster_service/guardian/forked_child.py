@@ -69,7 +69,7 @@ def run(plan: Plan, guardian: int, launch: int) -> NoReturn:
         if plan.complain:
             _complain(str(failure))
         _report(launch, str(failure))
-    except BaseException as error:  # noqa: BLE001 - reported on the launch socket, the only way out
+    except BaseException as error:  # reported on the launch socket, the only way out
         _report(launch, f"{plan.argv[0]}: cannot be started: {shortage.explain(error)}")
     finally:
         os._exit(127)
@@ -109,7 +109,7 @@ def _arrange_descriptors(plan: Plan, launch: int) -> int:
     for target, descriptor in enumerate(above):
         os.dup2(descriptor, target)
     launch = len(wanted) - 1
-    os.set_inheritable(launch, False)  # noqa: FBT003 - positional only
+    os.set_inheritable(launch, False)
     os.closerange(len(wanted), 1 << 20)
     return launch
 
@@ -127,7 +127,7 @@ def _standard_input(*, keep_open: bool) -> int:
 
 
 def _duplicate_above(descriptor: int, least: int) -> int:
-    import fcntl  # noqa: PLC0415 - already loaded; only this function uses it
+    import fcntl  # already loaded; only this function uses it
 
     return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, least)
 
@@ -194,7 +194,7 @@ def _execute(plan: Plan) -> NoReturn:
     where = program
     for candidate in candidates:
         try:
-            os.execve(candidate, plan.argv, env)  # noqa: S606 - runs the user's program
+            os.execve(candidate, plan.argv, env)  # runs the user's program
         except (FileNotFoundError, NotADirectoryError) as error:
             if failed is None and os.path.exists(candidate):
                 failed, where = error, candidate
@@ -315,7 +315,7 @@ def _serve(pair: socket.socket, duties: Mapping[str, Duty]) -> bool:
         reply = {"errno": error.errno or errno.EIO, "error": shortage.explain(error)}
     except MemoryError as error:
         reply = {"errno": errno.ENOMEM, "error": shortage.explain(error)}
-    except Exception as error:  # noqa: BLE001 - reported
+    except Exception as error:
         reply = {"errno": errno.EIO, "error": repr(error), "fault": repr(error)}
     for descriptor in descriptors:
         with contextlib.suppress(OSError):  # EBADF: the duty has closed it

@@ -265,7 +265,7 @@ class Guardian:
     def _catch_signals(self) -> None:
         ours, wakeup = socket.socketpair()
         for sock in (ours, wakeup):
-            sock.setblocking(False)  # noqa: FBT003 - positional only
+            sock.setblocking(False)
         signal.set_wakeup_fd(wakeup.detach(), warn_on_full_buffer=False)
         self._loop.watch(ours.fileno(), lambda _events: _empty(ours))
         for number in self._reactions:

@@ -411,7 +411,7 @@ class Tasks:
             self._running = True
             try:
                 steps = begin()
-            except Exception as error:  # noqa: BLE001 - as in Loop.turn: the guardian continues
+            except Exception as error:  # as in Loop.turn: the guardian continues
                 self._on_fault(error)
                 steps = None
             if steps is None:
@@ -424,7 +424,7 @@ class Tasks:
             call = next(steps) if answer is None else steps.send(answer)
         except StopIteration:
             self._end(done)
-        except Exception as error:  # noqa: BLE001 - as above
+        except Exception as error:
             self._on_fault(error)
             self._end(done)
         else:
@@ -438,5 +438,5 @@ class Tasks:
         self._running = False
         try:
             done()
-        except Exception as error:  # noqa: BLE001 - as above
+        except Exception as error:
             self._on_fault(error)

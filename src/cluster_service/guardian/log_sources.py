@@ -318,7 +318,7 @@ class Unread:
 
 def left(lines: int, pipes: Iterable[int], sock: socket.socket | None, heard: float) -> Left:
     """Return the current data. *heard*: last answer of the writer. Only for pipes of processes that have ended."""
-    import termios  # noqa: PLC0415 - rarely needed, and saves the guardian memory
+    import termios  # rarely needed, and saves the guardian memory
 
     requests = _count(sock.fileno(), termios.TIOCOUTQ) if sock is not None else 0  # unix(7): SIOCOUTQ
     return Left(lines, sum(_count(pipe, termios.FIONREAD) for pipe in pipes), requests, heard)
@@ -330,7 +330,7 @@ def find_half_full(_values: dict[str, Any], pipes: list[int]) -> Result:
 
 
 def _is_half_full(pipe: int) -> bool:
-    import termios  # noqa: PLC0415 - as above
+    import termios
 
     try:
         return 2 * _count(pipe, termios.FIONREAD) >= fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ)

@@ -53,7 +53,7 @@ class Link:
     """Our end of the stream. *greeted*: whether the master has sent Hello; no fact is sent before."""
 
     def __init__(self, sock: socket.socket) -> None:
-        sock.setblocking(False)  # noqa: FBT003 - positional only
+        sock.setblocking(False)
         self.sock = sock
         self.greeted = False
         self._decoder = framing.Decoder()

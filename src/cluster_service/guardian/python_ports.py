@@ -80,7 +80,7 @@ class Service:
         except OSError:  # dead, or not reading replies: close its pair, so that it shares no more ports
             self._closed(worker)
 
-    def _answer(self, worker: Worker, data: bytes) -> Steps[Reply]:
+    def _answer(self, worker: Worker, data: bytes) -> Steps[Reply]:  # noqa: PLR0911 - one for each type of request and error
         try:
             request = worker_protocol.decode(data)
             if worker.unshared or worker.waited > seccomp.WAITING_LIMIT:

@@ -32,7 +32,7 @@ FIRST = 3
 
 def held(descriptor: int, name: str) -> Held | None:
     """Return the ``Held`` of *descriptor*, or None if it is not a socket that workers can share. It stays open."""
-    os.set_inheritable(descriptor, False)  # noqa: FBT003 - positional only
+    os.set_inheritable(descriptor, False)
     try:
         sock = socket.socket(fileno=descriptor)
     except OSError:

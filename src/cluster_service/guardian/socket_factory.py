@@ -371,7 +371,7 @@ def remove_stale(path: str) -> None:
     if not stat.S_ISSOCK(status.st_mode) or status.st_uid != os.geteuid():
         raise OSError(errno.EEXIST, f"unix:{path}: the file is there already, and is not a socket of this user")
     with socket.socket(socket.AF_UNIX) as probe:
-        probe.setblocking(False)  # noqa: FBT003 - positional only
+        probe.setblocking(False)
         try:
             probe.connect(path)
         except ConnectionRefusedError:

@@ -165,14 +165,14 @@ def install_filter(code: bytes, machine: Machine) -> int:
         if result >= 0 or ctypes.get_errno() != errno.EINVAL:
             break
     _check(result, "seccomp")
-    os.set_inheritable(result, False)  # noqa: FBT003 - positional only
+    os.set_inheritable(result, False)
     return result
 
 
 def _ioctl(descriptor: int, request: int, data: bytearray) -> bytearray:
     while True:
         try:
-            fcntl.ioctl(descriptor, request, data, True)  # noqa: FBT003 - positional only
+            fcntl.ioctl(descriptor, request, data, True)
         except InterruptedError:
             continue
         return data

@@ -80,7 +80,7 @@ class Workers:
         self._found = found
         """The limits with which the guardian was started."""
         self._instance = instance
-        self._python = python_ports.Service(holdings, ports, lambda line: logs.line(line), self._close_ports)  # noqa: PLW0108
+        self._python = python_ports.Service(holdings, ports, logs.line, self._close_ports)
         self._launches: dict[int, tuple[Worker, Progress, tuple[int, int]]] = {}
         self._channels = channels
         self._notify = notify

@@ -54,8 +54,8 @@ def of(user: str | None, group: str | None) -> Identity:
     """Return the identity in the settings ``user`` and ``user_group``. Raises Unknown."""
     if user is None and group is None:
         return OWN
-    import grp  # noqa: PLC0415 - rarely needed, and the guardian must stay small
-    import pwd  # noqa: PLC0415 - as above
+    import grp  # rarely needed, and the guardian must stay small
+    import pwd
 
     uid, gid, name = os.getuid(), os.getgid(), None
     if user is not None:
@@ -103,7 +103,7 @@ def variables(user: str | None) -> dict[str, str]:
     """Return HOME, USER and LOGNAME of the account *user*; empty if it is None or unknown, or we are not root."""
     if user is None or os.geteuid() != 0:
         return {}
-    import pwd  # noqa: PLC0415 - rarely needed
+    import pwd  # rarely needed
 
     try:
         entry = pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)

@@ -3,21 +3,17 @@
 It holds no state that cannot be rebuilt. A cold start, the successor of a master that died and an upgraded master run
 the same code: send ``Hello``, restore the checkpoint, pass the guardian's snapshot to the core, continue.
 
-``loop``       the control loop                  ``kernel``     the client of the guardian
-``carrying``   execution of the core's actions   ``sockets``    sockets opened by the guardian
-``launch``     a release → what to execute       ``service``    the commands of clients
-``doors``      the endpoints                     ``audited``    the audit file
-``publishing`` events, numbered and published    ``narrator``   the log lines
-``hooks``      every extension point             ``extensions`` custom commands
-``handlers``   user code, with a timeout         ``signature``  its arguments
-``bus``        messages from and to workers      ``dispatch``   the commands that they trigger
-``memory``     what outlives the service         ``state``      its file
-``reload``     reload of the configuration       ``trials``     tests of a release
-``gauges``     memory, CPU and connections       ``pulses``     heartbeats of the workers
-``checks``     health checks of the workers      ``stacks``     stacks of a worker that hangs
-``schedule``   times of day                      ``jobs``       long-running jobs
-``board``      memory shared with one worker     ``processes``  verifies whose a process is
-``untrusted``  text that a worker wrote          ``intake``     limits on facts about workers
-``leaving``    the shutdown                      ``main``       the entry point
-``api``        ``cservice.start`` and others     ``context``    the context of a custom command
+``main``                     the entry point; ``python_api``: ``cservice.start`` and others
+``loop``                     the control loop; ``interfaces``: the master as its parts use it
+``guardian_client``          orders to the guardian, and facts from it
+``effects``                  carries out the actions of the core; ``launch_plan``: a release as an order to the guardian
+``endpoints``                the HTTP endpoints; ``service_api``: the commands of clients
+``event_log``                events: numbered, written to the log, passed on; ``state_file``: what outlives the service
+``config_reload``            reload of the configuration
+``background_jobs``          long-running jobs of the core; ``release_tests``: tests of a release
+``process_stats``            memory, CPU and connections of the workers; ``heartbeats``; ``health_checks``
+``recycle_schedule``         times of day at which workers are replaced
+``worker_messages``          messages from and to workers; ``internal_commands``: the commands that they give
+``hooks``                    event handlers; ``custom_command_registry``, ``command_context``: custom commands;
+                             ``user_code``: runs both, with a time limit
 """

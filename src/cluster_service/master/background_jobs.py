@@ -74,7 +74,7 @@ class Jobs:
         self._tell(report)
 
     async def _check(self, operation: str, release: Release, others: Sequence[str]) -> None:
-        from cluster_service.config.releases import check_release  # noqa: PLC0415 - rarely needed
+        from cluster_service.config.releases import check_release  # rarely needed
 
         try:
             environ = launch_plan.of_release(release, os.environ)
@@ -84,13 +84,13 @@ class Jobs:
             warning = await asyncio.to_thread(installation.warn_of_leaving, others, release.cwd)
         except CommandError as error:
             self._done(reports.Checked(operation, error.message))
-        except Exception as error:  # noqa: BLE001 - no thread, process or memory: the operation waits for a report
+        except Exception as error:  # no thread, process or memory: the operation waits for a report
             self._done(reports.Checked(operation, f"the code could not be looked at: {shortage.explain(error)}"))
         else:
             self._done(reports.Checked(operation, notes=(*notes, *([f"warning: {warning}"] if warning else ()))))
 
     async def _test(self, order: RunTest, release: Release) -> None:
-        from . import release_tests  # noqa: PLC0415 - rarely needed
+        from . import release_tests  # rarely needed
 
         lines = _Lines(order.operation, self._tell)
         error = ""
@@ -110,7 +110,7 @@ class Jobs:
                 )
         except CommandError as refusal:
             error = refusal.message
-        except Exception as error_:  # noqa: BLE001 - as above
+        except Exception as error_:
             error = f"the test could not be run: {shortage.explain(error_)}"
         lines.flush()
         self._done(reports.Tested(order.operation, error))

@@ -77,7 +77,7 @@ class Reloading:
     async def take_up(
         self,
         monitor: float | None = None,
-        timeout: float | None = None,  # noqa: ASYNC109 - of the workers
+        timeout: float | None = None,  # of the workers
         *,
         everybody: bool = False,
     ) -> Operation:

@@ -37,7 +37,7 @@ def carry_out(master: Master, todo: Sequence[actions.Action]) -> None:
                 _publish(master, next(numbers), action.event)
             else:
                 CARRY_OUT[type(action)](master, action)
-        except Exception as error:  # noqa: BLE001 - later actions must not be lost
+        except Exception as error:  # later actions must not be lost
             master.log(f"{action} could not be carried out: {story_of(error)}")
             _FAILED.get(type(action), _nothing)(master, action, shortage.explain(error))
 
@@ -49,7 +49,7 @@ def each(master: Master, calls: Iterable[Callable[[], object]]) -> None:
             call()
         except MemoryError:
             master.fail("the master has no memory left")
-        except Exception as error:  # noqa: BLE001 - later calls must not be lost
+        except Exception as error:  # later calls must not be lost
             master.log(f"the master failed after a turn: {story_of(error)}")
 
 
@@ -222,6 +222,6 @@ class Leaving:
             await master.hooks.idle(seconds)
             await master.memory.settle()  # before another service can start in its place
             await asyncio.to_thread(master.auditor.close)
-        except Exception as error:  # noqa: BLE001 - a service that was asked to end must end
+        except Exception as error:  # a service that was asked to end must end
             master.log(f"the master failed as the service ended: {story_of(error)}")
         master.say_bye(orders.Bye(action.code))

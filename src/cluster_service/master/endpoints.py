@@ -142,7 +142,7 @@ class Doors:
         if self._access is not None and found is not None:
             self._access.rekey(found)
         if self._tls is not None and settings.tls_cert is not None:
-            from cluster_service.config import credentials  # noqa: PLC0415 - only with TLS
+            from cluster_service.config import credentials  # only with TLS
 
             try:
                 credentials.server_context(settings.tls_cert, settings.tls_key, settings.tls_client_ca)  # all or none
@@ -165,9 +165,9 @@ class Doors:
         return found
 
     def _secure(self, settings: Settings) -> bool:
-        from cluster_service.config import credentials  # noqa: PLC0415 - only with TLS
+        from cluster_service.config import credentials  # only with TLS
 
-        assert settings.tls_cert is not None  # noqa: S101 - for the type checker
+        assert settings.tls_cert is not None
         try:
             self._tls = credentials.server_context(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
         except CommandError as error:

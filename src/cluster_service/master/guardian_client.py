@@ -53,7 +53,7 @@ class Kernel:
         self._descriptors: list[int] = []
         self._out = bytearray()
         self.lost = False
-        stream.setblocking(False)  # noqa: FBT003
+        stream.setblocking(False)
         loop.add_reader(stream.fileno(), self.pump, 1)
 
     def send(self, order: Any) -> None:

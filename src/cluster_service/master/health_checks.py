@@ -127,7 +127,7 @@ class Checks:
 
     async def _ask(self, worker: Worker, group: GroupSpec, release: Release) -> str:
         """Return what is wrong with *worker*, or an empty string if it is healthy."""
-        from . import release_tests  # noqa: PLC0415 - only with checks
+        from . import release_tests  # only with checks
 
         check, error = group.check, ""
         if check is None:

@@ -163,7 +163,7 @@ class _Handler:
             else:
                 args = (loop, self._idle)
                 threading.Thread(target=self._in_thread, args=args, name="cservice events", daemon=True).start()
-        except Exception as error:  # noqa: BLE001 - no thread or memory: it must not stay marked as busy
+        except Exception as error:  # no thread or memory: it must not stay marked as busy
             with self._lock:
                 self._busy = False
             self._try_again(loop, error)
@@ -201,7 +201,7 @@ class _Handler:
         while (event := self._next()) is not None:
             try:
                 await self._await(event, self.call(event))
-            except Exception as error:  # noqa: BLE001 - for example, it takes no argument
+            except Exception as error:  # for example, it takes no argument
                 self._failed(event, error)
         idle.set()
 
@@ -222,7 +222,7 @@ class _Handler:
                 result = self.call(event)
                 if inspect.isawaitable(result):
                     asyncio.run_coroutine_threadsafe(self._await(event, result), loop).result()
-            except BaseException as error:  # noqa: BLE001 - user code may raise anything
+            except BaseException as error:  # user code may raise anything
                 self._failed(event, error)
         try:
             loop.call_soon_threadsafe(idle.set)
@@ -244,7 +244,7 @@ class _Handler:
 
 def _say(text: str) -> None:
     with contextlib.suppress(OSError, ValueError):
-        print(text, file=sys.stderr, flush=True)  # noqa: T201
+        print(text, file=sys.stderr, flush=True)
 
 
 HOOKS = Hooks()

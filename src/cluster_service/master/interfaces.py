@@ -46,7 +46,7 @@ class ConfigReload(Protocol):
     async def plan(self) -> Json:
         """Return what a reload would change."""
 
-    async def take_up(self, monitor: float | None = None, timeout: float | None = None) -> Operation:  # noqa: ASYNC109
+    async def take_up(self, monitor: float | None = None, timeout: float | None = None) -> Operation:
         """Begin a reload."""
 
     async def configuration(self, action: str) -> Json:

@@ -165,7 +165,7 @@ class Master:
         self._bus.open()
         self._schedule.look()
         if not self._over.done() and self._ending is None:
-            from .endpoints import Doors  # noqa: PLC0415 - import the server stack only after the workers have been started
+            from .endpoints import Doors  # import the server stack only after the workers have been started
 
             self.doors = Doors(self)
             await self.doors.open()
@@ -468,4 +468,4 @@ class Master:
             self._kernel.send(orders.Log(line))
             return
         with contextlib.suppress(OSError, ValueError):  # a failure to write the log cannot be logged
-            print(line, file=sys.stderr, flush=True)  # noqa: T201
+            print(line, file=sys.stderr, flush=True)

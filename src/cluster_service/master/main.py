@@ -25,7 +25,7 @@ def main(hooks: Hooks | None = None) -> int:
     os.environ.pop("CSERVICE_ROLE", None)
     be_master()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the guardian handles it
-    os.set_inheritable(int(guardian), False)  # noqa: FBT003
+    os.set_inheritable(int(guardian), False)
     settings = _read(int(boot))
     if settings.process_titles:
         _set_title(f"cservice: {settings.name} master")
@@ -33,7 +33,7 @@ def main(hooks: Hooks | None = None) -> int:
 
 
 async def _run(settings: Settings, stream: socket.socket, hooks: Hooks) -> int:
-    from .loop import Master  # noqa: PLC0415 - needs a running event loop
+    from .loop import Master  # needs a running event loop
 
     return await Master(settings, stream, hooks).run()
 
@@ -47,6 +47,6 @@ def _read(descriptor: int) -> Settings:
 
 
 def _set_title(title: str) -> None:
-    from setproctitle import setproctitle  # noqa: PLC0415
+    from setproctitle import setproctitle
 
     setproctitle(title)

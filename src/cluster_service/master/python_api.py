@@ -85,7 +85,7 @@ def command(
 
 def disable(name: str) -> None:
     """Disable the command *name*, built-in or custom, for all callers. Raises ValueError if it does not exist."""
-    from cluster_service.errors import CommandError  # noqa: PLC0415
+    from cluster_service.errors import CommandError
 
     try:
         HOOKS.extensions.registry.disable(name)
@@ -123,13 +123,13 @@ def start(target: str | None = None, *, on_worker_stop: Callable[..., Any] | Non
 
     Raises SystemExit with a message on stderr: 2 for an invalid setting, 3 if a service of that name is running.
     """
-    from cluster_service.worker.program_api import is_master, is_worker, worker_ready  # noqa: PLC0415
+    from cluster_service.worker.program_api import is_master, is_worker, worker_ready
 
     if is_worker():
         worker_ready(on_worker_stop=on_worker_stop)
         return
     if is_master():
-        from .main import main  # noqa: PLC0415
+        from .main import main
 
         if on_worker_stop is not None:
             HOOKS.on("worker_stop", on_worker_stop)
@@ -138,21 +138,21 @@ def start(target: str | None = None, *, on_worker_stop: Callable[..., Any] | Non
 
 
 def _become_guardian(target: str | None, options: dict[str, Any]) -> NoReturn:
-    from cluster_service import config, launcher  # noqa: PLC0415
-    from cluster_service.cli.console import foreground  # noqa: PLC0415
-    from cluster_service.errors import CommandError  # noqa: PLC0415
+    from cluster_service import config, launcher
+    from cluster_service.cli.console import foreground
+    from cluster_service.errors import CommandError
 
     try:
         settings = config.settings(options, target=target)
         for warning in settings.warnings:
-            print(f"cservice: {warning}", file=sys.stderr)  # noqa: T201
+            print(f"cservice: {warning}", file=sys.stderr)
         console = foreground.attach if settings.console and foreground.wanted(settings) else None
         launcher.start(settings, launcher.Program.this(), console)
     except launcher.AlreadyRunning as running:
-        print(f"cservice: {running}", file=sys.stderr)  # noqa: T201
+        print(f"cservice: {running}", file=sys.stderr)
         raise SystemExit(3) from None
     except CommandError as error:
-        print(f"cservice: {error.message}" + (f"\n{error.hint}" if error.hint else ""), file=sys.stderr)  # noqa: T201
+        print(f"cservice: {error.message}" + (f"\n{error.hint}" if error.hint else ""), file=sys.stderr)
         raise SystemExit(error.exit_code) from None
     raise SystemExit(0)  # detached: the service is running
 

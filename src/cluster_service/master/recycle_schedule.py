@@ -89,7 +89,7 @@ def following(schedule: str, since: float) -> float | None:
     As with cron(8), a time that a clock change skips comes at the first minute after the change, and a time that
     occurs twice comes the first time only.
     """
-    from cronsim import CronSim  # noqa: PLC0415 - only with such a setting
+    from cronsim import CronSim  # only with such a setting
 
     times = CronSim(schedule, datetime.fromtimestamp(since, LocalTime()))
     return next((at for at in (each.timestamp() for each in times) if at > since), None)

@@ -137,7 +137,7 @@ class RunningService:
 
     async def start(self, target: str, options: Mapping[str, Any]) -> Json:
         """See ``Service.start``."""
-        from cluster_service.config import group_settings  # noqa: PLC0415 - rarely needed
+        from cluster_service.config import group_settings  # rarely needed
 
         cluster = self._master.cluster
         taken = [name for name, group in cluster.groups.items() if group.slots or cluster.workers_of(name)]
@@ -152,7 +152,7 @@ class RunningService:
 
     async def upgrade(self, selector: str, target: str | None, options: Mapping[str, Any]) -> Json:
         """See ``Service.upgrade``."""
-        from cluster_service.config.releases import release_of  # noqa: PLC0415 - rarely needed
+        from cluster_service.config.releases import release_of  # rarely needed
 
         cluster = self._master.cluster
         try:
@@ -195,7 +195,7 @@ class RunningService:
         """See ``Service.test``."""
         return self._request(requests.Test(script, timeout))
 
-    async def reload(self, plan: bool, monitor: float | None, timeout: float | None) -> Json:  # noqa: ASYNC109, FBT001
+    async def reload(self, plan: bool, monitor: float | None, timeout: float | None) -> Json:  # noqa: FBT001 - as in Service
         """See ``Service.reload``."""
         reloading = self._master.reloading
         if plan:
@@ -213,7 +213,7 @@ class RunningService:
             raise CommandError("failed", "it is not known how this service was started", "Start it anew.")
         if settings.origin.source == "keywords":  # started by a program, which the master runs too
             return settings, [sys.executable, *sys.orig_argv[1:]]
-        from cluster_service.systemd import units  # noqa: PLC0415 - rarely needed
+        from cluster_service.systemd import units  # rarely needed
 
         return settings, [*units.program(), "start", *units.arguments(settings.origin, settings)]
 

@@ -74,7 +74,7 @@ class Handlers:
         if on_loop:
             try:
                 result = call()
-            except Exception as refused:  # noqa: BLE001 - user code may raise anything
+            except Exception as refused:  # user code may raise anything
                 raise Raised(refused) from None
         else:
             result = await self._outcome(self._in_thread, call, until)
@@ -124,7 +124,7 @@ class Handlers:
         def work() -> None:
             try:
                 outcome: Outcome = (call(), None)
-            except BaseException as error:  # noqa: BLE001 - SystemExit too: user code must not end the master
+            except BaseException as error:  # SystemExit too: user code must not end the master
                 outcome = (None, error)
             try:
                 loop.call_soon_threadsafe(settle, outcome)
@@ -147,7 +147,7 @@ async def awaited(result: Awaitable[Any]) -> Outcome:
         if task is not None and task.cancelling():
             raise
         return None, error
-    except BaseException as error:  # noqa: BLE001 - SystemExit too: user code must not end the master
+    except BaseException as error:  # SystemExit too: user code must not end the master
         return None, error
 
 

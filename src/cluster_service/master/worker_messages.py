@@ -104,7 +104,7 @@ class Bus:
                 self._ask(number, identity, message)
             except CommandError as error:
                 self._answer(number, identity, None, error)
-            except Exception as failure:  # noqa: BLE001 - a worker's message must not end the master
+            except Exception as failure:  # a worker's message must not end the master
                 self._answer(number, identity, None, self._internal(failure))
 
     def _ask(self, number: int, identity: str, message: dict[str, Any]) -> None:
@@ -138,7 +138,7 @@ class Bus:
             result, error = await work, None
         except CommandError as failure:
             result, error = None, failure
-        except Exception as failure:  # noqa: BLE001 - an error of the service itself
+        except Exception as failure:  # an error of the service itself
             result, error = None, self._internal(failure)
         finally:
             peer.open -= 1

@@ -212,7 +212,7 @@ def _read(fd: int, name: str) -> Holder:
 
 def wait_free(path: str, seconds: float) -> bool:
     """Wait at most *seconds* until the lock file at *path* is not held; return True if it is not."""
-    import threading  # noqa: PLC0415 - most callers never wait
+    import threading  # most callers never wait
 
     try:
         fd = os.open(path, os.O_RDONLY | _SAFELY)

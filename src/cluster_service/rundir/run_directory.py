@@ -72,7 +72,7 @@ def directory(explicit: str | None = None, environ: Mapping[str, str] = os.envir
             return _made(path, CommandError if chosen else Nowhere, by_default=not chosen)
         except CommandError as error:
             first = first or error
-    assert first is not None  # noqa: S101 - there is at least one candidate
+    assert first is not None  # there is at least one candidate
     raise first
 
 

@@ -117,7 +117,7 @@ class Sent:
             data = parse_json(self.body)
         except ValueError as error:
             raise CommandError("bad_request", f"the body is not JSON: {error}") from None
-        assert isinstance(data, dict)  # noqa: S101 - it starts with a brace
+        assert isinstance(data, dict)  # it starts with a brace
         return data
 
     def body_keys(self) -> tuple[str, ...]:

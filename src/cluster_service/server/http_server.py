@@ -335,7 +335,7 @@ class _Greeting(asyncio.Protocol):
         self._task: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - for the type checker
+        assert isinstance(transport, asyncio.Transport)
         transport.pause_reading()
         self._room.enter(self, transport)
         self._task = asyncio.get_running_loop().create_task(self._greet(transport))

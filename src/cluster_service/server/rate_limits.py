@@ -200,7 +200,7 @@ class Listener:
             except OSError:  # no descriptors or memory left: retry later
                 self._pause(PAUSE)
                 return
-            connection.setblocking(False)  # noqa: FBT003
+            connection.setblocking(False)
             if limits is None:
                 self._admit(connection)
             elif limits.peers.waits(address[0], now):

@@ -95,7 +95,7 @@ def _service(
     settings: Settings, argv: Sequence[str], user: str | None, listen: Sequence[str], writable: Sequence[str]
 ) -> list[str]:
     origin = settings.origin
-    assert origin is not None  # noqa: S101 - the settings were made by this version
+    assert origin is not None  # the settings were made by this version
     groups = settings.spec.groups
     binds = [bind for group in groups for bind in group.release.binds]
     start = max((group.ready_timeout for group in groups), default=0.0) + GRACE

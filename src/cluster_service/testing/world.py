@@ -264,7 +264,7 @@ class World:
 
     def _watches(self) -> bool:
         """Return True if samples of the heartbeats may still cause an action."""
-        assert self.cluster is not None  # noqa: S101 - checked by the caller
+        assert self.cluster is not None
         groups = self.cluster.groups.values()
         if any(group.rollout is not None and group.rollout.stage in LIVE_STAGES for group in groups):
             return True
@@ -315,7 +315,7 @@ class World:
     def _request(self, cluster: Cluster, request: Request) -> tuple[Operation, list[actions.Action]]:
         return cluster.request(request, self.clock.now)
 
-    def _carry_out(self, action: actions.Action) -> None:
+    def _carry_out(self, action: actions.Action) -> None:  # noqa: C901, PLR0912 - one case for each action
         match action:
             case actions.Start():
                 self._send(self._spawn(action))
@@ -360,7 +360,7 @@ class World:
                 self._send(orders.Bye(code))
 
     def _spawn(self, action: actions.Start) -> orders.Spawn:
-        assert self.cluster is not None  # noqa: S101 - the action comes from this core
+        assert self.cluster is not None  # the action comes from this core
         release = self._release(action.group, action.generation)
         return orders.Spawn(
             worker=action.worker,
@@ -377,7 +377,7 @@ class World:
         )
 
     def _release(self, group: str, generation: int) -> Release:
-        assert self.cluster is not None  # noqa: S101 - the action comes from this core
+        assert self.cluster is not None  # the action comes from this core
         return self.cluster.groups[group].releases[generation]
 
     def _begin_job(self, operation: str, report: reports.Checked | reports.Tested) -> None:

@@ -3,7 +3,7 @@
 Start of the process, in this order:
 
 ``entry_point``       the file that the interpreter runs; makes this package importable
-``startup``           removes the worker's own variables from the environment and starts the runtime
+``startup``           removes the worker's own variables from the environment, starts the runtime, runs the program
 ``import_hooks``      calls the parts below when the program imports the modules that they handle
 ``script``            runs a file or module as ``__main__``, as if it were run alone
 ``app_loader``        loads ``package.module:app``; ``app_sockets`` binds its addresses; ``granian_server`` or
@@ -20,7 +20,7 @@ The runtime:
 ``port_sharing``      shared ports in-process, where the kernel does not support them (``--share python``)
 ``worker_process``    forks of the worker, its parent, its title in the process list
 
-``unpatched``, ``descriptors`` and ``reporting`` are used by all of them. ``job`` is no part of a worker: it runs any
+``unpatched``, ``descriptors`` and ``reporting`` are used by all of them. ``job`` does not run in a worker: it runs any
 other program for the service.
 
 This package runs under the interpreter of the user, which may be another Python (3.9 or newer) in another virtualenv.

@@ -71,7 +71,7 @@ class AcceptPause:
 
     def _settle(self) -> None:
         """Apply the desired state. If another thread is applying it, return: that thread checks the state again."""
-        from .listener_parking import discard, restore  # noqa: PLC0415 - most workers never need it
+        from .listener_parking import discard, restore  # most workers never need it
 
         while self._busy.acquire(blocking=False):
             try:
@@ -88,7 +88,7 @@ class AcceptPause:
 
     def _park(self) -> None:
         """Pause the sockets from which the open connections were accepted; the program may have other sockets."""
-        from .listener_parking import connected_ports, park  # noqa: PLC0415 - most workers never need it
+        from .listener_parking import connected_ports, park  # most workers never need it
 
         fds = sockets()
         at = connected_ports(fds) - self.exempt

@@ -1,4 +1,4 @@
-"""Loads an app, ``package.module:app``, and serves it with a server from the virtualenv of the user.
+"""Load an app, ``package.module:app``, and detect its interface.
 
 package.module:app                   an attribute, possibly nested: ``module:api.app``
 package.module:create_app()          a factory to call; constant arguments are allowed, as in gunicorn
@@ -22,33 +22,9 @@ import inspect
 import os
 import re
 import sys
-from typing import Any, Callable, Dict, List, NoReturn, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, NoReturn, Optional, Tuple
 
-from .reporting import exit_with_message, hide_our_frames, warn
-from .runtime import current
-from .startup import CANNOT_SERVE
-
-
-def serve_app(target: str, server: str, binds: List[str], arguments: Sequence[str]) -> None:
-    """Serve *target* on each of *binds* with *server*, until the worker stops."""
-    runtime = current()
-    if runtime is None:
-        raise RuntimeError("an app is served in a worker")
-    sys.argv = [target, *arguments]
-    sys.path.insert(0, os.getcwd())
-    require(server)
-    if server == "granian":
-        from .granian_server import serve  # noqa: PLC0415 - one of the two
-
-        serve(target, binds, runtime)
-        return
-    app = load_app(target)
-    interface = interface_of(app)
-    if interface == "wsgi":
-        require("a2wsgi", f"{target} is a WSGI app, which is served by uvicorn through a2wsgi")
-    from .drains.uvicorn_server import serve as serve_with_uvicorn  # noqa: PLC0415
-
-    serve_with_uvicorn(app, interface, binds, runtime)
+from .reporting import CANNOT_SERVE, exit_with_message, hide_our_frames, warn
 
 
 def require(package: str, why: str = "") -> None:

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, List
 from cluster_service.wire import addresses
 from cluster_service.wire.worker_protocol import CHECK_ADDRESS
 
-from .reporting import exit_with_message, warn
-from .startup import CANNOT_SERVE
+from .reporting import CANNOT_SERVE, exit_with_message, warn
 
 if TYPE_CHECKING:
     from .runtime import Runtime
@@ -39,7 +38,7 @@ def _inherited() -> List[socket.socket]:
     count = os.environ.get("LISTEN_FDS", "0")
     fds = range(_FIRST_FD, _FIRST_FD + int(count)) if count.isdigit() else range(0)
     for fd in fds:
-        os.set_inheritable(fd, False)  # noqa: FBT003
+        os.set_inheritable(fd, False)
     return [_with_protocol(socket.socket(fileno=fd)) for fd in fds]
 
 

@@ -70,7 +70,7 @@ class borrowed_socket:  # noqa: N801 - reads as a function
     """Temporary socket object for a descriptor owned by other code; it is not closed."""
 
     def __init__(self, fd: int) -> None:
-        import _socket as socket  # noqa: PLC0415 - the C module, which monkey patching leaves alone
+        import _socket as socket  # the C module, which monkey patching leaves alone
 
         # SOCK_NONBLOCK affects only the object; the program's default timeout would make the descriptor non-blocking.
         self._socket = socket.socket(type=socket.SOCK_STREAM | socket.SOCK_NONBLOCK, fileno=fd)

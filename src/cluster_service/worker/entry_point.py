@@ -15,8 +15,8 @@ at_start = frozenset(sys.modules)  # the modules that a script run alone finds i
 
 if sys.version_info < (3, 9):  # noqa: UP036 - the interpreter of the user may be any
     sys.exit(
-        "cservice: a worker needs Python 3.9 or newer, and %s is %d.%d; choose another with --python"  # noqa: UP031
-        % ((sys.executable,) + tuple(sys.version_info[:2]))  # noqa: RUF005
+        "cservice: a worker needs Python 3.9 or newer, and %s is %d.%d; choose another with --python"  # noqa: UP031 - any Python must parse it
+        % ((sys.executable,) + tuple(sys.version_info[:2]))  # noqa: RUF005 - the same
     )
 
 if __name__ == "__main__" and sys.path and os.path.realpath(sys.path[0]) == os.path.dirname(os.path.realpath(__file__)):

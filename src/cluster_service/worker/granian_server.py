@@ -29,9 +29,8 @@ from .app_wrappers import Streams, count_asgi_answers, count_wsgi_answers, end_w
 from .descriptors import is_listening
 from .drains.unknown_servers import OutsideDrain
 from .heartbeat import Heartbeat, LoopHeartbeat, Pool
-from .reporting import exit_with_message, hide_our_frames
+from .reporting import CANNOT_SERVE, exit_with_message, hide_our_frames
 from .runtime import Runtime, current, install
-from .startup import CANNOT_SERVE
 from .unpatched import allocate_lock, get_ident, start_thread, time
 from .worker_process import ProcessTitle
 
@@ -107,7 +106,7 @@ class _Granian(granian.Granian):  # type: ignore[misc,valid-type]
         if self.listener is None:
             super()._init_shared_socket()
             return
-        from granian._granian import SocketHolder  # noqa: PLC0415 - only in these modes
+        from granian._granian import SocketHolder  # only in these modes
 
         self.listener.listen(BACKLOG)
         self.listener.set_inheritable(True)
@@ -141,7 +140,7 @@ class Child:
 
     def __reduce__(self) -> Any:
         """Pickle for a child that is not a fork, including the descriptors."""
-        from multiprocessing.reduction import DupFd  # noqa: PLC0415
+        from multiprocessing.reduction import DupFd
 
         channel, relay = (None if each is None else DupFd(each) for each in (self.channel, self.relay))
         board = None if self.board < 0 else DupFd(self.board)
@@ -149,7 +148,7 @@ class Child:
 
     def __call__(self, *args: Any) -> None:
         """Run the child."""
-        from granian.server import Server  # noqa: PLC0415 - in the child only
+        from granian.server import Server  # in the child only
 
         runtime = current()
         if runtime is None:
@@ -170,7 +169,7 @@ class Child:
         closing = GranianApp(app, interface_of(app), runtime)
         _app[:] = [closing]
         wsgi = closing.interface == "wsgi"
-        spawn = Server._spawn_wsgi_worker if wsgi else Server._spawn_asgi_lifespan_worker  # noqa: SLF001
+        spawn = Server._spawn_wsgi_worker if wsgi else Server._spawn_asgi_lifespan_worker  # noqa: SLF001 - no public name
         if wsgi:
             closing.started()
             args = _with(args, spawn, blocking_threads=WSGI_THREADS)

@@ -41,7 +41,7 @@ class Channel:
         on_idle: Callable[[], None],
         on_lost: Callable[[], None],
     ) -> None:
-        os.set_inheritable(fd, False)  # noqa: FBT003
+        os.set_inheritable(fd, False)
         os.set_blocking(fd, False)
         self._socket = OwnedDescriptor(fd)
         self._on_message = on_message

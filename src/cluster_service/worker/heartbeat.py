@@ -29,8 +29,13 @@ from .unpatched import allocate_lock, get_ident, os, start_thread, time
 
 if TYPE_CHECKING:
     from types import ModuleType
+    from typing import Protocol
 
-    from .runtime import Runtime
+    class HasHeartbeat(Protocol):
+        """The runtime, as this module uses it."""
+
+        heartbeat: Heartbeat
+
 
 BEAT_SECONDS = 0.25
 """Seconds between two heartbeats of an idle loop."""
@@ -228,7 +233,7 @@ class AnyioPool:
 def _prepare_stack_dumps(heartbeat: Heartbeat) -> None:
     """Register the stack dumps of this process; without support for them, do nothing."""
     try:
-        import faulthandler  # noqa: PLC0415 - part of CPython, but not of all implementations
+        import faulthandler  # part of CPython, but not of all implementations
 
         descriptor = heartbeat.descriptor
         if os.lseek(descriptor, 0, os.SEEK_CUR) < STACKS_AT:  # otherwise an earlier process has written a dump
@@ -240,7 +245,7 @@ def _prepare_stack_dumps(heartbeat: Heartbeat) -> None:
     heartbeat.record_stack_dumps(os.getpid())
 
 
-def send_from_loops(module: ModuleType, runtime: Runtime) -> None:
+def send_from_loops(module: ModuleType, runtime: HasHeartbeat) -> None:
     """Make the loops of ``asyncio.base_events`` or ``uvloop`` send the heartbeat while they run in the main thread."""
     loop_class: Any = module.Loop if module.__name__ == "uvloop" else module.BaseEventLoop
     main = get_ident()

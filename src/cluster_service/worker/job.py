@@ -88,7 +88,7 @@ def _become(plan: Dict[str, Any], parent: int) -> NoReturn:
         _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # after setuid, which clears it
         _enter(plan["cwd"], program)
         if os.getppid() == parent:
-            os.execve(program, plan["argv"], plan["env"])  # noqa: S606 - the purpose of this module
+            os.execve(program, plan["argv"], plan["env"])  # the purpose of this module
     except OSError as error:
         why = {
             errno.ENOENT: "the interpreter that its first line names does not exist",

@@ -197,7 +197,7 @@ class Bus:
                     _tell(handler, error)
 
     def _await(self, result: Any, loop: Any) -> None:
-        import asyncio  # noqa: PLC0415 - only if the program has async functions
+        import asyncio  # only if the program has async functions
 
         async def run() -> Any:
             return await result

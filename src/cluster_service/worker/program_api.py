@@ -23,7 +23,7 @@ _master: List[bool] = []
 """Not empty if this process is the master."""
 
 
-def worker_ready(ready: bool = True, *, on_worker_stop: Optional[Callable[[], Any]] = None) -> None:  # noqa: FBT001, FBT002
+def worker_ready(ready: bool = True, *, on_worker_stop: Optional[Callable[[], Any]] = None) -> None:  # noqa: FBT001, FBT002 - public API
     """Report that this worker is ready, or with False that it is not ready yet (call it again when it is).
 
     *on_worker_stop*, a function without arguments or an ``async def``, is run once when the worker is asked to stop:

@@ -25,9 +25,42 @@ from .stop_sequence import HELD
 from .unpatched import get_ident, start_thread
 
 if TYPE_CHECKING:
-    from types import ModuleType
+    from types import FrameType, ModuleType
+    from typing import Optional, Protocol
 
-    from .runtime import Runtime
+    from .stop_sequence import StopSequence
+
+    class StoppingWorker(Protocol):
+        """The runtime, as the handlers of its program use it."""
+
+        sequence: StopSequence
+        servers: List[RunningServer]
+
+        @property
+        def is_fork(self) -> bool:
+            """True in a process that the worker has forked."""
+
+        @property
+        def server_runs_callback(self) -> bool:
+            """True if a server drains itself and runs ``on_worker_stop``."""
+
+        @property
+        def deadline(self) -> float:
+            """The time (``time.monotonic()``) by which the worker should have exited."""
+
+        def begin_stop(self) -> None:
+            """Record that the worker must stop."""
+
+        def run_callback_in_thread(self) -> None:
+            """Run ``on_worker_stop`` in a thread."""
+
+        def on_sigterm(self, signum: int, frame: Optional[FrameType]) -> None:
+            """Handle SIGTERM, if the program does not."""
+
+    class HasProgramHandlers(Protocol):
+        """The runtime, as the import hooks use it."""
+
+        program_handlers: ProgramHandlers
 
 
 class _HeldHandler:
@@ -44,7 +77,7 @@ class _HeldHandler:
 class ProgramHandlers:
     """Delays the program's SIGTERM handlers. Created once, in the main thread."""
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: StoppingWorker) -> None:
         self._runtime = runtime
         self._main = get_ident()
         self._watched = False
@@ -119,7 +152,7 @@ class ProgramHandlers:
         runtime = self._runtime
         if runtime.server_runs_callback:
             return []
-        from .drains.unknown_servers import UnknownServers  # noqa: PLC0415 - only needed at a stop
+        from .drains.unknown_servers import UnknownServers  # only needed at a stop
 
         servers = [*runtime.servers, UnknownServers()]
         call_server(servers[-1], servers[-1].begin)
@@ -141,7 +174,7 @@ def _bare(handler: Any) -> Any:
     return handler.handler if isinstance(handler, _HeldHandler) else handler
 
 
-def wrap_handlers(module: ModuleType, runtime: Runtime) -> None:
+def wrap_handlers(module: ModuleType, runtime: HasProgramHandlers) -> None:
     """Wrap the SIGTERM handlers that the program sets with functions of asyncio, uvloop or gevent."""
     if module.__name__ == "gevent.hub":
         runtime.program_handlers.wrap_gevent_handlers(module.signal)

@@ -7,6 +7,9 @@ from typing import NoReturn
 
 from .unpatched import os
 
+CANNOT_SERVE = 3
+"""Exit code if an app cannot be served: not found, server not installed, address in use, or startup failed."""
+
 
 def warn(sentence: str) -> None:
     """Print a message to the operator that does not end the worker."""

@@ -108,7 +108,7 @@ class Runtime:
     def server_started(self) -> None:
         """Report readiness when the server of an app serves, unless the app has reported its readiness."""
         if self._reported is None:
-            self.report_ready(True)  # noqa: FBT003
+            self.report_ready(True)
 
     def notify(self, fields: Dict[str, str]) -> None:
         """Send *fields* of sd_notify(3)."""
@@ -246,7 +246,7 @@ class Runtime:
 
     def _begin_drain(self) -> None:
         if not self.server_runs_callback:
-            from .drains.unknown_servers import UnknownServers  # noqa: PLC0415 - only needed at a stop
+            from .drains.unknown_servers import UnknownServers  # only needed at a stop
 
             self.servers.append(UnknownServers())
         for serving in list(self.servers):

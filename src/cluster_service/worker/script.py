@@ -73,7 +73,7 @@ def _call(argv: List[str], orig_argv: List[str]) -> None:
 
 
 def _look_in(directory: str, at_start: Collection[str]) -> None:
-    """Insert *directory* first in ``sys.path``, unless the interpreter was told not to."""
+    """Insert *directory* first in ``sys.path``, unless an option of the interpreter forbids it."""
     if not (sys.flags.isolated or getattr(sys.flags, "safe_path", False)):
         uncover(directory, at_start)
         sys.path.insert(0, directory)
@@ -96,10 +96,10 @@ def _empty_main() -> Dict[str, Any]:
 
 def _run_as_main(name: str, *, alter_argv: bool) -> None:
     """Call the function that the interpreter itself uses for ``-m``, directories and zip files."""
-    import runpy  # noqa: PLC0415 - for these only
+    import runpy  # for these only
 
     try:
-        runpy._run_module_as_main(name, alter_argv)  # type: ignore[attr-defined]  # noqa: SLF001
+        runpy._run_module_as_main(name, alter_argv)  # type: ignore[attr-defined]  # noqa: SLF001 - what python -m calls
     except SystemExit:
         raise
     except BaseException as error:
@@ -115,7 +115,7 @@ def _is_importable(path: str) -> bool:
         with io.open_code(path) as file:
             if b"\0" not in file.read(4096):  # the head of a zip file contains some, even after a shebang line
                 return False
-        from zipimport import zipimporter  # noqa: PLC0415 - for these only
+        from zipimport import zipimporter  # for these only
 
         return bool(zipimporter(path).archive)
     except (OSError, ImportError):

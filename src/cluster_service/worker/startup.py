@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Collection, Dict, Optional, Sequence
+from typing import Collection, Dict, List, Optional, Sequence
 
 from .heartbeat import Heartbeat
 from .import_hooks import install_hooks
@@ -21,8 +21,6 @@ from .worker_process import ProcessTitle
 
 PUBLIC = ("CSERVICE_NAME", "CSERVICE_GROUP", "CSERVICE_SLOT", "CSERVICE_GENERATION", "CSERVICE_REASON")
 """Our variables on which a program may rely."""
-CANNOT_SERVE = 3
-"""Exit code if an app cannot be served: not found, server not installed, address in use, or startup failed."""
 
 
 def main(arguments: Sequence[str], at_start: Collection[str]) -> None:
@@ -39,25 +37,44 @@ def main(arguments: Sequence[str], at_start: Collection[str]) -> None:
     install(runtime)
     runtime.start()
     if ports is not None:
-        from .port_sharing import share_ports  # noqa: PLC0415 - only in that mode
+        from .port_sharing import share_ports  # only in that mode
 
         share_ports(ports)
     install_hooks(runtime)
     _buffer_by_line()
     kind, target, *rest = arguments
     if kind == "script":
-        from .script import run_script  # noqa: PLC0415
+        from .script import run_script
 
         run_script(target, rest, at_start)
     elif kind == "module":
-        from .script import run_module  # noqa: PLC0415
+        from .script import run_module
 
         run_module(target, rest, at_start)
     else:
-        from .app_loader import serve_app  # noqa: PLC0415
-
         server, binds, *args = rest
-        serve_app(target, server, [bind for bind in binds.split(",") if bind], args)
+        _serve_app(runtime, target, server, [bind for bind in binds.split(",") if bind], args)
+
+
+def _serve_app(runtime: Runtime, target: str, server: str, binds: List[str], arguments: Sequence[str]) -> None:
+    """Serve the app *target* on each of *binds* with *server*, until the worker stops."""
+    from .app_loader import interface_of, load_app, require  # only for an app
+
+    sys.argv = [target, *arguments]
+    sys.path.insert(0, os.getcwd())
+    require(server)
+    if server == "granian":
+        from .granian_server import serve  # needs granian
+
+        serve(target, binds, runtime)
+        return
+    app = load_app(target)
+    interface = interface_of(app)
+    if interface == "wsgi":
+        require("a2wsgi", f"{target} is a WSGI app, which is served by uvicorn through a2wsgi")
+    from .drains.uvicorn_server import serve as serve_with_uvicorn  # needs uvicorn
+
+    serve_with_uvicorn(app, interface, binds, runtime)
 
 
 def _take_settings() -> Dict[str, str]:
@@ -71,7 +88,7 @@ def _descriptor(text: Optional[str]) -> Optional[int]:
         return None
     try:
         fd = int(text)
-        os.set_inheritable(fd, False)  # noqa: FBT003
+        os.set_inheritable(fd, False)
     except (ValueError, OSError):
         return None  # an invalid descriptor cannot be used; the program runs without it
     return fd
@@ -83,7 +100,3 @@ def _buffer_by_line() -> None:
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(line_buffering=True)
-
-
-
-

@@ -46,7 +46,7 @@ class StopCallback:
             return None
         try:
             return callback()
-        except BaseException:  # noqa: BLE001 - SystemExit too: the worker is already stopping
+        except BaseException:  # SystemExit too: the worker is already stopping
             _show()
             return None
 
@@ -70,7 +70,7 @@ class StopCallback:
         result = self._call()
         if not inspect.isawaitable(result):
             return
-        import asyncio  # noqa: PLC0415 - only if the program has an async function
+        import asyncio  # only if the program has an async function
 
         async def bounded() -> None:
             await asyncio.wait_for(result, remaining())
@@ -83,7 +83,7 @@ class StopCallback:
                 loop.run_until_complete(bounded())
             else:
                 asyncio.run(bounded())
-        except BaseException:  # noqa: BLE001
+        except BaseException:
             _show()
 
     async def run_in_loop(self, remaining: Remaining) -> None:
@@ -91,14 +91,14 @@ class StopCallback:
         result = self._call()
         if not inspect.isawaitable(result):
             return
-        import asyncio  # noqa: PLC0415
+        import asyncio
 
         loop = self._loop
         try:
             if loop is not None and loop.is_running() and loop is not asyncio.get_running_loop():
                 result = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_awaited(result), loop))
             await asyncio.wait_for(result, remaining())
-        except BaseException:  # noqa: BLE001
+        except BaseException:
             _show()
 
 

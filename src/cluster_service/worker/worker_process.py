@@ -19,8 +19,13 @@ from .unpatched import get_ident, os, select
 
 if TYPE_CHECKING:
     from types import ModuleType
+    from typing import Protocol
 
-    from .runtime import Runtime
+    class HasTitle(Protocol):
+        """The runtime, as this module uses it."""
+
+        title: ProcessTitle
+
 
 def has_died(parent: int) -> bool:
     """Return True if the process *parent*, our parent at the start, has died or dies within a second."""
@@ -64,7 +69,7 @@ _ENTRY_POINT = os.path.join(os.path.dirname(os.path.realpath(__file__)), "entry_
 _PROLOGUE = f"import runpy; runpy.run_path({_ENTRY_POINT!r}, run_name='cluster_service_entry_point'); "
 
 
-def wrap_spawning(util: ModuleType, runtime: Runtime) -> None:
+def wrap_spawning(util: ModuleType, runtime: object) -> None:
     """Wrap the function through which ``multiprocessing`` executes an interpreter."""
     del runtime
     original = util.spawnv_passfds
@@ -114,7 +119,7 @@ class ProcessTitle:
         self._prefix = None
 
 
-def give_title_back(module: ModuleType, runtime: Runtime) -> None:
+def give_title_back(module: ModuleType, runtime: HasTitle) -> None:
     """Restore the arguments for setproctitle, which searches for them in memory at its first use."""
     del module
     runtime.title.give_back()

@@ -42,7 +42,7 @@ def main() -> None:
             target = module.Target(name) if order["boundary"] == "notify" else module.Target()
             targets[order["boundary"]] = target
         performed = taken = 0
-        source = random.Random(order["seed"])  # noqa: S311 - no secret
+        source = random.Random(order["seed"])
         for given in module.inputs(source, order["count"]):
             taken += bool(target.perform(given))
             performed += 1

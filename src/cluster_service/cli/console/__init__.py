@@ -4,10 +4,9 @@
 Empty lines and lines that begin with ``#`` are skipped. A failed command is reported, and the console continues; its
 exit code is that of the last command that failed.
 
-``prompt``      for a terminal: line editing, completion, help, events. The only module that imports prompt_toolkit
-``history``     the lines of earlier consoles
+``prompt``      for a terminal: line editing, history, completion, help. The only module that imports prompt_toolkit
 ``screen``      output that arrives while a line is being typed or a command shows its progress
-``beside``      the console on the terminal of a service: who uses the terminal, and where the service writes
+``foreground``  the console on the terminal of a service: who uses the terminal, and where the service writes
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ def run(session: Session, *, greeted: bool = False) -> Outcome:
         out(f"Console of service {session.name!r}. help lists the commands; quit leaves, the service stays.")
     if not sys.stdout.isatty() or os.environ.get("TERM") in (None, "", "dumb"):
         return obey(session, _typed(session), terminal=True)
-    from .prompt import Prompt  # noqa: PLC0415 - prompt_toolkit is slow to import: only for a terminal
+    from .prompt import Prompt  # prompt_toolkit is slow to import: only for a terminal
 
     with Prompt(session) as prompt:
         return obey(session, prompt.lines(), terminal=True)
@@ -97,7 +96,7 @@ def _words(session: Session, line: str, outcome: Outcome) -> list[str]:
 
 def _typed(session: Session) -> Iterator[str]:
     """Yield the lines typed at a terminal without line control, or whose output is redirected."""
-    import readline  # noqa: F401, PLC0415 - gives input() its line editing
+    import readline  # noqa: F401 - gives input() its line editing
 
     while True:
         try:

@@ -92,7 +92,7 @@ def attach(settings: Settings, environ: Mapping[str, str]) -> None:
     with contextlib.suppress(OSError):
         fcntl.ioctl(ours, termios.TIOCSWINSZ, fcntl.ioctl(0, termios.TIOCGWINSZ, b"\0" * 8))
     ready, told = os.pipe()
-    os.set_inheritable(log, True)  # noqa: FBT003
+    os.set_inheritable(log, True)
     arguments = ["--guardian", str(os.getpid()), "--log", str(log), "--name", settings.name]
     arguments += ["--run-dir", settings.run_dir, *(["--events"] if settings.log_file else [])]
     argv = [*isolation.command("cluster_service.cli.console.foreground:main"), *arguments]
@@ -120,7 +120,7 @@ def _become_console(argv: list[str], environ: dict[str, str]) -> None:
             for number in (signal.SIGTTOU, signal.SIGHUP):
                 signal.signal(number, signal.SIG_IGN)  # exec preserves this
             os.tcsetpgrp(0, os.getpgrp())
-            os.execve(sys.executable, argv, environ)  # noqa: S606 - our own interpreter
+            os.execve(sys.executable, argv, environ)
     finally:
         os._exit(0)
 
@@ -142,9 +142,9 @@ class Beside:
 
     def run(self) -> None:
         """Run the console, then relay the output of the service until it has ended."""
-        from . import obey  # noqa: PLC0415
-        from .prompt import Prompt  # noqa: PLC0415
-        from .screen import Screen  # noqa: PLC0415
+        from . import obey
+        from .prompt import Prompt
+        from .screen import Screen
 
         screen = Screen()
         console = self
@@ -249,7 +249,7 @@ def _show(screen: Screen, text: str) -> None:
 
 def main() -> None:
     """Run the console."""
-    import argparse  # noqa: PLC0415
+    import argparse
 
     parser = argparse.ArgumentParser()
     parser.add_argument("--guardian", type=int, required=True)
@@ -258,7 +258,7 @@ def main() -> None:
     parser.add_argument("--run-dir", required=True)
     parser.add_argument("--events", action="store_true")
     given = parser.parse_args()
-    os.set_inheritable(given.log, False)  # noqa: FBT003
+    os.set_inheritable(given.log, False)
     session = Session(name=rundir.check_name(given.name), run_dir=given.run_dir, compact=True)
     Beside(given.guardian, given.log, session, events=given.events).run()
 

@@ -42,22 +42,8 @@ LAST_LINES_SECONDS = 1.0
 
 def handle_snapshot(cluster: StepContext, fact: facts.Snapshot, now: float) -> None:
     """Update the restored state to the guardian's snapshot, after a start, crash or replacement of the master."""
-    states = {state["worker"]: WorkerState.from_json(state) for state in fact.workers}
     cluster.last_worker = max(cluster.last_worker, fact.last_worker)
-    for worker in list(cluster.workers.values()):
-        state = states.pop(worker.number, None)
-        if state is not None:
-            _update_worker(cluster, worker, state, now)
-        elif worker.state == "gone":
-            worker.left = 0
-            conclude_exit(cluster, worker, worker.output or [], now)
-        elif worker.state == "ordered" and worker.number <= fact.last_worker:
-            _record_spawn_failure(cluster, worker, "the master exited before it received the reason", now)
-        else:  # the guardian never received the order to start it
-            worker.move("lost")
-            del cluster.workers[worker.number]
-    for state in states.values():
-        _adopt_unknown(cluster, state, now)
+    _update_workers(cluster, fact, now)
     cluster.sees_ports = fact.share.get("seccomp") == ""
     cluster.refusing = {each["address"]: each["problem"] for each in fact.listeners if each.get("problem")}
     for listener in fact.listeners:
@@ -78,6 +64,25 @@ def handle_snapshot(cluster: StepContext, fact: facts.Snapshot, now: float) -> N
         operation_tracking.begin_operation(cluster, "start", "start", slots, now)
     if fact.stopping and not cluster.ending:
         request_handlers.begin_shutdown(cluster, None, now)
+
+
+def _update_workers(cluster: StepContext, fact: facts.Snapshot, now: float) -> None:
+    """Update the restored workers to the guardian's snapshot, and adopt those that the checkpoint does not contain."""
+    states = {state["worker"]: WorkerState.from_json(state) for state in fact.workers}
+    for worker in list(cluster.workers.values()):
+        state = states.pop(worker.number, None)
+        if state is not None:
+            _update_worker(cluster, worker, state, now)
+        elif worker.state == "gone":
+            worker.left = 0
+            conclude_exit(cluster, worker, worker.output or [], now)
+        elif worker.state == "ordered" and worker.number <= fact.last_worker:
+            _record_spawn_failure(cluster, worker, "the master exited before it received the reason", now)
+        else:  # the guardian never received the order to start it
+            worker.move("lost")
+            del cluster.workers[worker.number]
+    for state in states.values():
+        _adopt_unknown(cluster, state, now)
 
 
 def _update_worker(cluster: StepContext, worker: Worker, state: WorkerState, now: float) -> None:

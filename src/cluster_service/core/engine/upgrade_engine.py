@@ -108,7 +108,7 @@ def record_culprit_exit(group: Group, worker: Worker, told: str) -> None:
 
 def cancel_upgrade(cluster: StepContext, group: Group, now: float) -> None:
     """Undo the upgrade because of a ``cancel``."""
-    assert group.rollout is not None  # noqa: S101 - the caller has looked
+    assert group.rollout is not None  # the caller has looked
     group.rollout.cancelled = True
     begin_undo(cluster, group, "cancelled by an operator", now)
 

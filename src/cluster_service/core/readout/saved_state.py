@@ -82,7 +82,7 @@ def read_saved_state(
         group.releases[1] = filled(promoted) or promoted
         latest = takewhile(lambda release: release is not None, map(filled, reversed(past)))
         group.past = [release for release in latest if release is not None][::-1]  # a rollback must not skip a release
-        said.append(f"{name}: going on with the promoted release, {promoted.target} in {promoted.cwd}")
+        said.append(f"{name}: continuing with the promoted release, {promoted.target} in {promoted.cwd}")
     for operation in operations:
         if operation.running:
             operation.state, operation.reason = "cancelled", "the service ended while it ran"

@@ -37,5 +37,5 @@ def call_server(serving: RunningServer, function: Callable[..., None], *args: An
     """Call *function* of *serving*; report an exception rather than raise it, because the worker must stop anyway."""
     try:
         function(*args)
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:  # noqa: BLE001 - any server may fail in any way
         warn(f"{type(serving).__module__}.{type(serving).__name__} could not be drained: {error!r}")

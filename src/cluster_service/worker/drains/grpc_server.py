@@ -32,7 +32,7 @@ class GrpcServer(RunningServer):
         grace = max(0.0, deadline - time.monotonic())
         stopping = self.server.stop(grace)
         if asyncio.iscoroutine(stopping):
-            asyncio.run_coroutine_threadsafe(stopping, self.server._loop).result(grace + _MARGIN)  # noqa: SLF001
+            asyncio.run_coroutine_threadsafe(stopping, self.server._loop).result(grace + _MARGIN)
         else:
             stopping.wait(grace + _MARGIN)
 

@@ -53,7 +53,7 @@ class ServerLoop(RunningServer):
                 return  # it has already ended
             with suppress(OSError):  # the program has closed it: the loop checks by itself
                 self._waker.write(b"s")
-        self.server._BaseServer__shutdown_request = True  # noqa: SLF001 - what shutdown() sets before it waits
+        self.server._BaseServer__shutdown_request = True  # what shutdown() sets before it waits
 
     def drain(self, deadline: float) -> None:
         """Wait for the requests in progress until *deadline* (monotonic seconds)."""
@@ -103,7 +103,7 @@ def drain_servers(module: ModuleType, runtime: Runtime) -> None:
     _wrap_processing(module)
     _wrap_forking(module, runtime)
     _wrap_datagrams(module.UDPServer)
-    module._ServerSelector = _waking(module._ServerSelector, runtime)  # type: ignore[attr-defined]  # noqa: SLF001
+    module._ServerSelector = _waking(module._ServerSelector, runtime)  # type: ignore[attr-defined]
 
 
 def _wrap_loops(server_class: Any, runtime: Runtime) -> None:

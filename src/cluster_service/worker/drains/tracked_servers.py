@@ -47,7 +47,7 @@ def _track_aiohttp(handler: Any, runtime: Runtime) -> None:
         handler.connection_made,
         handler.connection_lost,
         handler.data_received,
-        handler._handle_request,  # noqa: SLF001 - handles one request, from its head to the end of its answer
+        handler._handle_request,  # handles one request, from its head to the end of its answer
     )
 
     @functools.wraps(connection_made)
@@ -82,7 +82,7 @@ def _track_aiohttp(handler: Any, runtime: Runtime) -> None:
     handler.connection_made = opened
     handler.connection_lost = closed
     handler.data_received = received
-    handler._handle_request = answer  # noqa: SLF001
+    handler._handle_request = answer
 
 
 def _close_aiohttp_answers(response: Any, runtime: Runtime) -> None:
@@ -110,7 +110,7 @@ class TornadoEvents:
 
     def _finish(self) -> None:
         if self._connection.stream is not None:
-            self._connection._disconnect_on_finish = True  # noqa: SLF001
+            self._connection._disconnect_on_finish = True
             self._connection.finish()
 
 
@@ -143,7 +143,7 @@ def _track_tornado_connections(server_class: Any, runtime: Runtime) -> None:
 def _track_tornado_requests(connection_class: Any, runtime: Runtime) -> None:
     read_response, parse_headers, write_headers = (
         connection_class.read_response,
-        connection_class._parse_headers,  # noqa: SLF001 - it is busy from here on
+        connection_class._parse_headers,  # it is busy from here on
         connection_class.write_headers,
     )
 
@@ -174,7 +174,7 @@ def _track_tornado_requests(connection_class: Any, runtime: Runtime) -> None:
         return result
 
     connection_class.read_response = await_request
-    connection_class._parse_headers = begin  # noqa: SLF001
+    connection_class._parse_headers = begin
     connection_class.write_headers = answer
 
 

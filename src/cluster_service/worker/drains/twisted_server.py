@@ -53,7 +53,7 @@ def track_channels(module: ModuleType, runtime: Runtime) -> None:
     _follow(module.HTTPChannel, runtime)
     _close_answers(module.HTTPChannel, runtime)
     _end_events(module.Request)
-    _notice_http2(module._GenericHTTPChannelProtocol)  # noqa: SLF001 - no other place tells
+    _notice_http2(module._GenericHTTPChannelProtocol)  # no other place tells
 
 
 def _follow(channel_class: Any, runtime: Runtime) -> None:

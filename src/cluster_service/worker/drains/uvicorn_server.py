@@ -22,7 +22,7 @@ import functools
 import signal
 import socket
 import threading
-from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Tuple
 
 from ..app_wrappers import GRACE, Streams, count_asgi_answers, end_wsgi_streams
 from ..descriptors import borrowed_socket
@@ -69,12 +69,11 @@ def drain_servers(module: ModuleType, runtime: Runtime) -> None:
     """Drain every server of the class ``module.Server`` before it shuts down."""
     server_class = module.Server
     streams = Streams()
-    run, serve, startup, on_tick, shutdown, handle_exit = (
+    run, serve, startup, on_tick, handle_exit = (
         server_class.run,
         server_class.serve,
         server_class.startup,
         server_class.on_tick,
-        server_class.shutdown,
         server_class.handle_exit,
     )
 
@@ -110,6 +109,23 @@ def drain_servers(module: ModuleType, runtime: Runtime) -> None:
         runtime.heartbeat.beat(self)
         return await on_tick(self, *args, **kwargs)
 
+    @functools.wraps(handle_exit)
+    def note_and_exit(self: Any, sig: int, *args: Any, **kwargs: Any) -> Any:
+        if sig == signal.SIGTERM:
+            runtime.begin_stop()
+        return handle_exit(self, sig, *args, **kwargs)
+
+    server_class.run = run_and_leave
+    server_class.serve = serve_and_tell
+    server_class.startup = count_and_start
+    server_class.on_tick = beat_and_tick
+    server_class.shutdown = _draining(server_class.shutdown, runtime, streams)
+    server_class.handle_exit = note_and_exit
+
+
+def _draining(shutdown: Callable[..., Any], runtime: Runtime, streams: Streams) -> Callable[..., Any]:
+    """Return *shutdown*, the method of a server, wrapped to drain the server first."""
+
     @functools.wraps(shutdown)
     async def drain_and_shutdown(self: Any, *args: Any, **kwargs: Any) -> Any:
         try:
@@ -128,18 +144,7 @@ def drain_servers(module: ModuleType, runtime: Runtime) -> None:
             runtime.ensure_exit(hurry=streams.cancelled)
         return result
 
-    @functools.wraps(handle_exit)
-    def note_and_exit(self: Any, sig: int, *args: Any, **kwargs: Any) -> Any:
-        if sig == signal.SIGTERM:
-            runtime.begin_stop()
-        return handle_exit(self, sig, *args, **kwargs)
-
-    server_class.run = run_and_leave
-    server_class.serve = serve_and_tell
-    server_class.startup = count_and_start
-    server_class.on_tick = beat_and_tick
-    server_class.shutdown = drain_and_shutdown
-    server_class.handle_exit = note_and_exit
+    return drain_and_shutdown
 
 
 class Drain:
@@ -239,9 +244,9 @@ WSGI_THREADS = 40
 
 def serve(app: Any, interface: str, binds: List[str], runtime: Runtime) -> None:
     """Serve *app* until the worker stops. Ends with SystemExit; the code is not 0 if the startup of the app failed."""
-    import uvicorn  # noqa: PLC0415 - this module also drains servers that the program starts
+    import uvicorn  # this module also drains servers that the program starts
 
-    from ..app_sockets import open_listeners, own_listener  # noqa: PLC0415
+    from ..app_sockets import open_listeners, own_listener
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: Optional[List[socket.socket]] = None) -> None:
@@ -251,7 +256,7 @@ def serve(app: Any, interface: str, binds: List[str], runtime: Runtime) -> None:
                 runtime.server_started()
 
     if interface == "wsgi":
-        from a2wsgi import WSGIMiddleware  # noqa: PLC0415 - only for WSGI
+        from a2wsgi import WSGIMiddleware  # only for WSGI
 
         pool = Pool(WSGI_THREADS)
         runtime.heartbeat.add_pool(pool.is_stuck)

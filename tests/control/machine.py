@@ -208,7 +208,7 @@ class Machine:
     async def reload(self, plan: bool, monitor: float | None, timeout: float | None) -> Json:
         if plan:
             changes = [
-                {"group": "", "effect": "service", "text": "port: 1 → 2 (when the service is started anew)"},
+                {"group": "", "effect": "service", "text": "port: 1 → 2 (after the service is restarted)"},
                 {"group": "web", "effect": "replace", "text": "target: a → b"},
             ]
             return {"service": self.name, "file": "/srv/cluster-service.toml", "changes": changes}

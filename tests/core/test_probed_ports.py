@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from cluster_service.core.model.spec import GroupSpec, Release, Spec
 from cluster_service.core.protocol import event_records
 from cluster_service.core.protocol.requests import Restart
 from cluster_service.testing import Program, World
 
-from .stories import GOOD, operation, started, told
+from .stories import BROKEN, GOOD, operation, started, told
 
 PORT = "127.0.0.1:8000"
 
@@ -72,4 +73,17 @@ def test_a_port_at_which_others_serve_is_kept_and_explained() -> None:
     said = f"it does not start while {PORT} answers, where web.1 serves; with singleton = true that ends first"
     assert said in str(operation(made).reason)
     assert len(made.serving()) == 2
+    assert not told(made, event_records.PortClosed)
+
+
+def test_a_worker_does_not_have_the_port_of_another_group_closed() -> None:
+    groups = GroupSpec("web", 1, Release("script", "app")), GroupSpec("jobs", 1, Release("command", "jobs"))
+    made = World(Spec("default", groups), {"app": GOOD, "jobs": Program(boot=0.5, ready="notify", addresses=())})
+    assert made.run_until(lambda: len(made.serving()) == 2, 30.0)
+    made.programs["app"] = BROKEN
+    made.programs["jobs"] = refuses("Port 8000 is in use")
+    for group in ("web", "jobs"):
+        made.kernel.kill(made.serving(group)[0].worker)
+    made.run(10.0)
+    assert PORT in made.kernel.held  # clients wait in its queue for the next worker of web
     assert not told(made, event_records.PortClosed)

@@ -60,7 +60,7 @@ def test_a_reload_takes_up_the_keys_and_nothing_else(tmp_path: Path) -> None:
         keys(file, f"{OTHER}\n{THIRD}")
         plan = service.cli("reload", "--plan")
         assert "access_key: changed" in plan.out
-        assert "nobody would restart" in plan.out
+        assert "no group would restart" in plan.out
         assert (opens(port, KEY), opens(port, THIRD)) == (200, 401)  # a plan changes nothing
         done = service.cli("reload")
         assert (done.code, "access_key: changed" in done.out) == (0, True), done

@@ -70,7 +70,7 @@ def test_what_needs_no_restart_causes_none(configured: Configured) -> None:
         plan = service.json("reload", "--plan")
         assert {change["effect"] for change in plan["changes"]} == {"settings", "scale"}
         shown = service.cli("reload", "--plan").out
-        assert "nobody would restart" in shown
+        assert "no group would restart" in shown
         assert pids(service) == before
         done = service.cli("reload")
         assert done.code == 0, done
@@ -184,7 +184,7 @@ def test_what_needs_a_new_service_is_said_each_time(configured: Configured) -> N
         for _ in range(2):
             done = service.cli("reload")
             assert done.code == 0, done
-            assert "master_hang_timeout: 30s → 9s (when the service is started anew)" in done.out
+            assert "master_hang_timeout: 30s → 9s (after the service is restarted)" in done.out
         changes = service.json("reload", "--plan")["changes"]
         assert [change["effect"] for change in changes] == ["service"] * 3
 

@@ -93,7 +93,7 @@ def usage_error(error: click.UsageError) -> CommandError:
         ]
         return CommandError(
             "bad_request",
-            f"{where}there is no option {error.option_name}{foreign_settings.suggestion(error.option_name, known)}",
+            f"{where}unknown option {error.option_name}{foreign_settings.suggestion(error.option_name, known)}",
             foreign_settings.sentence(error.option_name) or hint,
         )
     message = error.format_message().rstrip(".")

@@ -356,7 +356,7 @@ RENDERINGS: dict[str, Callable[..., str]] = {
 
 EFFECTS = {
     "start": "is started", "stop": "is ended", "scale": "is scaled", "replace": "workers are replaced",
-    "settings": "at once, nobody restarts", "service": "only when the service is started anew",
+    "settings": "applied immediately; no restart needed", "service": "applied after the service is restarted",
 }  # fmt: skip
 """Effect of a configuration change -> its description."""
 
@@ -366,7 +366,7 @@ def _plan(data: Json, *, terminal: bool) -> str:
     if not rows:
         return "nothing would change"
     restarting = sorted({str(each["group"]) for each in data["changes"] if each["effect"] == "replace"})
-    last = f"restarting: {clean(', '.join(restarting))}" if restarting else "nobody would restart"
+    last = f"restarting: {clean(', '.join(restarting))}" if restarting else "no group would restart"
     return table(("GROUP", "CHANGE", "EFFECT"), rows, terminal=terminal) + f"\n{last}"
 
 

@@ -96,7 +96,7 @@ def own(
 ) -> tuple[Command, Json] | None:
     """Return the custom command *name*, found in *commands*, and its arguments; None if it is a built-in one.
 
-    Raises CommandError, also if there is no such command.
+    Raises CommandError, also if the command does not exist.
     """
     command = find(commands_from(commands), name)
     return _read(command, args, options) if command.custom else None

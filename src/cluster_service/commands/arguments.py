@@ -311,7 +311,7 @@ def _named(
         _set(command, negative, given, "false")
         return
     if parameter is None:
-        raise _bad(command, f"there is no option {flag[:80]}{setting_values.suggestion(flag, by_flag)}")
+        raise _bad(command, f"unknown option {flag[:80]}{setting_values.suggestion(flag, by_flag)}")
     if parameter.kind == "flag":
         _set(command, parameter, given, value if equals else "true")
         return
@@ -378,7 +378,7 @@ def check(command: Command, given: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in given.items():
         parameter = by_name.get(name)
         if parameter is None:
-            raise _bad(command, f"there is no argument {quoted(name)}{setting_values.suggestion(name, by_name)}")
+            raise _bad(command, f"unknown argument {quoted(name)}{setting_values.suggestion(name, by_name)}")
         if value is None:
             continue
         try:

@@ -65,7 +65,7 @@ class Parameter:
     default: str = ""
     """The default as shown in help."""
     remote: str = ""
-    """The check for values from a remote key: a name in ``roots.CHECKS``. Empty (the default): not allowed."""
+    """The check for values from a remote key: a name in ``allowed_paths.CHECKS``. Empty (the default): not allowed."""
 
     @property
     def option(self) -> str:

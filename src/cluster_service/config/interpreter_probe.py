@@ -40,7 +40,7 @@ def asked(
     environ: Mapping[str, str],
     timeout: float = SECONDS,
 ) -> Mapping[str, object]:
-    """Return what *python* reports about *target*: see ``probe``. Blocking.
+    """Return what *python* reports about *target*: see ``target_probe``. Blocking.
 
     *identity*: the user that runs it; *timeout*: seconds. Raises CommandError bad_request if the interpreter does not
     start, does not answer, or is older than 3.9.

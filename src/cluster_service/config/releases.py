@@ -134,7 +134,7 @@ def release_of(
     current: Release,
     environ: Mapping[str, str] = os.environ,
 ) -> Release:
-    """Return the release that ``upgrade TARGET`` means. Runs nothing: see ``check.check_release``. Blocking.
+    """Return the release that ``upgrade TARGET`` means. Runs nothing: see ``check_release``. Blocking.
 
     *target* None: the current one. If it is a file inside the current directory of the workers, it stands for its
     relative path: with another ``cwd`` it is the file at that path there.

@@ -284,7 +284,7 @@ def check(origin: Origin, environ: Mapping[str, str]) -> dict[str, Any]:
 
 
 def look(origin: Origin, environ: Mapping[str, str]) -> dict[str, Any]:
-    """Return the origin of each value; see ``shown``. Raises CommandError bad_request."""
+    """Return the origin of each value; see ``service_config``. Raises CommandError bad_request."""
     collected = collect(origin.options, origin.source, origin.directory, environ)
     return shown(collected, chosen(collected, origin.target))
 

@@ -24,7 +24,7 @@ MANY = frozenset(("env", "env_files", "limits", "binds", "words", "arguments", "
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting. *kind* names a function of ``kinds.KINDS``; *default* is a parsed value of that kind."""
+    """One setting. *kind* names a function of ``parsers.KINDS``; *default* is a parsed value of that kind."""
 
     name: str
     kind: str

@@ -3,7 +3,7 @@
 A script that does not compile or raises is not refused here: its workers fail, as they would after an edit. A missing
 target is refused, and so is an app whose module certainly does not exist or does not bind the name.
 
-Functions that examine files are called as the user of the workers, through ``asuser``.
+Functions that examine files are called as the user of the workers, through ``as_user``.
 """
 
 from __future__ import annotations
@@ -236,7 +236,7 @@ def check_python(
 
 
 def judge(kind: Kind, target: str, found: Mapping[str, object], python: str, cwd: str) -> None:
-    """Raise CommandError bad_request if *found* (see ``probe``) shows that there is no such app or module."""
+    """Raise CommandError bad_request if *found* (see ``target_probe``) shows that there is no such app or module."""
     if kind not in ("app", "module"):
         return
     module, _, attribute = target.removeprefix("-m ").partition(":")

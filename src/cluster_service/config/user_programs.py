@@ -20,6 +20,12 @@ if TYPE_CHECKING:
     from cluster_service.machine.identity import Identity
 
 CHUNK_BYTES = 65536
+JOB = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "worker", "job.py")
+CANNOT_RUN = 126
+"""The exit code of ``job.py`` if the program cannot be executed."""
+MAX_OUTPUT_BYTES = 1 << 20
+_MAX_CHUNKS = 2 * MAX_OUTPUT_BYTES // CHUNK_BYTES + 2
+"""Reads that wait to be looked at; beyond that nothing more is read."""
 
 
 def follow(pipe: int, take: Callable[[bytes], bool]) -> None:
@@ -38,14 +44,6 @@ def _follow(pipe: int, take: Callable[[bytes], bool]) -> None:
     finally:
         os.close(pipe)
         take(b"")
-
-
-JOB = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "worker", "job.py")
-CANNOT_RUN = 126
-"""The exit code of ``job.py`` if the program cannot be executed."""
-MAX_OUTPUT_BYTES = 1 << 20
-_MAX_CHUNKS = 2 * MAX_OUTPUT_BYTES // CHUNK_BYTES + 2
-"""Reads that wait to be looked at; beyond that nothing more is read."""
 
 
 class TooMuch(Exception):

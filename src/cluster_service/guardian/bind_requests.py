@@ -209,7 +209,7 @@ class Want(NamedTuple):
     binder: Binder
     """The identity with which the socket is bound."""
     options: Sequence[Any] = ()
-    """The options that the worker has set on its own socket (``opening.options_of``)."""
+    """The options that the worker has set on its own socket (``socket_factory.options_of``)."""
     capable: bool = False
     """Whether the worker has CAP_NET_BIND_SERVICE."""
     key: str = ""
@@ -232,7 +232,7 @@ class Want(NamedTuple):
 
 
 def want_from(found: dict[str, Any], directory: int) -> Want:
-    """Return the request that the helper has *found* (``asked.read_bind``)."""
+    """Return the request that the helper has *found* (``read_bind``)."""
     kind, host, port, dual = found["address"]
     address = Address(kind, found.get("absolute", host), port, dual)
     return Want(

@@ -203,7 +203,7 @@ class Leftovers:
     """The processes that a dead guardian left behind.
 
     *marker*: content of their environment; *since*: start of the service in clock ticks; *say*: writes a line; *marks*:
-    common part of the marks of its workers (``limits.marks_of``).
+    common part of the marks of its workers (``process_limits.marks_of``).
     """
 
     def __init__(self, known: Known, marker: bytes, since: int, say: Callable[[str], None], marks: int = 0) -> None:

@@ -175,7 +175,7 @@ def remove(values: dict[str, Any], descriptors: list[int]) -> Result:
 def in_use(values: dict[str, Any], _descriptors: list[int]) -> Result:
     """Return whether a process other than the guardian and its helper has the socket *inode* open.
 
-    The search of /proc has a time limit (``strangers.SECONDS``), after which a process can be missed.
+    The search of /proc has a time limit (``socket_factory.SECONDS``), after which a process can be missed.
     """
     wanted = {f"socket:[{values['inode']}]"}
     first = any(socket_factory.holds(pid, wanted) for pid in values["workers"])

@@ -104,7 +104,7 @@ class Worker:
     stop_signal: int = signal.SIGTERM
     """Signal that asks it to exit."""
     mark: int = 0
-    """Mark that all of its descendants inherit (``remains``)."""
+    """Mark that all of its descendants inherit (``leftover_processes``)."""
     killed: bool = False
     """True if the guardian has sent it SIGKILL."""
     stopped: bool = False
@@ -148,7 +148,7 @@ class Worker:
     private: dict[str, str] = field(default_factory=dict)
     """Requested address -> address of the private socket, for sockets that listen."""
     per_slot: bool = False
-    """True if each worker gets a socket of its own for its addresses, where possible (``slots``)."""
+    """True if each worker gets a socket of its own for its addresses, where possible (``per_slot_rules``)."""
     drain: float = 0.0
     """Maximum delay of its stop signal, in seconds, while its connections finish."""
     leaving: bool = False

@@ -5,8 +5,8 @@ it had already read is lost, not the pipe. Neither side waits for the other: sen
 
 A writer that has not answered for ``WRITER_TIMEOUT`` (because it is stopped, or its disk stalls) is killed and
 replaced. Pipes are handed over only to a writer that has answered. If no writer has answered for that time, for
-whatever reason, the guardian drains the pipes itself (``discard``): workers lose lines, which are counted, but never
-block.
+whatever reason, the guardian drains the pipes itself (``log_sources.Discarder``): workers lose lines, which are
+counted, but never block.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class Logs:
         self._unread = Unread()
         self.on_tail: Callable[[int, list[str]], None] = lambda _number, _lines: None
         self.helper: Helper
-        """For operations that take the lock of a pipe, which a worker can hold (``calls``)."""
+        """For operations that take the lock of a pipe, which a worker can hold (``abandonable_calls``)."""
 
     def __repr__(self) -> str:
         return f"<Logs: writer pid {self.pid}, {len(self._sources)} sources, {len(self._outbox.lines)} lines wait>"

@@ -1,7 +1,8 @@
 """Addresses on which each worker has a listening socket of its own, so that one worker can stop accepting.
 
 Programs that cannot be asked to stop accepting use the setting ``listen = "per-slot"``: each of their workers gets a
-socket of its own for the same address, and the guardian steers new connections among them (``steering``). Rules:
+socket of its own for the same address, and the guardian steers new connections among them (``connection_steering``).
+Rules:
 
 - The first socket of an address is bound alone, so that a port in use is reported as usual.
 - A socket is selected for new connections from its worker's ``listen`` until the worker is asked to stop. If no socket

@@ -1,8 +1,8 @@
 """Which socket a ``bind`` gets, whether requested through seccomp, the worker's runtime or the master.
 
 Invariants. The service has one socket per address. Each worker that binds the address gets that socket, if permitted
-(``sharing``); the first one creates it. A refused ``bind`` is refused with a sentence. The service's own endpoints are
-never handed out.
+(``port_access``); the first one creates it. A refused ``bind`` is refused with a sentence. The service's own endpoints
+are never handed out.
 
 Not shared, and left to the kernel: port 0 (each caller gets a port of its own), multicast groups, Unix datagram sockets
 (which act as mailboxes), sockets bound to one device, and those of another network namespace or root directory.
@@ -12,9 +12,9 @@ worker only if that worker is the sole user, and otherwise only ever set: an eve
 would hang, whereas a program that finds it non-blocking sees at most an error that it must already handle for
 interrupted connections.
 
-The helper does everything that could block, in steps (``steps``): opening, listening, file operations. The only
-operation performed here on sockets that workers have is ``fcntl`` for O_NONBLOCK, which does not take the socket's
-lock.
+The helper does everything that could block, in steps (``helper_client.Steps``): opening, listening, file operations.
+The only operation performed here on sockets that workers have is ``fcntl`` for O_NONBLOCK, which does not take the
+socket's lock.
 """
 
 from __future__ import annotations

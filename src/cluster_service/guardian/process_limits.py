@@ -115,7 +115,7 @@ def _protect() -> int | None:
 def for_worker(found: Limits, order: Spawn, mark: int = 0) -> Limits:
     """Return the settings for a worker: those in the *order*, otherwise those *found*. Raises Failure.
 
-    *mark*: identifies its descendants (``remains``).
+    *mark*: identifies its descendants (``leftover_processes``).
     """
     rlimits = {}
     for name, (soft, hard) in order.rlimits.items():

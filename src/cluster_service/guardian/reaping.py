@@ -72,7 +72,7 @@ _MARK = b"Max file locks "
 
 
 def mark_of(pid: int) -> int:
-    """Return the mark that *pid* has inherited (``limits.RLIMIT_LOCKS``); 0: none."""
+    """Return the mark that *pid* has inherited (``process_limits.RLIMIT_LOCKS``); 0: none."""
     try:
         with open(f"/proc/{pid}/limits", "rb") as file:
             for line in file:

@@ -9,9 +9,9 @@ is answered: with 0 (the call was performed for it: the shared socket replaced i
 Every notification is answered, whatever happens; otherwise its thread would hang. Data read from the thread's memory is
 used only after the kernel has confirmed that the thread is still waiting.
 
-The guardian processes one notification per worker at a time (``steps.Tasks``), so that all workers are served fairly
-however many threads of one worker call. The helper reads the thread's memory, descriptors and /proc, and installs the
-socket. The guardian itself makes only these calls on a listener, none of which blocks:
+The guardian processes one notification per worker at a time (``helper_client.Tasks``), so that all workers are served
+fairly however many threads of one worker call. The helper reads the thread's memory, descriptors and /proc, and
+installs the socket. The guardian itself makes only these calls on a listener, none of which blocks:
 
 - SECCOMP_IOCTL_NOTIF_RECV: only when the listener was readable; no other process receives from it.
 - SECCOMP_IOCTL_NOTIF_ID_VALID and _SEND: they look up the notification and wake its thread.

@@ -32,17 +32,17 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 
-AT_ONCE = (
+APPLIED_SETTINGS = (
     "allow_query_key", "trusted_hosts", "allow_http_get", "remote_commands", "upgrade_roots", "trust_loopback",
     "require_control", "tls_key",
 )  # fmt: skip
 """Settings of the service that a reload applies immediately."""
-ANEW = (
+RESTART_SETTINGS = (
     "host", "port", "tls_client_ca", "run_dir", "log_file", "audit_file", "pid_file", "state", "commands",
     "master_hang_timeout", "log_max_size", "log_keep", "process_titles", "probes", "probe_metrics",
 )  # fmt: skip
 """Settings that change only when the service is stopped and started again."""
-WHOLE = "when the service is started anew"
+AFTER_RESTART = "after the service is restarted"
 
 
 class Reloading:
@@ -133,7 +133,7 @@ class Reloading:
             except ValueError as error:
                 raise CommandError("bad_request", str(error), "Leave share out: the best available is taken.") from None
         found = spec_reload.compare_specs(master.cluster, spec) + _of_the_service(old, new)
-        kept = {name: getattr(old, name) for name in (*ANEW, "doors", "detach", "console")}
+        kept = {name: getattr(old, name) for name in (*RESTART_SETTINGS, "doors", "detach", "console")}
         if bool(old.tls_cert) != bool(new.tls_cert):
             kept |= {"tls_cert": old.tls_cert, "tls_key": old.tls_key}
         return replace(new, spec=spec, shown=_shown(old.shown, new.shown), **kept), found
@@ -234,7 +234,7 @@ class Reloading:
 
 def kept(settings: Settings) -> Json:
     """Return the part of *settings* for the checkpoint: what a successor cannot know otherwise, without secrets."""
-    return {name: getattr(settings, name) for name in (*AT_ONCE, "tls_cert", "key_file")}
+    return {name: getattr(settings, name) for name in (*APPLIED_SETTINGS, "tls_cert", "key_file")}
 
 
 def _seen(settings: Settings) -> Mapping[str, Any]:
@@ -251,22 +251,23 @@ def _of_the_service(old: Settings, new: Settings) -> list[spec_reload.Change]:
     """Return the changes that concern the service as a whole, except those that the core finds."""
     found = [
         spec_reload.Change("", "settings", _text(name, getattr(old, name), getattr(new, name)))
-        for name in (*AT_ONCE, "tls_cert")
+        for name in (*APPLIED_SETTINGS, "tls_cert")
         if getattr(old, name) != getattr(new, name) and bool(old.tls_cert) == bool(new.tls_cert)
     ]
     if old.keys != new.keys and bool(old.doors) == bool(new.doors):
         found.append(spec_reload.Change("", "settings", "access_key: changed"))
-    anew = [(name, getattr(old, name), getattr(new, name)) for name in ANEW] + [("name", old.name, new.name)]
+    pairs = [(name, getattr(old, name), getattr(new, name)) for name in (*RESTART_SETTINGS, "name")]
     found += [
-        spec_reload.Change("", "service", f"{_text(name, before, after)} ({WHOLE})")
-        for name, before, after in anew
+        spec_reload.Change("", "service", f"{_text(name, before, after)} ({AFTER_RESTART})")
+        for name, before, after in pairs
         if before != after and (name not in ("host", "port") or old.doors or new.doors)
     ]
     if bool(old.tls_cert) != bool(new.tls_cert):
-        found.append(spec_reload.Change("", "service", f"{_text('tls_cert', old.tls_cert, new.tls_cert)} ({WHOLE})"))
+        text = _text("tls_cert", old.tls_cert, new.tls_cert)
+        found.append(spec_reload.Change("", "service", f"{text} ({AFTER_RESTART})"))
     if bool(old.doors) != bool(new.doors):
-        text = "the TCP door opens" if new.doors else "no key is left: nobody is let in, and the TCP door closes"
-        found.append(spec_reload.Change("", "service", f"access_key: {text} {WHOLE}"))
+        text = "the TCP endpoint opens" if new.doors else "without a key, the TCP endpoint closes"
+        found.append(spec_reload.Change("", "service", f"access_key: {text} {AFTER_RESTART}"))
     return found
 
 
@@ -279,6 +280,6 @@ def _shown(old: Mapping[str, Any], new: Mapping[str, Any]) -> Mapping[str, Any]:
     if not old or not new:
         return new
     before = {row["name"]: row for row in old["settings"]}
-    late = {*ANEW, "name"}
+    late = {*RESTART_SETTINGS, "name"}
     rows = [before.get(row["name"], row) if row["name"] in late else row for row in new["settings"]]
     return {**new, "service": old["service"], "settings": rows}

@@ -194,7 +194,7 @@ class Extensions:
         doc: str | None = None,
         workers: bool | None = None,
     ) -> Custom:
-        """Register *handler* as the command *name*; see ``api.command``. Raises ValueError and TypeError."""
+        """Register *handler* as the command *name*; see ``python_api.command``. Raises ValueError and TypeError."""
         if not isinstance(name, str) or not NAME.match(name):
             raise ValueError(
                 f"{name!r} cannot be the name of a command: a letter, then letters, digits, '.', '-', '_', 64 at most"

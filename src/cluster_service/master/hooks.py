@@ -3,7 +3,7 @@
     cservice.on("worker_exit", handler)     call handler(event) for each event of that name; camelCase is accepted
     cservice.on("order_paid", handler)      the same for a custom event, if the handler's parameter is called event
     cservice.on("*", handler)               call handler(event) for every event
-    cservice.on("greet", handler)           any other handler defines a command (``extensions``), as @cservice.command
+    cservice.on("greet", handler)           any other handler defines a command, as @cservice.command
     cservice.disable("exit")                disable a command for all callers
 
 Handlers run in the master, never in a worker. A sync handler has its own thread, in which it may block; an async

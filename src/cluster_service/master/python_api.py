@@ -71,8 +71,8 @@ def command(
     ``local`` (the owner, over the Unix socket; the default), ``inproc`` (only processes of the service), ``disabled``.
     *timeout*: seconds or "10s" (default: 60 s) after which the caller receives a timeout error. *help*: by default the
     docstring. *workers*: whether workers may trigger it; by default they may, unless it overrides a built-in command
-    that changes something. The parameters of the function are those of the command (``signature``); a first parameter
-    called ``context`` receives a ``Context``. Raises ValueError and TypeError.
+    that changes something. The parameters of the function are those of the command (``command_context``); a first
+    parameter called ``context`` receives a ``Context``. Raises ValueError and TypeError.
     """
 
     def register(function: Any) -> Any:

@@ -159,7 +159,7 @@ def _too_large(limit: int) -> CommandError:
 
 
 def last_of_connection(sent: Sent, response: Response) -> Response:
-    """Close the TCP connection after a response to a client without a valid key (see ``listener``)."""
+    """Close the TCP connection after a response to a client without a valid key (see ``rate_limits``)."""
     if sent.knock().door == "tcp":
         response.headers["Connection"] = "close"
     return response

@@ -10,7 +10,7 @@ of a Unix endpoint must be root or the owner; otherwise the connection is closed
 closed if it does not send a complete head within ``HEAD_SECONDS`` or does not read its answer within ``TAKE_SECONDS``.
 The Unix and the TCP endpoint have one ``Room`` each; when it is full, the oldest unauthenticated connection is closed.
 Chunked request bodies are refused, because each chunk costs work however short it is. The TCP endpoint accepts
-connections at a limited rate (``listener``). The sockets may be shared with the guardian: closing them here does not
+connections at a limited rate (``rate_limits``). The sockets may be shared with the guardian: closing them here does not
 close them there.
 """
 

@@ -3,7 +3,7 @@
 - Nothing here blocks the program: data that the socket does not accept immediately waits in an outbox.
 - The program may close the descriptor of the channel, and the number may be reused for one of its files
   (``descriptors``). Then nothing is sent or read any more, and ``on_lost`` is called; the worker continues.
-- The reader is a low-level thread (``threads``), invisible to the program.
+- The reader is a low-level thread (``unpatched``), invisible to the program.
 - The reader stops before the process forks and restarts afterwards, so that a fork is as safe as without it. (Early
   versions of 3.13 count the threads afterwards and warn.) A forked child may send but never reads.
 """

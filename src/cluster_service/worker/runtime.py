@@ -5,7 +5,7 @@ the channel if the guardian has died. From there it follows the table in ``stop_
 out, in the order in which they are used:
 
 - SIGTERM is handled here, unless the program has its own handler. That one runs once the worker has stopped accepting
-  and its requests are answered (``gate``), and ``on_worker_stop`` runs concurrently.
+  and its requests are answered (``program_handlers``), and ``on_worker_stop`` runs concurrently.
 - The servers known to the runtime (``drains``) stop accepting and finish their requests, supervised by a separate
   thread, so that the main thread can continue its request. Then SIGTERM is handled a second time, in the main thread:
   ``on_worker_stop`` runs once, and SystemExit(0) unwinds the program like ``sys.exit``.
@@ -316,7 +316,7 @@ class Runtime:
         task.add_done_callback(_exit)
 
     def ensure_exit(self, *, hurry: bool = False) -> None:
-        """Ensure that the process exits when its time is over (``leaving``), even if SystemExit does not end it."""
+        """Ensure that the process exits when its time is over (``forced_exit``), even if SystemExit does not end it."""
         start_thread(functools.partial(end_in_time, self.remaining, hurry=hurry, say=warn))
 
     def _raise_again(self, hook: Callable[[Any], None], ignored: Any) -> None:

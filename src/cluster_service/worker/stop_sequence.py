@@ -1,8 +1,8 @@
 """The stop of a worker: one table, and the record of one stop.
 
-``TRANSITIONS`` is the complete table; the diagram in the documentation is drawn from it. ``runtime`` and ``gate`` carry
-out what belongs to each transition. An event that the table does not name for a state has no effect there: a second
-SIGTERM during a drain, or the end of a drain that was given up.
+``TRANSITIONS`` is the complete table; the diagram in the documentation is drawn from it. ``runtime`` and
+``program_handlers`` carry out what belongs to each transition. An event that the table does not name for a state has no
+effect there: a second SIGTERM during a drain, or the end of a drain that was given up.
 
 A fork of the worker is not a worker. Its record starts again at ``running`` (``StopSequence.reset``).
 """

@@ -1,8 +1,8 @@
 """Programs that probe their port and do not start while any process accepts the connection (CherryPy).
 
 The service keeps the sockets of a worker that has ended, so the port answers, and such a program would never start
-again. Its failed start is recognized by what it wrote. If no worker uses the port, it is closed at once, also after the
-next worker has ended. If another worker serves there, the reason says so.
+again. Its failed start is recognized by its output. If no worker uses the port, it is closed immediately, and again
+after the next worker has ended. If another worker serves there, the reason says so.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ _IN_USE = re.compile(r"\b(?:in use|not free|(?:not |un)available|already|occupie
 def explain_failed_start(cluster: StepContext, worker: Worker, lines: Iterable[str]) -> str:
     """Return why *worker* has not started, if it wrote that a port is taken which the service has open; else ''.
 
-    *lines*: the last lines that it wrote. A port that no worker uses is closed from now on, as soon as none does.
+    *lines*: the last lines that it wrote. Only the ports on which its own group has listened count: a worker must not
+    be able to close the port of another group. A port that no worker uses is closed from now on, as soon as none does.
     """
     if worker.ready_at is not None or worker.addresses or worker.bind_error or worker.signal is not None:
         return ""
-    address = _find_reported_address(cluster, lines)
+    address = _find_reported_address(_list_own_ports(cluster, worker.group), lines)
     if not address:
         return ""
     cluster.asked.add(address)
@@ -52,12 +53,19 @@ def close_probed_ports(cluster: StepContext) -> None:
         cluster.publish(event_records.PortClosed(address))
 
 
-def _find_reported_address(cluster: StepContext, lines: Iterable[str]) -> str:
-    """Return the shared address whose port a line calls taken."""
-    said = [line for line in lines if _IN_USE.search(line)]
-    for address in cluster.unused:
+def _list_own_ports(cluster: StepContext, name: str) -> list[str]:
+    """Return the shared addresses on which workers of the group *name* listen, or listened last."""
+    own = {address for worker in cluster.workers_of(name) for address in worker.addresses}
+    own |= {address for slot in cluster.groups[name].slots.values() for address in slot.ports}
+    return [address for address in cluster.unused if address in own]
+
+
+def _find_reported_address(addresses: Iterable[str], lines: Iterable[str]) -> str:
+    """Return the address, out of *addresses*, that one of *lines* reports as in use; empty: none."""
+    reports = [line for line in lines if _IN_USE.search(line)]
+    for address in addresses:
         port = address.removesuffix("+v4").rpartition(":")[2]
-        if port.isdigit() and any(re.search(rf"(?<!\d){port}(?!\d)", line) for line in said):
+        if port.isdigit() and any(re.search(rf"(?<!\d){port}(?!\d)", line) for line in reports):
             return address
     return ""
 

@@ -39,8 +39,8 @@ _ESTABLISHED = 1
 class OutsideDrain:
     """The connections accepted from the listening sockets of this process. Create it before the drain; use it once.
 
-    Connections tracked by the runtime (``connections``) are excluded, because they are drained separately. *patient*:
-    no other component waits for answers in progress, so this one waits for all requests.
+    Connections tracked by the runtime (``open_connections``) are excluded, because they are drained separately.
+    *patient*: no other component waits for answers in progress, so this one waits for all requests.
     """
 
     def __init__(self, *, patient: bool = False) -> None:

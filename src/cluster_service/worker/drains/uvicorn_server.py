@@ -194,7 +194,7 @@ class Drain:
 
 
 def _state_of(connection: Any) -> Tuple[str, Optional[float]]:
-    """Return the state new, idle, busy (as in ``connections``) or other, and since when, if known."""
+    """Return the state new, idle, busy (as in ``open_connections``) or other, and since when, if known."""
     if not hasattr(connection, "cycle"):
         return "other", None
     if connection.cycle is None:

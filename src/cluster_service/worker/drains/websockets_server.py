@@ -1,6 +1,7 @@
 """Servers of the ``websockets`` package: each connection is closed with code 1001 when the worker stops.
 
-The server itself stays open, because the program may wait for its end; it only gets no new connections (``rest``).
+The server itself stays open, because the program may wait for its end; it only gets no new connections
+(``unknown_servers``).
 """
 
 from __future__ import annotations

@@ -24,10 +24,13 @@ from . import process_limits, syscalls
 from .process_limits import Failure
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
     from .process_limits import Limits
     from .syscalls import Machine
 
-_FIRST = 3  # SD_LISTEN_FDS_START of sd-daemon.h: the first descriptor after standard error
+    Duty = Callable[[dict[str, Any], list[int]], "Result"]
+
 
 
 class Plan(NamedTuple):
@@ -220,13 +223,6 @@ def _explain(program: str, error: OSError) -> str:
         errno.EAGAIN: f"{program} cannot be run: its user has reached the limit of processes (RLIMIT_NPROC)",
     }.get(number, f"{program} cannot be run: {shortage.explain(error)}")
 
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from .process_limits import Limits
-
-    Duty = Callable[[dict[str, Any], list[int]], "Result"]
 
 BATCH = 253
 """Maximum number of descriptors in one message: SCM_MAX_FD of the kernel."""

@@ -16,11 +16,14 @@ from cluster_service.machine import descriptor_passing, shortage
 from . import forked_child
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Generator, Mapping, Sequence
 
     from .event_loop import Loop
     from .forked_child import Duty
     from .process_limits import Limits
+
+    T = TypeVar("T")
+    Steps = Generator["Call", "Answer", T]
 
 LIMIT_SECONDS = 1.0
 """Time limit of one request."""
@@ -334,15 +337,6 @@ def _runs(pid: int | None) -> bool:
             return file.read().rpartition(b")")[2].split()[0] == b"R"
     except (OSError, IndexError):
         return False
-
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping, Sequence
-
-    from .forked_child import Duty
-
-    T = TypeVar("T")
-    Steps = Generator["Call", Answer, T]
 
 
 class Call(NamedTuple):

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Iterable
 
+    from .helper_client import Answer, Helper
+
+    Pipe = tuple["Source", str, int]
+
 TAIL_LINES, TAIL_CHARACTERS = 40, 500
 """Maximum number of a source's last lines that the log writer reports, and their length."""
 ANSWER_BYTES = 64 * 1024
@@ -192,13 +196,6 @@ def _line(text: str, label: str = "cservice") -> bytes:
 def _encode(message: dict[str, Any]) -> bytes:
     return json.dumps(message).encode()
 
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    from .helper_client import Answer, Helper
-
-    Pipe = tuple[Source, str, int]
 
 INTERVAL = 0.1
 """Seconds between two rounds."""

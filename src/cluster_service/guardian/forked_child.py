@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     Duty = Callable[[dict[str, Any], list[int]], "Result"]
 
 
-
 class Plan(NamedTuple):
     """Parameters of the child, prepared before the fork, so that as little as possible can fail after it."""
 
